@@ -1,0 +1,1 @@
+//! Layers in and out of EROFS: media types, digests, compression, the content store.

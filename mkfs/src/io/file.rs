@@ -1,0 +1,182 @@
+//! Open files as sources and sinks.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Input, ReadAt, Sink};
+
+impl ReadAt for File {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buf, offset)
+    }
+
+    fn size(&self) -> u64 {
+        self.metadata().map_or(0, |m| m.len())
+    }
+}
+
+/// An output file, and the directory that a scratch file may be opened in.
+#[derive(Debug)]
+pub struct FileSink {
+    file: File,
+    dir: OwnedFd,
+}
+
+impl FileSink {
+    /// Writes to `file`, opened for reading and writing. `dir` is a directory on the same filesystem.
+    #[must_use]
+    pub fn new(file: File, dir: OwnedFd) -> Self {
+        Self { file, dir }
+    }
+
+    /// The output file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives the output file back.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
+    /// The copy in user space, for files between which the kernel does not copy.
+    fn copy_through_memory(
+        &self,
+        from: BorrowedFd<'_>,
+        mut from_offset: u64,
+        mut offset: u64,
+        mut len: u64,
+    ) -> io::Result<()> {
+        let mut buf = vec![0; 256 * 1024];
+        while len > 0 {
+            let want = usize::try_from(len).map_or(buf.len(), |l| l.min(buf.len()));
+            let part = buf.get_mut(..want).unwrap_or_default();
+            match rustix::io::pread(from, &mut *part, from_offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    self.file.write_all_at(part.get(..n).unwrap_or_default(), offset)?;
+                    from_offset += n as u64;
+                    offset += n as u64;
+                    len -= n as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sink for FileSink {
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn copy_from(
+        &self,
+        from: BorrowedFd<'_>,
+        mut from_offset: u64,
+        mut offset: u64,
+        mut len: u64,
+    ) -> io::Result<()> {
+        while len > 0 {
+            let want = usize::try_from(len).unwrap_or(1 << 30).min(1 << 30);
+            let done = rustix::fs::copy_file_range(
+                from,
+                Some(&mut from_offset),
+                &self.file,
+                Some(&mut offset),
+                want,
+            );
+            match done {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => len -= n as u64,
+                Err(Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                    return self.copy_through_memory(from, from_offset, offset, len);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn scratch(&self) -> io::Result<File> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.dir, c".", flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(File::from(fd))
+    }
+}
+
+/// A plain file as a stream. Small reads go through a buffer; skipping is free.
+#[derive(Debug)]
+pub struct FileInput {
+    file: File,
+    buf: Box<[u8]>,
+    /// The used part of `buf` is `pos..end`.
+    pos: usize,
+    end: usize,
+    /// File offset of `buf[end]`.
+    next: u64,
+    size: u64,
+}
+
+impl FileInput {
+    /// Streams `file` from its first byte, whatever its cursor.
+    ///
+    /// # Errors
+    /// When the file cannot be examined.
+    pub fn new(file: File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Ok(Self { file, buf: vec![0; 64 * 1024].into(), pos: 0, end: 0, next: 0, size })
+    }
+}
+
+impl Input for FileInput {
+    fn fill(&mut self) -> io::Result<&[u8]> {
+        while self.pos == self.end && self.next < self.size {
+            match FileExt::read_at(&self.file, &mut self.buf, self.next) {
+                Ok(0) => break,
+                Ok(n) => {
+                    self.pos = 0;
+                    self.end = n;
+                    self.next += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(self.buf.get(self.pos..self.end).unwrap_or_default())
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.pos = self.end.min(self.pos.saturating_add(n));
+    }
+
+    fn skip(&mut self, n: u64) -> io::Result<u64> {
+        let buffered = (self.end - self.pos) as u64;
+        if n <= buffered {
+            self.consume(usize::try_from(n).unwrap_or(usize::MAX));
+            return Ok(n);
+        }
+        self.pos = self.end;
+        let beyond = (n - buffered).min(self.size.saturating_sub(self.next));
+        self.next += beyond;
+        Ok(buffered + beyond)
+    }
+
+    fn as_file(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+}
