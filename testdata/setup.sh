@@ -1,0 +1,122 @@
+# Common ground of the set-up scripts; sourced, never run.
+#
+# Everything that takes long to make is made once and kept under $EROLITH_CACHE. A thing in the cache is complete or
+# absent: it is built beside its place and renamed, under a lock, so that scripts may run side by side and be killed.
+# shellcheck shell=bash
+
+EROLITH_CACHE=${EROLITH_CACHE:-/var/cache/erolith}
+EROLITH_REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+export EROLITH_CACHE EROLITH_REPO DEBIAN_FRONTEND=noninteractive
+umask 022
+
+DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+
+say() { printf '== %s\n' "$*" >&2; }
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+need_root() { [[ $EUID -eq 0 ]] || die "$0 must run as root"; }
+
+# retry CMD...: a mirror may fail once; three failures are a fault.
+retry() {
+    local try
+    for try in 1 2 3; do
+        "$@" && return
+        say "attempt $try failed: $*"
+        sleep "$try"
+    done
+    return 1
+}
+
+# locked NAME CMD...: runs CMD while no other script holds NAME. What CMD leaves running does not hold it.
+locked() {
+    local name=$1 fd status=0
+    shift
+    mkdir -p "$EROLITH_CACHE/.lock"
+    exec {fd}>"$EROLITH_CACHE/.lock/$name"
+    flock "$fd"
+    # A subshell keeps `set -e` alive inside CMD.
+    set +e
+    (
+        set -e
+        exec {fd}>&-
+        "$@"
+    )
+    status=$?
+    set -e
+    exec {fd}>&-
+    return "$status"
+}
+
+# cached NAME VERSION MAKER: makes $EROLITH_CACHE/NAME by `MAKER EMPTY_DIRECTORY` unless that VERSION of it is there.
+cached() { locked "$1" cached_locked "$@"; }
+
+cached_locked() {
+    local name=$1 version=$2 maker=$3
+    local place=$EROLITH_CACHE/$name stamp=$EROLITH_CACHE/.stamp/$name making=$EROLITH_CACHE/.making/$name
+    [[ -e $place && -e $stamp && $(<"$stamp") == "$version" ]] && return
+    rm -rf --one-file-system "$place" "$stamp" "$making"
+    mkdir -p "$(dirname "$place")" "$(dirname "$stamp")" "$making"
+    say "making $place"
+    "$maker" "$making"
+    mv -T "$making" "$place"
+    printf '%s\n' "$version" >"$stamp"
+}
+
+# need_packages PACKAGE...: the host's Debian packages, asking the mirror only for what is missing.
+need_packages() { locked apt install_packages "$@"; }
+
+install_packages() {
+    local package missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+    done
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    need_root
+    say "installing ${missing[*]}"
+    retry apt_quiet update
+    retry apt_quiet install --no-install-recommends "${missing[@]}"
+}
+
+apt_quiet() {
+    apt-get -qq -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io -o DPkg::Lock::Timeout=300 "$@" \
+        </dev/null >/dev/null
+}
+
+# debootstrap_empty SUITE DIRECTORY PACKAGE...: a minimal Debian in a directory whose content is lost.
+debootstrap_empty() {
+    local suite=$1 directory=$2
+    shift 2
+    rm -rf --one-file-system "$directory"
+    debootstrap --variant=minbase ${1:+--include="$(IFS=,; echo "$*")"} "$suite" "$directory" "$DEBIAN_MIRROR" \
+        >/dev/null || { tail -n 20 "$directory/debootstrap/debootstrap.log" >&2; return 1; }
+    rm -f "$directory"/var/cache/apt/archives/*.deb "$directory/var/log/bootstrap.log"
+}
+
+# in_root ROOT CMD...: runs CMD in a chroot with its own /proc, /sys and /dev. The mounts live in a mount namespace of their
+# own and the processes in a process namespace, so that nothing outlives the call.
+in_root() {
+    local root=$1
+    shift
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    unshare --mount --pid --fork --kill-child --propagation private sh -euc '
+        root=$1; shift
+        mount -t proc proc "$root/proc"
+        mount --rbind /sys "$root/sys"
+        mount --rbind /dev "$root/dev"
+        exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+            DEBIAN_FRONTEND=noninteractive "$@"
+    ' sh "$root" "$@"
+}
+
+# root_install ROOT PACKAGE...: installs packages into a chroot.
+root_install() {
+    local root=$1
+    shift
+    cp --remove-destination /etc/resolv.conf "$root/etc/resolv.conf"
+    in_root "$root" apt-get -qq -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io install \
+        --no-install-recommends "$@" </dev/null >/dev/null
+}
