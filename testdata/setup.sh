@@ -6,7 +6,7 @@
 
 EROLITH_CACHE=${EROLITH_CACHE:-/var/cache/erolith}
 EROLITH_REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-export EROLITH_CACHE EROLITH_REPO DEBIAN_FRONTEND=noninteractive
+export EROLITH_CACHE EROLITH_REPO DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 umask 022
 
 DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
@@ -108,7 +108,7 @@ in_root() {
         mount --rbind /sys "$root/sys"
         mount --rbind /dev "$root/dev"
         exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
-            DEBIAN_FRONTEND=noninteractive "$@"
+            DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes "$@"
     ' sh "$root" "$@"
 }
 
