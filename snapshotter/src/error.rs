@@ -1,0 +1,272 @@
+//! The error of this crate: what failed, on what, what the kernel said, and what to do next.
+
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::errno::describe;
+
+/// What this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whose fault an error is; decides the exit code of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The caller asked for something that cannot be.
+    Usage,
+    /// An image is not what it should be.
+    Input,
+    /// The kernel, its configuration, or our rights.
+    Environment,
+    /// Storage failed.
+    Io,
+}
+
+/// Why an image could not be mounted or unmounted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An empty list of layers.
+    #[error("there is no layer to mount")]
+    NoLayers,
+    /// overlayfs has a fixed limit (`OVL_MAX_STACK` in fs/overlayfs/params.h).
+    #[error("{count} layers; overlayfs stacks at most {limit}")]
+    TooManyLayers {
+        /// Layers asked for.
+        count: usize,
+        /// The kernel's limit.
+        limit: usize,
+    },
+    /// mount(2) silently cuts its option string at one page, and the mount then succeeds without the lost layers.
+    #[error(
+        "{layers} lower directories need {bytes} bytes of mount options; the kernel cuts at {limit}"
+    )]
+    OptionsTooLong {
+        /// Lower directories.
+        layers: usize,
+        /// Bytes of the whole option string.
+        bytes: usize,
+        /// Bytes the kernel reads.
+        limit: usize,
+    },
+    /// fsconfig(2) takes strings of at most 255 bytes.
+    #[error("the mount option `{key}` has {bytes} bytes; the kernel takes {limit}")]
+    ValueTooLong {
+        /// The option.
+        key: String,
+        /// Bytes of its value.
+        bytes: usize,
+        /// Bytes the kernel takes.
+        limit: usize,
+    },
+    /// A mount option we do not pass on.
+    #[error("mount option `{option}`: {reason}")]
+    Option {
+        /// As it was given.
+        option: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// No EROFS magic where the superblock should be.
+    #[error("{image}: no EROFS image: {reason}")]
+    NotErofs {
+        /// The layer's name.
+        image: String,
+        /// What is there instead.
+        reason: String,
+    },
+    /// The kernel mounts a truncated image and gives EIO later, so the size is compared before.
+    #[error("{image}: truncated: the file has {size} bytes, the image needs {need}")]
+    Truncated {
+        /// The layer's name, and the device's number when it is not the primary.
+        image: String,
+        /// Bytes in the file.
+        size: u64,
+        /// Bytes that the superblock or the device slot promises.
+        need: u64,
+    },
+    /// The device table and the devices given disagree.
+    #[error("{image}: the image has {slots} extra devices, {given} were given")]
+    Devices {
+        /// The layer's name.
+        image: String,
+        /// Slots in the device table.
+        slots: usize,
+        /// Files given.
+        given: usize,
+    },
+    /// The structural check, run on the very descriptor that would have been mounted, said no.
+    #[error("{image}: the image is damaged or hostile and was not mounted: {source}")]
+    Check {
+        /// The layer's name.
+        image: String,
+        /// What the checker found.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Reading the image failed.
+    #[error("{image}: {source}")]
+    Read {
+        /// The layer's name.
+        image: String,
+        /// What storage said.
+        source: std::io::Error,
+    },
+    /// A system call failed.
+    #[error("{action}: {}{}", describe(*.errno), log_text(.log))]
+    Kernel {
+        /// What was tried, and on what.
+        action: String,
+        /// What the kernel answered.
+        errno: Errno,
+        /// What the filesystem wrote into its context's log.
+        log: Vec<String>,
+    },
+    /// Every device that LOOP_CTL_GET_FREE named was taken by someone else first.
+    #[error("no free loop device: {tries} were taken by others before we could")]
+    LoopRace {
+        /// Devices tried.
+        tries: u32,
+    },
+    /// There is a free loop device, but no node to open it by.
+    #[error("/dev/loop{number}: {}", describe(*.errno))]
+    LoopNode {
+        /// The device's number.
+        number: u32,
+        /// What open(2) said.
+        errno: Errno,
+    },
+    /// Nothing is mounted exactly there.
+    #[error("{}: not a mount point", .dir.display())]
+    NotMounted {
+        /// What was given.
+        dir: PathBuf,
+    },
+    /// Something is mounted there, but not by us.
+    #[error("{}: {fs_type} from `{from}` was not mounted by erolith", .dir.display())]
+    NotOurs {
+        /// The mount point.
+        dir: PathBuf,
+        /// Its filesystem.
+        fs_type: String,
+        /// Its source, as the mount table has it.
+        from: String,
+    },
+    /// The mount table has a line we cannot read.
+    #[error("/proc/self/mountinfo line {line}: not in the form that proc(5) gives")]
+    MountTable {
+        /// Counted from 1.
+        line: usize,
+    },
+}
+
+impl Error {
+    /// A stable name for machines.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoLayers => "no-layers",
+            Self::TooManyLayers { .. } => "too-many-layers",
+            Self::OptionsTooLong { .. } => "mount-options-too-long",
+            Self::ValueTooLong { .. } => "mount-value-too-long",
+            Self::Option { .. } => "mount-option",
+            Self::NotErofs { .. } => "not-erofs",
+            Self::Truncated { .. } => "image-truncated",
+            Self::Devices { .. } => "image-devices",
+            Self::Check { .. } => "image-check",
+            Self::Read { .. } => "image-read",
+            Self::Kernel { .. } => "kernel",
+            Self::LoopRace { .. } => "loop-race",
+            Self::LoopNode { .. } => "loop-node",
+            Self::NotMounted { .. } => "not-mounted",
+            Self::NotOurs { .. } => "not-ours",
+            Self::MountTable { .. } => "mount-table",
+        }
+    }
+
+    /// Whose fault it is.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::NoLayers
+            | Self::TooManyLayers { .. }
+            | Self::OptionsTooLong { .. }
+            | Self::ValueTooLong { .. }
+            | Self::Option { .. }
+            | Self::Devices { .. }
+            | Self::NotMounted { .. }
+            | Self::NotOurs { .. } => Class::Usage,
+            Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
+            Self::Kernel { errno: Errno::IO, .. } | Self::Read { .. } => Class::Io,
+            Self::Kernel { errno: Errno::BADMSG | Errno::UCLEAN, .. } => Class::Input,
+            Self::Kernel { .. }
+            | Self::LoopRace { .. }
+            | Self::LoopNode { .. }
+            | Self::MountTable { .. } => Class::Environment,
+        }
+    }
+
+    /// The kernel's answer, when there is one.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Kernel { errno, .. } | Self::LoopNode { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+
+    /// What to do about it, when something can be done.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::TooManyLayers { .. } => {
+                "merge layers, for example by converting the image into fewer"
+            }
+            Self::Truncated { .. } => {
+                "fetch or build the image again; the kernel would mount it and fail later"
+            }
+            Self::Devices { .. } => {
+                "give the device files with --device, in the order of the device table"
+            }
+            Self::Check { .. } => {
+                "`erolith fsck` shows every finding; --no-check mounts at your own risk"
+            }
+            Self::LoopRace { .. } => "try again, or mount file-backed (kernel 6.12)",
+            Self::LoopNode { .. } => {
+                "mount devtmpfs on /dev, or make the node: mknod /dev/loopN b 7 N"
+            }
+            Self::NotOurs { .. } => "use umount(8), or --force",
+            Self::Kernel { errno, .. } => return kernel_advice(*errno),
+            _ => return None,
+        })
+    }
+}
+
+/// What usually helps when a mount call fails like this.
+fn kernel_advice(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::PERM | Errno::ACCESS => "mounting needs CAP_SYS_ADMIN: run as root",
+        Errno::NODEV => {
+            "the filesystem is not in this kernel: try `modprobe erofs` or `modprobe overlay`"
+        }
+        Errno::NOTBLK => {
+            "this filesystem cannot back an EROFS mount directly: use --loop, or put the image elsewhere"
+        }
+        Errno::BADMSG => "the superblock checksum is wrong: fetch or build the image again",
+        Errno::UCLEAN => "the image is damaged: `erolith fsck` says where",
+        Errno::OPNOTSUPP => {
+            "the image uses a feature this kernel lacks: `erolith doctor` lists what it has"
+        }
+        Errno::INVAL => {
+            "the image may use a block size or feature this kernel lacks: see `erolith doctor` and dmesg"
+        }
+        Errno::BUSY => "something still uses the mount: `fuser -vm DIR` shows what",
+        Errno::NOSPC => "a limit is reached: fs.mount-max, or the number of loop devices",
+        Errno::MFILE | Errno::NFILE => "too many open files: raise the limit with `ulimit -n`",
+        _ => return None,
+    })
+}
+
+/// The log of a filesystem context, as it is appended to a message.
+fn log_text(log: &[String]) -> String {
+    if log.is_empty() { String::new() } else { format!(" ({})", log.join("; ")) }
+}

@@ -1,0 +1,263 @@
+//! Loop devices, for kernels and filesystems where EROFS cannot be mounted from a file.
+//!
+//! Devices are read-only and autoclear: the kernel frees one when its last user, the mounted filesystem,
+//! is gone. Nobody has to remember them, and a killed process leaks none. Numbers and layouts are those of
+//! `include/uapi/linux/loop.h`.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, Opcode, Setter};
+
+use crate::{Error, Result};
+
+/// Attempts against others who configure the device that was named free to us.
+const TRIES: u32 = 8;
+/// What our devices carry as `lo_file_name`, by which an unmount knows them. The true backing file is in
+/// `/sys/block/loopN/loop/backing_file`.
+const TAG: &[u8] = b"erolith";
+
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+const LOOP_GET_STATUS64: Opcode = 0x4C05;
+const LOOP_CONFIGURE: Opcode = 0x4C0A;
+const LOOP_CTL_GET_FREE: Opcode = 0x4C82;
+
+/// `struct loop_info64`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct LoopInfo64 {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    sizelimit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo64,
+    reserved: [u64; 8],
+}
+
+const _: () = assert!(size_of::<LoopInfo64>() == 232);
+const _: () = assert!(std::mem::offset_of!(LoopInfo64, flags) == 52);
+const _: () = assert!(std::mem::offset_of!(LoopInfo64, file_name) == 56);
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+const _: () = assert!(std::mem::offset_of!(LoopConfig, info) == 8);
+
+impl LoopInfo64 {
+    const ZERO: Self = Self {
+        device: 0,
+        inode: 0,
+        rdevice: 0,
+        offset: 0,
+        sizelimit: 0,
+        number: 0,
+        encrypt_type: 0,
+        encrypt_key_size: 0,
+        flags: 0,
+        file_name: [0; 64],
+        crypt_name: [0; 64],
+        encrypt_key: [0; 32],
+        init: [0; 2],
+    };
+}
+
+/// `LOOP_CTL_GET_FREE` takes nothing and returns the number as the result of the call.
+struct GetFree;
+
+// SAFETY: the opcode takes no argument, writes no memory, and its result is the plain return value.
+unsafe impl Ioctl for GetFree {
+    type Output = u32;
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        LOOP_CTL_GET_FREE
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        out: IoctlOutput,
+        _: *mut std::ffi::c_void,
+    ) -> rustix::io::Result<u32> {
+        u32::try_from(out).map_err(|_| Errno::RANGE)
+    }
+}
+
+/// A configured loop device. It stays configured while this, or a filesystem mounted from it, lives.
+#[derive(Debug)]
+pub(crate) struct LoopDevice {
+    fd: OwnedFd,
+    number: u32,
+}
+
+/// What the kernel says of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// Inode number of the backing file.
+    pub(crate) inode: u64,
+    /// Writes are refused.
+    pub(crate) read_only: bool,
+    /// It goes away with its last user.
+    pub(crate) autoclear: bool,
+    /// Reads bypass the page cache of the backing file.
+    pub(crate) direct_io: bool,
+    /// It was made by [`attach`].
+    pub(crate) ours: bool,
+}
+
+impl LoopDevice {
+    /// The node by which the device is mounted.
+    pub(crate) fn path(&self) -> PathBuf {
+        node(self.number)
+    }
+
+    /// What the kernel made of our wishes.
+    pub(crate) fn status(&self) -> Result<Status> {
+        status_of(self.fd.as_fd(), self.number)
+    }
+}
+
+/// Puts `backing` behind a free loop device: read-only, autoclear, with direct I/O where the backing
+/// filesystem can.
+///
+/// `block_size` is the device's logical block size; the image's block size must be a multiple of it.
+///
+/// # Errors
+/// [`Error::Kernel`] when there is no loop driver, no right or no free device; [`Error::LoopNode`] when the
+/// node is missing; [`Error::LoopRace`] when others were quicker [`TRIES`] times.
+pub(crate) fn attach(backing: BorrowedFd<'_>, block_size: u32) -> Result<LoopDevice> {
+    let control = open_control()?;
+    for _ in 0..TRIES {
+        let number = free_number(&control)?;
+        let fd = rustix::fs::open(node(number), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Error::LoopNode { number, errno })?;
+        match configure(&fd, backing, block_size) {
+            Ok(()) => return Ok(LoopDevice { fd, number }),
+            Err(Errno::BUSY) => {}
+            Err(errno) => return Err(failed(format!("configure /dev/loop{number}"), errno)),
+        }
+    }
+    Err(Error::LoopRace { tries: TRIES })
+}
+
+/// The state of the loop device at `path`, which is what a mount table has as a source.
+///
+/// # Errors
+/// [`Error::Kernel`] when it cannot be opened, or is no configured loop device.
+pub(crate) fn status_of_node(path: &std::path::Path) -> Result<Status> {
+    let open = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let fd = open.map_err(|errno| failed(format!("open {}", path.display()), errno))?;
+    status_of(fd.as_fd(), 0)
+}
+
+fn open_control() -> Result<File> {
+    rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map(File::from)
+        .map_err(|errno| failed("open /dev/loop-control".to_owned(), errno))
+}
+
+fn free_number(control: &File) -> Result<u32> {
+    // SAFETY: `GetFree` passes no pointer, and /dev/loop-control understands the opcode or answers ENOTTY.
+    unsafe { ioctl::ioctl(control, GetFree) }
+        .map_err(|errno| failed("find a free loop device".to_owned(), errno))
+}
+
+fn configure(device: &OwnedFd, backing: BorrowedFd<'_>, block_size: u32) -> Result<(), Errno> {
+    let mut info = LoopInfo64 {
+        flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
+        ..LoopInfo64::ZERO
+    };
+    if let Some(name) = info.file_name.get_mut(..TAG.len()) {
+        name.copy_from_slice(TAG);
+    }
+    let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    let config = LoopConfig { fd, block_size, info, reserved: [0; 8] };
+    // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `LoopConfig` is (asserted above); `backing`
+    // outlives the call.
+    let set = unsafe { Setter::<LOOP_CONFIGURE, LoopConfig>::new(config) };
+    // SAFETY: as above; the driver copies the struct in and writes nothing back.
+    unsafe { ioctl::ioctl(device, set) }
+}
+
+fn status_of(fd: BorrowedFd<'_>, number: u32) -> Result<Status> {
+    // SAFETY: LOOP_GET_STATUS64 fills one `struct loop_info64`, which `LoopInfo64` is (asserted above).
+    let get = unsafe { Getter::<LOOP_GET_STATUS64, LoopInfo64>::new() };
+    // SAFETY: as above; every bit pattern is a valid `LoopInfo64`, and the call fails rather than fill a part.
+    let info = unsafe { ioctl::ioctl(fd, get) }
+        .map_err(|errno| failed(format!("read the state of /dev/loop{number}"), errno))?;
+    Ok(Status {
+        inode: info.inode,
+        read_only: info.flags & LO_FLAGS_READ_ONLY != 0,
+        autoclear: info.flags & LO_FLAGS_AUTOCLEAR != 0,
+        direct_io: info.flags & LO_FLAGS_DIRECT_IO != 0,
+        ours: info.file_name.strip_prefix(TAG).is_some_and(|rest| rest.first() == Some(&0)),
+    })
+}
+
+fn node(number: u32) -> PathBuf {
+    PathBuf::from(format!("/dev/loop{number}"))
+}
+
+fn failed(action: String, errno: Errno) -> Error {
+    Error::Kernel { action, errno, log: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    use super::*;
+
+    /// Every field we set is read back from the kernel through the other ioctl, and the device has the bytes
+    /// and the block size asked for: a wrong number or layout fails here.
+    #[test]
+    fn configured_devices_are_what_was_asked_for_and_vanish() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "loop devices need root");
+            println!("skipped: loop devices need root");
+            return;
+        }
+        let mut backing = tempfile::tempfile_in("/var/tmp").unwrap();
+        let content: Vec<u8> = (0..8192u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        backing.write_all(&content).unwrap();
+        for block_size in [512, 4096] {
+            let device = attach(backing.as_fd(), block_size).unwrap();
+            let status = device.status().unwrap();
+            assert_eq!(status.inode, backing.metadata().unwrap().ino());
+            assert!(status.read_only && status.autoclear && status.ours, "{status:?}");
+            assert_eq!(rustix::fs::ioctl_blksszget(&device.fd).unwrap(), block_size);
+            let mut read = vec![0; 8192];
+            File::open(device.path()).unwrap().read_exact_at(&mut read, 0).unwrap();
+            assert_eq!(read, content);
+            let path = device.path();
+            drop(device);
+            // Someone else may have the number by now, but not with our file behind it.
+            let after = status_of_node(&path);
+            assert!(after.is_err() || after.is_ok_and(|now| now.inode != status.inode));
+        }
+    }
+}

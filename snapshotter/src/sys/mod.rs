@@ -1,0 +1,6 @@
+//! System calls and ioctls that no safe crate offers. Each wrapper is as small as it can be, says why it is
+//! sound, and has a test that fails when a number or a layout is wrong.
+#![allow(unsafe_code)]
+
+pub(crate) mod loopdev;
+pub(crate) mod namespace;
