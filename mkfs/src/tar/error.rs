@@ -1,0 +1,184 @@
+//! What can be wrong with an archive, and where.
+
+use std::fmt;
+use std::io;
+
+/// A problem at a place of an archive.
+#[derive(Debug)]
+pub struct Error {
+    /// Offset in the archive: of the header at fault, or where the stream failed.
+    pub offset: u64,
+    /// Name of the member, as far as it was known.
+    pub path: Option<Box<[u8]>>,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What can be wrong with an archive.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The stream under the archive failed.
+    #[error("the archive cannot be read or written: {0}")]
+    Io(#[source] io::Error),
+    /// The stream ends inside a header block.
+    #[error("the archive ends inside a header")]
+    TruncatedHeader,
+    /// The stream ends before the data that a header announced.
+    #[error("the archive ends {missing} bytes before the end of a member's data")]
+    TruncatedData {
+        /// Bytes that were announced and are not there.
+        missing: u64,
+    },
+    /// One block of zeros, then something else.
+    #[error("a single block of zeros in the middle of the archive")]
+    LoneZeroBlock,
+    /// A block that should be a header is none.
+    #[error("header checksum mismatch")]
+    BadChecksum,
+    /// A number that is not written as one, or that no 64-bit field holds.
+    #[error("field {field} is not a number")]
+    BadNumber {
+        /// The header field or pax key.
+        field: &'static str,
+    },
+    /// A number that has no meaning where it stands.
+    #[error("field {field} is out of range: {value}")]
+    OutOfRange {
+        /// The header field or pax key.
+        field: &'static str,
+        /// What it says.
+        value: i64,
+    },
+    /// A member type that is no part of a tree.
+    #[error("member type '{}' is not supported", .0.escape_ascii())]
+    UnknownType(u8),
+    /// Extension headers without a member behind them.
+    #[error("extension header without a member behind it")]
+    DanglingExtension,
+    /// More extension headers before one member than [`Limits`](super::Limits) allow.
+    #[error("more than {limit} extension headers before one member")]
+    TooManyExtensions {
+        /// The limit.
+        limit: u32,
+    },
+    /// An extension header, or a sparse map, larger than [`Limits`](super::Limits) allow.
+    #[error("extension header of {size} bytes, the limit is {limit}")]
+    ExtensionTooLarge {
+        /// What it takes.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Two extension headers of one type before one member.
+    #[error("two extension headers of type '{}' before one member", .0.escape_ascii())]
+    DuplicateExtension(u8),
+    /// A pax record and a GNU header that both name the member or its target.
+    #[error("both a pax record and a GNU header set the {field}")]
+    ConflictingExtensions {
+        /// The pax key.
+        field: &'static str,
+    },
+    /// A pax record whose length, separator or newline is not where it must be.
+    #[error("malformed pax record")]
+    BadPaxRecord,
+    /// A NUL byte in a name.
+    #[error("NUL byte in {field}")]
+    NulByte {
+        /// The pax key.
+        field: &'static str,
+    },
+    /// A member without a name.
+    #[error("empty name")]
+    EmptyName,
+    /// A file larger than [`Limits`](super::Limits) allow.
+    #[error("file of {size} bytes, the limit is {limit}")]
+    FileTooLarge {
+        /// What it takes.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A sparse map that does not describe the data.
+    #[error("bad sparse map: {0}")]
+    BadSparseMap(&'static str),
+    /// A sparse map with more runs than [`Limits`](super::Limits) allow.
+    #[error("more than {limit} runs in a sparse map")]
+    TooManySparseRuns {
+        /// The limit.
+        limit: usize,
+    },
+    /// An extended attribute that no file can have.
+    #[error("bad extended attribute: {0}")]
+    BadXattr(&'static str),
+    /// The archive was used after an error.
+    #[error("used after an error")]
+    Poisoned,
+}
+
+impl Error {
+    pub(super) fn new(offset: u64, problem: Problem) -> Self {
+        Self { offset, path: None, problem }
+    }
+
+    /// Names the member, unless the error does already.
+    #[must_use]
+    pub fn in_member(mut self, path: &[u8]) -> Self {
+        if self.path.is_none() && !path.is_empty() {
+            self.path = Some(path.into());
+        }
+        self
+    }
+
+    /// A short name of the problem that stays the same across versions.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.problem.code()
+    }
+}
+
+impl Problem {
+    /// A short name that stays the same across versions.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "tar-io",
+            Self::TruncatedHeader => "tar-truncated-header",
+            Self::TruncatedData { .. } => "tar-truncated-data",
+            Self::LoneZeroBlock => "tar-lone-zero-block",
+            Self::BadChecksum => "tar-bad-checksum",
+            Self::BadNumber { .. } => "tar-bad-number",
+            Self::OutOfRange { .. } => "tar-out-of-range",
+            Self::UnknownType(_) => "tar-unknown-type",
+            Self::DanglingExtension => "tar-dangling-extension",
+            Self::TooManyExtensions { .. } => "tar-too-many-extensions",
+            Self::ExtensionTooLarge { .. } => "tar-extension-too-large",
+            Self::DuplicateExtension(_) => "tar-duplicate-extension",
+            Self::ConflictingExtensions { .. } => "tar-conflicting-extensions",
+            Self::BadPaxRecord => "tar-bad-pax-record",
+            Self::NulByte { .. } => "tar-nul-byte",
+            Self::EmptyName => "tar-empty-name",
+            Self::FileTooLarge { .. } => "tar-file-too-large",
+            Self::BadSparseMap(_) => "tar-bad-sparse-map",
+            Self::TooManySparseRuns { .. } => "tar-too-many-sparse-runs",
+            Self::BadXattr(_) => "tar-bad-xattr",
+            Self::Poisoned => "tar-poisoned",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tar offset {}", self.offset)?;
+        if let Some(path) = &self.path {
+            write!(f, ", member \"{}\"", path.escape_ascii())?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.problem)
+    }
+}
