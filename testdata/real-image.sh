@@ -17,8 +17,8 @@ small)
     ;;
 full)
     BASE=(apt-utils bash-completion ca-certificates curl less procps vim-tiny)
-    PACKAGES=(gcc git locales perl python3 python3-dev)
-    LIBRARIES=(matplotlib==3.10.3 numpy==2.2.6 pandas==2.2.3 scikit-learn==1.6.1 scipy==1.15.3 sympy==1.14.0)
+    PACKAGES=(g++ git locales perl python3 python3-dev)
+    LIBRARIES=(django==5.2.1 matplotlib==3.10.3 numpy==2.2.6 pandas==2.2.3 scikit-learn==1.6.1 scipy==1.15.3 sympy==1.14.0)
     ;;
 *) die "usage: $0 [small|full]" ;;
 esac
@@ -91,5 +91,5 @@ make_image() {
 need_root
 need_packages debootstrap umoci
 python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip
-cached "real-image-$SIZE" 3 make_image
+cached "real-image-$SIZE" 4 make_image
 echo "$EROLITH_CACHE/real-image-$SIZE"

@@ -58,10 +58,11 @@ cached_locked() {
     local name=$1 version=$2 maker=$3
     local place=$EROLITH_CACHE/$name stamp=$EROLITH_CACHE/.stamp/$name making=$EROLITH_CACHE/.making/$name
     [[ -e $place && -e $stamp && $(<"$stamp") == "$version" ]] && return
-    rm -rf --one-file-system "$place" "$stamp" "$making"
-    mkdir -p "$(dirname "$place")" "$(dirname "$stamp")" "$making"
+    rm -rf --one-file-system "$making"
+    mkdir -p "$(dirname "$stamp")" "$making"
     say "making $place"
     "$maker" "$making"
+    rm -rf --one-file-system "$stamp" "$place"
     mv -T "$making" "$place"
     printf '%s\n' "$version" >"$stamp"
 }
