@@ -1,5 +1,159 @@
 //! What this kernel and the filesystem of a directory can do, found by trying.
+//!
+//! Nothing is concluded from a version number: distributions carry features back and leave others out. Each
+//! attempt uses files without a name, mounts that are attached nowhere and loop devices that clear themselves,
+//! so nothing is left behind, also when the process is killed in between.
 
+mod feature;
+mod images;
 mod overlay;
+mod probe;
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use feature::{ALL, Feature};
 pub(crate) use overlay::overlay_route;
+
+use crate::Result;
+
+/// The outcome of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It worked.
+    Present,
+    /// The kernel refused.
+    Missing,
+    /// We had no right to try, or what it builds upon is missing.
+    Untried,
+}
+
+/// What an attempt found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The outcome.
+    pub state: State,
+    /// What was done and, when it failed, what the kernel answered.
+    pub evidence: String,
+}
+
+/// A finding in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// The feature.
+    pub feature: Feature,
+    /// The outcome.
+    pub state: State,
+    /// What was done, and what the kernel answered.
+    pub evidence: String,
+    /// What to do about it, unless it is there.
+    pub advice: Option<&'static str>,
+}
+
+/// Where something was tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Release of the kernel, only to be shown.
+    pub release: String,
+    /// The directory.
+    pub dir: PathBuf,
+    /// Type of its filesystem.
+    pub fs_type: String,
+}
+
+/// What a kernel and a directory can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelCaps {
+    place: Place,
+    findings: BTreeMap<Feature, Finding>,
+}
+
+impl KernelCaps {
+    /// Tries everything, with images and files in `dir`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`] when `dir` cannot be opened. What the attempts give is not an error.
+    pub fn probe(dir: &Path) -> Result<Self> {
+        probe::probe(dir)
+    }
+
+    /// Capabilities as values, for plans and tests. A feature that is not named was not tried.
+    #[must_use]
+    pub fn from_parts(
+        place: Place,
+        findings: impl IntoIterator<Item = (Feature, Finding)>,
+    ) -> Self {
+        Self { place, findings: findings.into_iter().collect() }
+    }
+
+    /// Where this was found.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether an attempt at `feature` worked.
+    #[must_use]
+    pub fn has(&self, feature: Feature) -> bool {
+        self.findings.get(&feature).is_some_and(|finding| finding.state == State::Present)
+    }
+
+    /// Whether images can be mounted at all: everything required is there, and a way to get at an image.
+    #[must_use]
+    pub fn can_mount(&self) -> bool {
+        let required = ALL.iter().filter(|feature| feature.is_required());
+        let way = self.has(Feature::FileBacked) || self.has(Feature::Loop);
+        way && required.into_iter().all(|&feature| self.has(feature))
+    }
+
+    /// Every feature with its evidence, and with advice where it is missing.
+    #[must_use]
+    pub fn explain(&self) -> Vec<Explanation> {
+        let explain = |&feature: &Feature| {
+            let (state, evidence) = match self.findings.get(&feature) {
+                Some(finding) => (finding.state, finding.evidence.clone()),
+                None => (State::Untried, "not tried".to_owned()),
+            };
+            let advice = (state != State::Present).then(|| feature.advice());
+            Explanation { feature, state, evidence, advice }
+        };
+        ALL.iter().map(explain).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caps(present: &[Feature]) -> KernelCaps {
+        let place = Place {
+            release: "6.1".to_owned(),
+            dir: PathBuf::from("/x"),
+            fs_type: "ext4".to_owned(),
+        };
+        let found =
+            |&f: &Feature| (f, Finding { state: State::Present, evidence: "worked".into() });
+        KernelCaps::from_parts(place, present.iter().map(found))
+    }
+
+    #[test]
+    fn mounting_needs_erofs_overlay_and_one_way_to_the_image() {
+        use Feature as F;
+        let base = [F::Erofs, F::Overlay, F::Block(12)];
+        let with = |more: &[F]| caps(&[&base[..], more].concat());
+        assert!(!with(&[]).can_mount());
+        assert!(with(&[F::Loop]).can_mount());
+        assert!(with(&[F::FileBacked]).can_mount());
+        assert!(!caps(&[F::Erofs, F::Loop]).can_mount());
+    }
+
+    #[test]
+    fn what_is_missing_or_untried_comes_with_advice() {
+        let explained = caps(&[Feature::Erofs]).explain();
+        assert_eq!(explained.len(), ALL.len());
+        for row in explained {
+            assert_eq!(row.advice.is_none(), row.feature == Feature::Erofs);
+            assert!(row.state == State::Present || row.evidence == "not tried");
+        }
+    }
+}

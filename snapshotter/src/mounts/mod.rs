@@ -15,3 +15,4 @@ pub use plan::{Backing, MountPlan, OverlayRoute};
 pub use umount::{UmountOptions, mounted_at, umount};
 
 pub(crate) use fscontext::FsContext;
+pub(crate) use perform::mount_overlay;

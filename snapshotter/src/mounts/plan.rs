@@ -120,7 +120,11 @@ impl MountPlan {
 }
 
 impl OverlayStep {
-    fn new(count: usize, route: OverlayRoute, attributes: MountAttrFlags) -> Result<Self> {
+    pub(crate) fn new(
+        count: usize,
+        route: OverlayRoute,
+        attributes: MountAttrFlags,
+    ) -> Result<Self> {
         let option_string = match route {
             OverlayRoute::Detached => None,
             OverlayRoute::Scratch => {

@@ -2,5 +2,8 @@
 //! sound, and has a test that fails when a number or a layout is wrong.
 #![allow(unsafe_code)]
 
+pub(crate) mod idmap;
 pub(crate) mod loopdev;
 pub(crate) mod namespace;
+pub(crate) mod userns;
+pub(crate) mod verity;
