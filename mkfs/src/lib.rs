@@ -2,6 +2,7 @@
 //! no path of the host.
 
 pub mod format;
+pub mod image;
 pub mod io;
 pub mod meta;
 pub mod tar;

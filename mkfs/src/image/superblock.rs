@@ -1,0 +1,358 @@
+//! The superblock, understood: what the kernel refuses is refused, and derived values are computed once.
+
+use std::io;
+
+use zerocopy::FromBytes;
+
+use super::fault::{Corruption, Error, Fault};
+use crate::format::{
+    DeviceSlot, MAX_BLOCK_BITS, MIN_BLOCK_BITS, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock,
+    checksum, compat, incompat,
+};
+use crate::io::ReadAt;
+
+/// Bit 63 of a nid: the inode is in the metabox.
+pub(crate) const NID_METABOX: u64 = 1 << 63;
+/// The superblock and its extension must end inside the first 4 KiB.
+const SUPER_MAX: u64 = 4096 - SUPER_OFFSET;
+/// Bytes of one slot of the superblock extension.
+const EXT_SLOT: u64 = 16;
+/// Unit of `devt_slotoff`, and size of a device slot.
+const DEVICE_SLOT: u64 = 128;
+/// Largest LZMA dictionary the kernel accepts.
+const LZMA_DICT_MAX: u32 = 8 << 20;
+/// Largest encoded pcluster, in bytes.
+pub(crate) const PCLUSTER_MAX: u64 = 1 << 20;
+
+/// A compression algorithm, numbered as on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// LZ4 blocks.
+    Lz4 = 0,
+    /// LZMA without its header.
+    Lzma = 1,
+    /// Raw deflate.
+    Deflate = 2,
+    /// Zstandard frames.
+    Zstd = 3,
+}
+
+impl Algorithm {
+    /// The algorithm of an on-disk number.
+    #[must_use]
+    pub fn from_id(id: u8) -> Option<Self> {
+        [Self::Lz4, Self::Lzma, Self::Deflate, Self::Zstd].get(usize::from(id)).copied()
+    }
+
+    /// The usual name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lz4 => "lz4",
+            Self::Lzma => "lzma",
+            Self::Deflate => "deflate",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+/// What the compression configuration records say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compression {
+    /// Bitmap of the algorithms announced.
+    pub algorithms: u16,
+    /// Largest LZ4 pcluster, in blocks.
+    pub lz4_max_blocks: u16,
+    /// LZMA dictionary, in bytes.
+    pub lzma_dict: u32,
+    /// Zstandard window, log2 minus 10.
+    pub zstd_window: u8,
+}
+
+impl Compression {
+    /// True when `algorithm` is announced.
+    #[must_use]
+    pub fn has(&self, algorithm: Algorithm) -> bool {
+        self.algorithms & (1 << algorithm as u16) != 0
+    }
+}
+
+/// One slot of the device table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// Free text or a digest, padded with NUL.
+    pub tag: [u8; 64],
+    /// Size in blocks.
+    pub blocks: u64,
+    /// Block where it appears in the unified address space; 0 for not mapped.
+    pub uniaddr: u64,
+}
+
+/// A superblock whose fields were checked, and what follows from them.
+#[derive(Debug, Clone)]
+pub struct Super {
+    /// The fields as they are on disk.
+    pub raw: Superblock,
+    /// log2 of the block size.
+    pub block_bits: u8,
+    /// Blocks the image claims; 0 when it does not say.
+    pub blocks: u64,
+    /// The root directory.
+    pub root: u64,
+    /// Byte where nid 0 is.
+    pub meta_start: u64,
+    /// Byte that shared xattr ids are relative to.
+    pub xattr_start: u64,
+    /// The inode that holds fragments.
+    pub packed: Option<u64>,
+    /// The inode that holds other inodes.
+    pub metabox: Option<u64>,
+    /// The device table, in slot order.
+    pub devices: Vec<Device>,
+    /// Compression parameters.
+    pub compression: Compression,
+}
+
+impl Super {
+    /// Reads and checks the superblock, its extension, the device table and the compression records.
+    ///
+    /// # Errors
+    /// The first [`Fault`] found, in the order in which the kernel would refuse; what the storage reports.
+    pub fn read(image: &dyn ReadAt) -> Result<Self, Error> {
+        let mut head = vec![0; size_of::<Superblock>()];
+        read_super(image, &mut head, SUPER_OFFSET)?;
+        let raw = Superblock::read_from_bytes(&head).map_err(|_| Fault::SuperShort)?;
+        check_fields(&raw)?;
+        check_sum(image, &raw)?;
+        let block_bits = raw.blkszbits;
+        let incompat = raw.feature_incompat.get();
+        let wide = incompat & incompat::LAYOUT_48BIT != 0 && raw.rootnid_8b.get() != 0;
+        let low_blocks = u64::from(raw.blocks_lo.get());
+        let (root, blocks) = if wide {
+            (raw.rootnid_8b.get(), low_blocks | (u64::from(raw.rootnid_2b.get()) << 32))
+        } else {
+            (u64::from(raw.rootnid_2b.get()), low_blocks)
+        };
+        let packed = (incompat & incompat::FRAGMENTS != 0 && raw.packed_nid.get() != 0)
+            .then(|| raw.packed_nid.get());
+        let mut this = Self {
+            raw,
+            block_bits,
+            blocks,
+            root,
+            meta_start: u64::from(raw.meta_blkaddr.get()) << block_bits,
+            xattr_start: u64::from(raw.xattr_blkaddr.get()) << block_bits,
+            packed,
+            metabox: None,
+            devices: Vec::new(),
+            compression: Compression::default(),
+        };
+        this.metabox = this.read_metabox_nid(image)?;
+        if [this.packed, this.metabox].iter().flatten().any(|nid| nid & NID_METABOX != 0) {
+            return Err(Corruption::new(Fault::SuperSpecialNid).at(SUPER_OFFSET).into());
+        }
+        this.devices = this.read_devices(image)?;
+        this.compression = this.read_compression(image)?;
+        Ok(this)
+    }
+
+    /// Bytes of a block.
+    #[must_use]
+    pub fn block_size(&self) -> u64 {
+        1 << self.block_bits
+    }
+
+    /// True when all bits of `bits` are set in `feature_incompat`.
+    #[must_use]
+    pub fn has_incompat(&self, bits: u32) -> bool {
+        self.raw.feature_incompat.get() & bits == bits
+    }
+
+    /// True when all bits of `bits` are set in `feature_compat`.
+    #[must_use]
+    pub fn has_compat(&self, bits: u32) -> bool {
+        self.raw.feature_compat.get() & bits == bits
+    }
+
+    /// First byte behind the superblock and its extension.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        SUPER_OFFSET.saturating_add(super_size(&self.raw))
+    }
+
+    /// Byte range of the device table.
+    #[must_use]
+    pub fn device_table(&self) -> (u64, u64) {
+        let start = u64::from(self.raw.devt_slotoff.get()).saturating_mul(DEVICE_SLOT);
+        let len = (self.devices.len() as u64).saturating_mul(DEVICE_SLOT);
+        (start, start.saturating_add(len))
+    }
+
+    /// Byte offset of an inode inside plain metadata or, for a nid with bit 63, inside the metabox.
+    /// `None` when it does not fit 64 bits.
+    #[must_use]
+    pub fn inode_offset(&self, nid: u64) -> Option<u64> {
+        let base = if nid & NID_METABOX == 0 { self.meta_start } else { 0 };
+        (nid & !NID_METABOX).checked_mul(SLOT_SIZE)?.checked_add(base)
+    }
+
+    /// Number of slots the kernel masks device ids with: ids at or above it wrap.
+    #[must_use]
+    pub fn device_mask(&self) -> u16 {
+        let ids = self.devices.len().saturating_add(1).next_power_of_two();
+        u16::try_from(ids.saturating_sub(1)).unwrap_or(u16::MAX)
+    }
+
+    fn read_metabox_nid(&self, image: &dyn ReadAt) -> Result<Option<u64>, Error> {
+        if !self.has_incompat(incompat::METABOX) {
+            return Ok(None);
+        }
+        if self.raw.sb_extslots == 0 {
+            return Err(Corruption::new(Fault::SuperExtension).at(SUPER_OFFSET).into());
+        }
+        let mut nid = [0; 8];
+        read_super(image, &mut nid, SUPER_OFFSET.saturating_add(size_of::<Superblock>() as u64))?;
+        Ok(Some(u64::from_le_bytes(nid)))
+    }
+
+    fn read_devices(&self, image: &dyn ReadAt) -> Result<Vec<Device>, Error> {
+        let count = usize::from(self.raw.extra_devices.get());
+        if count == 0 || !self.has_incompat(incompat::DEVICE_TABLE) {
+            return Ok(Vec::new());
+        }
+        let start = u64::from(self.raw.devt_slotoff.get()).saturating_mul(DEVICE_SLOT);
+        let len = (count as u64).saturating_mul(DEVICE_SLOT);
+        let outside = || Corruption::new(Fault::DeviceTable).at(start);
+        if start.saturating_add(len) > image.size() {
+            return Err(outside().into());
+        }
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| outside())?];
+        read_super(image, &mut bytes, start)?;
+        let slots = <[DeviceSlot]>::ref_from_bytes(&bytes).map_err(|_| outside())?;
+        let high = |hi: u16| u64::from(hi) << 32;
+        Ok(slots
+            .iter()
+            .map(|slot| Device {
+                tag: slot.tag,
+                blocks: u64::from(slot.blocks_lo.get()) | high(slot.blocks_hi.get()),
+                uniaddr: u64::from(slot.uniaddr_lo.get()) | high(slot.uniaddr_hi.get()),
+            })
+            .collect())
+    }
+
+    /// The configuration records, or what stands for them in images without.
+    fn read_compression(&self, image: &dyn ReadAt) -> Result<Compression, Error> {
+        if !self.has_incompat(incompat::COMPR_CFGS) {
+            let lz4 = 1 << Algorithm::Lz4 as u16;
+            return Ok(Compression {
+                algorithms: lz4,
+                lz4_max_blocks: 1,
+                ..Compression::default()
+            });
+        }
+        let mut config = Compression { algorithms: self.raw.u1.get(), ..Compression::default() };
+        if config.algorithms & !0xF != 0 {
+            return Err(Corruption::new(Fault::ComprConfig)
+                .at(SUPER_OFFSET)
+                .detail(format_args!("algorithm bitmap {:#x}", config.algorithms))
+                .into());
+        }
+        let mut offset = self.end();
+        for id in 0..4 {
+            let Some(algorithm) = Algorithm::from_id(id).filter(|a| config.has(*a)) else {
+                continue;
+            };
+            let mut len = [0; 2];
+            read_super(image, &mut len, offset)?;
+            let len = u16::from_le_bytes(len);
+            let mut record = [0; 14];
+            let used = if matches!(algorithm, Algorithm::Lz4 | Algorithm::Lzma) { 14 } else { 6 };
+            let part = record.get_mut(..used).unwrap_or_default();
+            read_super(image, part, offset.saturating_add(2))?;
+            if usize::from(len) < used || !self.apply_record(&mut config, algorithm, &record) {
+                return Err(Corruption::new(Fault::ComprConfig)
+                    .at(offset)
+                    .detail(algorithm.name())
+                    .into());
+            }
+            offset = offset.saturating_add(2).saturating_add(u64::from(len)).next_multiple_of(4);
+        }
+        Ok(config)
+    }
+
+    /// Takes one record over; false when the kernel would refuse it.
+    fn apply_record(&self, config: &mut Compression, a: Algorithm, record: &[u8; 14]) -> bool {
+        let [b0, b1, b2, b3, b4, b5, ..] = *record;
+        match a {
+            Algorithm::Lz4 => {
+                config.lz4_max_blocks = u16::from_le_bytes([b2, b3]).max(1);
+                u64::from(config.lz4_max_blocks) << self.block_bits <= PCLUSTER_MAX
+            }
+            Algorithm::Lzma => {
+                config.lzma_dict = u32::from_le_bytes([b0, b1, b2, b3]);
+                [b4, b5] == [0, 0] && (4096..=LZMA_DICT_MAX).contains(&config.lzma_dict)
+            }
+            Algorithm::Deflate => (8..=15).contains(&b0),
+            Algorithm::Zstd => {
+                config.zstd_window = b1;
+                b0 == 0 && b1 <= 10
+            }
+        }
+    }
+}
+
+fn super_size(raw: &Superblock) -> u64 {
+    (size_of::<Superblock>() as u64)
+        .saturating_add(EXT_SLOT.saturating_mul(u64::from(raw.sb_extslots)))
+}
+
+fn check_fields(raw: &Superblock) -> Result<(), Error> {
+    let bad =
+        |fault, detail: String| Err(Corruption::new(fault).at(SUPER_OFFSET).detail(detail).into());
+    if raw.magic.get() != SUPER_MAGIC {
+        return bad(Fault::SuperMagic, format!("{:#010x}", raw.magic.get()));
+    }
+    if !(MIN_BLOCK_BITS..=MAX_BLOCK_BITS).contains(&raw.blkszbits) {
+        return bad(Fault::SuperBlockSize, format!("2^{}", raw.blkszbits));
+    }
+    let unknown = raw.feature_incompat.get() & !incompat::ALL;
+    if unknown != 0 {
+        return bad(Fault::SuperIncompat, format!("{unknown:#x}"));
+    }
+    if raw.dirblkbits != 0 {
+        return bad(Fault::SuperDirBlock, format!("dirblkbits {}", raw.dirblkbits));
+    }
+    if super_size(raw) > SUPER_MAX {
+        return bad(Fault::SuperExtension, format!("{} slots", raw.sb_extslots));
+    }
+    if raw.fixed_nsec.get() >= 1_000_000_000 {
+        return bad(Fault::SuperNanoseconds, raw.fixed_nsec.get().to_string());
+    }
+    Ok(())
+}
+
+/// Compares the checksum where the image has one: it covers the rest of the first block, or one whole
+/// block where blocks are not larger than 1 KiB.
+fn check_sum(image: &dyn ReadAt, raw: &Superblock) -> Result<(), Error> {
+    if raw.feature_compat.get() & compat::SB_CHKSUM == 0 {
+        return Ok(());
+    }
+    let block = 1usize << raw.blkszbits;
+    let covered = if block > 1024 { block.saturating_sub(1024) } else { block };
+    let mut bytes = vec![0; covered];
+    read_super(image, &mut bytes, SUPER_OFFSET)?;
+    let computed = checksum(&bytes).ok_or(Fault::SuperShort)?;
+    if computed != raw.checksum.get() {
+        let detail = format!("stored {:#010x}, computed {computed:#010x}", raw.checksum.get());
+        return Err(Corruption::new(Fault::SuperChecksum).at(SUPER_OFFSET).detail(detail).into());
+    }
+    Ok(())
+}
+
+fn read_super(image: &dyn ReadAt, buf: &mut [u8], offset: u64) -> Result<(), Error> {
+    let len = buf.len();
+    image.read_exact_at(buf, offset).map_err(|source| match source.kind() {
+        io::ErrorKind::UnexpectedEof => Corruption::new(Fault::SuperShort).at(offset).into(),
+        _ => Error::Io { device: 0, offset, len, source },
+    })
+}

@@ -1,0 +1,368 @@
+//! Tables with one entry for each lcluster.
+
+use super::super::fault::{Corruption, Error, Fault};
+use super::{Coding, DECODED_MAX, Form, Map, Metadata, Piece, Source, Tail, advise};
+
+/// Marks a distance that is a count of blocks instead.
+const BLOCK_COUNT: u16 = 0x800;
+
+/// How the extent of a head is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadKind {
+    /// Uncompressed.
+    Stored,
+    /// By the first algorithm.
+    First,
+    /// By the second.
+    Second,
+}
+
+/// One index entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lcluster {
+    /// An extent starts here.
+    Head {
+        kind: HeadKind,
+        /// Byte in the lcluster where it starts.
+        offset: u16,
+        /// First block of its compressed bytes.
+        block: u32,
+        partial: bool,
+    },
+    /// The extent started earlier.
+    NonHead {
+        /// Lclusters back to, or towards, the head.
+        back: u16,
+        /// Lclusters forward to, or towards, the next head; full tables only.
+        forward: Option<u16>,
+        /// Blocks of compressed bytes; only directly behind the head.
+        blocks: Option<u16>,
+    },
+}
+
+/// A head and where it was found.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    lcn: u64,
+    start: u64,
+    kind: HeadKind,
+    block: u32,
+    partial: bool,
+}
+
+/// A pack of compact entries with a common base block.
+struct Pack {
+    bytes: [u8; 32],
+    /// Bytes in use: 8 or 32.
+    len: usize,
+    slots: usize,
+    low_bits: u8,
+}
+
+impl Pack {
+    /// Low bits and type of a slot.
+    fn field(&self, slot: usize) -> (u16, u8) {
+        let payload_bits = self.len.saturating_sub(4).saturating_mul(8);
+        let bit = payload_bits.checked_div(self.slots).unwrap_or(0).saturating_mul(slot);
+        let mut word = [0; 4];
+        let from = self.bytes.get(bit / 8..).unwrap_or_default();
+        for (to, from) in word.iter_mut().zip(from) {
+            *to = *from;
+        }
+        let word = u32::from_le_bytes(word) >> (bit % 8);
+        let low = word & (1u32 << self.low_bits).wrapping_sub(1);
+        let kind = (word >> self.low_bits) & 3;
+        // At most 14 and 2 bits.
+        (u16::try_from(low).unwrap_or(0), u8::try_from(kind).unwrap_or(0))
+    }
+
+    fn base(&self) -> u32 {
+        let at = self.len.saturating_sub(4);
+        let mut word = [0; 4];
+        for (to, from) in word.iter_mut().zip(self.bytes.get(at..).unwrap_or_default()) {
+            *to = *from;
+        }
+        u32::from_le_bytes(word)
+    }
+}
+
+const NONHEAD: u8 = 2;
+
+impl Map {
+    /// Fills in the layout of a compact table.
+    pub(super) fn place_compact(&mut self) -> Result<(), Corruption> {
+        // Entries are counted in blocks, even where lclusters are larger.
+        let total = self.size.div_ceil(1 << self.block_bits);
+        let initial = (32u64.wrapping_sub(self.start % 32) / 4) & 7;
+        let rest = total.saturating_sub(initial);
+        let twos = self.advise & advise::COMPACTED_2B != 0 && rest >= 16;
+        let pairs = if twos { rest & !15 } else { 0 };
+        if self.cluster_bits > 14 || (pairs != 0 && self.cluster_bits > 12) {
+            return Err(Corruption::new(Fault::MapHeader)
+                .detail(format_args!("lclusters of 2^{} bytes", self.cluster_bits)));
+        }
+        self.form = Form::Compact { initial, pairs };
+        Ok(())
+    }
+
+    /// Offset of the pack or entry of `lcn`, the slot in it, its length and its number of slots.
+    fn locate(&self, lcn: u64) -> (u64, usize, usize, usize) {
+        let Form::Compact { initial, pairs } = self.form else {
+            return (self.start.saturating_add(lcn.saturating_mul(8)), 0, 8, 1);
+        };
+        let fours = initial.min(lcn);
+        let twos = lcn.saturating_sub(initial).min(pairs);
+        let more = lcn.saturating_sub(initial).saturating_sub(pairs);
+        let skip =
+            fours.saturating_add(more).saturating_mul(4).saturating_add(twos.saturating_mul(2));
+        let at = self.start.saturating_add(skip);
+        let in_pairs = lcn >= initial && lcn.saturating_sub(initial) < pairs;
+        let (len, slots, stride_bits) = if in_pairs { (32u64, 16, 1) } else { (8, 2, 2) };
+        let within = at & len.saturating_sub(1);
+        let slot = usize::try_from(within >> stride_bits).unwrap_or(0);
+        (at.saturating_sub(within), slot, usize::try_from(len).unwrap_or(8), slots)
+    }
+
+    /// First byte behind the table, where an inline tail is.
+    pub(crate) fn index_end(&self) -> u64 {
+        let (at, _, len, _) = self.locate(self.lclusters().saturating_sub(1));
+        at.saturating_add(len as u64)
+    }
+
+    /// Reads the entry of one lcluster.
+    pub(crate) fn load(&self, meta: &dyn Metadata, lcn: u64) -> Result<Lcluster, Error> {
+        let (at, slot, len, slots) = self.locate(lcn);
+        let mut pack = Pack { bytes: [0; 32], len, slots, low_bits: self.cluster_bits.max(12) };
+        self.read_index(meta, at, pack.bytes.get_mut(..len).unwrap_or_default())?;
+        let entry = if matches!(self.form, Form::Compact { .. }) {
+            self.compact_entry(&pack, slot)
+        } else {
+            let [a0, a1, o0, o1, b0, b1, b2, b3, ..] = pack.bytes;
+            self.full_entry([a0, a1], [o0, o1], [b0, b1, b2, b3])
+        };
+        let entry = entry.map_err(|c| c.nid(self.nid).at(at))?;
+        if let Lcluster::Head { offset, .. } = entry
+            && u64::from(offset) >= 1 << self.cluster_bits
+        {
+            return Err(self.fault(Fault::MapEntry, at, format_args!("offset {offset}")));
+        }
+        Ok(entry)
+    }
+
+    fn full_entry(&self, adv: [u8; 2], ofs: [u8; 2], u: [u8; 4]) -> Result<Lcluster, Corruption> {
+        let adv = u16::from_le_bytes(adv);
+        if adv & !0x8003 != 0 {
+            return Err(Corruption::new(Fault::MapEntry).detail(format_args!("{adv:#x}")));
+        }
+        let kind = match adv & 3 {
+            0 => HeadKind::Stored,
+            1 => HeadKind::First,
+            3 => HeadKind::Second,
+            _ => {
+                let [d0, d1, d2, d3] = u;
+                let (back, blocks) = self.distance(u16::from_le_bytes([d0, d1]))?;
+                let forward = Some(u16::from_le_bytes([d2, d3]));
+                return Ok(Lcluster::NonHead { back, forward, blocks });
+            }
+        };
+        Ok(Lcluster::Head {
+            kind,
+            offset: u16::from_le_bytes(ofs),
+            block: u32::from_le_bytes(u),
+            partial: adv & 0x8000 != 0,
+        })
+    }
+
+    fn compact_entry(&self, pack: &Pack, slot: usize) -> Result<Lcluster, Corruption> {
+        let (low, kind) = pack.field(slot);
+        if kind != NONHEAD {
+            let kind = match kind {
+                0 => HeadKind::Stored,
+                1 => HeadKind::First,
+                _ => HeadKind::Second,
+            };
+            let block = pack.base().wrapping_add(self.blocks_before(pack, slot)?);
+            return Ok(Lcluster::Head { kind, offset: low, block, partial: false });
+        }
+        if low & BLOCK_COUNT != 0 || slot.saturating_add(1) != pack.slots {
+            let (back, blocks) = self.distance(low)?;
+            return Ok(Lcluster::NonHead { back, forward: None, blocks });
+        }
+        // The last entry of a pack holds the distance forward; the way back follows from its neighbour.
+        let back = match pack.field(slot.saturating_sub(1)) {
+            (low, NONHEAD) => self.distance(low)?.0.saturating_add(1),
+            _ => 1,
+        };
+        Ok(Lcluster::NonHead { back, forward: Some(low), blocks: None })
+    }
+
+    /// Blocks of the pack that come before the extent of the head in `slot`, as the base counts them.
+    fn blocks_before(&self, pack: &Pack, slot: usize) -> Result<u32, Corruption> {
+        let big = self.advise & advise::BIG_1 != 0;
+        let mut blocks = u32::from(!big);
+        let mut at = slot;
+        while let Some(previous) = at.checked_sub(1) {
+            at = previous;
+            let (low, kind) = pack.field(at);
+            if kind != NONHEAD {
+                blocks = blocks.saturating_add(1);
+            } else if !big {
+                match at.checked_sub(usize::from(low)) {
+                    // The head is in this pack, unless the distance leads before it.
+                    Some(head) => {
+                        at = head;
+                        blocks = blocks.saturating_add(1);
+                    }
+                    None => break,
+                }
+            } else if low & BLOCK_COUNT != 0 {
+                blocks = blocks.saturating_add(u32::from(low & !BLOCK_COUNT));
+                at = at.saturating_sub(1);
+            } else {
+                let Some(back) = low.checked_sub(2) else {
+                    return Err(Corruption::new(Fault::MapEntry).detail("distance below 2"));
+                };
+                // Leads to the entry behind the head, which holds the count.
+                match at.checked_sub(usize::from(back)) {
+                    Some(behind) => at = behind,
+                    None => break,
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// Splits a distance from a block count, which stands directly behind the head.
+    fn distance(&self, raw: u16) -> Result<(u16, Option<u16>), Corruption> {
+        if raw & BLOCK_COUNT == 0 {
+            return Ok((raw, None));
+        }
+        if self.advise & (advise::BIG_1 | advise::BIG_2) == 0 {
+            return Err(Corruption::new(Fault::MapBlockCount).detail(format_args!("{raw:#x}")));
+        }
+        Ok((1, Some(raw & !BLOCK_COUNT)))
+    }
+
+    /// The extent that holds `pos`.
+    pub(super) fn find_index(&self, meta: &dyn Metadata, pos: u64) -> Result<Piece, Error> {
+        let head = self.find_head(meta, pos)?;
+        let (end, blocks) = self.find_end(meta, &head)?;
+        let source = self.source_of(meta, &head, end, blocks)?;
+        Ok(Piece { start: head.start, end, source })
+    }
+
+    fn head_at(&self, lcn: u64, entry: Lcluster) -> Option<Head> {
+        let Lcluster::Head { kind, offset, block, partial } = entry else { return None };
+        let start = (lcn << self.cluster_bits).saturating_add(u64::from(offset));
+        Some(Head { lcn, start, kind, block, partial })
+    }
+
+    fn find_head(&self, meta: &dyn Metadata, pos: u64) -> Result<Head, Error> {
+        let first = pos >> self.cluster_bits;
+        let farthest = (DECODED_MAX >> self.cluster_bits).saturating_add(2);
+        let mut lcn = first;
+        loop {
+            let entry = self.load(meta, lcn)?;
+            let back = match (self.head_at(lcn, entry), entry) {
+                (Some(head), _) if head.start <= pos => return Ok(head),
+                (Some(_), _) => 1,
+                (None, Lcluster::NonHead { back, .. }) => u64::from(back),
+                (None, Lcluster::Head { .. }) => 0,
+            };
+            lcn = match lcn.checked_sub(back) {
+                Some(to) if back != 0 => to,
+                _ => {
+                    let detail = format!("lcluster {lcn}, distance {back}");
+                    return Err(self.fault(Fault::MapLookback, self.locate(lcn).0, detail));
+                }
+            };
+            if first.saturating_sub(lcn) > farthest {
+                return Err(self.fault(Fault::MapTooLarge, self.locate(lcn).0, "lookback"));
+            }
+        }
+    }
+
+    /// The end of the extent, and the number of its blocks where one is given.
+    fn find_end(&self, meta: &dyn Metadata, head: &Head) -> Result<(u64, Option<u16>), Error> {
+        let count = self.lclusters();
+        let farthest = (DECODED_MAX >> self.cluster_bits).saturating_add(2);
+        let mut blocks = None;
+        let mut lcn = head.lcn.saturating_add(1);
+        while lcn < count {
+            let entry = self.load(meta, lcn)?;
+            match (self.head_at(lcn, entry), entry) {
+                // A head at the end of the file only closes the extent before it.
+                (Some(next), _) => return Ok((next.start.min(self.size), blocks)),
+                (None, Lcluster::NonHead { back, blocks: count, .. }) => {
+                    let distance = lcn.saturating_sub(head.lcn);
+                    let at = self.locate(lcn).0;
+                    if u64::from(back) > distance {
+                        return Err(self.fault(Fault::MapLookback, at, "past the head"));
+                    }
+                    if distance == 1 {
+                        blocks = count;
+                    } else if count.is_some() {
+                        return Err(self.fault(Fault::MapBlockCount, at, "not behind a head"));
+                    }
+                    if distance == 1 && count.is_none() && self.is_big(head.kind) {
+                        blocks = Some(0);
+                    }
+                    if distance > farthest {
+                        return Err(self.fault(Fault::MapTooLarge, at, "lookahead"));
+                    }
+                }
+                (None, Lcluster::Head { .. }) => {}
+            }
+            lcn = lcn.saturating_add(1);
+        }
+        Ok((self.size, blocks))
+    }
+
+    fn is_big(&self, kind: HeadKind) -> bool {
+        let bit = if kind == HeadKind::First { advise::BIG_1 } else { advise::BIG_2 };
+        self.advise & bit != 0
+    }
+
+    fn source_of(
+        &self,
+        meta: &dyn Metadata,
+        head: &Head,
+        end: u64,
+        blocks: Option<u16>,
+    ) -> Result<Source, Error> {
+        let at = self.locate(head.lcn).0;
+        let last = end == self.size;
+        if let (true, Tail::Fragment { low }) = (last, self.tail) {
+            // Full tables have room for the high half of the offset.
+            let high = if self.form == Form::Full { u64::from(head.block) << 32 } else { 0 };
+            return Ok(Source::Fragment { offset: high | u64::from(low) });
+        }
+        let coding = match head.kind {
+            HeadKind::Stored => self.stored(),
+            kind => Coding::Compressed {
+                algorithm: self
+                    .algorithm(kind == HeadKind::Second)
+                    .map_err(|c| c.nid(self.nid).at(at))?,
+                partial: head.partial,
+            },
+        };
+        if let (true, Tail::Inline { len }) = (last, self.tail) {
+            let offset = self.index_end();
+            let len = u64::from(len);
+            let block = meta.superblock().block_size();
+            if (offset & block.saturating_sub(1)).saturating_add(len) > block {
+                return Err(self.fault(Fault::DataInlineCrosses, offset, len));
+            }
+            return Ok(Source::Inline { offset, len, coding });
+        }
+        let blocks = if self.is_big(head.kind) { blocks.unwrap_or(1) } else { 1 };
+        if blocks == 0 {
+            return Err(self.fault(Fault::MapBlockCount, at, "none behind a head"));
+        }
+        Ok(Source::Blocks {
+            address: u64::from(head.block) << self.block_bits,
+            len: u64::from(blocks) << self.block_bits,
+            coding,
+        })
+    }
+}

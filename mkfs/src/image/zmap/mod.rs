@@ -1,0 +1,298 @@
+//! Compression maps: which bytes of a file are in which compressed cluster.
+//!
+//! A file is cut into logical clusters (lclusters) of one size. An index entry for each says whether a new
+//! extent starts in it (a head) or how far back its head is. Two table forms hold the same entries, full
+//! (8 bytes each) and compact (2 or 4 bytes); a third form of 48-bit images lists extents directly. The
+//! rules are those of the kernel's `fs/erofs/zmap.c`; unlike the kernel, an extent is always followed to
+//! its end, so that both ends are known before anything is decoded.
+
+mod index;
+mod records;
+
+use super::fault::{Corruption, Error, Fault};
+use super::inode::{Inode, Space};
+use super::superblock::{Algorithm, Super};
+use crate::format::{Layout, incompat};
+
+pub(crate) use records::Hint;
+
+/// Largest extent the kernel decodes, in bytes.
+pub(crate) const DECODED_MAX: u64 = 12 << 20;
+
+/// Bits of `h_advise`.
+mod advise {
+    /// Compact tables: some entries are 2 bytes. Full tables: extent records follow instead.
+    pub(super) const COMPACTED_2B: u16 = 0x01;
+    /// The same bit, for full tables.
+    pub(super) const EXTENTS: u16 = 0x01;
+    /// Extents of the first algorithm may exceed one block.
+    pub(super) const BIG_1: u16 = 0x02;
+    /// The same for the second algorithm and for stored extents.
+    pub(super) const BIG_2: u16 = 0x04;
+    /// The last extent is behind the index table.
+    pub(super) const INLINE: u16 = 0x08;
+    /// Stored extents are rotated within their block.
+    pub(super) const INTERLACED: u16 = 0x10;
+    /// The last extent is in the packed inode.
+    pub(super) const FRAGMENT: u16 = 0x20;
+}
+
+/// Where metadata comes from: the image and its metabox.
+pub(crate) trait Metadata {
+    /// Fills `buf` from byte `offset` of a metadata stream.
+    fn read_meta(&self, space: Space, offset: u64, buf: &mut [u8]) -> Result<(), Error>;
+    /// The superblock.
+    fn superblock(&self) -> &Super;
+}
+
+/// How the bytes of an extent are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// As they are, from the start of the cluster.
+    Stored,
+    /// As they are, each at its file offset modulo the block size.
+    Interlaced,
+    /// Compressed.
+    Compressed {
+        /// How.
+        algorithm: Algorithm,
+        /// Only the first bytes of what decodes belong to the extent.
+        partial: bool,
+    },
+}
+
+/// Where the bytes of a piece of a compressed file are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Nowhere: zeros.
+    Hole,
+    /// In the packed inode, from this offset of its content.
+    Fragment { offset: u64 },
+    /// At a byte address of the unified address space.
+    Blocks { address: u64, len: u64, coding: Coding },
+    /// In a metadata stream, behind the index table.
+    Inline { offset: u64, len: u64, coding: Coding },
+}
+
+/// One extent of a compressed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// First byte in the file.
+    pub(crate) start: u64,
+    /// First byte behind it.
+    pub(crate) end: u64,
+    /// Where it is.
+    pub(crate) source: Source,
+}
+
+/// The form of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// No table: the whole file is a fragment at this offset.
+    Fragment { offset: u64 },
+    /// 8 bytes an lcluster.
+    Full,
+    /// 4-byte entries, then `pairs` 2-byte entries, then 4-byte entries again.
+    Compact { initial: u64, pairs: u64 },
+    /// `count` extent records of `size` bytes.
+    Records { size: u64, count: u64 },
+}
+
+/// What is special about the extent with the last byte of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Nothing.
+    Plain,
+    /// Its compressed bytes are behind the table.
+    Inline { len: u16 },
+    /// It is in the packed inode; the low half of the offset.
+    Fragment { low: u32 },
+}
+
+/// The compression map of one inode.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Map {
+    pub(crate) nid: u64,
+    pub(crate) space: Space,
+    /// Bytes of the file.
+    pub(crate) size: u64,
+    /// Offset of the first index entry.
+    pub(crate) start: u64,
+    pub(crate) form: Form,
+    pub(crate) tail: Tail,
+    /// log2 of the lcluster size.
+    pub(crate) cluster_bits: u8,
+    block_bits: u8,
+    advise: u16,
+    algorithms: u8,
+}
+
+impl Map {
+    /// Reads the map header of a compressed inode.
+    pub(crate) fn read(meta: &dyn Metadata, inode: &Inode) -> Result<Self, Error> {
+        let header = inode.body_end().checked_next_multiple_of(8).ok_or(Fault::MapOutside)?;
+        let mut raw = [0; 8];
+        meta.read_meta(inode.space(), header, &mut raw).map_err(|e| outside(e, inode, header))?;
+        Self::parse(meta.superblock(), inode, header, raw)
+            .map_err(|c| c.nid(inode.nid).at(header).into())
+    }
+
+    fn parse(sb: &Super, inode: &Inode, header: u64, raw: [u8; 8]) -> Result<Self, Corruption> {
+        let [b0, b1, b2, b3, b4, b5, algorithms, bits] = raw;
+        let mut map = Self {
+            nid: inode.nid,
+            space: inode.space(),
+            size: inode.size,
+            start: header.saturating_add(8),
+            form: Form::Full,
+            tail: Tail::Plain,
+            cluster_bits: sb.block_bits.saturating_add(bits & 0xF),
+            block_bits: sb.block_bits,
+            advise: u16::from_le_bytes([b4, b5]),
+            algorithms,
+        };
+        if bits & 0x80 != 0 {
+            let offset = u64::from_le_bytes(raw) & !(1 << 63);
+            map.form = Form::Fragment { offset };
+            return Ok(map);
+        }
+        let compact = inode.layout == Layout::CompressedCompact;
+        if !compact && map.advise & advise::EXTENTS != 0 {
+            map.parse_records(raw)?;
+        } else {
+            map.check_header(sb, compact, bits)?;
+            let low = u32::from_le_bytes([b0, b1, b2, b3]);
+            map.tail = map.parse_tail(sb, low)?;
+            if compact {
+                map.place_compact()?;
+            } else {
+                // Eight reserved bytes follow the header.
+                map.start = header.saturating_add(16);
+            }
+        }
+        Ok(map)
+    }
+
+    fn check_header(&self, sb: &Super, compact: bool, bits: u8) -> Result<(), Corruption> {
+        use advise::{BIG_1, BIG_2, FRAGMENT, INLINE, INTERLACED};
+        let known = if compact { 0x3F } else { 0x3E };
+        let big = [self.advise & BIG_1 != 0, self.advise & BIG_2 != 0];
+        let bad = |fault| Err(Corruption::new(fault).detail(format_args!("{:#x}", self.advise)));
+        if self.advise & !known != 0
+            || bits & 0x70 != 0
+            || (compact && big == [false, true])
+            || (compact && big == [true, false])
+        {
+            return bad(Fault::MapHeader);
+        }
+        if (big != [false, false] && !sb.has_incompat(incompat::COMPR_CFGS))
+            || (self.advise & INLINE != 0 && !sb.has_incompat(incompat::ZTAILPACKING))
+            || (self.advise & (FRAGMENT | INTERLACED) != 0 && !sb.has_incompat(incompat::FRAGMENTS))
+        {
+            return bad(Fault::MapFeature);
+        }
+        Ok(())
+    }
+
+    fn parse_tail(&self, sb: &Super, low: u32) -> Result<Tail, Corruption> {
+        if self.advise & advise::FRAGMENT != 0 {
+            return Ok(Tail::Fragment { low });
+        }
+        if self.advise & advise::INLINE == 0 {
+            return Ok(Tail::Plain);
+        }
+        let [_, _, b2, b3] = low.to_le_bytes();
+        let len = u16::from_le_bytes([b2, b3]);
+        if u64::from(len) > sb.block_size() {
+            return Err(Corruption::new(Fault::DataInlineCrosses).detail(len));
+        }
+        Ok(if len == 0 { Tail::Plain } else { Tail::Inline { len } })
+    }
+
+    /// Number of lclusters.
+    pub(crate) fn lclusters(&self) -> u64 {
+        self.size.div_ceil(1 << self.cluster_bits)
+    }
+
+    /// The extent that holds byte `pos`, which is below the size.
+    ///
+    /// `hint` speeds up maps that can only be read from their start; keep one for each map.
+    pub(crate) fn find(
+        &self,
+        meta: &dyn Metadata,
+        pos: u64,
+        hint: &mut Hint,
+    ) -> Result<Piece, Error> {
+        let piece = match self.form {
+            Form::Fragment { offset } => {
+                Piece { start: 0, end: self.size, source: Source::Fragment { offset } }
+            }
+            Form::Full | Form::Compact { .. } => self.find_index(meta, pos)?,
+            Form::Records { .. } => self.find_record(meta, pos, hint)?,
+        };
+        self.check_piece(meta.superblock(), &piece).map_err(|c| c.nid(self.nid).at(self.start))?;
+        Ok(piece)
+    }
+
+    /// What the kernel demands of any extent.
+    fn check_piece(&self, sb: &Super, piece: &Piece) -> Result<(), Corruption> {
+        let decoded = piece.end.saturating_sub(piece.start);
+        let (len, coding) = match piece.source {
+            Source::Hole => return Ok(()),
+            Source::Fragment { .. } if sb.packed.is_none() => {
+                return Err(Corruption::new(Fault::MapFeature).detail("fragment"));
+            }
+            Source::Fragment { .. } if sb.packed == Some(self.nid) => {
+                return Err(Corruption::new(Fault::FragmentRecursion));
+            }
+            Source::Fragment { .. } => return Ok(()),
+            Source::Blocks { len, coding, .. } | Source::Inline { len, coding, .. } => {
+                (len, coding)
+            }
+        };
+        let detail = format!("{len} bytes encoded, {decoded} decoded");
+        if len > super::superblock::PCLUSTER_MAX || decoded > DECODED_MAX {
+            return Err(Corruption::new(Fault::MapTooLarge).detail(detail));
+        }
+        match coding {
+            Coding::Compressed { algorithm, .. } if !sb.compression.has(algorithm) => {
+                Err(Corruption::new(Fault::ComprAlgorithm).detail(algorithm.name()))
+            }
+            Coding::Stored | Coding::Interlaced if decoded > len => {
+                Err(Corruption::new(Fault::MapRatio).detail(detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn algorithm(&self, second: bool) -> Result<Algorithm, Corruption> {
+        let id = if second { self.algorithms >> 4 } else { self.algorithms & 0xF };
+        Algorithm::from_id(id).ok_or_else(|| Corruption::new(Fault::ComprAlgorithm).detail(id))
+    }
+
+    fn stored(&self) -> Coding {
+        if self.advise & advise::INTERLACED != 0 { Coding::Interlaced } else { Coding::Stored }
+    }
+
+    fn fault(&self, fault: Fault, offset: u64, detail: impl std::fmt::Display) -> Error {
+        Corruption::new(fault).nid(self.nid).at(offset).detail(detail).into()
+    }
+
+    fn read_index(&self, meta: &dyn Metadata, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        meta.read_meta(self.space, offset, buf).map_err(|e| match e {
+            Error::Corrupt(c) if c.fault == Fault::DataOutside => {
+                self.fault(Fault::MapOutside, offset, "")
+            }
+            other => other.in_inode(self.nid),
+        })
+    }
+}
+
+fn outside(e: Error, inode: &Inode, offset: u64) -> Error {
+    match e {
+        Error::Corrupt(c) if c.fault == Fault::DataOutside => {
+            Corruption::new(Fault::MapOutside).nid(inode.nid).at(offset).into()
+        }
+        other => other.in_inode(inode.nid),
+    }
+}

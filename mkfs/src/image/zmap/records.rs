@@ -1,0 +1,209 @@
+//! Tables of extent records, of 48-bit images: byte-granular, and found by search.
+
+use super::super::fault::{Corruption, Error, Fault};
+use super::{Algorithm, Coding, Form, Map, Metadata, Piece, Source, Tail, advise};
+
+/// Bits of `plen` that count encoded bytes.
+const LEN_MASK: u32 = 0x1F_FFFF;
+/// Only a prefix of what decodes is used.
+const PARTIAL: u32 = 1 << 27;
+/// Where the format is: 0 for stored, else an algorithm plus one.
+const FORMAT_SHIFT: u32 = 28;
+
+/// Where a map of 4-byte records was read last: such records hold lengths only, so that an address is the
+/// sum of all lengths before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Hint {
+    index: u64,
+    address: u64,
+}
+
+/// One record.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    plen: u32,
+    address: u64,
+    /// First byte in the file, where the record says.
+    start: u64,
+}
+
+impl Map {
+    /// Fills in the table from the eight bytes of a map header that announces records.
+    pub(super) fn parse_records(&mut self, raw: [u8; 8]) -> Result<(), Corruption> {
+        let [b0, b1, b2, b3, _, _, b6, b7] = raw;
+        let size = 4u64 << ((self.advise >> 1) & 3);
+        let known = advise::EXTENTS | 6 | advise::INTERLACED | advise::FRAGMENT;
+        let bad = |detail| Corruption::new(Fault::MapHeader).detail(detail);
+        if self.advise & !known != 0 {
+            return Err(bad(format!("{:#x}", self.advise)));
+        }
+        let count = if size <= 8 {
+            self.lclusters()
+        } else {
+            u64::from(u32::from_le_bytes([b0, b1, b2, b3]))
+                | (u64::from(u16::from_le_bytes([b6, b7])) << 32)
+        };
+        // An extent has at least one byte.
+        if count > self.size || (count == 0 && self.size != 0) {
+            return Err(bad(format!("{count} extents for {} bytes", self.size)));
+        }
+        if self.advise & advise::FRAGMENT != 0 {
+            self.tail = Tail::Fragment { low: 0 };
+        }
+        self.start = self.start.next_multiple_of(size);
+        self.form = Form::Records { size, count };
+        Ok(())
+    }
+
+    /// The extent that holds `pos`.
+    pub(super) fn find_record(
+        &self,
+        meta: &dyn Metadata,
+        pos: u64,
+        hint: &mut Hint,
+    ) -> Result<Piece, Error> {
+        let Form::Records { size, count } = self.form else {
+            return Err(self.fault(Fault::MapHeader, self.start, "no records"));
+        };
+        let (index, record, end) = if size <= 8 {
+            let index = pos >> self.cluster_bits;
+            let end = (index.saturating_add(1) << self.cluster_bits).min(self.size);
+            let mut record = match size {
+                4 => self.short_record(meta, index, hint)?,
+                _ => self.record(meta, index, size)?,
+            };
+            record.start = index << self.cluster_bits;
+            (index, record, end)
+        } else {
+            self.search(meta, pos, size, count)?
+        };
+        let source = self.record_source(index, count, record)?;
+        Ok(Piece { start: record.start, end, source })
+    }
+
+    fn record_source(&self, index: u64, count: u64, record: Record) -> Result<Source, Error> {
+        if index.saturating_add(1) == count && matches!(self.tail, Tail::Fragment { .. }) {
+            let high = (record.address >> 32 == 0).then_some(record.address << 32);
+            let Some(high) = high else {
+                return Err(self.fault(Fault::FragmentOutside, self.start, record.address));
+            };
+            return Ok(Source::Fragment { offset: high | u64::from(record.plen) });
+        }
+        let len = u64::from(record.plen & LEN_MASK);
+        if len == 0 {
+            return Ok(Source::Hole);
+        }
+        let reserved = record.plen & !(LEN_MASK | PARTIAL | 0xF << FORMAT_SHIFT);
+        let format = u8::try_from(record.plen >> FORMAT_SHIFT).unwrap_or(0);
+        let coding = match format.checked_sub(1) {
+            None => self.stored_record(record.address | len),
+            Some(id) => Algorithm::from_id(id)
+                .map(|algorithm| Coding::Compressed {
+                    algorithm,
+                    partial: record.plen & PARTIAL != 0,
+                })
+                .ok_or_else(|| self.fault(Fault::ComprAlgorithm, self.start, id))?,
+        };
+        if reserved != 0 {
+            let detail = format!("record {index}: {:#x}", record.plen);
+            return Err(self.fault(Fault::MapEntry, self.start, detail));
+        }
+        Ok(Source::Blocks { address: record.address, len, coding })
+    }
+
+    /// Stored bytes are rotated only where address and length are whole blocks.
+    fn stored_record(&self, address_or_len: u64) -> Coding {
+        if address_or_len & (1u64 << self.block_bits).wrapping_sub(1) == 0 {
+            self.stored()
+        } else {
+            Coding::Stored
+        }
+    }
+
+    fn record(&self, meta: &dyn Metadata, index: u64, size: u64) -> Result<Record, Error> {
+        let at = self.start.saturating_add(index.saturating_mul(size));
+        let mut raw = [0; 32];
+        let len = usize::try_from(size).unwrap_or(32);
+        self.read_index(meta, at, raw.get_mut(..len).unwrap_or_default())?;
+        let mut words = [0u32; 8];
+        for (word, bytes) in words.iter_mut().zip(raw.chunks_exact(4)) {
+            *word = bytes.try_into().map(u32::from_le_bytes).unwrap_or(0);
+        }
+        let [plen, low, high, start_low, start_high, ..] = words.map(u64::from);
+        Ok(Record {
+            // It was 32 bits wide a moment ago.
+            plen: u32::try_from(plen).unwrap_or(0),
+            address: low | (high << 32),
+            start: start_low | (start_high << 32),
+        })
+    }
+
+    /// A record of 4 bytes: adds up the lengths from the start of the table, or from the hint.
+    fn short_record(
+        &self,
+        meta: &dyn Metadata,
+        index: u64,
+        hint: &mut Hint,
+    ) -> Result<Record, Error> {
+        if hint.index > index || *hint == Hint::default() {
+            let mut base = [0; 8];
+            self.read_index(meta, self.start, &mut base)?;
+            *hint = Hint { index: 0, address: u64::from_le_bytes(base) };
+        }
+        let lengths = self.start.saturating_add(8);
+        let mut raw = [0; 1024];
+        loop {
+            // Whole runs of records at a time, ending with the one wanted.
+            let run = index.saturating_sub(hint.index).saturating_add(1).min(256);
+            let at = lengths.saturating_add(hint.index.saturating_mul(4));
+            let len = usize::try_from(run.saturating_mul(4)).unwrap_or(4);
+            let part = raw.get_mut(..len).unwrap_or_default();
+            self.read_index(meta, at, part)?;
+            for bytes in part.chunks_exact(4) {
+                let plen = bytes.try_into().map(u32::from_le_bytes).unwrap_or(0);
+                if hint.index == index {
+                    let fragment = index.saturating_add(1) == self.lclusters()
+                        && matches!(self.tail, Tail::Fragment { .. });
+                    // The last record of a file with a fragment is an offset and has no address.
+                    let address = if fragment { 0 } else { hint.address };
+                    return Ok(Record { plen, address, start: 0 });
+                }
+                hint.address = hint.address.saturating_add(u64::from(plen & LEN_MASK));
+                hint.index = hint.index.saturating_add(1);
+            }
+        }
+    }
+
+    /// The last record that starts at or before `pos`, and where the next one starts.
+    fn search(
+        &self,
+        meta: &dyn Metadata,
+        pos: u64,
+        size: u64,
+        count: u64,
+    ) -> Result<(u64, Record, u64), Error> {
+        let (mut left, mut right, mut end) = (0, count, self.size);
+        let mut found: Option<(u64, Record)> = None;
+        while left < right {
+            let middle = left.saturating_add(right.saturating_sub(left) / 2);
+            let record = self.record(meta, middle, size)?;
+            let unordered = record.start >= end
+                || found.is_some_and(|(_, before)| record.start <= before.start);
+            if unordered {
+                let at = self.start.saturating_add(middle.saturating_mul(size));
+                return Err(self.fault(Fault::MapExtentOrder, at, record.start));
+            }
+            if record.start > pos {
+                right = middle;
+                end = record.start;
+            } else {
+                left = middle.saturating_add(1);
+                found = Some((middle, record));
+            }
+        }
+        match found {
+            Some((index, record)) => Ok((index, record, end)),
+            None => Err(self.fault(Fault::MapExtentOrder, self.start, "nothing at the start")),
+        }
+    }
+}
