@@ -9,8 +9,6 @@ EROLITH_REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 export EROLITH_CACHE EROLITH_REPO DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes
 umask 022
 
-DEBIAN_MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-
 say() { printf '== %s\n' "$*" >&2; }
 
 die() {
@@ -19,6 +17,9 @@ die() {
 }
 
 need_root() { [[ $EUID -eq 0 ]] || die "$0 must run as root"; }
+
+# What building erolith needs: a C compiler and the assembler and autotools that the crate for ISA-L calls, and Rust.
+BUILD_PACKAGES=(autoconf automake build-essential ca-certificates git libtool nasm pkg-config)
 
 # retry CMD...: a mirror may fail once; three failures are a fault.
 retry() {
@@ -92,9 +93,23 @@ debootstrap_empty() {
     local suite=$1 directory=$2
     shift 2
     rm -rf --one-file-system "$directory"
-    debootstrap --variant=minbase ${1:+--include="$(IFS=,; echo "$*")"} "$suite" "$directory" "$DEBIAN_MIRROR" \
-        >/dev/null || { tail -n 20 "$directory/debootstrap/debootstrap.log" >&2; return 1; }
+    debootstrap --variant=minbase ${1:+--include="$(IFS=,; echo "$*")"} "$suite" "$directory" >/dev/null ||
+        { tail -n 20 "$directory/debootstrap/debootstrap.log" >&2 && return 1; }
     rm -f "$directory"/var/cache/apt/archives/*.deb "$directory/var/log/bootstrap.log"
+}
+
+# need_build_tools: everything `cargo build` needs. A Rust that is new enough is used, whoever installed it; else rustup's
+# installer, as its authors document it, brings the stable one.
+need_build_tools() {
+    local wanted have
+    need_packages "${BUILD_PACKAGES[@]}"
+    export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$EROLITH_REPO/Cargo.toml")
+    have=$(cargo --version 2>/dev/null | cut -d' ' -f2) || true
+    [[ $(printf '%s\n' "$wanted" "${have:-0}" | sort -V | head -n1) == "$wanted" ]] && return
+    need_packages curl
+    say "installing Rust: cargo ${have:-is missing}, $wanted wanted"
+    curl --proto '=https' -sSf https://sh.rustup.rs | sh -s -- -q -y --profile minimal -c clippy,rustfmt >&2
 }
 
 # in_root ROOT CMD...: runs CMD in a chroot with its own /proc, /sys and /dev. The mounts live in a mount namespace of their
