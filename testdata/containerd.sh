@@ -43,7 +43,7 @@ INSIDE='
     mount -t tmpfs tmpfs run
     mount --rbind /sys sys
     mount --rbind /dev dev
-    for shared in "$1" "$2"; do
+    for shared in "$2" "$1"; do
         mkdir -p "./$shared"
         mount --bind "$shared" "./$shared"
     done

@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""Measures erolith beside its peers and writes the tables of results.md.
+
+Started by run.sh, which makes the inputs and a mount namespace: whatever is mounted here ends with this process. This
+file says what is measured; measure.py says how.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import layouts
+import peers
+import report
+from measure import Contender, Table, Target, remove, run_table
+
+
+@dataclass
+class Place:
+    """Where things are: `ram` a tmpfs, `disk` a directory on the disk, `cache` the inputs as the scripts made them."""
+
+    ram: Path
+    disk: Path
+    cache: Path
+
+
+@dataclass
+class Input:
+    """One layer: the tar and its compressed forms, all in tmpfs."""
+
+    name: str
+    tar: Path
+    gz: Path
+    zst: Path
+
+
+def make_inputs(place, wanted):
+    """The generated layers first, then those of the real image that are larger than a mebibyte."""
+    found = [(name, place.cache / name / "layer.tar.gz") for name in ("large-files", "many-files")]
+    blobs = layouts.layers(place.cache / "real-image-full")
+    found += [(f"real layer {n}", blob) for n, blob in enumerate(blobs, 1) if blob.stat().st_size > 1 << 20]
+    for name, gz in found:
+        if wanted not in name:
+            continue
+        base = place.ram / name.replace(" ", "-")
+        base.mkdir()
+        made = Input(name, base / "layer.tar", base / "layer.tar.gz", base / "layer.tar.zst")
+        shutil.copyfile(gz, made.gz)
+        subprocess.run(f"igzip -dc {made.gz} >{made.tar} && zstd -q -T0 {made.tar} -o {made.zst}", shell=True, check=True)
+        yield made
+
+
+def mkfs(name, options, output, source, peer=False):
+    """A contender that makes an image; `source` "-" comes with the pipe to put before it."""
+    program = "mkfs.erofs --quiet" if peer else "erolith mkfs"
+    pipe, path = ("", source) if isinstance(source, Path) else (source + " | ", "-")
+    if peer and path == "-":
+        path = ""
+    return Contender(name, f"{pipe}{program} {options} {output} {path}", output, peer=peer)
+
+
+def tar_tables(place, inputs):
+    for made in inputs:
+        out, tar = place.ram / "out.erofs", made.tar
+        wall = 0.3 if made.name == "many-files" else 1.0
+        yield Table(
+            "Tar in, image out (tmpfs)",
+            made.name,
+            [
+                mkfs("erolith mkfs --tar", "--tar=f", out, tar),
+                mkfs("erolith mkfs --tar -Enoinline_data", "--tar=f -Enoinline_data", out, tar),
+                mkfs("cat, erolith mkfs --tar -", "--tar=f", out, f"cat {tar}"),
+                mkfs("mkfs.erofs --tar=f", "--tar=f", out, tar, peer=True),
+                mkfs("mkfs.erofs -Enoinline_data --sort=none", peers.FASTEST, out, tar, peer=True),
+                mkfs("cat, mkfs.erofs -Enoinline_data --sort=none", peers.FASTEST, out, f"cat {tar}", peer=True),
+                Contender("cat >file (the copy limit)", f"cat {tar} >{out}", out),
+            ],
+            [
+                Target("erolith mkfs --tar", "mkfs.erofs --tar=f", wall),
+                Target("erolith mkfs --tar", "mkfs.erofs -Enoinline_data --sort=none", wall),
+                Target("erolith mkfs --tar -Enoinline_data", "mkfs.erofs -Enoinline_data --sort=none", wall),
+                Target("cat, erolith mkfs --tar -", "cat, mkfs.erofs -Enoinline_data --sort=none", 1.0),
+                Target("erolith mkfs --tar", "mkfs.erofs --tar=f", 1.0, "size"),
+                Target("erolith mkfs --tar", "mkfs.erofs --tar=f", 0.5 if made.name == "many-files" else 1.0, "rss"),
+            ],
+        )
+        yield Table(
+            "Tar index (tmpfs)",
+            made.name,
+            [
+                mkfs("erolith mkfs --tar=i", "--tar=i", out, tar),
+                mkfs("mkfs.erofs --tar=i", "--tar=i", out, tar, peer=True),
+            ],
+            [Target("erolith mkfs --tar=i", "mkfs.erofs --tar=i", 0.5)],
+        )
+
+
+def disk_tables(place, inputs):
+    for made in inputs:
+        out, tar = place.disk / "out.erofs", made.tar
+        synced = f"mkfs.erofs --quiet {peers.FASTEST} {out} {tar} && sync {out}"
+        yield Table(
+            "Tar in, image out (disk; erolith syncs its output, mkfs.erofs does not)",
+            made.name,
+            [
+                mkfs("erolith mkfs --tar", "--tar=f", out, tar),
+                mkfs("mkfs.erofs --tar=f", "--tar=f", out, tar, peer=True),
+                mkfs("mkfs.erofs -Enoinline_data --sort=none", peers.FASTEST, out, tar, peer=True),
+                Contender("mkfs.erofs -Enoinline_data --sort=none, sync", synced, out, peer=True),
+            ],
+            [Target("erolith mkfs --tar", "mkfs.erofs -Enoinline_data --sort=none, sync", 1.0)],
+        )
+
+
+def compressed_tables(place, inputs):
+    for made in inputs:
+        out = place.ram / "out.erofs"
+        layout = layouts.single_layer(place.ram / f"{made.name.replace(' ', '-')}-layout", made.gz, made.tar)
+        native = place.ram / "native"
+        yield Table(
+            "Compressed layer in, image out (tmpfs)",
+            f"{made.name}, gzip",
+            [
+                mkfs("erolith mkfs --tar, gzip", "--tar=f", out, made.gz),
+                Contender("erolith convert", f"erolith convert oci:{layout}:latest oci:{native}:latest", native),
+                Contender("igzip alone", f"igzip -dc {made.gz}"),
+                mkfs("igzip, sha256sum, mkfs.erofs --tar=f", "--tar=f", out, peers.hashed(f"igzip -dc {made.gz}"), peer=True),
+                mkfs("igzip, sha256sum, mkfs.erofs fastest", peers.FASTEST, out, peers.hashed(f"igzip -dc {made.gz}"), peer=True),
+            ],
+            [
+                Target("erolith mkfs --tar, gzip", "igzip alone", 1.2),
+                Target("erolith convert", "igzip alone", 1.2),
+                Target("erolith convert", "igzip, sha256sum, mkfs.erofs --tar=f", 0.5),
+            ],
+        )
+        yield Table(
+            "Compressed layer in, image out (tmpfs)",
+            f"{made.name}, zstd",
+            [
+                mkfs("erolith mkfs --tar, zstd", "--tar=f", out, made.zst),
+                Contender("zstd alone", f"zstd -dcq {made.zst}"),
+                mkfs("zstd, sha256sum, mkfs.erofs --tar=f", "--tar=f", out, peers.hashed(f"zstd -dcq {made.zst}"), peer=True),
+            ],
+            [
+                Target("erolith mkfs --tar, zstd", "zstd alone", 1.2),
+                Target("erolith mkfs --tar, zstd", "zstd, sha256sum, mkfs.erofs --tar=f", 0.5),
+            ],
+        )
+
+
+def image_tables(place, _inputs):
+    image = place.cache / "real-image-full"
+    for medium, base in (("tmpfs", place.ram), ("disk", place.disk)):
+        source, native = base / "docker", base / "native"
+        shutil.copytree(image, source)
+        with peers.Containerd(base / "containerd", image, []) as plain, peers.Containerd(
+            base / "containerd-tuned", image, ["-T0", "--mkfs-time", "--sort=none"]
+        ) as tuned:
+            yield Table(
+                "The whole real image",
+                f"four layers ({medium})",
+                [
+                    Contender("erolith convert", f"erolith convert oci:{source}:latest oci:{native}:latest", native),
+                    plain.unpack("containerd, EROFS differ", "erofs"),
+                    tuned.unpack("containerd, EROFS differ, --sort=none", "erofs"),
+                    plain.unpack("containerd, overlayfs", "overlayfs"),
+                ],
+                [
+                    Target("erolith convert", "containerd, EROFS differ", 0.5),
+                    Target("erolith convert", "containerd, EROFS differ, --sort=none", 0.5),
+                ],
+            )
+        shutil.rmtree(source)
+
+
+def check_tables(place, inputs):
+    for made in inputs:
+        image, out = place.ram / "checked.erofs", place.ram / "out.erofs"
+        subprocess.run(f"erolith mkfs --tar=f {image} {made.tar}", shell=True, check=True, stdout=subprocess.DEVNULL)
+        yield Table(
+            "Structure check (tmpfs)",
+            made.name,
+            [
+                Contender("erolith fsck", ["erolith", "fsck", image]),
+                Contender("fsck.erofs", ["fsck.erofs", image], peer=True),
+                mkfs("the conversion", "--tar=f", out, made.gz),
+            ],
+            [Target("erolith fsck", "the conversion", 0.05), Target("erolith fsck", "fsck.erofs", 1.0)],
+        )
+        remove(image)
+
+
+def mount_tables(place, inputs):
+    """The image files lie on the disk: not every kernel mounts an image file of a tmpfs."""
+    for made in inputs:
+        contenders = []
+        for name, line, peer in (
+            ("erolith's image", "erolith mkfs --tar=f {0} {1}", False),
+            ("mkfs.erofs's image", "mkfs.erofs --quiet --tar=f {0} {1}", True),
+        ):
+            image, target = place.disk / f"mounted-{len(contenders)}.erofs", place.disk / f"mounted-{len(contenders)}"
+            subprocess.run(line.format(image, made.tar), shell=True, check=True, stdout=subprocess.DEVNULL)
+            target.mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "erofs", "-o", "ro", image, target], check=True)
+            contenders.append(Contender(name, ["ls", "-lR", target], before=drop_inodes, peer=peer))
+        yield Table(
+            "ls -lR through the kernel's mount, inodes and names not cached",
+            made.name,
+            contenders,
+            [Target("erolith's image", "mkfs.erofs's image", 1.0)],
+        )
+        for number in range(len(contenders)):
+            subprocess.run(["umount", place.disk / f"mounted-{number}"], check=True)
+            remove(place.disk / f"mounted-{number}.erofs")
+
+
+def drop_inodes():
+    Path("/proc/sys/vm/drop_caches").write_text("2\n")
+
+
+GROUPS = {
+    "tar": tar_tables,
+    "disk": disk_tables,
+    "compressed": compressed_tables,
+    "image": image_tables,
+    "check": check_tables,
+    "mount": mount_tables,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", default=",".join(GROUPS), help=f"groups, of {','.join(GROUPS)}")
+    parser.add_argument("--inputs", default="", help="only inputs whose name contains this")
+    parser.add_argument("--peers-only", action="store_true", help="leave erolith out")
+    parser.add_argument("--output", type=Path, required=True, help="the report")
+    options = parser.parse_args()
+    os.environ["PATH"] = f"{os.environ['EROLITH_CACHE']}/bin:{os.environ['PATH']}"
+    place = Place(*(Path(os.environ[name]) for name in ("BENCH_RAM", "BENCH_DISK", "EROLITH_CACHE")))
+
+    lines, group = [report.machine(options.runs)], None
+    inputs = list(make_inputs(place, options.inputs))
+    for name in options.only.split(","):
+        if options.peers_only and name in ("check", "mount"):
+            continue
+        for table in GROUPS[name](place, inputs):
+            if options.peers_only:
+                table.contenders = [c for c in table.contenders if "erolith " not in str(c.command)]
+            results = run_table(table, options.runs, place.ram)
+            if table.group != group:
+                group = table.group
+                lines.append(f"## {group}\n")
+            lines.append(report.table(table, results))
+            # After each table, so that a failure late in the hour loses little.
+            options.output.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

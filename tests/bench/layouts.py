@@ -1,0 +1,50 @@
+"""OCI image layouts, as little of them as the measurements need."""
+
+import hashlib
+import json
+import shutil
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def blob(layout, digest):
+    return layout / "blobs" / digest.replace(":", "/")
+
+
+def layers(layout):
+    """The files of the layers of the layout's one image, lowest first."""
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads(blob(layout, index["manifests"][0]["digest"]).read_text())
+    return [blob(layout, layer["digest"]) for layer in manifest["layers"]]
+
+
+def digest_of(path):
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def put(layout, media_type, value):
+    data = json.dumps(value).encode()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    blob(layout, digest).write_bytes(data)
+    return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+
+def single_layer(layout, gz, tar):
+    """Makes a layout with an image `latest` of one layer: `gz`, which inflates to `tar`."""
+    (layout / "blobs/sha256").mkdir(parents=True)
+    digest = digest_of(gz)
+    shutil.copyfile(gz, blob(layout, digest))
+    config = put(
+        layout,
+        CONFIG,
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(tar)]}},
+    )
+    layer = {"mediaType": LAYER, "digest": digest, "size": gz.stat().st_size}
+    manifest = put(layout, MANIFEST, {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]})
+    manifest["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
+    return layout

@@ -1,0 +1,143 @@
+"""Running contenders in turn and measuring them.
+
+A Table holds contenders that do the same work. They run in turn, A B C A B C ..., so that a change of the machine's mood
+meets all of them; every number is a median over the runs. Peak memory is that of the largest process of a pipe.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Optional, Union
+
+
+@dataclass
+class Contender:
+    """One way to do the work: `command` is an argument list, or a line for bash."""
+
+    name: str
+    command: Union[list, str]
+    # Deleted before each run, measured after the last one: files and directories.
+    output: Optional[Path] = None
+    # Done before each run, not timed.
+    before: Callable[[], None] = lambda: None
+    # The work is done by this process and its children, for the command only asks for it.
+    server: Optional[int] = None
+    peer: bool = False
+
+
+@dataclass
+class Target:
+    """`ours` needs at most `bound` times what `theirs` needs."""
+
+    ours: str
+    theirs: str
+    bound: float
+    measure: str = "wall"
+
+
+@dataclass
+class Table:
+    group: str
+    title: str
+    contenders: list
+    targets: list = field(default_factory=list)
+
+
+@dataclass
+class Sample:
+    wall: float
+    cpu: float
+    rss: int
+
+
+@dataclass
+class Result:
+    contender: Contender
+    samples: list
+    size: int
+
+    def median(self, measure):
+        return self.size if measure == "size" else statistics.median(getattr(s, measure) for s in self.samples)
+
+
+class ServerWatch(threading.Thread):
+    """CPU time and peak memory of a running process and all its children, for those that are not ours to wait for."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.peak, self.done = pid, 0, threading.Event()
+        self.cpu_before = self.cpu()
+
+    def cpu(self):
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, pid):
+        try:
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+            children = Path(f"/proc/{pid}/task").glob("*/children")
+            below = [self.memory(child) for file in children for child in file.read_text().split()]
+        except OSError:
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE") + sum(below)
+
+    def run(self):
+        while not self.done.wait(0.02):
+            self.peak = max(self.peak, self.memory(self.pid))
+
+    def finish(self):
+        self.done.set()
+        self.join()
+        return self.cpu() - self.cpu_before, self.peak
+
+
+def remove(path):
+    if path and path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path:
+        path.unlink(missing_ok=True)
+
+
+def size_of(path):
+    if path is None or not path.exists():
+        return 0
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def run_once(contender, log):
+    remove(contender.output)
+    contender.before()
+    command = contender.command
+    argv = ["bash", "-c", "set -euo pipefail; " + command] if isinstance(command, str) else list(map(str, command))
+    watch = ServerWatch(contender.server) if contender.server else None
+    if watch:
+        watch.start()
+    with open(log, "wb") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    cpu, rss = watch.finish() if watch else (usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    if process.returncode != 0:
+        sys.exit(f"{contender.name}: exit status {process.returncode}: {command}\n{Path(log).read_text(errors='replace')}")
+    return Sample(wall, cpu, rss)
+
+
+def run_table(table, runs, work):
+    samples = {contender.name: [] for contender in table.contenders}
+    for number in range(runs):
+        print(f"-- {table.group}: {table.title}: run {number + 1} of {runs}", file=sys.stderr)
+        for contender in table.contenders:
+            samples[contender.name].append(run_once(contender, work / "stderr"))
+    results = [Result(c, samples[c.name], size_of(c.output)) for c in table.contenders]
+    for contender in table.contenders:
+        remove(contender.output)
+    return results
