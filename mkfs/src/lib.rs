@@ -1,8 +1,17 @@
 //! What an EROFS image is: bytes in, bytes out. This crate knows no kernel, no container, no network and
 //! no path of the host.
 
+pub mod build;
+pub mod data;
+mod emit;
+mod error;
 pub mod format;
 pub mod image;
 pub mod io;
 pub mod meta;
+mod plan;
+mod source;
 pub mod tar;
+pub mod tree;
+
+pub use error::Error;

@@ -1,0 +1,57 @@
+//! What can go wrong while an image is built.
+
+use std::io;
+
+use crate::{tar, tree};
+
+/// Why no image was built. Nothing of it is to be used then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The archive is not one.
+    #[error("{0}")]
+    Tar(#[from] tar::Error),
+    /// A member cannot be part of the tree.
+    #[error("member at byte {offset}: {source}")]
+    Tree {
+        /// Where the member begins in the input; 0 for sources without an order.
+        offset: u64,
+        /// Why.
+        source: tree::Error,
+    },
+    /// The input could not be read.
+    #[error("reading {what}: {source}")]
+    Input {
+        /// Which input.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The image could not be written.
+    #[error("writing the image: {0}")]
+    Output(#[source] io::Error),
+    /// The image would be larger than the limit, or than the format can address.
+    #[error("the image would exceed {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// An option that contradicts another one, or the input.
+    #[error("{0}")]
+    Options(&'static str),
+}
+
+impl Error {
+    /// A stable name for machines.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Tar(e) => e.code(),
+            Self::Tree { source, .. } => source.code(),
+            Self::Input { .. } => "input-io",
+            Self::Output(_) => "output-io",
+            Self::TooLarge { .. } => "image-too-large",
+            Self::Options(_) => "bad-options",
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Pass 1: decides the form, the layout and the place of everything that pass 2 writes.
+//!
+//! All metadata is one zone behind the data: inodes with their xattrs, chunk indexes and inline tails; then
+//! whole blocks of directories and long symbolic links; then shared xattrs. Inodes are laid out directory
+//! by directory, so that listing one touches few blocks.
+
+mod dirs;
+mod gaps;
+mod xattrs;
+
+use std::collections::BTreeMap;
+
+use crate::Error;
+use crate::data::{Chunks, Content};
+use crate::format::{
+    CHUNK_FORMAT_48BIT, CHUNK_FORMAT_INDEXES, CompactInode, ExtendedInode, Layout, SLOT_SIZE,
+    compat, incompat,
+};
+use crate::meta::{Meta, Time};
+use crate::tree::{Node, NodeId, NodeKind, SealedTree, Tree, XattrSetId};
+
+pub(crate) use dirs::{serialise, sorted};
+pub(crate) use xattrs::XattrPlan;
+
+/// What the caller decides about the metadata.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PlanOptions {
+    pub(crate) block_bits: u8,
+    /// The block behind all data.
+    pub(crate) zone_block: u64,
+    /// Tails of directories, links and files may lie behind the inode.
+    pub(crate) share_xattrs_above: Option<u64>,
+    pub(crate) force_extended: bool,
+    pub(crate) max_bytes: u64,
+    /// Blocks of the extra device, if there is one.
+    pub(crate) device_blocks: Option<u64>,
+}
+
+/// The form of one inode.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) extended: bool,
+    pub(crate) layout: Layout,
+    pub(crate) size: u64,
+    /// Bytes of xattrs behind the core.
+    pub(crate) xattrs: u64,
+    /// Bytes of chunk entries, and of the padding before them.
+    pub(crate) index: u64,
+    /// Bytes of the inline tail.
+    pub(crate) tail: u64,
+    /// Whole blocks in the zone: directories and symbolic links.
+    pub(crate) body_blocks: u64,
+}
+
+impl Shape {
+    pub(crate) fn core(&self) -> u64 {
+        if self.extended {
+            size_of::<ExtendedInode>() as u64
+        } else {
+            size_of::<CompactInode>() as u64
+        }
+    }
+
+    /// Bytes before the tail.
+    fn head(&self) -> u64 {
+        self.core() + self.xattrs + self.index
+    }
+}
+
+/// Everything that pass 2 needs to know.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) options: PlanOptions,
+    /// Slot in the zone, by node; `u64::MAX` for nodes that are in no directory any more.
+    slots: Vec<u64>,
+    /// Nodes in the order of their slots.
+    pub(crate) order: Vec<NodeId>,
+    /// First body block, counted from the end of the inodes, of nodes that have some.
+    bodies: BTreeMap<NodeId, u64>,
+    inode_blocks: u64,
+    body_blocks: u64,
+    pub(crate) xattrs: XattrPlan,
+    pub(crate) epoch: Time,
+    pub(crate) features: Features,
+}
+
+/// Feature bits of an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    pub(crate) compat: u32,
+    pub(crate) incompat: u32,
+}
+
+const NO_SLOT: u64 = u64::MAX;
+
+impl Plan {
+    pub(crate) fn new(sealed: &SealedTree, options: PlanOptions) -> Result<Self, Error> {
+        let tree = sealed.tree();
+        let live = walk_order(tree);
+        let wide = needs_48bit(tree, &live, &options);
+        let shared_reachable = options.zone_block < u64::from(u32::MAX) >> 1;
+        let share = options.share_xattrs_above.filter(|_| shared_reachable);
+        let mut plan = Self {
+            options,
+            slots: vec![NO_SLOT; tree.len()],
+            order: Vec::new(),
+            bodies: BTreeMap::new(),
+            inode_blocks: 0,
+            body_blocks: 0,
+            xattrs: plan_xattrs(tree, &live, share),
+            epoch: common_time(tree, &live),
+            features: Features::default(),
+        };
+        plan.features.incompat = if wide { incompat::LAYOUT_48BIT } else { 0 };
+        plan.place(sealed, live);
+        plan.set_features(tree);
+        let limit = plan.options.max_bytes;
+        let end = plan.total_blocks().checked_mul(1 << options.block_bits);
+        if end.is_none_or(|end| end > limit) {
+            return Err(Error::TooLarge { limit });
+        }
+        Ok(plan)
+    }
+
+    fn place(&mut self, sealed: &SealedTree, live: Vec<NodeId>) {
+        let mut zone = gaps::Zone::new(self.options.block_bits);
+        for &id in &live {
+            let shape = self.shape(sealed, sealed.tree().node(id));
+            if let Some(slot) = self.slots.get_mut(id.index()) {
+                *slot = zone.place(shape.head(), shape.tail);
+            }
+            if shape.body_blocks > 0 {
+                self.bodies.insert(id, self.body_blocks);
+                self.body_blocks += shape.body_blocks;
+            }
+        }
+        self.inode_blocks = zone.blocks();
+        self.order = live;
+        let slots = &self.slots;
+        self.order.sort_unstable_by_key(|id| slots.get(id.index()).copied());
+    }
+
+    fn set_features(&mut self, tree: &Tree) {
+        let features = &mut self.features;
+        features.compat = compat::SB_CHKSUM | compat::MTIME;
+        for &id in &self.order {
+            let node = tree.node(id);
+            if node.xattrs != XattrSetId::EMPTY {
+                features.compat |= compat::XATTR_FILTER;
+            }
+            if let NodeKind::File { content: Content::Chunks(_), .. } = node.kind {
+                features.incompat |= incompat::CHUNKED_FILE;
+            }
+        }
+        if self.options.device_blocks.is_some() {
+            features.incompat |= incompat::DEVICE_TABLE;
+        }
+    }
+
+    /// The block that nid 0 is in: the zone, or as near to it as 32 bits reach.
+    pub(crate) fn meta_block(&self) -> u32 {
+        u32::try_from(self.options.zone_block).unwrap_or(u32::MAX)
+    }
+
+    /// The nid of a node.
+    pub(crate) fn nid(&self, id: NodeId) -> u64 {
+        let slots_per_block = (1u64 << self.options.block_bits) / SLOT_SIZE;
+        let skipped = self.options.zone_block - u64::from(self.meta_block());
+        self.slot(id) + skipped * slots_per_block
+    }
+
+    /// The slot of a node in the zone.
+    pub(crate) fn slot(&self, id: NodeId) -> u64 {
+        self.slots.get(id.index()).copied().unwrap_or(NO_SLOT)
+    }
+
+    /// The first whole block of a directory or symbolic link.
+    pub(crate) fn body_block(&self, id: NodeId) -> u64 {
+        self.bodies_block() + self.bodies.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Nodes with whole blocks in the zone, in the order of those blocks.
+    pub(crate) fn bodies(&self) -> Vec<NodeId> {
+        let mut ids: Vec<_> = self.bodies.iter().map(|(&id, &at)| (at, id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The block behind the inodes.
+    pub(crate) fn bodies_block(&self) -> u64 {
+        self.options.zone_block + self.inode_blocks
+    }
+
+    /// The block of the shared xattrs.
+    pub(crate) fn shared_block(&self) -> u64 {
+        self.bodies_block() + self.body_blocks
+    }
+
+    /// Blocks of the image.
+    pub(crate) fn total_blocks(&self) -> u64 {
+        let area = self.xattrs.area.len() as u64;
+        self.shared_block() + area.div_ceil(1 << self.options.block_bits)
+    }
+
+    /// Whether 48-bit addresses are in use.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.features.incompat & incompat::LAYOUT_48BIT != 0
+    }
+
+    /// The format field of chunk-based inodes.
+    pub(crate) fn chunk_format(&self, chunks: &Chunks) -> u16 {
+        let mut format = u16::from(chunks.bits - self.options.block_bits);
+        if chunks.device != 0 || self.is_wide() {
+            format |= CHUNK_FORMAT_INDEXES;
+        }
+        if self.is_wide() {
+            format |= CHUNK_FORMAT_48BIT;
+        }
+        format
+    }
+
+    /// The form of an inode: a function of the node and of what the whole image shares.
+    pub(crate) fn shape(&self, sealed: &SealedTree, node: &Node) -> Shape {
+        let block = 1u64 << self.options.block_bits;
+        let mut shape = Shape {
+            extended: false,
+            layout: Layout::FlatPlain,
+            size: 0,
+            xattrs: self.xattrs.size(node.xattrs.0),
+            index: 0,
+            tail: 0,
+            body_blocks: 0,
+        };
+        let mut start = 0;
+        match &node.kind {
+            NodeKind::Dir(dir) => {
+                let names = sorted((), (), dir.children.keys().map(|n| (n.as_ref(), ())));
+                flat_in_zone(&mut shape, dirs::size(names.map(|(n, ())| n), block), block);
+            }
+            NodeKind::Symlink(target) => flat_in_zone(&mut shape, target.len() as u64, block),
+            NodeKind::File { size, content } => {
+                shape.size = *size;
+                match content {
+                    Content::Empty => {}
+                    Content::Flat { start: at, tail } => {
+                        start = *at;
+                        if tail.is_some() {
+                            shape.layout = Layout::FlatInline;
+                            shape.tail = size & (block - 1);
+                        }
+                    }
+                    Content::Chunks(_) => shape.layout = Layout::ChunkBased,
+                }
+            }
+            _ => {}
+        }
+        let wide_start = start.max(if shape.body_blocks > 0 { self.options.zone_block } else { 0 });
+        shape.extended = self.options.force_extended
+            || self.needs_extended(&node.meta, shape.size, sealed.nlink(node))
+            || wide_start >= u64::from(u32::MAX) >> 1;
+        if let NodeKind::File { size, content: Content::Chunks(chunks) } = &node.kind {
+            let indexed = self.chunk_format(chunks) & CHUNK_FORMAT_INDEXES != 0;
+            let unit = if indexed { 8 } else { 4 };
+            let head = shape.core() + shape.xattrs;
+            shape.index = head.next_multiple_of(unit) - head + chunks.count(*size) * unit;
+        }
+        shape
+    }
+
+    fn needs_extended(&self, meta: &Meta, size: u64, nlink: u32) -> bool {
+        size > u64::from(u32::MAX)
+            || meta.uid > u32::from(u16::MAX)
+            || meta.gid > u32::from(u16::MAX)
+            || nlink > u32::from(u16::MAX)
+            || meta.mtime != self.epoch
+    }
+}
+
+/// Lays out data that belongs to the zone: whole blocks in its body area, the rest behind the inode unless
+/// it would leave no room for the inode there.
+fn flat_in_zone(shape: &mut Shape, size: u64, block: u64) {
+    shape.size = size;
+    let tail = size % block;
+    if tail > 0 && tail <= block - 64 {
+        shape.layout = Layout::FlatInline;
+        shape.tail = tail;
+        shape.body_blocks = size / block;
+    } else {
+        shape.body_blocks = size.div_ceil(block);
+    }
+}
+
+/// Nodes in the order in which they are placed: the root, then directory by directory all children of one,
+/// depth first. A node with several names comes with the first.
+fn walk_order(tree: &Tree) -> Vec<NodeId> {
+    let mut seen = vec![false; tree.len()];
+    let mut order = vec![NodeId::ROOT];
+    let mut todo = vec![NodeId::ROOT];
+    while let Some(id) = todo.pop() {
+        let Some(dir) = tree.dir(id) else { continue };
+        let first = order.len();
+        for &child in dir.children.values() {
+            if let Some(seen) = seen.get_mut(child.index())
+                && !std::mem::replace(seen, true)
+            {
+                order.push(child);
+            }
+        }
+        let children = order.get(first..).unwrap_or_default();
+        todo.extend(children.iter().rev().filter(|&&c| tree.dir(c).is_some()));
+    }
+    order
+}
+
+/// The modification time of most inodes: those need no extended form. Kernels before 6.15 show the epoch as
+/// the time of every compact inode.
+fn common_time(tree: &Tree, live: &[NodeId]) -> Time {
+    let mut times: Vec<Time> = live.iter().map(|&id| tree.node(id).meta.mtime).collect();
+    times.retain(|t| t.sec >= 0);
+    times.sort_unstable();
+    let most = times.chunk_by(|a, b| a == b).rev().max_by_key(|run| run.len());
+    most.and_then(|run| run.first()).copied().unwrap_or_default()
+}
+
+fn plan_xattrs(tree: &Tree, live: &[NodeId], share_above: Option<u64>) -> XattrPlan {
+    let mut uses: Vec<u64> = Vec::new();
+    for &id in live {
+        let set = tree.node(id).xattrs.0 as usize;
+        if uses.len() <= set {
+            uses.resize(set + 1, 0);
+        }
+        if let Some(count) = uses.get_mut(set) {
+            *count += 1;
+        }
+    }
+    let ids = (0u32..).zip(&uses);
+    let sets: Vec<_> = ids.map(|(id, &n)| (tree.xattrs(XattrSetId(id)), n)).collect();
+    XattrPlan::new(&sets, share_above)
+}
+
+/// Whether some block lies beyond 32 bits. The zone itself has room for 2^31 blocks behind the data.
+fn needs_48bit(tree: &Tree, live: &[NodeId], options: &PlanOptions) -> bool {
+    let far = u64::from(u32::MAX) >> 1;
+    let far_start = |id: &NodeId| match &tree.node(*id).kind {
+        NodeKind::File { content: Content::Chunks(chunks), .. } => chunks.runs.iter().any(|r| {
+            let blocks = r.count << (chunks.bits - options.block_bits);
+            r.start.saturating_add(blocks) >= u64::from(u32::MAX)
+        }),
+        _ => false,
+    };
+    let device_end = options.zone_block.saturating_add(options.device_blocks.unwrap_or(0));
+    options.zone_block >= far || device_end >= u64::from(u32::MAX) || live.iter().any(far_start)
+}

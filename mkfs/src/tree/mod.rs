@@ -1,0 +1,441 @@
+//! The file tree of one layer, in memory, and every rule of OCI layers, each in one place:
+//! names and symbolic links in [`path`](mod@path), members of an archive in [`layer`](mod@layer), extended
+//! attributes in [`xattrs`](mod@xattrs), what is decided once the whole layer is known in [`seal`](mod@seal).
+//!
+//! Nodes live in an arena. A node stands for an inode: hard links are several names of one node. Children
+//! are kept in a map ordered by bytes, because that is the order of an EROFS directory, and because no
+//! input can make it slow.
+
+pub mod layer;
+mod path;
+mod seal;
+pub mod xattrs;
+
+use std::collections::BTreeMap;
+
+use crate::data::Content;
+use crate::meta::{Meta, Xattr};
+
+pub use layer::{Applied, LayerOptions};
+pub use seal::{Lower, LowerDir, SealedTree};
+pub use xattrs::{XattrPolicy, XattrSetId};
+
+use xattrs::XattrSets;
+
+/// Index of a node in its tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub(crate) u32);
+
+impl NodeId {
+    /// The root directory.
+    pub const ROOT: Self = Self(0);
+
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// An inode in the making.
+#[derive(Debug)]
+pub struct Node {
+    /// Owner, permissions, time.
+    pub meta: Meta,
+    /// Extended attributes.
+    pub xattrs: XattrSetId,
+    /// Names of this node in the tree; 0 once it has been replaced. Directories count one.
+    pub names: u32,
+    /// What it is.
+    pub kind: NodeKind,
+}
+
+/// What a node is.
+#[derive(Debug)]
+pub enum NodeKind {
+    /// Directory.
+    Dir(Box<Dir>),
+    /// Regular file.
+    File {
+        /// Bytes.
+        size: u64,
+        /// Where they are.
+        content: Content,
+    },
+    /// Symbolic link and its target.
+    Symlink(Box<[u8]>),
+    /// Character device, encoded as Linux does.
+    Char(u32),
+    /// Block device, encoded as Linux does.
+    Block(u32),
+    /// FIFO.
+    Fifo,
+    /// Socket.
+    Socket,
+    /// A name hidden in the layers below; becomes overlayfs' character device 0:0.
+    Whiteout,
+}
+
+/// A directory.
+#[derive(Debug)]
+pub struct Dir {
+    /// Names, without `.` and `..`.
+    pub children: BTreeMap<Box<[u8]>, NodeId>,
+    /// The directory above; the root is its own.
+    pub parent: NodeId,
+    /// Nobody described this directory: its attributes are the default, or come from a lower layer.
+    pub implicit: bool,
+    /// The same directory of the layers below does not show through.
+    pub opaque: bool,
+}
+
+impl Dir {
+    fn new(parent: NodeId, implicit: bool) -> Box<Self> {
+        Box::new(Self { children: BTreeMap::new(), parent, implicit, opaque: false })
+    }
+}
+
+/// An empty directory below `parent`, as its source describes it.
+pub(crate) fn new_dir(parent: NodeId) -> NodeKind {
+    NodeKind::Dir(Dir::new(parent, false))
+}
+
+/// Attributes of a directory that nobody described: what containerd gives it.
+const IMPLICIT_DIR: Meta =
+    Meta { mode: 0o755, uid: 0, gid: 0, mtime: crate::meta::Time { sec: 0, nsec: 0 } };
+
+/// Why a member cannot become part of a tree.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A component is longer than 255 bytes.
+    #[error("name of {len} bytes is longer than 255 in {path:?}")]
+    NameTooLong {
+        /// The path, lossy.
+        path: String,
+        /// Bytes of the component.
+        len: usize,
+    },
+    /// The path is longer than 4095 bytes.
+    #[error("path of {len} bytes is longer than 4095: {path:?}...")]
+    PathTooLong {
+        /// The beginning of the path, lossy.
+        path: String,
+        /// Bytes of the path.
+        len: usize,
+    },
+    /// A name holds a NUL or a slash.
+    #[error("name holds a NUL byte or a slash: {path:?}")]
+    BadName {
+        /// The path, lossy.
+        path: String,
+    },
+    /// A parent is something else than a directory or a symbolic link.
+    #[error("{path:?}: a parent is not a directory")]
+    NotADirectory {
+        /// The path, lossy.
+        path: String,
+    },
+    /// More than 255 symbolic links on the way.
+    #[error("{path:?}: too many levels of symbolic links")]
+    SymlinkLoop {
+        /// The path, lossy.
+        path: String,
+    },
+    /// A symbolic link without a target, or with one of more than 4095 bytes.
+    #[error("{path:?}: symbolic link target of {len} bytes, 1 to 4095 are possible")]
+    BadSymlink {
+        /// The path, lossy.
+        path: String,
+        /// Bytes of the target.
+        len: usize,
+    },
+    /// The target of a hard link is not in this layer (yet).
+    #[error("{path:?}: hard link target {target:?} is not in this layer before it")]
+    MissingLinkTarget {
+        /// The path of the link, lossy.
+        path: String,
+        /// The target, lossy.
+        target: String,
+    },
+    /// A hard link to a directory.
+    #[error("{path:?}: hard link to the directory {target:?}")]
+    LinkToDirectory {
+        /// The path of the link, lossy.
+        path: String,
+        /// The target, lossy.
+        target: String,
+    },
+    /// A whiteout that names nothing, `.` or `..`, or is a directory.
+    #[error("{path:?}: not a valid whiteout")]
+    BadWhiteout {
+        /// The path, lossy.
+        path: String,
+    },
+    /// A device number that Linux cannot hold.
+    #[error("{path:?}: device {major}:{minor} is out of range")]
+    BadDevice {
+        /// The path, lossy.
+        path: String,
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// The root directory replaced by something else, or linked.
+    #[error("the root directory cannot be replaced or linked")]
+    RootReplaced,
+    /// An xattr that EROFS cannot hold.
+    #[error("{path:?}: extended attribute {name:?}: {why}")]
+    BadXattr {
+        /// The path, lossy.
+        path: String,
+        /// The attribute, lossy.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A duplicate member under the strict policy.
+    #[error("{path:?}: appears twice in one layer")]
+    Duplicate {
+        /// The path, lossy.
+        path: String,
+    },
+    /// More members than the limit.
+    #[error("more than {limit} members in one layer")]
+    TooManyEntries {
+        /// The limit.
+        limit: u32,
+    },
+}
+
+impl Error {
+    /// A stable name for machines.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NameTooLong { .. } => "name-too-long",
+            Self::PathTooLong { .. } => "path-too-long",
+            Self::BadName { .. } => "bad-name",
+            Self::NotADirectory { .. } => "not-a-directory",
+            Self::SymlinkLoop { .. } => "symlink-loop",
+            Self::BadSymlink { .. } => "bad-symlink",
+            Self::MissingLinkTarget { .. } => "hardlink-target-not-found",
+            Self::LinkToDirectory { .. } => "hardlink-to-directory",
+            Self::BadWhiteout { .. } => "bad-whiteout",
+            Self::BadDevice { .. } => "bad-device",
+            Self::RootReplaced => "root-replaced",
+            Self::BadXattr { .. } => "bad-xattr",
+            Self::Duplicate { .. } => "duplicate-entry",
+            Self::TooManyEntries { .. } => "too-many-entries",
+        }
+    }
+}
+
+/// Input bytes for a message: lossy, and cut where a hostile name would flood a log.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    const KEEP: usize = 256;
+    String::from_utf8_lossy(bytes.get(..KEEP).unwrap_or(bytes)).into_owned()
+}
+
+/// What was noticed and taken nevertheless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Note {
+    /// A name appeared twice; the last one won.
+    Duplicate,
+    /// `.` as something else than a directory, ignored.
+    DotNotADirectory,
+    /// AUFS bookkeeping (`.wh..wh.*`), ignored.
+    AufsBookkeeping,
+    /// A character device 0:0 in an archive: overlayfs will take it for a whiteout.
+    WhiteoutLookalike,
+    /// `user.*` on something else than a file or directory, dropped.
+    UserXattrDropped,
+    /// `trusted.*`, dropped.
+    TrustedXattrDropped,
+    /// An overlayfs xattr, escaped or dropped.
+    OverlayXattr,
+    /// An xattr in a namespace that EROFS cannot hold, dropped.
+    UnknownXattrDropped,
+}
+
+impl Note {
+    /// A stable name for machines.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Duplicate => "duplicate-entry",
+            Self::DotNotADirectory => "dot-not-a-directory",
+            Self::AufsBookkeeping => "aufs-bookkeeping",
+            Self::WhiteoutLookalike => "whiteout-lookalike",
+            Self::UserXattrDropped => "user-xattr-dropped",
+            Self::TrustedXattrDropped => "trusted-xattr-dropped",
+            Self::OverlayXattr => "overlay-xattr",
+            Self::UnknownXattrDropped => "unknown-xattr-dropped",
+        }
+    }
+}
+
+/// The tree of one layer.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: Vec<Node>,
+    sets: XattrSets,
+    notes: BTreeMap<Note, u64>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tree {
+    /// An empty tree: a root directory that nobody described.
+    #[must_use]
+    pub fn new() -> Self {
+        let root = Node {
+            meta: IMPLICIT_DIR,
+            xattrs: XattrSetId::EMPTY,
+            names: 1,
+            kind: NodeKind::Dir(Dir::new(NodeId::ROOT, true)),
+        };
+        Self { nodes: vec![root], sets: XattrSets::default(), notes: BTreeMap::new() }
+    }
+
+    /// The node behind an id of this tree.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.index()]
+    }
+
+    /// The directory behind an id; `None` when it is something else.
+    #[must_use]
+    pub fn dir(&self, id: NodeId) -> Option<&Dir> {
+        match &self.node(id).kind {
+            NodeKind::Dir(dir) => Some(dir),
+            _ => None,
+        }
+    }
+
+    fn dir_mut(&mut self, id: NodeId) -> Option<&mut Dir> {
+        match &mut self.node_mut(id).kind {
+            NodeKind::Dir(dir) => Some(dir),
+            _ => None,
+        }
+    }
+
+    /// Nodes ever made, replaced ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there is nothing but a root that nobody described.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.len() == 1 && self.dir(NodeId::ROOT).is_some_and(|d| d.implicit)
+    }
+
+    /// The extended attributes of a set, sorted by name.
+    #[must_use]
+    pub fn xattrs(&self, id: XattrSetId) -> &[Xattr] {
+        self.sets.get(id)
+    }
+
+    /// What was noticed, and how often.
+    #[must_use]
+    pub fn notes(&self) -> &BTreeMap<Note, u64> {
+        &self.notes
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        *self.notes.entry(note).or_default() += 1;
+    }
+
+    /// The child of a directory.
+    #[must_use]
+    pub fn child(&self, dir: NodeId, name: &[u8]) -> Option<NodeId> {
+        self.dir(dir)?.children.get(name).copied()
+    }
+
+    /// Sets what a regular file holds.
+    pub fn set_content(&mut self, id: NodeId, content: Content) {
+        if let NodeKind::File { content: slot, .. } = &mut self.node_mut(id).kind {
+            *slot = content;
+        }
+    }
+
+    /// Puts a node without a name into the arena.
+    fn push(&mut self, node: Node) -> Result<NodeId, Error> {
+        // The last ids stay free, so that arithmetic on counts of nodes cannot overflow.
+        let limit = u32::MAX >> 1;
+        let id = u32::try_from(self.nodes.len()).unwrap_or(limit);
+        if id >= limit {
+            return Err(Error::TooManyEntries { limit });
+        }
+        self.nodes.push(node);
+        Ok(NodeId(id))
+    }
+
+    /// Gives `child` a name in `dir`, where that name is free.
+    fn link(&mut self, dir: NodeId, name: &[u8], child: NodeId) {
+        self.node_mut(child).names += 1;
+        if let Some(d) = self.dir_mut(dir) {
+            d.children.insert(name.into(), child);
+        }
+    }
+
+    /// Takes a name away, and with a directory everything below it.
+    fn unlink(&mut self, dir: NodeId, name: &[u8]) {
+        let Some(first) = self.dir_mut(dir).and_then(|d| d.children.remove(name)) else { return };
+        let mut gone = vec![first];
+        while let Some(id) = gone.pop() {
+            let node = self.node_mut(id);
+            node.names -= 1;
+            if node.names > 0 {
+                continue;
+            }
+            // What a replaced node held in memory is given back now, not at the end of the layer.
+            let kind = std::mem::replace(&mut node.kind, NodeKind::Fifo);
+            if let NodeKind::Dir(dir) = kind {
+                gone.extend(dir.children.into_values());
+            }
+        }
+    }
+
+    /// Adds a node as `name` of `dir`, where that name is free.
+    ///
+    /// # Errors
+    /// [`Error::TooManyEntries`].
+    pub fn add(
+        &mut self,
+        dir: NodeId,
+        name: &[u8],
+        meta: Meta,
+        xattrs: XattrSetId,
+        kind: NodeKind,
+    ) -> Result<NodeId, Error> {
+        let id = self.push(Node { meta, xattrs, names: 0, kind })?;
+        self.link(dir, name, id);
+        Ok(id)
+    }
+
+    /// Gives a node of the tree one more name in `dir`, where that name is free.
+    pub(crate) fn add_name(&mut self, dir: NodeId, name: &[u8], node: NodeId) {
+        self.link(dir, name, node);
+    }
+
+    /// Gives the root the attributes that its source has for it.
+    pub(crate) fn describe_root(&mut self, meta: Meta, xattrs: XattrSetId) {
+        let root = self.node_mut(NodeId::ROOT);
+        root.meta = meta;
+        root.xattrs = xattrs;
+        if let Some(dir) = self.dir_mut(NodeId::ROOT) {
+            dir.implicit = false;
+        }
+    }
+}
