@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use erolith_snapshotter::Error;
 use erolith_snapshotter::mounts::{
-    Backing, MountOptions, OverlayRoute, Request, UmountOptions, mount, mounted_at, umount,
+    Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, UmountOptions, mount, mounted_at,
+    umount,
 };
 use world::{World, layer, listing, mount_with};
 
@@ -239,7 +240,7 @@ fn a_failed_check_mounts_nothing() {
         options: MountOptions::default(),
         route: None,
     };
-    let check = |layer: &erolith_snapshotter::mounts::Layer| {
+    let check = |layer: &Layer| {
         if layer.name == "2.erofs" { Err("inode 7: no such block".into()) } else { Ok(()) }
     };
     let error = mount(request, &check).unwrap_err();
@@ -383,4 +384,76 @@ fn kill_at_any_moment_leaves_the_whole_mount_or_nothing() {
         world.settles_to(&before);
     }
     println!("{whole} of 40 kills found the whole mount, the others nothing");
+}
+
+fn with_devices(image: &Path, devices: &[&Path]) -> Layer {
+    let devices = devices.iter().map(|device| File::open(device).unwrap()).collect();
+    Layer { devices, ..layer(image) }
+}
+
+fn mount_layer(
+    layer: Layer,
+    target: &Path,
+    backing: Backing,
+) -> erolith_snapshotter::Result<Mounted> {
+    let request = Request {
+        layers: vec![layer],
+        target: target.to_owned(),
+        backing,
+        options: MountOptions::default(),
+        route: None,
+    };
+    mount(request, &|_| Ok(()))
+}
+
+#[test]
+fn tar_indexes_mount_with_the_tar_as_device_or_joined() {
+    let Some(world) = World::on_disk() else { return };
+    let tree = world.tree("t");
+    tree.file("a", &"y".repeat(5000)).dir("d").file("d/b", "z");
+    let archive = world.path("t.tar");
+    let mut pack = Command::new("tar");
+    pack.arg("-C").arg(&tree.0).arg("-cf").args([&archive]).arg(".");
+    assert!(pack.status().unwrap().success());
+    let index = world.path("index.erofs");
+    world.mkfs(&["--tar=i"], &index, &archive);
+    let joined = world.path("joined.erofs");
+    let both = [fs::read(&index).unwrap(), fs::read(&archive).unwrap()].concat();
+    File::create(&joined).and_then(|f| f.write_all_at(&both, 0)).unwrap();
+    let before = world.account();
+    for backing in [Backing::File, Backing::Loop] {
+        let separate = with_devices(&index, &[&archive]);
+        let mounted = mount_layer(separate, &world.target, backing).unwrap();
+        assert_eq!(mounted.layers[0].loops.len(), if backing == Backing::Loop { 2 } else { 0 });
+        assert_eq!(listing(&world.target), listing(&tree.0), "{backing:?}");
+        undo(&world.target);
+        mount_layer(layer(&joined), &world.target, backing).unwrap();
+        assert_eq!(listing(&world.target), listing(&tree.0), "{backing:?}");
+        undo(&world.target);
+        assert_eq!(world.account(), before);
+    }
+    let alone = mount_layer(layer(&index), &world.target, Backing::Auto).unwrap_err();
+    assert!(matches!(alone, Error::Truncated { .. }), "{alone}");
+    let two = with_devices(&index, &[&archive, &archive]);
+    let two = mount_layer(two, &world.target, Backing::Auto).unwrap_err();
+    assert!(matches!(two, Error::Devices { slots: 1, given: 2, .. }), "{two}");
+    File::options().write(true).open(&archive).unwrap().set_len(1024).unwrap();
+    let short = mount_layer(with_devices(&index, &[&archive]), &world.target, Backing::Auto);
+    let short = short.unwrap_err().to_string();
+    assert!(short.starts_with("index.erofs, device 1: truncated"), "{short}");
+}
+
+#[test]
+fn every_block_size_of_this_kernel_mounts_both_ways() {
+    let Some(world) = World::on_disk() else { return };
+    for bits in 9..=12 {
+        let tree = world.tree(&format!("t{bits}"));
+        tree.file("a", &"y".repeat(5000));
+        let image = world.image(&tree, &[&format!("-b{}", 1 << bits)]);
+        for backing in [Backing::File, Backing::Loop] {
+            mount_with(&[&image], &world.target, backing, None).unwrap();
+            assert_eq!(listing(&world.target), listing(&tree.0), "2^{bits} {backing:?}");
+            undo(&world.target);
+        }
+    }
 }

@@ -148,3 +148,106 @@ fn read_at(name: &str, file: &File, buffer: &mut [u8], offset: u64) -> Result<()
     file.read_exact_at(buffer, offset)
         .map_err(|source| Error::Read { image: name.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const BLOCK: usize = 4096;
+
+    /// An image of `blocks` blocks with `slots` devices of (blocks, start), in a file of `size` bytes.
+    fn image(size: usize, blocks: u32, slots: &[(u32, u32)]) -> File {
+        let mut bytes = vec![0; size.max(BLOCK)];
+        let mut sb = Superblock::new_zeroed();
+        sb.magic.set(SUPER_MAGIC);
+        sb.blkszbits = 12;
+        sb.blocks_lo.set(blocks);
+        if !slots.is_empty() {
+            sb.feature_incompat.set(incompat::DEVICE_TABLE);
+            sb.extra_devices.set(u16::try_from(slots.len()).unwrap());
+            sb.devt_slotoff.set(16);
+        }
+        bytes[1024..1152].copy_from_slice(sb.as_bytes());
+        for (index, &(blocks, start)) in slots.iter().enumerate() {
+            let mut slot = DeviceSlot::new_zeroed();
+            slot.blocks_lo.set(blocks);
+            slot.uniaddr_lo.set(start);
+            let at = 2048 + index * 128;
+            bytes[at..at + 128].copy_from_slice(slot.as_bytes());
+        }
+        bytes.truncate(size);
+        file(&bytes)
+    }
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn code(image: &File, devices: &[File]) -> &'static str {
+        inspect("x", image, devices).map_or_else(|e| e.code(), |_| "fine")
+    }
+
+    #[test]
+    fn sizes_are_compared_with_what_the_superblock_promises() {
+        let table = [
+            (2 * BLOCK, 2, "fine"),
+            (3 * BLOCK, 2, "fine"),
+            (2 * BLOCK - 1, 2, "image-truncated"),
+            (BLOCK, u32::MAX, "image-truncated"),
+            (1151, 1, "not-erofs"),
+            (0, 0, "not-erofs"),
+        ];
+        for (size, blocks, want) in table {
+            assert_eq!(code(&image(size, blocks, &[]), &[]), want, "{size} {blocks}");
+        }
+    }
+
+    #[test]
+    fn devices_are_counted_and_measured() {
+        let slots = [(2, 1), (1, 3)];
+        let split = image(BLOCK, 1, &slots);
+        let device = |blocks: usize| file(&vec![0; blocks * BLOCK]);
+        assert_eq!(code(&split, &[device(2), device(1)]), "fine");
+        assert_eq!(code(&split, &[device(1), device(1)]), "image-truncated");
+        assert_eq!(code(&split, &[device(2)]), "image-devices");
+        assert_eq!(code(&split, &[]), "image-truncated");
+        assert_eq!(code(&image(4 * BLOCK, 1, &slots), &[]), "fine");
+        assert_eq!(code(&image(4 * BLOCK, 1, &[(1, 0)]), &[]), "image-devices");
+        assert_eq!(code(&image(2 * BLOCK, 2, &[]), &[device(1)]), "image-devices");
+    }
+
+    #[test]
+    fn hostile_numbers_are_errors() {
+        let good = image(BLOCK, 1, &[(1, 1)]);
+        let patched = |offset: u64, bytes: &[u8]| {
+            let copy = file(&[0; BLOCK]);
+            let mut all = vec![0; BLOCK];
+            good.read_exact_at(&mut all, 0).unwrap();
+            copy.write_all_at(&all, 0).unwrap();
+            copy.write_all_at(bytes, offset).unwrap();
+            copy
+        };
+        let table: [(u64, &[u8], &str); 6] = [
+            (1024, &[0], "not-erofs"),
+            (1024 + 12, &[8], "not-erofs"),
+            (1024 + 12, &[17], "not-erofs"),
+            (1024 + 12, &[255], "not-erofs"),
+            // The device table beyond the end; 65535 devices.
+            (1024 + 88, &[255, 255], "image-truncated"),
+            (1024 + 86, &[255, 255], "image-truncated"),
+        ];
+        for (offset, bytes, want) in table {
+            assert_eq!(code(&patched(offset, bytes), &[]), want, "{offset} {bytes:?}");
+        }
+    }
+
+    #[test]
+    fn only_files_and_block_devices_are_images() {
+        assert_eq!(code(&File::open("/dev/null").unwrap(), &[]), "not-erofs");
+        assert_eq!(code(&File::open("/").unwrap(), &[]), "not-erofs");
+    }
+}

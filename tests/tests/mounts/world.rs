@@ -12,6 +12,8 @@ use erolith_snapshotter::Result;
 use erolith_snapshotter::mounts::{
     Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, mount, table,
 };
+use erolith_tests::mount::available;
+use erolith_tests::tools::{judge, skipped};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use tempfile::TempDir;
 
@@ -22,6 +24,7 @@ static SERIAL: Mutex<()> = Mutex::new(());
 pub(crate) struct World {
     root: TempDir,
     pub(crate) target: PathBuf,
+    mkfs: PathBuf,
     _serial: MutexGuard<'static, ()>,
 }
 
@@ -34,17 +37,6 @@ pub(crate) struct Account {
     names: Vec<PathBuf>,
 }
 
-/// Why mounts cannot be tested here, if so.
-fn missing() -> Option<&'static str> {
-    if !rustix::process::geteuid().is_root() {
-        Some("mounts need root")
-    } else if Command::new("mkfs.erofs").arg("--help").output().is_err() {
-        Some("mkfs.erofs is not installed")
-    } else {
-        None
-    }
-}
-
 impl World {
     /// In `/var/tmp`, which is on disk where `/tmp` may not be.
     pub(crate) fn on_disk() -> Option<Self> {
@@ -54,15 +46,17 @@ impl World {
     /// `None`, after saying why, when mounts cannot be tested here; a failure where CI must not skip.
     pub(crate) fn on(parent: &str) -> Option<Self> {
         let serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(missing) = missing() {
-            assert!(std::env::var_os("CI").is_none(), "{missing}");
-            println!("skipped: {missing}");
-            return None;
-        }
+        let mkfs = match available().and_then(|()| judge("mkfs.erofs")) {
+            Ok(mkfs) => mkfs,
+            Err(why) => {
+                skipped(&why);
+                return None;
+            }
+        };
         let root = TempDir::with_prefix_in("erolith-mounts-", parent).unwrap();
         let target = root.path().join("target");
         fs::create_dir(&target).unwrap();
-        Some(Self { root, target, _serial: serial })
+        Some(Self { root, target, mkfs, _serial: serial })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -79,14 +73,18 @@ impl World {
     /// The image of a tree.
     pub(crate) fn image(&self, tree: &Tree, options: &[&str]) -> PathBuf {
         let image = tree.0.with_extension("erofs");
-        let made = Command::new("mkfs.erofs")
-            .args(["--quiet", "-d1", "-T0", "-U11111111-1111-1111-1111-111111111111"])
+        self.mkfs(options, &image, &tree.0);
+        image
+    }
+
+    pub(crate) fn mkfs(&self, options: &[&str], image: &Path, source: &Path) {
+        let made = Command::new(&self.mkfs)
+            .args(["--quiet", "-d1", "-T0", "-Uclear"])
             .args(options)
-            .args([&image, &tree.0])
+            .args([image, source])
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        image
     }
 
     /// `count` images, each with a file of its own, `common`, and bottom first.
