@@ -111,6 +111,15 @@ pub enum Problem {
     /// An extended attribute that no file can have.
     #[error("bad extended attribute: {0}")]
     BadXattr(&'static str),
+    /// A member was to be written before the content of the one before it was complete.
+    #[error("{missing} bytes of a member's content were not written")]
+    UnfinishedData {
+        /// Bytes that the member still lacks.
+        missing: u64,
+    },
+    /// More content was written than the member has.
+    #[error("more content than the size of the member")]
+    SurplusData,
     /// The archive was used after an error.
     #[error("used after an error")]
     Poisoned,
@@ -162,6 +171,8 @@ impl Problem {
             Self::BadSparseMap(_) => "tar-bad-sparse-map",
             Self::TooManySparseRuns { .. } => "tar-too-many-sparse-runs",
             Self::BadXattr(_) => "tar-bad-xattr",
+            Self::UnfinishedData { .. } => "tar-unfinished-data",
+            Self::SurplusData => "tar-surplus-data",
             Self::Poisoned => "tar-poisoned",
         }
     }

@@ -1,6 +1,8 @@
 //! The header block: its layouts, its checksum, its numbers.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_ref};
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_mut, transmute_ref,
+};
 
 use super::{BLOCK, Problem};
 
@@ -29,10 +31,10 @@ pub(super) struct Header {
 const _: () = assert!(size_of::<Header>() == BLOCK);
 
 /// The tail of a POSIX ustar header.
-#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct UstarTail {
-    prefix: [u8; 155],
+pub(super) struct UstarTail {
+    pub(super) prefix: [u8; 155],
     _unused: [u8; 12],
 }
 
@@ -133,6 +135,10 @@ impl Header {
             (b"ustar ", b" \0") => Format::Gnu,
             _ => Format::V7,
         }
+    }
+
+    pub(super) fn ustar_mut(&mut self) -> &mut UstarTail {
+        transmute_mut!(&mut self.tail)
     }
 
     pub(super) fn gnu(&self) -> &GnuTail {

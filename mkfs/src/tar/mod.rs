@@ -24,14 +24,21 @@ mod reader;
 mod sparse;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 pub use error::{Error, Problem};
 pub use reader::Reader;
+pub use writer::Writer;
 
 use crate::meta::{Meta, Segment, Xattr};
 
 /// Bytes of a block, the unit of everything in an archive.
 pub const BLOCK: usize = 512;
+
+/// Greatest major number of a device on Linux.
+const MAJOR_MAX: u32 = 0xfff;
+/// Greatest minor number of a device on Linux.
+const MINOR_MAX: u32 = 0xf_ffff;
 
 /// One member of an archive. Paths are as stored: cleaning them is the tree's rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

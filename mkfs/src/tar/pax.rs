@@ -244,19 +244,24 @@ fn record(bytes: &[u8]) -> Option<(usize, &[u8], &[u8])> {
     Some((len, key, value.get(1..)?))
 }
 
-fn no_nul(field: &'static str, bytes: &[u8]) -> Result<(), Problem> {
+pub(super) fn no_nul(field: &'static str, bytes: &[u8]) -> Result<(), Problem> {
     if bytes.contains(&0) { Err(Problem::NulByte { field }) } else { Ok(()) }
 }
 
-/// Decimal digits and nothing else, at most `i64::MAX`.
-pub(super) fn decimal(digits: &[u8]) -> Option<i64> {
-    if digits.is_empty() {
+/// Decimal digits and nothing else, at most 64 bits.
+fn digits(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
         return None;
     }
-    digits.iter().try_fold(0_i64, |value, byte| {
-        let digit = byte.is_ascii_digit().then(|| i64::from(byte & 0xf))?;
+    text.iter().try_fold(0_u64, |value, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte & 0xf))?;
         value.checked_mul(10)?.checked_add(digit)
     })
+}
+
+/// Decimal digits and nothing else, at most `i64::MAX`.
+pub(super) fn decimal(text: &[u8]) -> Option<i64> {
+    digits(text)?.try_into().ok()
 }
 
 /// `[-]SECONDS[.FRACTION]`; digits beyond nanoseconds are cut off.
@@ -268,20 +273,21 @@ fn time(text: &[u8]) -> Option<Time> {
     let dot = text.iter().position(|b| *b == b'.').unwrap_or(text.len());
     let (seconds, fraction) = text.split_at_checked(dot)?;
     let fraction = fraction.strip_prefix(b".").unwrap_or_default();
-    let sec = decimal(seconds)?;
     if !fraction.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let digits = fraction.iter().copied().chain(std::iter::repeat(b'0')).take(9);
-    let nsec = digits.fold(0_u32, |n, d| n.saturating_mul(10).saturating_add(u32::from(d & 0xf)));
-    match (negative, nsec) {
-        (false, _) => Some(Time { sec, nsec }),
-        (true, 0) => Some(Time { sec: sec.checked_neg()?, nsec: 0 }),
-        (true, _) => {
-            let sec = sec.checked_neg()?.checked_sub(1)?;
-            Some(Time { sec, nsec: 1_000_000_000_u32.saturating_sub(nsec) })
-        }
+    let nine = fraction.iter().copied().chain(std::iter::repeat(b'0')).take(9);
+    let nsec = nine.fold(0_u32, |n, d| n.saturating_mul(10).saturating_add(u32::from(d & 0xf)));
+    let sec = digits(seconds)?;
+    if !negative {
+        return Some(Time { sec: sec.try_into().ok()?, nsec });
     }
+    // The nanoseconds of a Time count forward, the fraction here away from zero.
+    let (whole, nsec) = match nsec {
+        0 => (sec, 0),
+        _ => (sec.checked_add(1)?, 1_000_000_000_u32.saturating_sub(nsec)),
+    };
+    Some(Time { sec: 0_i64.checked_sub_unsigned(whole)?, nsec })
 }
 
 /// Undoes the encoding of libarchive's attribute names: `%` and two hexadecimal digits for a byte.
@@ -307,7 +313,8 @@ fn percent_decode(name: &[u8]) -> Result<Vec<u8>, Problem> {
     Ok(decoded)
 }
 
-fn check_xattr(xattr: &Xattr) -> Result<(), Problem> {
+/// Refuses what no file on Linux, or in EROFS, can have.
+pub(super) fn check_xattr(xattr: &Xattr) -> Result<(), Problem> {
     if xattr.name.is_empty() {
         return Err(Problem::BadXattr("empty name"));
     }

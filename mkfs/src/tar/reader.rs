@@ -5,7 +5,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::header::{Format, Header, Numbers, SparseBlock, c_string, field};
 use super::pax::Records;
 use super::sparse::{self, Map, PaxForm, Text};
-use super::{BLOCK, Entry, Error, Kind, Limits, Problem, padding};
+use super::{BLOCK, Entry, Error, Kind, Limits, MAJOR_MAX, MINOR_MAX, Problem, padding};
 use crate::io::Input;
 use crate::meta::{Meta, Time};
 
@@ -398,8 +398,8 @@ impl<I: Input> Reader<I> {
         };
         entry.rdev = match entry.kind {
             Kind::Char | Kind::Block => (
-                bounded("devmajor", numbers.major, 0xfff)?,
-                bounded("devminor", numbers.minor, 0xf_ffff)?,
+                bounded("devmajor", numbers.major, MAJOR_MAX)?,
+                bounded("devminor", numbers.minor, MINOR_MAX)?,
             ),
             _ => (0, 0),
         };

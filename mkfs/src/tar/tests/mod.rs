@@ -6,8 +6,11 @@
 mod archive;
 mod extensions;
 mod framing;
+mod judges;
 mod numbers;
+mod properties;
 mod sparse;
+mod writer;
 
 use super::{Entry, Error, Limits, Reader};
 use crate::io::{Input, Stream};
