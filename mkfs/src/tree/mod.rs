@@ -18,7 +18,7 @@ use crate::meta::{Meta, Xattr};
 
 pub use layer::{Applied, LayerOptions};
 pub use seal::{Lower, LowerDir, SealedTree};
-pub use xattrs::{XattrPolicy, XattrSetId};
+pub use xattrs::{OverlayXattrs, XattrPolicy, XattrSetId};
 
 use xattrs::XattrSets;
 

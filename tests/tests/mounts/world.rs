@@ -2,18 +2,23 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use erolith_mkfs::build::{Builder, Finish, Options};
+use erolith_mkfs::format::DEFAULT_BLOCK_BITS;
+use erolith_mkfs::io::{FileInput, FileSink};
+use erolith_mkfs::tar::Limits;
+use erolith_mkfs::tree::{LayerOptions, OverlayXattrs, XattrPolicy};
 use erolith_snapshotter::Result;
 use erolith_snapshotter::mounts::{
     Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, mount, table,
 };
 use erolith_tests::mount::available;
-use erolith_tests::tools::{judge, skipped};
+use erolith_tests::tools::skipped;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use tempfile::TempDir;
 
@@ -24,7 +29,6 @@ static SERIAL: Mutex<()> = Mutex::new(());
 pub(crate) struct World {
     root: TempDir,
     pub(crate) target: PathBuf,
-    mkfs: PathBuf,
     _serial: MutexGuard<'static, ()>,
 }
 
@@ -46,17 +50,14 @@ impl World {
     /// `None`, after saying why, when mounts cannot be tested here; a failure where CI must not skip.
     pub(crate) fn on(parent: &str) -> Option<Self> {
         let serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
-        let mkfs = match available().and_then(|()| judge("mkfs.erofs")) {
-            Ok(mkfs) => mkfs,
-            Err(why) => {
-                skipped(&why);
-                return None;
-            }
-        };
+        if let Err(why) = available() {
+            skipped(&why);
+            return None;
+        }
         let root = TempDir::with_prefix_in("erolith-mounts-", parent).unwrap();
         let target = root.path().join("target");
         fs::create_dir(&target).unwrap();
-        Some(Self { root, target, mkfs, _serial: serial })
+        Some(Self { root, target, _serial: serial })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -70,21 +71,41 @@ impl World {
         Tree(dir)
     }
 
-    /// The image of a tree.
-    pub(crate) fn image(&self, tree: &Tree, options: &[&str]) -> PathBuf {
-        let image = tree.0.with_extension("erofs");
-        self.mkfs(options, &image, &tree.0);
-        image
+    /// The image of a tree, which is a layer already: whiteouts and overlay xattrs are taken as they are.
+    pub(crate) fn image(&self, tree: &Tree) -> PathBuf {
+        self.image_with(tree, DEFAULT_BLOCK_BITS)
     }
 
-    pub(crate) fn mkfs(&self, options: &[&str], image: &Path, source: &Path) {
-        let made = Command::new(&self.mkfs)
-            .args(["--quiet", "-d1", "-T0", "-Uclear"])
-            .args(options)
-            .args([image, source])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    pub(crate) fn image_with(&self, tree: &Tree, block_bits: u8) -> PathBuf {
+        let xattrs = XattrPolicy {
+            keep_trusted: true,
+            overlay: OverlayXattrs::Keep,
+            ..XattrPolicy::default()
+        };
+        let layer = LayerOptions { whiteouts: false, xattrs, ..LayerOptions::default() };
+        let path = tree.0.with_extension("erofs");
+        let mut builder = self.builder(&path, Options { block_bits, layer, ..Options::default() });
+        builder.fill_from_dir(File::open(&tree.0).unwrap().as_fd()).unwrap();
+        builder.finish(&Finish::default()).unwrap();
+        path
+    }
+
+    /// The index of a tar whose files stay in the tar.
+    pub(crate) fn tar_index(&self, archive: &Path) -> PathBuf {
+        let path = archive.with_extension("index.erofs");
+        let options = Options { tar_index: true, ..Options::default() };
+        let mut builder = self.builder(&path, options);
+        let input = FileInput::new(File::open(archive).unwrap()).unwrap();
+        builder.fill_from_tar(input, Limits::default()).unwrap();
+        let device_bytes = fs::metadata(archive).unwrap().len();
+        builder.finish(&Finish { device_bytes, ..Finish::default() }).unwrap();
+        path
+    }
+
+    fn builder(&self, path: &Path, options: Options) -> Builder<FileSink> {
+        let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+        let dir = File::open(self.root.path()).unwrap();
+        Builder::new(FileSink::new(file, dir.into()), options).unwrap()
     }
 
     /// `count` images, each with a file of its own, `common`, and bottom first.
@@ -96,7 +117,7 @@ impl World {
                 fs::rename(tree.0.join(format!("file{}", i.wrapping_sub(1))), &name).ok();
                 tree.file("common", &format!("{i}\n"));
                 tree.file(&format!("file{i}"), &format!("{i}\n"));
-                let image = self.image(&tree, &[]);
+                let image = self.image(&tree);
                 let kept = self.path(&format!("{i}.erofs"));
                 fs::rename(image, &kept).unwrap();
                 kept
