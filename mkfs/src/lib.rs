@@ -2,6 +2,7 @@
 //! no path of the host.
 
 pub mod build;
+pub mod check;
 pub mod data;
 mod emit;
 mod error;

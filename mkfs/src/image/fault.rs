@@ -64,7 +64,6 @@ faults! {
     InodeType = "inode-type", "the mode has no valid file type";
     InodeTime = "inode-time", "the nanoseconds are not below 10^9, or the time overflows";
     InodeSize = "inode-size", "the size does not fit the file type";
-    InodeRdev = "inode-rdev", "a device number outside 12 bits of major and 20 of minor";
     InodeSpecialData = "inode-special-data", "a device, FIFO or socket with data";
     InodeNlink = "inode-nlink", "the link count is not the number of names";
     InodeNlinkZero = "inode-nlink-zero", "the link count is zero";
@@ -92,10 +91,12 @@ faults! {
     MapOutside = "map-outside", "the compression index is outside the image";
     MapEntry = "map-entry", "an invalid compression index entry";
     MapLookback = "map-lookback", "a compression index does not lead back to a head";
+    MapLookahead = "map-lookahead", "a compression index leads past the next head";
     MapBlockCount = "map-block-count", "a missing, misplaced or invalid compressed block count";
     MapExtentOrder = "map-extent-order", "extent records are not in ascending order";
     MapTooLarge = "map-too-large", "a compressed extent above 1 MiB encoded or 12 MiB decoded";
-    MapRatio = "map-ratio", "an extent longer than its compressed bytes can hold";
+    MapStored = "map-stored", "a stored extent longer than its bytes";
+    MapInterlaced = "map-interlaced", "a rotated extent that its cluster cannot hold";
     FragmentOutside = "fragment-outside", "a fragment outside the packed inode";
     FragmentRecursion = "fragment-recursion", "the packed inode refers to fragments itself";
     Decode = "decode", "compressed data does not decode";
@@ -129,7 +130,6 @@ faults! {
     XattrFilter = "xattr-filter", "the name filter hides an xattr that is there";
     XattrHidden = "xattr-hidden", "an xattr in a namespace that Linux does not show";
     XattrReserved = "xattr-reserved", "reserved bytes of an xattr header are not zero";
-    XattrSize = "xattr-size", "the xattrs of an inode are larger than the limit";
 
     LimitInodes = "limit-inodes", "more inodes than the limit";
     LimitBytes = "limit-bytes", "more bytes in files than the limit";

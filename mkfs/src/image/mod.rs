@@ -47,7 +47,11 @@ use cache::Cache;
 use extent::MapState;
 use pages::Pages;
 use xattr::LongPrefix;
-use zmap::Metadata;
+
+pub(crate) use dir::DirBlock;
+pub(crate) use extent::Chunks;
+pub(crate) use xattr::{RawXattr, full_name, parse_entry as parse_xattr, split_index};
+pub(crate) use zmap::{Map, Metadata};
 
 pub use content::Reader;
 pub use dir::{DirEntry, ReadDir};
@@ -221,11 +225,16 @@ impl<R: ReadAt> Image<R> {
         &self.decoded
     }
 
+    /// Bytes in the packed inode.
+    pub(crate) fn packed_size(&self) -> u64 {
+        self.packed.map_or(0, |packed| packed.size)
+    }
+
     fn packed(&self) -> Option<Inode> {
         self.packed
     }
 
-    fn prefixes(&self) -> &[LongPrefix] {
+    pub(crate) fn prefixes(&self) -> &[LongPrefix] {
         &self.prefixes
     }
 

@@ -75,7 +75,7 @@ impl Area {
 }
 
 /// The entry at the start of `bytes` and its length without padding.
-fn parse_entry(bytes: &[u8]) -> Option<(RawXattr<'_>, usize)> {
+pub(crate) fn parse_entry(bytes: &[u8]) -> Option<(RawXattr<'_>, usize)> {
     let (head, rest) = XattrEntry::read_from_prefix(bytes).ok()?;
     let (suffix, rest) = rest.split_at_checked(usize::from(head.name_len))?;
     let value = rest.get(..usize::from(head.value_size.get()))?;

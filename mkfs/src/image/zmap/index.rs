@@ -287,16 +287,23 @@ impl Map {
         let count = self.lclusters();
         let farthest = (DECODED_MAX >> self.cluster_bits).saturating_add(2);
         let mut blocks = None;
+        // Where the entries say that the next head is not before.
+        let mut promised = 0;
         let mut lcn = head.lcn.saturating_add(1);
         while lcn < count {
             let entry = self.load(meta, lcn)?;
             match (self.head_at(lcn, entry), entry) {
                 // A head at the end of the file only closes the extent before it.
+                (Some(_), _) if promised > lcn => {
+                    let detail = format!("lcluster {lcn}, promised {promised}");
+                    return Err(self.fault(Fault::MapLookahead, self.locate(lcn).0, detail));
+                }
                 (Some(next), _) => return Ok((next.start.min(self.size), blocks)),
-                (None, Lcluster::NonHead { back, blocks: count, .. }) => {
+                (None, Lcluster::NonHead { back, forward, blocks: count }) => {
+                    promised = promised.max(lcn.saturating_add(forward.unwrap_or(0).into()));
                     let distance = lcn.saturating_sub(head.lcn);
                     let at = self.locate(lcn).0;
-                    if u64::from(back) > distance {
+                    if back == 0 || u64::from(back) > distance {
                         return Err(self.fault(Fault::MapLookback, at, "past the head"));
                     }
                     if distance == 1 {

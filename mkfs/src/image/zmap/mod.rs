@@ -214,6 +214,15 @@ impl Map {
         self.size.div_ceil(1 << self.cluster_bits)
     }
 
+    /// First byte behind the table.
+    pub(crate) fn table_end(&self) -> u64 {
+        match self.form {
+            Form::Fragment { .. } => self.start,
+            Form::Records { size, count } => self.records_end(size, count),
+            Form::Full | Form::Compact { .. } => self.index_end(),
+        }
+    }
+
     /// The extent that holds byte `pos`, which is below the size.
     ///
     /// `hint` speeds up maps that can only be read from their start; keep one for each map.
@@ -259,7 +268,15 @@ impl Map {
                 Err(Corruption::new(Fault::ComprAlgorithm).detail(algorithm.name()))
             }
             Coding::Stored | Coding::Interlaced if decoded > len => {
-                Err(Corruption::new(Fault::MapRatio).detail(detail))
+                Err(Corruption::new(Fault::MapStored).detail(detail))
+            }
+            // In a cluster of less than a block there is nothing to wrap around.
+            Coding::Interlaced if len < sb.block_size() => {
+                let within = piece.start & sb.block_size().saturating_sub(1);
+                if within.saturating_add(decoded) > len {
+                    return Err(Corruption::new(Fault::MapInterlaced).detail(detail));
+                }
+                Ok(())
             }
             _ => Ok(()),
         }

@@ -55,6 +55,12 @@ impl Map {
         Ok(())
     }
 
+    pub(super) fn records_end(&self, size: u64, count: u64) -> u64 {
+        // Before the lengths stands the address of the first extent.
+        let base = if size == 4 { 8 } else { 0 };
+        self.start.saturating_add(base).saturating_add(count.saturating_mul(size))
+    }
+
     /// The extent that holds `pos`.
     pub(super) fn find_record(
         &self,
