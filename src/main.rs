@@ -1,4 +1,21 @@
-//! The `erolith` command: argument parsing, wiring and output.
-#![allow(missing_docs)]
+//! The `erolith` command: argument parsing, wiring and output. No format, mount or store logic.
 
-fn main() {}
+mod cli;
+mod exit;
+mod publish;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    // Unlocked, so that a progress bar can be drawn meanwhile; buffered, so that a listing is not a write a line.
+    let mut out = io::BufWriter::new(io::stdout());
+    let result = cli.run(&mut out).and_then(|code| {
+        out.flush()?;
+        Ok(code)
+    });
+    result.unwrap_or_else(|error| exit::report(&error))
+}

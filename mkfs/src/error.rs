@@ -39,6 +39,9 @@ pub enum Error {
     /// An option that contradicts another one, or the input.
     #[error("{0}")]
     Options(&'static str),
+    /// An image that is a source cannot be read.
+    #[error("{0}")]
+    Image(#[from] crate::image::Error),
 }
 
 impl Error {
@@ -52,6 +55,7 @@ impl Error {
             Self::Output(_) => "output-io",
             Self::TooLarge { .. } => "image-too-large",
             Self::Options(_) => "bad-options",
+            Self::Image(e) => e.code(),
         }
     }
 }

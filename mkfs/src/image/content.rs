@@ -182,6 +182,13 @@ pub struct Reader<'a, R: ReadAt> {
     pos: u64,
 }
 
+impl<R: ReadAt> Reader<'_, R> {
+    /// Goes on reading at byte `pos` of the content.
+    pub fn seek_to(&mut self, pos: u64) {
+        self.pos = pos;
+    }
+}
+
 impl<R: ReadAt> io::Read for Reader<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.image.read_at(&self.inode, buf, self.pos)?;

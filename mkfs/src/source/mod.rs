@@ -1,6 +1,7 @@
 //! What fills a [`Builder`](crate::build::Builder).
 
 mod dir;
+mod image;
 mod tar;
 
 /// A file this large is copied by the kernel where there is an open file to copy from; smaller ones go

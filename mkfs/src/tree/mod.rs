@@ -6,10 +6,10 @@
 //! are kept in a map ordered by bytes, because that is the order of an EROFS directory, and because no
 //! input can make it slow.
 
-pub mod layer;
+mod layer;
 mod path;
 mod seal;
-pub mod xattrs;
+mod xattrs;
 
 use std::collections::BTreeMap;
 

@@ -58,8 +58,8 @@ pub struct XattrPolicy {
     pub overlay: OverlayXattrs,
     /// Drop attributes in namespaces that EROFS cannot hold, instead of refusing them.
     pub drop_unknown: bool,
-    /// Drop `security.ima` and `security.evm`.
-    pub drop_ima: bool,
+    /// Drop all of them.
+    pub drop_all: bool,
 }
 
 /// What becomes of overlayfs' own attributes in the input.
@@ -80,7 +80,7 @@ impl Default for XattrPolicy {
             keep_trusted: false,
             overlay: OverlayXattrs::Escape,
             drop_unknown: false,
-            drop_ima: false,
+            drop_all: false,
         }
     }
 }
@@ -108,7 +108,7 @@ impl Tree {
         takes_user: bool,
         policy: XattrPolicy,
     ) -> Result<XattrSetId, Error> {
-        if xattrs.is_empty() {
+        if xattrs.is_empty() || policy.drop_all {
             return Ok(XattrSetId::EMPTY);
         }
         let mut kept = BTreeMap::new();
@@ -186,9 +186,6 @@ fn decide(
     }
     if xattr.value.len() > VALUE_MAX {
         return Err(bad(path, name, "value longer than 65535 bytes"));
-    }
-    if policy.drop_ima && (name == b"security.ima" || name == b"security.evm") {
-        return Ok(Verdict::Drop(Note::UnknownXattrDropped));
     }
     if name.starts_with(b"user.") && !takes_user {
         return Ok(Verdict::Drop(Note::UserXattrDropped));

@@ -1,0 +1,35 @@
+//! The subcommands, one file each.
+
+mod completions;
+mod man;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Convert OCI container images to EROFS, and make, read, check and mount EROFS images.
+#[derive(Debug, Parser)]
+#[command(name = "erolith", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 negative answer, 2 wrong usage, 3 bad input, \
+                        4 kernel or environment, 5 input/output, 130 interrupted")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+impl Cli {
+    /// Runs the command. What it prints goes to `out`.
+    pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        match &self.command {
+            Command::Completions(args) => completions::run(args, out),
+            Command::Man(args) => man::run(args, out),
+        }
+    }
+}

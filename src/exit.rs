@@ -1,0 +1,121 @@
+//! Every error becomes one line and an exit code.
+//!
+//! 0 done; 1 a negative answer (`fsck` found errors, `doctor` cannot mount); 2 wrong usage; 3 bad input;
+//! 4 the kernel or the environment lacks something; 5 reading or writing failed; 130 interrupted.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// A negative answer.
+pub(crate) const NO: u8 = 1;
+/// Wrong usage; clap uses the same.
+pub(crate) const USAGE: u8 = 2;
+/// Bad input.
+pub(crate) const INPUT: u8 = 3;
+/// The kernel or the environment lacks something.
+pub(crate) const ENVIRONMENT: u8 = 4;
+/// Reading or writing failed.
+pub(crate) const IO: u8 = 5;
+/// Interrupted.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// A mistake in how the command was called, which clap cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// Input that cannot be taken, found by the command itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BadInput(pub(crate) String);
+
+/// Prints the error and returns its exit code. A reader that went away is not an error.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(io::stderr().lock(), "erolith: {}", message(error));
+    ExitCode::from(code(error))
+}
+
+/// The chain of causes on one line, without a cause that its effect has already quoted.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text.replace('\n', " ")
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(IO)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if cause.is::<Usage>() {
+        return Some(USAGE);
+    }
+    if cause.is::<BadInput>() {
+        return Some(INPUT);
+    }
+    if let Some(error) = cause.downcast_ref::<erolith_mkfs::Error>() {
+        return Some(of_mkfs(error));
+    }
+    if let Some(error) = cause.downcast_ref::<erolith_mkfs::image::Error>() {
+        return Some(of_image(error));
+    }
+    cause.is::<io::Error>().then_some(IO)
+}
+
+fn of_mkfs(error: &erolith_mkfs::Error) -> u8 {
+    use erolith_mkfs::Error;
+    match error {
+        Error::Input { .. } | Error::Output(_) => IO,
+        Error::Options(_) => USAGE,
+        _ => INPUT,
+    }
+}
+
+fn of_image(error: &erolith_mkfs::image::Error) -> u8 {
+    match error {
+        erolith_mkfs::image::Error::Io { .. } => IO,
+        _ => INPUT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn codes_follow_the_cause_and_messages_do_not_repeat_it() {
+        let table = [
+            (anyhow::Error::new(Usage("no".into())), USAGE),
+            (anyhow::Error::new(erolith_mkfs::Error::Options("x")), USAGE),
+            (anyhow::Error::new(erolith_mkfs::Error::TooLarge { limit: 1 }), INPUT),
+            (anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound)), IO),
+        ];
+        for (error, want) in table {
+            let error = Err::<(), _>(error).context("doing it").unwrap_err();
+            assert_eq!(code(&error), want, "{error:#}");
+        }
+        let inner = io::Error::other("disk gone");
+        let error = anyhow::Error::new(erolith_mkfs::Error::Output(inner));
+        assert_eq!(message(&error), "writing the image: disk gone");
+    }
+}
