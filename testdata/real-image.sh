@@ -31,7 +31,7 @@ commit() {
 }
 
 add_libraries() {
-    python3 -m pip --quiet install --no-compile --root-user-action ignore --only-binary :all: \
+    python3 -m pip --quiet install --no-compile --no-warn-conflicts --root-user-action ignore --only-binary :all: \
         --implementation cp --python-version 3.11 --target "$1/usr/lib/python3/dist-packages" "${LIBRARIES[@]}"
 }
 
