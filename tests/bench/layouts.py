@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -36,7 +35,7 @@ def single_layer(layout, gz, tar):
     """Makes a layout with an image `latest` of one layer: `gz`, which inflates to `tar`."""
     (layout / "blobs/sha256").mkdir(parents=True)
     digest = digest_of(gz)
-    shutil.copyfile(gz, blob(layout, digest))
+    blob(layout, digest).hardlink_to(gz)
     config = put(
         layout,
         CONFIG,

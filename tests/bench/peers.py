@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 from measure import Contender
 
@@ -9,7 +10,6 @@ from measure import Contender
 FASTEST = "--tar=f -Enoinline_data --sort=none"
 
 SCRIPT = f"{os.environ['EROLITH_REPO']}/testdata/containerd.sh"
-MOUNTED = "/run/mounted"
 
 
 def hashed(command):
@@ -33,40 +33,48 @@ class Containerd:
         extra = self.directory.with_suffix(".toml")
         quoted = ", ".join(f'"{option}"' for option in self.mkfs_options)
         extra.write_text(f'[plugins."io.containerd.differ.v1.erofs"]\nmkfs_options = [{quoted}]\n')
-        self.script("start", extra)
-        self.pid = int(self.script("pid"))
+        self.must("start", extra)
+        self.pid = int(self.must("pid"))
         archive = self.directory / "image.tar"
         subprocess.run(["tar", "-C", self.layout, "-cf", archive, "."], check=True)
-        self.script("ctr", "images", "import", "--no-unpack", "--base-name", "image", archive)
+        self.must("ctr", "images", "import", "--no-unpack", "--base-name", "image", archive)
         archive.unlink()
-        self.script("exec", "mkdir", MOUNTED)
         return self
 
     def __exit__(self, *_):
-        self.script("stop")
+        self.must("stop")
 
     def script(self, command, *args):
-        done = subprocess.run([SCRIPT, command, self.directory, *args], check=True, stdout=subprocess.PIPE, text=True)
-        return done.stdout
+        done = subprocess.run([SCRIPT, command, self.directory, *args], capture_output=True, text=True, check=False)
+        return done.returncode == 0, done.stdout, done.stderr
+
+    def must(self, command, *args):
+        done, out, errors = self.script(command, *args)
+        if not done:
+            sys.exit(f"containerd.sh {command} {args}: {errors}")
+        return out
 
     def unpack(self, name, snapshotter):
         """Unpacks every layer and mounts the result, which takes some milliseconds of the whole."""
+        target = f"/run/{snapshotter}"
+        self.must("exec", "mkdir", target)
         enter = ["nsenter", "--target", self.pid, "--mount", "--pid", "--root", "--wd"]
         ctr = ["ctr", "--address", self.directory / "sock"]
-        mount = ["images", "mount", "--snapshotter", snapshotter, "image:latest", MOUNTED]
-        return Contender(name, enter + ctr + mount, before=lambda: self.forget(snapshotter), server=self.pid, peer=True)
+        mount = ["images", "mount", "--snapshotter", snapshotter, "image:latest", target]
+        return Contender(name, enter + ctr + mount, before=lambda: self.forget(snapshotter, target), server=self.pid, peer=True)
 
-    def forget(self, snapshotter):
+    def forget(self, snapshotter, target):
         """Takes back what unpacking did, down to the files."""
         snapshots = ("ctr", "snapshots", "--snapshotter", snapshotter)
-        if subprocess.run([SCRIPT, "exec", self.directory, "mountpoint", "-q", MOUNTED], check=False).returncode == 0:
-            self.script("ctr", "images", "unmount", "--rm", "--snapshotter", snapshotter, MOUNTED)
-        rows = [line.split() for line in self.script(*snapshots, "ls").splitlines()[1:]]
-        parents = {row[0]: row[1] if len(row) == 3 else None for row in rows}
-        while parents:
-            leaf = next(key for key in parents if key not in parents.values())
-            self.script(*snapshots, "rm", leaf)
-            del parents[leaf]
+        mounted, _, _ = self.script("exec", "mountpoint", "-q", target)
+        if mounted:
+            self.must("ctr", "images", "unmount", "--rm", "--snapshotter", snapshotter, target)
+        # Leaf after leaf; the garbage collector may be quicker, so that a failure means nothing.
+        while rows := [line.split() for line in self.must(*snapshots, "ls").splitlines()[1:]]:
+            parents = {row[1] for row in rows}
+            for row in rows:
+                if row[0] not in parents:
+                    self.script(*snapshots, "rm", row[0])
         # Deleting a lease so makes the garbage collector run now, not in the next measurement.
-        self.script("ctr", "leases", "create", "--id", "collect")
-        self.script("ctr", "leases", "delete", "--sync", "collect")
+        self.must("ctr", "leases", "create", "--id", "collect")
+        self.must("ctr", "leases", "delete", "--sync", "collect")

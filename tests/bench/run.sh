@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures erolith beside mkfs.erofs and containerd and writes tests/bench/results.md; installs and makes what it needs.
-# About 40 min, and 10 more on a machine that has nothing. Wants 12 GB of memory and a machine that does nothing else.
+# About 40 min, and 10 more on a machine that has nothing. Wants 20 GB of memory and a machine that does nothing else.
 #
 #   tests/bench/run.sh [--runs N] [--only tar,disk,compressed,image,check,mount] [--inputs NAME] [--peers-only] [--output FILE]
 set -euo pipefail
@@ -25,6 +25,6 @@ export BENCH_RAM=$work/ram BENCH_DISK=$work/disk
 # All mounts are made in a namespace that ends with the measurements.
 # shellcheck disable=SC2016 # expanded by the inner shell
 unshare --mount --propagation private sh -euc '
-    mount -t tmpfs -o size=90% tmpfs "$BENCH_RAM"
+    mount -t tmpfs -o size=60% tmpfs "$BENCH_RAM"
     python3 -B "$@"
 ' sh "$EROLITH_REPO/tests/bench/bench.py" --output "$EROLITH_REPO/tests/bench/results.md" "$@"
