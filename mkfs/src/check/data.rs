@@ -20,6 +20,10 @@ impl Check<'_> {
                 let chunks = Chunks { bits, indexes, wide };
                 let count = inode.size.div_ceil(1 << bits);
                 end = chunks.entry_offset(inode, count);
+                if end > self.space_size(inode.space()) {
+                    let c = Corruption::new(Fault::ChunkOutside).nid(inode.nid).at(inode.offset);
+                    return self.find_named(c, name);
+                }
                 if let Err(c) = self.check_chunks(inode, &chunks, count)? {
                     return self.find_named(c, name);
                 }
@@ -27,6 +31,10 @@ impl Check<'_> {
             Data::Compressed if inode.size != 0 => match sort(Map::read(self.image, inode))? {
                 Ok(map) => {
                     end = map.table_end();
+                    if end > self.space_size(inode.space()) {
+                        let c = Corruption::new(Fault::MapOutside).nid(inode.nid).at(map.start);
+                        return self.find_named(c, name);
+                    }
                     self.spend(end.saturating_sub(map.start))?;
                 }
                 Err(c) => return self.find_named(c, name),
@@ -40,6 +48,14 @@ impl Check<'_> {
             self.places.inode(inode.offset, end, inode.nid);
         }
         Ok(())
+    }
+
+    /// Bytes in a metadata stream.
+    fn space_size(&self, space: Space) -> u64 {
+        match space {
+            Space::Primary => self.size(0),
+            Space::Metabox => self.image.metabox_size(),
+        }
     }
 
     /// Checks every extent; `end` moves behind data that lies among the metadata.

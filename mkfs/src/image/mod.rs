@@ -230,6 +230,11 @@ impl<R: ReadAt> Image<R> {
         self.packed.map_or(0, |packed| packed.size)
     }
 
+    /// Bytes in the metabox.
+    pub(crate) fn metabox_size(&self) -> u64 {
+        self.metabox.map_or(0, |metabox| metabox.size)
+    }
+
     fn packed(&self) -> Option<Inode> {
         self.packed
     }
