@@ -80,6 +80,9 @@ install_packages() {
     need_root
     say "installing ${missing[*]}"
     retry apt_quiet update
+    # An installation that was killed blocks every later one until it is finished.
+    dpkg --configure -a >/dev/null 2>&1 || true
+    apt_quiet --fix-broken install
     retry apt_quiet install --no-install-recommends "${missing[@]}"
 }
 
