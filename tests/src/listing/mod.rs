@@ -6,6 +6,7 @@
 
 mod dir;
 mod erofs_rs;
+mod image;
 pub mod make;
 
 use std::collections::BTreeMap;
