@@ -110,21 +110,31 @@ impl Header {
     /// tar of SunOS did.
     pub(super) fn checksum_matches(&self) -> bool {
         let Some(stored) = octal(&self.checksum) else { return false };
-        let unsigned = self.sum();
-        if stored == i64::from(unsigned) {
+        let unsigned = i64::try_from(self.sum()).unwrap_or(0);
+        if stored == unsigned {
             return true;
         }
-        let high = self.as_bytes().iter().filter(|b| **b >= 0x80).count();
-        let high_in_field = self.checksum.iter().filter(|b| **b >= 0x80).count();
-        let surplus = i64::try_from(high.saturating_sub(high_in_field)).unwrap_or(0) << 8;
-        stored == i64::from(unsigned).saturating_sub(surplus)
+        let high = |bytes: &[u8]| bytes.iter().filter(|b| **b >= 0x80).count();
+        let negative = high(self.as_bytes()).saturating_sub(high(&self.checksum));
+        // A signed byte with the high bit is 256 less.
+        let surplus = i64::try_from(negative).unwrap_or(0) << 8;
+        stored == unsigned.saturating_sub(surplus)
     }
 
     /// Sum of all bytes, the checksum field counted as spaces.
-    pub(super) fn sum(&self) -> u32 {
-        let sum = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b)).sum::<u32>();
-        let spaces = u32::from(b' ') << 3;
-        sum(self.as_bytes()).saturating_sub(sum(&self.checksum)).saturating_add(spaces)
+    pub(super) fn sum(&self) -> u64 {
+        // Four sums side by side in 16 bits each: 64 words of two bytes per lane stay below 2^15. Summing
+        // bytes one by one is a third of the time that a small member takes.
+        const LANES: u64 = 0x00ff_00ff_00ff_00ff;
+        let (words, _) = self.as_bytes().as_chunks::<8>();
+        let lanes = words.iter().fold(0_u64, |lanes, word| {
+            let word = u64::from_le_bytes(*word);
+            lanes.wrapping_add(word & LANES).wrapping_add((word >> 8) & LANES)
+        });
+        let sum: u64 = [0, 16, 32, 48].map(|lane| (lanes >> lane) & 0xffff).iter().sum();
+        let field: u64 = self.checksum.iter().map(|byte| u64::from(*byte)).sum();
+        let spaces = u64::from(b' ') << 3;
+        sum.saturating_sub(field).saturating_add(spaces)
     }
 
     pub(super) fn format(&self) -> Format {

@@ -131,8 +131,9 @@ impl<I: Input> Reader<I> {
         if let Err(problem) = self.fill() {
             return Err(self.fail(problem));
         }
+        let at = self.pos;
         // The second call returns the same bytes; the borrow checker cannot see that yet.
-        self.fill().map_err(|problem| Error::new(0, problem))
+        self.fill().map_err(|problem| Error::new(at, problem))
     }
 
     /// Marks `n` of the bytes that [`Reader::fill_data`] returned as used.
@@ -216,45 +217,20 @@ impl<I: Input> Reader<I> {
         Ok(())
     }
 
-    /// Reads a block; `false` at the end of the stream.
-    fn read_block(&mut self, block: &mut [u8]) -> Result<bool, Problem> {
-        let mut done = 0_usize;
-        while let Some(rest) = block.get_mut(done..).filter(|r| !r.is_empty()) {
-            let have = self.input.fill().map_err(Problem::Io)?;
-            let len = have.len().min(rest.len());
-            let (Some(to), Some(from)) = (rest.get_mut(..len), have.get(..len)) else { break };
-            if len == 0 {
-                break;
-            }
-            to.copy_from_slice(from);
-            self.input.consume(len);
-            self.pos = self.pos.saturating_add(len as u64);
-            done = done.saturating_add(len);
-        }
-        match done {
-            0 => Ok(false),
-            BLOCK => Ok(true),
-            _ => Err(Problem::TruncatedHeader),
-        }
-    }
-
     /// Reads the next header and checks that it is one; `false` at the end of the archive.
     fn read_header(&mut self) -> Result<bool, Problem> {
-        let mut header = Header::new_zeroed();
-        if !self.read_block(header.as_mut_bytes())? {
+        let header = &mut self.header;
+        if !read_block(&mut self.input, &mut self.pos, header.as_mut_bytes())? {
             return Ok(false);
         }
         if header.is_zero() {
-            if self.read_block(header.as_mut_bytes())? && !header.is_zero() {
+            let more = read_block(&mut self.input, &mut self.pos, header.as_mut_bytes())?;
+            if more && !header.is_zero() {
                 return Err(Problem::LoneZeroBlock);
             }
             return Ok(false);
         }
-        if !header.checksum_matches() {
-            return Err(Problem::BadChecksum);
-        }
-        self.header = header;
-        Ok(true)
+        if header.checksum_matches() { Ok(true) } else { Err(Problem::BadChecksum) }
     }
 
     fn advance(&mut self, entry: &mut Entry) -> Result<bool, Error> {
@@ -459,7 +435,7 @@ impl<I: Input> Reader<I> {
         while extended {
             bytes = self.count_map(bytes)?;
             let mut block = SparseBlock::new_zeroed();
-            if !self.read_block(block.as_mut_bytes())? {
+            if !read_block(&mut self.input, &mut self.pos, block.as_mut_bytes())? {
                 return Err(Problem::TruncatedHeader);
             }
             sparse::read_slots(&block.slots, &mut map)?;
@@ -491,7 +467,7 @@ impl<I: Input> Reader<I> {
             if self.data < BLOCK as u64 {
                 return Err(Problem::BadSparseMap("longer than the data"));
             }
-            match self.read_block(&mut block) {
+            match read_block(&mut self.input, &mut self.pos, &mut block) {
                 Ok(true) => self.data = self.data.saturating_sub(BLOCK as u64),
                 Ok(false) | Err(Problem::TruncatedHeader) => {
                     return Err(Problem::TruncatedData { missing: self.data });
@@ -509,6 +485,28 @@ impl<I: Input> Reader<I> {
         let limit = self.limits.extension_size;
         let size = bytes.saturating_add(BLOCK as u64);
         if size > limit { Err(Problem::ExtensionTooLarge { size, limit }) } else { Ok(size) }
+    }
+}
+
+/// Reads a block at `pos`; `false` at the end of the stream.
+fn read_block(input: &mut impl Input, pos: &mut u64, block: &mut [u8]) -> Result<bool, Problem> {
+    let mut done = 0_usize;
+    while let Some(rest) = block.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let have = input.fill().map_err(Problem::Io)?;
+        let len = have.len().min(rest.len());
+        let (Some(to), Some(from)) = (rest.get_mut(..len), have.get(..len)) else { break };
+        if len == 0 {
+            break;
+        }
+        to.copy_from_slice(from);
+        input.consume(len);
+        *pos = pos.saturating_add(len as u64);
+        done = done.saturating_add(len);
+    }
+    match done {
+        0 => Ok(false),
+        BLOCK => Ok(true),
+        _ => Err(Problem::TruncatedHeader),
     }
 }
 

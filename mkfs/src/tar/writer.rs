@@ -222,7 +222,7 @@ fn seal(header: &mut Header) {
     header.version = *b"00";
     let sum = header.sum();
     let [digits @ .., space] = &mut header.checksum;
-    put_octal(digits, u64::from(sum));
+    put_octal(digits, sum);
     *space = b' ';
 }
 

@@ -70,7 +70,7 @@ impl Block {
 
     /// The block, with its checksum.
     pub(super) fn header(self) -> Vec<u8> {
-        let sum = u64::from(self.0.sum());
+        let sum = self.0.sum();
         self.with(|h| octal(&mut h.checksum[..7], sum)).raw()
     }
 
