@@ -1,10 +1,12 @@
-//! Every error becomes one line and an exit code.
+//! Every error becomes one line, with a hint where one is known, and an exit code.
 //!
 //! 0 done; 1 a negative answer (`fsck` found errors, `doctor` cannot mount); 2 wrong usage; 3 bad input;
 //! 4 the kernel or the environment lacks something; 5 reading or writing failed; 130 interrupted.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+
+use erolith_snapshotter::Class;
 
 /// A negative answer.
 pub(crate) const NO: u8 = 1;
@@ -36,6 +38,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     // Nobody is left to tell when this fails.
     let _ = writeln!(io::stderr().lock(), "erolith: {}", message(error));
+    if let Some(advice) = advice(error) {
+        let _ = writeln!(io::stderr().lock(), "erolith: hint: {advice}");
+    }
     ExitCode::from(code(error))
 }
 
@@ -53,6 +58,11 @@ fn message(error: &anyhow::Error) -> String {
         text.push_str(&cause);
     }
     text.replace('\n', " ")
+}
+
+/// What to do about it, when the error knows.
+fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| cause.downcast_ref::<erolith_snapshotter::Error>()?.advice())
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -77,7 +87,19 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<erolith_mkfs::image::Error>() {
         return Some(of_image(error));
     }
+    if let Some(error) = cause.downcast_ref::<erolith_snapshotter::Error>() {
+        return Some(of_snapshotter(error));
+    }
     cause.is::<io::Error>().then_some(IO)
+}
+
+fn of_snapshotter(error: &erolith_snapshotter::Error) -> u8 {
+    match error.class() {
+        Class::Usage => USAGE,
+        Class::Input => INPUT,
+        Class::Environment => ENVIRONMENT,
+        Class::Io => IO,
+    }
 }
 
 fn of_mkfs(error: &erolith_mkfs::Error) -> u8 {

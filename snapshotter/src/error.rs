@@ -196,6 +196,8 @@ impl Error {
             | Self::NotMounted { .. }
             | Self::NotOurs { .. } => Class::Usage,
             Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
+            // The caller named a directory that is not there.
+            Self::Kernel { errno: Errno::NOENT | Errno::NOTDIR, .. } => Class::Usage,
             Self::Kernel { errno: Errno::IO, .. } | Self::Read { .. } => Class::Io,
             Self::Kernel { errno: Errno::BADMSG | Errno::UCLEAN, .. } => Class::Input,
             Self::Kernel { .. }

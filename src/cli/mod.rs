@@ -1,7 +1,10 @@
 //! The subcommands, one file each.
 
 mod completions;
+mod doctor;
 mod man;
+mod mount;
+mod umount;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -21,7 +24,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Completions(completions::Args),
+    Doctor(doctor::Args),
     Man(man::Args),
+    Mount(mount::Args),
+    Umount(umount::Args),
 }
 
 impl Cli {
@@ -29,7 +35,10 @@ impl Cli {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match &self.command {
             Command::Completions(args) => completions::run(args, out),
+            Command::Doctor(args) => doctor::run(args, out),
             Command::Man(args) => man::run(args, out),
+            Command::Mount(args) => mount::run(args, out),
+            Command::Umount(args) => umount::run(args, out),
         }
     }
 }

@@ -17,6 +17,9 @@ pub(crate) use overlay::overlay_route;
 
 use crate::Result;
 
+/// What to do where nothing could be tried.
+const RIGHTS: &str = "run as root: mounting needs CAP_SYS_ADMIN";
+
 /// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -24,7 +27,9 @@ pub enum State {
     Present,
     /// The kernel refused.
     Missing,
-    /// We had no right to try, or what it builds upon is missing.
+    /// We had no right to try.
+    Denied,
+    /// What it builds upon is not there, or nobody tried.
     Untried,
 }
 
@@ -46,7 +51,7 @@ pub struct Explanation {
     pub state: State,
     /// What was done, and what the kernel answered.
     pub evidence: String,
-    /// What to do about it, unless it is there.
+    /// What to do about it, when something can be done.
     pub advice: Option<&'static str>,
 }
 
@@ -114,7 +119,11 @@ impl KernelCaps {
                 Some(finding) => (finding.state, finding.evidence.clone()),
                 None => (State::Untried, "not tried".to_owned()),
             };
-            let advice = (state != State::Present).then(|| feature.advice());
+            let advice = match state {
+                State::Missing => Some(feature.advice()),
+                State::Denied => Some(RIGHTS),
+                State::Present | State::Untried => None,
+            };
             Explanation { feature, state, evidence, advice }
         };
         ALL.iter().map(explain).collect()
@@ -148,12 +157,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_untried_comes_with_advice() {
-        let explained = caps(&[Feature::Erofs]).explain();
+    fn what_is_missing_or_denied_comes_with_advice() {
+        let mut caps = caps(&[Feature::Erofs]);
+        for (feature, state) in [(Feature::Lz4, State::Missing), (Feature::Loop, State::Denied)] {
+            caps.findings.insert(feature, Finding { state, evidence: "EPERM".to_owned() });
+        }
+        let explained = caps.explain();
         assert_eq!(explained.len(), ALL.len());
         for row in explained {
-            assert_eq!(row.advice.is_none(), row.feature == Feature::Erofs);
-            assert!(row.state == State::Present || row.evidence == "not tried");
+            let advice = match row.feature {
+                Feature::Lz4 => Some(Feature::Lz4.advice()),
+                Feature::Loop => Some(RIGHTS),
+                _ => None,
+            };
+            assert_eq!(row.advice, advice, "{}", row.feature.name());
+            assert_eq!(row.state == State::Untried, row.evidence == "not tried");
         }
     }
 }

@@ -53,7 +53,7 @@ impl From<Attempt> for Finding {
             Ok(evidence) => (State::Present, evidence),
             Err(Failure::Needs(feature)) => (State::Untried, format!("needs {}", feature.name())),
             // Without the right to try nothing is known.
-            Err(Failure::Kernel(Errno::PERM | Errno::ACCESS, text)) => (State::Untried, text),
+            Err(Failure::Kernel(Errno::PERM | Errno::ACCESS, text)) => (State::Denied, text),
             Err(Failure::Kernel(_, text)) => (State::Missing, text),
         };
         Self { state, evidence }
@@ -326,7 +326,7 @@ mod tests {
         let table: [(Attempt, State, &str); 4] = [
             (Ok("did".to_owned()), State::Present, "did"),
             (Err(Errno::NOTBLK.into()), State::Missing, "ENOTBLK: Block device required"),
-            (Err(Errno::PERM.into()), State::Untried, "EPERM: Operation not permitted"),
+            (Err(Errno::PERM.into()), State::Denied, "EPERM: Operation not permitted"),
             (Err(Failure::Needs(Feature::Erofs)), State::Untried, "needs erofs"),
         ];
         for (attempt, state, evidence) in table {

@@ -28,7 +28,7 @@ pub struct ImageFacts {
 /// `name` is what errors call the image.
 ///
 /// Without `devices` an image that has a device table must be flattened: the devices follow in the primary
-/// file, where the table says.
+/// file, where the table says. Where they do not, it is the devices that are missing.
 ///
 /// # Errors
 /// [`Error::NotErofs`], [`Error::Truncated`], [`Error::Devices`], and [`Error::Read`] when storage fails.
@@ -52,12 +52,12 @@ pub fn inspect(name: &str, image: &File, devices: &[File]) -> Result<ImageFacts>
         if let Some(device) = devices.get(index) {
             let name = format!("{name}, device {}", index + 1);
             require(&name, size_of_file(&name, device)?, bytes)?;
-        } else if start == 0 {
+            continue;
+        }
+        let end = start.checked_add(blocks).ok_or_else(|| absurd(name))?;
+        if start == 0 || size < checked_bytes(name, end, block_bits)? {
             let (slots, given) = (slots.len(), 0);
             return Err(Error::Devices { image: name.to_owned(), slots, given });
-        } else {
-            let end = start.checked_add(blocks).ok_or_else(|| absurd(name))?;
-            require(name, size, checked_bytes(name, end, block_bits)?)?;
         }
     }
     Ok(facts)
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(code(&split, &[device(2), device(1)]), "fine");
         assert_eq!(code(&split, &[device(1), device(1)]), "image-truncated");
         assert_eq!(code(&split, &[device(2)]), "image-devices");
-        assert_eq!(code(&split, &[]), "image-truncated");
+        assert_eq!(code(&split, &[]), "image-devices");
         assert_eq!(code(&image(4 * BLOCK, 1, &slots), &[]), "fine");
         assert_eq!(code(&image(4 * BLOCK, 1, &[(1, 0)]), &[]), "image-devices");
         assert_eq!(code(&image(2 * BLOCK, 2, &[]), &[device(1)]), "image-devices");

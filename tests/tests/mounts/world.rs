@@ -14,6 +14,7 @@ use erolith_mkfs::io::{FileInput, FileSink};
 use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::{LayerOptions, OverlayXattrs, XattrPolicy};
 use erolith_snapshotter::Result;
+use erolith_snapshotter::kernel::{Feature, KernelCaps};
 use erolith_snapshotter::mounts::{
     Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, mount, table,
 };
@@ -29,6 +30,10 @@ static SERIAL: Mutex<()> = Mutex::new(());
 pub(crate) struct World {
     root: TempDir,
     pub(crate) target: PathBuf,
+    /// The ways to give overlayfs its layers that this kernel has.
+    pub(crate) routes: Vec<OverlayRoute>,
+    /// The ways to an image that this kernel and the filesystem have.
+    pub(crate) backings: Vec<Backing>,
     _serial: MutexGuard<'static, ()>,
 }
 
@@ -57,7 +62,12 @@ impl World {
         let root = TempDir::with_prefix_in("erolith-mounts-", parent).unwrap();
         let target = root.path().join("target");
         fs::create_dir(&target).unwrap();
-        Some(Self { root, target, _serial: serial })
+        let caps = KernelCaps::probe(root.path()).unwrap();
+        let mut routes = vec![OverlayRoute::Scratch];
+        routes.extend(caps.has(Feature::DetachedLayers).then_some(OverlayRoute::Detached));
+        let mut backings = vec![Backing::Auto, Backing::Loop];
+        backings.extend(caps.has(Feature::FileBacked).then_some(Backing::File));
+        Some(Self { root, target, routes, backings, _serial: serial })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
