@@ -8,6 +8,8 @@
 set -euo pipefail
 # shellcheck source=setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
+# Debian's own tools, whatever else this machine has.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
 case ${1:-small} in
 small)
