@@ -6,7 +6,7 @@ mod world;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -156,7 +156,8 @@ fn devices_and_programs_work_through_an_overlay_and_options_forbid_them() {
     let Some(world) = World::on_disk() else { return };
     let lower = world.tree("lower");
     lower.device("zero", 1, 5, 0o666);
-    fs::copy("/bin/true", lower.0.join("program")).unwrap();
+    lower.file("program", "#!/bin/sh\n");
+    fs::set_permissions(lower.0.join("program"), fs::Permissions::from_mode(0o755)).unwrap();
     let upper = world.tree("upper");
     upper.file("a", "x");
     let images = [&lower, &upper].map(|tree| world.image(tree));
@@ -428,9 +429,11 @@ fn tar_indexes_mount_with_the_tar_as_device_or_joined() {
         assert!(backing == Backing::Auto || loops == if backing == Backing::Loop { 2 } else { 0 });
         assert_eq!(listing(&world.target), listing(&tree.0), "{backing:?}");
         undo(&world.target);
-        mount_layer(layer(&joined), &world.target, backing).unwrap();
-        assert_eq!(listing(&world.target), listing(&tree.0), "{backing:?}");
-        undo(&world.target);
+        if world.joined {
+            mount_layer(layer(&joined), &world.target, backing).unwrap();
+            assert_eq!(listing(&world.target), listing(&tree.0), "{backing:?}");
+            undo(&world.target);
+        }
         world.settles_to(&before);
     }
     let alone = mount_layer(layer(&index), &world.target, Backing::Auto).unwrap_err();

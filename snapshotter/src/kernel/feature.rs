@@ -18,6 +18,8 @@ pub enum Feature {
     Deflate,
     /// EROFS with Zstandard data (6.10).
     Zstd,
+    /// EROFS with extra devices that follow in the same file (6.4).
+    Flattened,
     /// EROFS with 48-bit block addresses (6.15).
     Layout48,
     /// The filesystem overlayfs.
@@ -55,7 +57,7 @@ pub enum Feature {
 }
 
 /// Every feature, in the order of a report.
-pub const ALL: [Feature; 31] = {
+pub const ALL: [Feature; 32] = {
     use Feature as F;
     [
         F::Erofs,
@@ -72,6 +74,7 @@ pub const ALL: [Feature; 31] = {
         F::Lzma,
         F::Deflate,
         F::Zstd,
+        F::Flattened,
         F::Layout48,
         F::Overlay,
         F::LowerdirPlus,
@@ -111,6 +114,7 @@ impl Feature {
             Self::Lzma => "erofs-lzma",
             Self::Deflate => "erofs-deflate",
             Self::Zstd => "erofs-zstd",
+            Self::Flattened => "erofs-joined-devices",
             Self::Layout48 => "erofs-48bit",
             Self::Overlay => "overlay",
             Self::LowerdirPlus => "overlay-lowerdir-plus",
@@ -157,6 +161,7 @@ impl Feature {
                 "use a kernel with CONFIG_EROFS_FS_ZIP_DEFLATE (6.6), or another codec"
             }
             Self::Zstd => "use a kernel with CONFIG_EROFS_FS_ZIP_ZSTD (6.10), or another codec",
+            Self::Flattened => "joined tar indexes need kernel 6.4; keep the tar beside its index",
             Self::Layout48 => "only images above 16 TiB need it: kernel 6.15",
             Self::Overlay => {
                 "images with one layer still mount; load it (modprobe overlay) or use a kernel with CONFIG_OVERLAY_FS"

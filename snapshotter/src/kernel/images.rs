@@ -5,14 +5,16 @@
 //! nothing the writer may choose to add.
 
 use erolith_mkfs::format::{
-    CompactInode, Dirent, FileType, Layout, SUPER_MAGIC, SUPER_OFFSET, Superblock, XattrEntry,
-    XattrHeader, icount, mode,
+    CompactInode, DeviceSlot, Dirent, FileType, Layout, SUPER_MAGIC, SUPER_OFFSET, Superblock,
+    XattrEntry, XattrHeader, icount, mode,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
 /// The place of the superblock, as an index.
 const SUPER: usize = 1024;
 const _: () = assert!(SUPER as u64 == SUPER_OFFSET);
+/// The device table, in the first place behind the superblock.
+const DEVICE_TABLE: usize = SUPER + size_of::<Superblock>();
 /// Inodes start here, each with its xattrs and directory in [`NODE_SIZE`] bytes.
 const NODES: usize = 1536;
 const NODE_SIZE: usize = 128;
@@ -32,6 +34,8 @@ pub(super) struct Spec<'a> {
     pub(super) algorithms: u16,
     /// The configuration record of the algorithm, which follows the superblock after its length.
     pub(super) config: &'a [u8],
+    /// One extra device, of one block, follows in the same file.
+    pub(super) flattened: bool,
     /// The root nid is in the field of 48-bit images.
     pub(super) wide: bool,
     /// The root first.
@@ -54,8 +58,15 @@ pub(super) const EMPTY: Node<'static> =
     Node { mode: mode::IFDIR | 0o755, xattr: None, entries: &[] };
 
 /// An empty root, 4 KiB blocks and no feature that any kernel might lack.
-pub(super) const PLAIN: Spec<'static> =
-    Spec { block_bits: 12, incompat: 0, algorithms: 0, config: &[], wide: false, nodes: &[EMPTY] };
+pub(super) const PLAIN: Spec<'static> = Spec {
+    block_bits: 12,
+    incompat: 0,
+    algorithms: 0,
+    config: &[],
+    flattened: false,
+    wide: false,
+    nodes: &[EMPTY],
+};
 
 /// The bytes of an image.
 pub(super) fn build(spec: &Spec<'_>) -> Vec<u8> {
@@ -65,6 +76,13 @@ pub(super) fn build(spec: &Spec<'_>) -> Vec<u8> {
     if let Ok(length @ 1..) = u16::try_from(spec.config.len()) {
         let record = [&length.to_le_bytes(), spec.config].concat();
         put(&mut image, SUPER + size_of::<Superblock>(), &record);
+    }
+    if spec.flattened {
+        let mut slot = DeviceSlot::new_zeroed();
+        slot.blocks_lo.set(1);
+        slot.uniaddr_lo.set(u32::try_from(size >> spec.block_bits).unwrap_or(u32::MAX));
+        put(&mut image, DEVICE_TABLE, slot.as_bytes());
+        image.resize(size + (1 << spec.block_bits), 0);
     }
     for (index, node) in spec.nodes.iter().take(MAX_NODES).enumerate() {
         put(&mut image, NODES + index * NODE_SIZE, &node_bytes(node, index));
@@ -81,6 +99,10 @@ fn superblock(spec: &Spec<'_>, size: usize) -> Superblock {
     sb.blocks_lo.set(u32::try_from(size >> spec.block_bits).unwrap_or(u32::MAX));
     sb.feature_incompat.set(spec.incompat);
     sb.u1.set(spec.algorithms);
+    if spec.flattened {
+        sb.extra_devices.set(1);
+        sb.devt_slotoff.set(u16::try_from(DEVICE_TABLE / size_of::<DeviceSlot>()).unwrap_or(0));
+    }
     if spec.wide {
         sb.rootnid_8b.set(root);
     } else {

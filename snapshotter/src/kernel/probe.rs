@@ -106,6 +106,9 @@ impl Prober {
             Feature::Deflate => self.codec(2, &[15, 0, 0, 0, 0, 0]),
             // A window of 2^(10 + 10) bytes.
             Feature::Zstd => self.codec(3, &[0, 10, 0, 0, 0, 0]),
+            Feature::Flattened => {
+                self.image(&Spec { incompat: incompat::DEVICE_TABLE, flattened: true, ..PLAIN })
+            }
             Feature::Layout48 => {
                 self.image(&Spec { incompat: incompat::LAYOUT_48BIT, wide: true, ..PLAIN })
             }

@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) routes: Vec<OverlayRoute>,
     /// The ways to an image that this kernel and the filesystem have.
     pub(crate) backings: Vec<Backing>,
+    /// This kernel finds extra devices behind the image in the same file.
+    pub(crate) joined: bool,
     _serial: MutexGuard<'static, ()>,
 }
 
@@ -67,7 +69,8 @@ impl World {
         routes.extend(caps.has(Feature::DetachedLayers).then_some(OverlayRoute::Detached));
         let mut backings = vec![Backing::Auto, Backing::Loop];
         backings.extend(caps.has(Feature::FileBacked).then_some(Backing::File));
-        Some(Self { root, target, routes, backings, _serial: serial })
+        let joined = caps.has(Feature::Flattened);
+        Some(Self { root, target, routes, backings, joined, _serial: serial })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
