@@ -90,6 +90,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<erolith_snapshotter::Error>() {
         return Some(of_snapshotter(error));
     }
+    if let Some(error) = cause.downcast_ref::<erolith_differ::Error>() {
+        return of_differ(error);
+    }
     cause.is::<io::Error>().then_some(IO)
 }
 
@@ -99,6 +102,21 @@ fn of_snapshotter(error: &erolith_snapshotter::Error) -> u8 {
         Class::Input => INPUT,
         Class::Environment => ENVIRONMENT,
         Class::Io => IO,
+    }
+}
+
+/// `None` where the cause of the error decides.
+fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
+    use erolith_differ::Error;
+    match error {
+        Error::Build(_) | Error::Layer { .. } => None,
+        Error::Io { .. } | Error::WorkerDied { .. } => Some(IO),
+        Error::Busy { .. } => Some(ENVIRONMENT),
+        Error::Cancelled => Some(INTERRUPTED),
+        Error::BadLocation { .. } | Error::BadPlatform { .. } | Error::WhichImage { .. } => {
+            Some(USAGE)
+        }
+        _ => Some(INPUT),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cli;
 mod exit;
+mod progress;
 mod publish;
 
 use std::io::{self, Write};

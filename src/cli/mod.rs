@@ -1,8 +1,11 @@
 //! The subcommands, one file each.
 
 mod completions;
+mod convert;
 mod doctor;
+mod image_options;
 mod man;
+mod mkfs;
 mod mount;
 mod umount;
 
@@ -24,8 +27,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Completions(completions::Args),
+    Convert(convert::Args),
     Doctor(doctor::Args),
     Man(man::Args),
+    Mkfs(mkfs::Args),
     Mount(mount::Args),
     Umount(umount::Args),
 }
@@ -35,10 +40,22 @@ impl Cli {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match &self.command {
             Command::Completions(args) => completions::run(args, out),
+            Command::Convert(args) => convert::run(args, out),
             Command::Doctor(args) => doctor::run(args, out),
             Command::Man(args) => man::run(args, out),
+            Command::Mkfs(args) => mkfs::run(args, out),
             Command::Mount(args) => mount::run(args, out),
             Command::Umount(args) => umount::run(args, out),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definitions_of_all_commands_are_sound() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -1,0 +1,178 @@
+//! `erolith convert`: a whole image, its layers turned into EROFS.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use erolith_differ::apply::Output;
+use erolith_differ::convert::{self, ImageReport, NonDistributable, Options, Progress, Report};
+use erolith_differ::oci::{Destination, Location, Platform, Select, Source, Transport};
+use serde_json::json;
+
+use super::image_options::ImageOptions;
+use crate::progress::Bars;
+
+/// Convert an OCI image, or all images of an index, so that its layers are EROFS images.
+///
+/// SRC is oci:DIR[:REF], oci-archive:FILE[:REF] or docker-archive:FILE[:REF]; FILE may be - for standard
+/// input. DST is oci:DIR[:REF] or oci-archive:FILE[:REF]. The destination shows the new image when all of it
+/// is there and durable, and what it showed before until then.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image to convert.
+    source: Location,
+    /// Where to write the converted image.
+    destination: Location,
+    /// Platform to take from an index, OS/ARCH[/VARIANT]; may be repeated [default: this machine's].
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "all")]
+    platform: Vec<Platform>,
+    /// Take all platforms of an index.
+    #[arg(long)]
+    all: bool,
+    /// How layers are stored: raw ones can be mounted in place.
+    #[arg(long, value_name = "FORM", default_value = "raw")]
+    layers: Form,
+    /// zstd's level, 1 to 22.
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
+    level: i32,
+    /// Keep the original image too: DST becomes an index of both.
+    #[arg(long)]
+    keep_original: bool,
+    /// Convert layers that their owner does not allow to be distributed, when their bytes are there.
+    #[arg(long)]
+    convert_nondistributable: bool,
+    /// Layers to convert at the same time [default: the number of processors].
+    #[arg(short, long, value_name = "NUMBER")]
+    jobs: Option<NonZeroUsize>,
+    /// Most bytes that one layer may expand to.
+    #[arg(long, value_name = "BYTES")]
+    max_layer_bytes: Option<u64>,
+    /// Largest zstd window of a layer, as a power of two.
+    #[arg(long, value_name = "BITS", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
+    zstd_window_max: u32,
+    #[command(flatten)]
+    build: ImageOptions,
+    /// Print nothing.
+    #[arg(long)]
+    quiet: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// application/vnd.erofs.layer.v1
+    Raw,
+    /// application/vnd.erofs.layer.v1+zstd
+    Zstd,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let options = options(args)?;
+    let cancel = options.cancel.clone();
+    ctrlc::set_handler(move || cancel.cancel()).context("handling signals")?;
+    let select = match &args.platform[..] {
+        _ if args.all => Select::All,
+        [] => Select::default(),
+        platforms => Select::Platforms(platforms.to_vec()),
+    };
+    let destination = Destination::open(&args.destination)
+        .with_context(|| format!("destination {}", args.destination))?;
+    let source = Source::open(&args.source, &select, scratch(&args.destination))
+        .with_context(|| format!("source {}", args.source))?;
+    let bars = Arc::new(Bars::new(args.quiet || args.json));
+    let progress: Arc<dyn Progress> = bars.clone();
+    let result = convert::convert(&source, destination, &options, &progress);
+    bars.clear();
+    let report = result?;
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &as_json(&report))?;
+        writeln!(out)?;
+    } else if !args.quiet {
+        print(&report, args, out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where an archive from a pipe may be kept meanwhile: on the filesystem that must hold the result anyway.
+fn scratch(destination: &Location) -> &Path {
+    let path = destination.path.as_path();
+    match destination.transport {
+        Transport::Oci => path,
+        _ => path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+    }
+}
+
+fn options(args: &Args) -> anyhow::Result<Options> {
+    let mut options = Options {
+        build: args.build.options()?,
+        keep_original: args.keep_original,
+        ..Options::default()
+    };
+    options.jobs = args.jobs.unwrap_or(options.jobs);
+    options.budget.zstd_window_log = args.zstd_window_max;
+    if let Some(bytes) = args.max_layer_bytes {
+        options.budget.max_output = bytes;
+    }
+    if args.convert_nondistributable {
+        options.nondistributable = NonDistributable::Convert;
+    }
+    if args.layers == Form::Zstd {
+        let threads = u32::try_from(options.jobs.get()).unwrap_or(1);
+        options.output = Output::Zstd { level: args.level, threads };
+    }
+    Ok(options)
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
+    let layers = |image: &ImageReport| {
+        let rows = image.layers.iter().map(|layer| {
+            json!({
+                "sourceDiffId": layer.source_diff_id.to_string(),
+                "sourceSize": layer.source_size,
+                "digest": layer.digest.to_string(),
+                "size": layer.size,
+                "diffId": layer.diff_id.to_string(),
+                "reused": layer.reused,
+            })
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let images = report.images.iter().map(|image| {
+        json!({
+            "source": image.source.to_string(),
+            "manifest": image.manifest.to_string(),
+            "platform": image.platform,
+            "layers": layers(image),
+        })
+    });
+    json!({
+        "digest": report.digest.to_string(),
+        "mediaType": report.media_type,
+        "images": images.collect::<Vec<_>>(),
+        "leftOut": report.left_out.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn print(report: &Report, args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
+    for image in &report.images {
+        writeln!(out, "{}  {}", image.platform, image.manifest)?;
+        writeln!(out, "  {:>3}  {:>14}  {:>14}  LAYER", "#", "SOURCE BYTES", "EROFS BYTES")?;
+        for (number, layer) in image.layers.iter().enumerate() {
+            let reused = if layer.reused { "  (was there)" } else { "" };
+            let (from, to, digest) = (layer.source_size, layer.size, &layer.digest);
+            writeln!(out, "  {number:>3}  {from:>14}  {to:>14}  {digest}{reused}")?;
+        }
+    }
+    if !report.left_out.is_empty() {
+        writeln!(out, "left out of the index: {} entries (see --json)", report.left_out.len())?;
+    }
+    writeln!(out, "{}  {}", args.destination, report.digest)?;
+    Ok(())
+}

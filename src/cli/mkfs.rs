@@ -1,0 +1,271 @@
+//! `erolith mkfs`: one EROFS image from a directory, a tar archive or another image. Options are named as in
+//! mkfs.erofs where they mean the same.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use erolith_differ::apply::image_uuid;
+use erolith_differ::decode::{LayerStream, Request};
+use erolith_differ::{Algorithm, Compression, Digest, Hasher};
+use erolith_mkfs::build::{Builder, Finish, Options, Summary};
+use erolith_mkfs::image::Image;
+use erolith_mkfs::io::{FileInput, FileSink, Sink as _};
+use erolith_mkfs::tar::Limits;
+use erolith_mkfs::tree::OverlayXattrs;
+use serde_json::json;
+
+use super::image_options::ImageOptions;
+use crate::exit::Usage;
+use crate::publish::Unnamed;
+
+/// Make an EROFS image from a directory, a tar archive or another image.
+///
+/// SOURCE is a directory, an EROFS image, or with --tar an archive; `-` is standard input. Archives may be
+/// compressed with gzip or zstd. The same source and options give the same bytes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Image to write. It appears whole or not at all.
+    output: PathBuf,
+    /// What to make it from.
+    source: PathBuf,
+    /// SOURCE is a tar archive: `f` makes a full image, `i` an index of the archive.
+    #[arg(long, value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "f")]
+    tar: Option<TarMode>,
+    /// With --tar=i, append the archive to the index, so that one file can be mounted.
+    #[arg(long, requires = "tar")]
+    join: bool,
+    /// UUID: one of your own, `clear` or `random`. By default it follows from the archive's digest.
+    #[arg(short = 'U', long = "uuid", value_name = "UUID")]
+    uuid: Option<String>,
+    /// With --tar, turn AUFS whiteouts (.wh.*) into those of overlayfs, as in layers of images.
+    #[arg(long)]
+    aufs: bool,
+    /// Leave whiteouts and opaque markers out: nothing lies below this image.
+    #[arg(long, value_name = "0|1", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    ovlfs_strip: Option<u8>,
+    /// What becomes of overlayfs' own xattrs in the source [default: escape for archives, keep otherwise].
+    #[arg(long, value_name = "WHAT")]
+    overlay_xattrs: Option<OverlayArg>,
+    #[command(flatten)]
+    build: ImageOptions,
+    /// Print nothing.
+    #[arg(long)]
+    quiet: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TarMode {
+    /// Full image.
+    F,
+    /// Index.
+    I,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OverlayArg {
+    /// Rename to *.overlay.overlay.*.
+    Escape,
+    /// Leave out.
+    Drop,
+    /// Take as they are.
+    Keep,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let options = options(args)?;
+    let pending = Unnamed::create(&args.output)?;
+    let sink = FileSink::new(pending.file().try_clone()?, pending.dir()?);
+    let mut builder = Builder::new(sink, options)?;
+    let source =
+        fill(args, &mut builder).with_context(|| format!("source {}", args.source.display()))?;
+    let finish = Finish {
+        uuid: uuid(args.uuid.as_deref(), source.diff_id.as_ref())?,
+        device_bytes: source.bytes,
+        device_tag: Vec::new(),
+    };
+    let (sink, mut summary) = builder.finish(&finish)?;
+    if args.join {
+        summary.image_bytes += join(&sink, &args.source, summary.image_bytes)?;
+    }
+    pending.publish()?;
+    print(args, &summary, finish.uuid, out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(args: &Args) -> anyhow::Result<Options> {
+    let mut options = args.build.options()?;
+    options.tar_index = args.tar == Some(TarMode::I);
+    let layer = &mut options.layer;
+    layer.whiteouts = args.aufs;
+    layer.base = args.ovlfs_strip.is_some_and(|strip| strip != 0);
+    layer.xattrs.keep_trusted = args.tar.is_none();
+    layer.xattrs.overlay = match args.overlay_xattrs {
+        Some(OverlayArg::Drop) => OverlayXattrs::Drop,
+        Some(OverlayArg::Keep) => OverlayXattrs::Keep,
+        None if layer.base => OverlayXattrs::Drop,
+        None if args.tar.is_none() => OverlayXattrs::Keep,
+        Some(OverlayArg::Escape) | None => OverlayXattrs::Escape,
+    };
+    Ok(options)
+}
+
+/// What is known of a source once it has been read.
+#[derive(Default)]
+struct Known {
+    /// Digest of the archive: its diffID if it is a layer.
+    diff_id: Option<Digest>,
+    /// Bytes of the archive.
+    bytes: u64,
+}
+
+fn fill(args: &Args, builder: &mut Builder<FileSink>) -> anyhow::Result<Known> {
+    let is_stdin = args.source == Path::new("-");
+    if args.tar.is_some() && is_stdin {
+        return fill_from_stream(args, builder, io::stdin());
+    }
+    if is_stdin {
+        return Err(Usage("standard input is an archive: add --tar".into()).into());
+    }
+    let file = File::open(&args.source)?;
+    if args.tar.is_some() {
+        return fill_from_archive(args, builder, file);
+    }
+    if file.metadata()?.is_dir() {
+        builder.fill_from_dir(file.as_fd())?;
+    } else {
+        let image = Image::open(file, Vec::new())
+            .context("neither a directory nor an image; an archive needs --tar")?;
+        builder.fill_from_image(&image)?;
+    }
+    Ok(Known::default())
+}
+
+fn fill_from_archive(
+    args: &Args,
+    builder: &mut Builder<FileSink>,
+    file: File,
+) -> anyhow::Result<Known> {
+    let mut head = [0; 4];
+    let n = file.read_at(&mut head, 0)?;
+    let is_packed = matches!(head.get(..n), Some([0x1F, 0x8B, ..] | [0x28, 0xB5, 0x2F, 0xFD]));
+    // A zstd stream may begin with a skippable frame.
+    let is_skippable = n == 4 && u32::from_le_bytes(head) & 0xFFFF_FFF0 == 0x184D_2A50;
+    if is_packed || is_skippable || !file.metadata()?.is_file() {
+        return fill_from_stream(args, builder, file);
+    }
+    let bytes = file.metadata()?.len();
+    let hashed = file.try_clone()?;
+    let wants_digest = args.uuid.is_none();
+    // The digest costs as much as the copy, so it has a processor of its own.
+    let diff_id = thread::scope(|scope| {
+        let hasher = wants_digest.then(|| scope.spawn(|| digest_of(&hashed)));
+        let input = FileInput::new(file)?;
+        builder.fill_from_tar(input, Limits::default())?;
+        let digest = hasher.map(|h| h.join().map_err(|_| io::Error::other("hashing panicked")));
+        anyhow::Ok(digest.transpose()?.transpose()?)
+    })?;
+    Ok(Known { diff_id, bytes })
+}
+
+fn digest_of(file: &File) -> io::Result<Digest> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut buf = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buf, at)? {
+            0 => return Ok(hasher.finish()),
+            n => {
+                hasher.update(buf.get(..n).unwrap_or_default());
+                at += n as u64;
+            }
+        }
+    }
+}
+
+fn fill_from_stream(
+    args: &Args,
+    builder: &mut Builder<FileSink>,
+    source: impl io::Read + Send + 'static,
+) -> anyhow::Result<Known> {
+    let mut stream = LayerStream::open(source, Request::default())?;
+    if args.tar == Some(TarMode::I) && (stream.compression() != Compression::None || args.join) {
+        let text = "--tar=i describes a plain archive where it lies: give an uncompressed file";
+        return Err(Usage(text.into()).into());
+    }
+    if let Err(error) = builder.fill_from_tar(&mut stream, Limits::default()) {
+        return Err(stream.take_error().map_or_else(|| error.into(), Into::into));
+    }
+    let decoded = stream.finish()?;
+    Ok(Known { diff_id: Some(decoded.diff_id), bytes: decoded.size })
+}
+
+/// The UUID asked for, else that of the layer with this diffID. A directory has no digest: its image has
+/// the nil UUID.
+fn uuid(asked: Option<&str>, diff_id: Option<&Digest>) -> anyhow::Result<[u8; 16]> {
+    Ok(match asked {
+        Some("clear") => [0; 16],
+        Some("random") => uuid::Uuid::new_v4().into_bytes(),
+        Some(text) => {
+            uuid::Uuid::parse_str(text).map_err(|e| Usage(format!("-U {text}: {e}")))?.into_bytes()
+        }
+        None => diff_id.map(image_uuid).unwrap_or_default(),
+    })
+}
+
+/// Appends the archive to its index. Returns its bytes, padded to blocks.
+fn join(sink: &FileSink, source: &Path, at: u64) -> anyhow::Result<u64> {
+    let file = File::open(source)?;
+    let bytes = file.metadata()?.len();
+    sink.copy_from(file.as_fd(), 0, at, bytes)?;
+    let padded = bytes.next_multiple_of(512);
+    sink.set_len(at + padded)?;
+    Ok(padded)
+}
+
+fn print(
+    args: &Args,
+    summary: &Summary,
+    uuid: [u8; 16],
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let uuid = uuid::Uuid::from_bytes(uuid);
+    let notes = summary.notes.iter().map(|(note, count)| (note.code(), *count));
+    if args.json {
+        let value = json!({
+            "image": args.output.to_string_lossy(),
+            "uuid": uuid.to_string(),
+            "bytes": summary.image_bytes,
+            "metadataBytes": summary.metadata_bytes,
+            "inlineBytes": summary.inline_bytes,
+            "inodes": summary.inodes,
+            "featureIncompat": summary.feature_incompat,
+            "notes": notes.collect::<std::collections::BTreeMap<_, _>>(),
+        });
+        serde_json::to_writer_pretty(&mut *out, &value)?;
+        writeln!(out)?;
+    } else if !args.quiet {
+        writeln!(
+            out,
+            "{}: {} inodes, {} bytes, {} of them metadata, uuid {uuid}",
+            args.output.display(),
+            summary.inodes,
+            summary.image_bytes,
+            summary.metadata_bytes,
+        )?;
+        for (note, count) in notes {
+            writeln!(out, "  note: {note} x {count}")?;
+        }
+    }
+    Ok(())
+}
