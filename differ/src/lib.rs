@@ -1,1 +1,20 @@
 //! Layers in and out of EROFS: media types, digests, compression, the content store.
+//!
+//! The way of a layer: a blob of a [`content`] store is [`decode`]d (bounded, hashed, verified) into a tar stream,
+//! [`apply`] turns it into an EROFS image in the destination store, and [`convert`] does that for all layers of
+//! an image and writes its new manifest, config and index ([`oci`]).
+
+pub mod apply;
+pub mod content;
+pub mod convert;
+pub mod decode;
+mod digest;
+mod error;
+pub mod fault;
+mod media;
+pub mod oci;
+mod sys;
+
+pub use digest::{Algorithm, Digest, Hasher};
+pub use error::{Error, Result};
+pub use media::{Compression, EROFS_LAYER, EROFS_LAYER_ZSTD, LayerType};

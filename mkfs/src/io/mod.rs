@@ -110,6 +110,24 @@ pub trait Input {
     }
 }
 
+impl<I: Input + ?Sized> Input for &mut I {
+    fn fill(&mut self) -> io::Result<&[u8]> {
+        (**self).fill()
+    }
+
+    fn consume(&mut self, n: usize) {
+        (**self).consume(n);
+    }
+
+    fn skip(&mut self, n: u64) -> io::Result<u64> {
+        (**self).skip(n)
+    }
+
+    fn as_file(&self) -> Option<BorrowedFd<'_>> {
+        (**self).as_file()
+    }
+}
+
 /// Any [`io::BufRead`] as an [`Input`] without a file behind it.
 #[derive(Debug)]
 pub struct Stream<R>(pub R);

@@ -1,0 +1,331 @@
+//! An OCI image layout directory (image-spec, image-layout.md) as a content store.
+//!
+//! ```text
+//! oci-layout            {"imageLayoutVersion":"1.0.0"}
+//! index.json            what is in here, by name
+//! blobs/<alg>/<hex>     content; never changed once it has its name
+//! ingest/<kind>-<hex>   content being written, locked by whoever writes it
+//! ```
+//!
+//! How content is published, so that a crash at any time leaves it whole or not there:
+//! 1. write to a file in `ingest/`; 2. verify; 3. fsync the file; 4. rename it to its name; 5. fsync the directory.
+//! `index.json`, which makes an image visible, is replaced in the same way after all blobs it leads to.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Blob, ContentStore, Dir, Ingest, Mode, Provider};
+use crate::fault;
+use crate::{Digest, Error, Result};
+
+const LAYOUT_FILE: &str = "oci-layout";
+const INDEX_FILE: &str = "index.json";
+const INGEST_DIR: &str = "ingest";
+/// Largest `index.json`; a registry's index is smaller, but a layout may hold many images.
+const INDEX_LIMIT: u64 = 16 << 20;
+const EMPTY_INDEX: &[u8] =
+    br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+
+/// An image layout directory.
+#[derive(Debug)]
+pub struct OciLayout {
+    root: Dir,
+    /// False for a directory that is thrown away in the end: nothing is synced.
+    durable: bool,
+}
+
+impl OciLayout {
+    /// Opens the layout at `path` for reading and writing.
+    ///
+    /// # Errors
+    /// [`Error::NotALayout`] when there is something else, and what the storage reports.
+    pub fn open(path: &Path) -> Result<Self> {
+        let layout = Self { root: Dir::open(path)?, durable: true };
+        let not = |reason| Error::NotALayout { path: path.display().to_string(), reason };
+        let Some(bytes) = layout.root.read(LAYOUT_FILE, 4096)? else {
+            return Err(not("it has no file oci-layout"));
+        };
+        let value: Value =
+            serde_json::from_slice(&bytes).map_err(|_| not("oci-layout is not JSON"))?;
+        match value.get("imageLayoutVersion").and_then(Value::as_str) {
+            Some("1.0.0") => Ok(layout),
+            _ => Err(not("oci-layout names another version than 1.0.0")),
+        }
+    }
+
+    /// Opens the layout at `path`; makes one if there is nothing or an empty directory.
+    ///
+    /// # Errors
+    /// As [`OciLayout::open`].
+    pub fn create(path: &Path) -> Result<Self> {
+        let root = Dir::create(path)?;
+        let names = root.names()?;
+        if names.iter().any(|name| name == LAYOUT_FILE) {
+            return Self::open(path);
+        }
+        // What an interrupted creation leaves behind counts as empty.
+        let ours = |name: &String| [INGEST_DIR, INDEX_FILE, "blobs"].contains(&name.as_str());
+        if !names.iter().all(ours) {
+            let path = path.display().to_string();
+            return Err(Error::NotALayout { path, reason: "it is a directory with other things" });
+        }
+        let layout = Self { root, durable: true };
+        if !names.iter().any(|name| name == INDEX_FILE) {
+            layout.replace(INDEX_FILE, EMPTY_INDEX)?;
+        }
+        layout.replace(LAYOUT_FILE, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        Ok(layout)
+    }
+
+    /// The same, for a directory that is thrown away in the end.
+    pub(crate) fn not_durable(self) -> Self {
+        Self { durable: false, ..self }
+    }
+
+    /// Does what is stored here stay?
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// The bytes of `index.json`.
+    ///
+    /// # Errors
+    /// [`Error::NotALayout`] when there is none, and what the storage reports.
+    pub fn index(&self) -> Result<Vec<u8>> {
+        self.root.read(INDEX_FILE, INDEX_LIMIT)?.ok_or_else(|| Error::NotALayout {
+            path: "layout".to_owned(),
+            reason: "it has no index.json",
+        })
+    }
+
+    /// Replaces `index.json` by what `change` makes of it, with no other process between.
+    ///
+    /// # Errors
+    /// What `change` reports, and what the storage reports; then the old index is still there.
+    pub fn update_index(&self, change: impl FnOnce(&[u8]) -> Result<Vec<u8>>) -> Result<()> {
+        let _lock = self.root.lock()?;
+        let bytes = change(&self.index()?)?;
+        self.replace(INDEX_FILE, &bytes)
+    }
+
+    /// Stores `bytes` as a blob unless it is there. Returns its digest.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        let size = bytes.len() as u64;
+        if let Ok(there) = self.open_blob(&digest)
+            && there.document(&digest, size, size).is_ok()
+        {
+            return Ok(digest);
+        }
+        let ingest = self.ingest(&digest.to_string(), Mode::Fresh)?;
+        ingest.file().write_all(bytes).map_err(Error::io(format!("writing blob {digest}")))?;
+        ingest.commit(&digest, size)?;
+        Ok(digest)
+    }
+
+    /// Removes what processes that died left in `ingest/`, and `ingest/` itself when nothing is in it.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    pub fn sweep(&self) -> Result<()> {
+        let dir = self.root.create_dir(INGEST_DIR)?;
+        for name in dir.names()?.iter().filter(|name| name.starts_with(Kind::Build.prefix())) {
+            if dir.locked(name)?.is_some() {
+                dir.remove(name)?;
+            }
+        }
+        self.root.remove_empty_dir(INGEST_DIR);
+        Ok(())
+    }
+
+    /// The names of all files that a layout must have, in a fixed order.
+    pub(crate) fn files(&self) -> Result<Vec<String>> {
+        let mut files = vec![LAYOUT_FILE.to_owned(), INDEX_FILE.to_owned()];
+        let blobs = self.root.create_dir("blobs")?;
+        for algorithm in blobs.names()? {
+            let names = blobs.create_dir(&algorithm)?.names()?;
+            files.extend(names.iter().map(|name| format!("blobs/{algorithm}/{name}")));
+        }
+        Ok(files)
+    }
+
+    /// The directory in which new content is written: for scratch files on the same filesystem.
+    pub(crate) fn root(&self) -> &Dir {
+        &self.root
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<Blob> {
+        let path = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
+        let missing = || Error::BlobMissing { digest: digest.clone() };
+        let file = self.root.file(&path)?.ok_or_else(missing)?;
+        let meta = file.metadata().map_err(Error::io(format!("examining {path}")))?;
+        Ok(Blob::new(Arc::new(file), 0, meta.len()))
+    }
+
+    /// Opens and locks the file for `reference` in `ingest/`, which a sweep may remove at any time before.
+    fn begin(&self, kind: Kind, reference: &str) -> Result<Draft> {
+        fault::point("ingest.before_create").map_err(Error::io("creating an ingest file"))?;
+        let hex = Digest::of(reference.as_bytes());
+        let name = format!("{}{}", kind.prefix(), hex.hex().get(..32).unwrap_or_default());
+        for _ in 0..100 {
+            let dir = self.root.create_dir(INGEST_DIR)?;
+            match dir.locked(&name) {
+                Ok(Some(file)) => return Ok(Draft { dir, name, file, kind, published: false }),
+                Ok(None) => break,
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Busy { reference: reference.to_owned() })
+    }
+
+    fn sync(&self, file: &File, name: &str) -> Result<()> {
+        if self.durable {
+            file.sync_all().map_err(Error::io(format!("syncing {name}")))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the file `name` of the layout as a whole.
+    pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.replace_in(&self.root, name, bytes)
+    }
+
+    /// Replaces the file `name` in `to`, a directory on the same filesystem.
+    pub(crate) fn replace_in(&self, to: &Dir, name: &str, bytes: &[u8]) -> Result<()> {
+        let step = |point, action: &str| fault::point(point).map_err(Error::io(action.to_owned()));
+        step("publish.before_create", "creating a file")?;
+        let mut draft = self.begin(Kind::Build, name)?;
+        draft.file.set_len(0).map_err(Error::io("truncating"))?;
+        draft.file.write_all(bytes).map_err(Error::io(format!("writing {name}")))?;
+        step("publish.after_write", "writing")?;
+        self.sync(&draft.file, name)?;
+        step("publish.after_sync", "syncing")?;
+        step("publish.before_rename", "renaming")?;
+        draft.publish(to, name)?;
+        step("publish.after_rename", "renaming")?;
+        if self.durable {
+            to.sync()?;
+        }
+        step("publish.after_dir_sync", "syncing a directory")?;
+        drop(draft);
+        self.root.remove_empty_dir(INGEST_DIR);
+        Ok(())
+    }
+}
+
+impl Provider for OciLayout {
+    fn open(&self, digest: &Digest) -> Result<Blob> {
+        self.open_blob(digest)
+    }
+}
+
+impl ContentStore for OciLayout {
+    fn ingest(&self, reference: &str, mode: Mode) -> Result<Box<dyn Ingest>> {
+        let kind = match mode {
+            Mode::Fresh => Kind::Build,
+            Mode::Resume => Kind::Fetch,
+        };
+        let draft = self.begin(kind, reference)?;
+        if mode == Mode::Fresh {
+            draft.file.set_len(0).map_err(Error::io("truncating an ingest file"))?;
+        }
+        fault::point("ingest.after_create").map_err(Error::io("creating an ingest file"))?;
+        let layout = Self { root: self.root.try_clone()?, durable: self.durable };
+        Ok(Box::new(LayoutIngest { draft, layout }))
+    }
+}
+
+/// Why something is written: what a sweep may throw away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Made here; made anew after a crash.
+    Build,
+    /// Came from far away; kept, to be resumed.
+    Fetch,
+}
+
+impl Kind {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Build => "build-",
+            Self::Fetch => "fetch-",
+        }
+    }
+}
+
+/// A locked file in `ingest/`.
+#[derive(Debug)]
+struct Draft {
+    dir: Dir,
+    name: String,
+    file: File,
+    kind: Kind,
+    published: bool,
+}
+
+impl Draft {
+    fn publish(&mut self, to: &Dir, name: &str) -> Result<()> {
+        self.dir.rename(&self.name, to, name)?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published && self.kind == Kind::Build {
+            // The next sweep gets it if this fails.
+            let _ = self.dir.remove(&self.name);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LayoutIngest {
+    draft: Draft,
+    layout: OciLayout,
+}
+
+impl Ingest for LayoutIngest {
+    fn scratch_dir(&self) -> Result<OwnedFd> {
+        Ok(self.draft.dir.try_clone()?.into_fd())
+    }
+
+    fn file(&self) -> &File {
+        &self.draft.file
+    }
+
+    fn commit(mut self: Box<Self>, digest: &Digest, size: u64) -> Result<()> {
+        let step = |point| fault::point(point).map_err(Error::io(format!("publishing {digest}")));
+        step("ingest.after_write")?;
+        let meta = self.draft.file.metadata().map_err(Error::io("examining an ingest file"))?;
+        if meta.len() != size {
+            let digest = digest.clone();
+            return Err(Error::BlobSize { digest, expected: size, actual: meta.len() });
+        }
+        let root = &self.layout.root;
+        let blobs = root.create_dir("blobs")?;
+        let named = blobs.create_dir(digest.algorithm().name())?;
+        step("ingest.before_sync")?;
+        self.layout.sync(&self.draft.file, "a blob")?;
+        step("ingest.after_sync")?;
+        step("ingest.before_rename")?;
+        self.draft.publish(&named, digest.hex())?;
+        step("ingest.after_rename")?;
+        // The parents too: whoever made these directories may have died before syncing them.
+        for dir in [&named, &blobs, root].into_iter().filter(|_| self.layout.durable) {
+            dir.sync()?;
+        }
+        step("ingest.after_dir_sync")?;
+        Ok(())
+    }
+}

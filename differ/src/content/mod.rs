@@ -1,0 +1,69 @@
+//! The content store: blobs by digest, and how new ones come in.
+//!
+//! A [`Blob`] is a range of an open file, so a blob in a directory and a blob inside a tar archive are the same
+//! thing to whoever reads it. New content is written through an [`Ingest`] and appears under its digest whole, synced
+//! and verified, or not at all.
+
+mod blob;
+mod dir;
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+pub use blob::{Blob, BlobReader};
+pub(crate) use dir::{Dir, spool};
+pub use layout::OciLayout;
+
+use crate::{Digest, Result};
+
+/// Where blobs are read from.
+pub trait Provider: Send + Sync + Debug {
+    /// Opens the blob called `digest`. Its bytes are not verified by that.
+    ///
+    /// # Errors
+    /// [`crate::Error::BlobMissing`], and what the storage reports.
+    fn open(&self, digest: &Digest) -> Result<Blob>;
+}
+
+/// Where blobs are also written.
+pub trait ContentStore: Provider {
+    /// Begins to write a blob whose digest is not known yet. `reference` names the work: nobody else can do the same
+    /// work at the same time, and `Mode::Resume` goes on where an earlier attempt of that name ended.
+    ///
+    /// # Errors
+    /// [`crate::Error::Busy`] when the same work is being done, and what the storage reports.
+    fn ingest(&self, reference: &str, mode: Mode) -> Result<Box<dyn Ingest>>;
+}
+
+/// What to do with what an earlier attempt left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Throw it away.
+    Fresh,
+    /// Keep it: [`Ingest::file`] holds bytes that need not be fetched again.
+    Resume,
+}
+
+/// A blob being written. Dropped without [`Ingest::commit`] it leaves nothing, unless it was begun to be resumed.
+pub trait Ingest: Send + Debug {
+    /// The file to write to, open for reading and writing.
+    fn file(&self) -> &File;
+
+    /// A directory on the same filesystem, for scratch files.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    fn scratch_dir(&self) -> Result<OwnedFd>;
+
+    /// Syncs what was written and publishes it as `digest`, which the caller has computed from the very bytes in
+    /// the file. On return it survives a power cut.
+    ///
+    /// # Errors
+    /// [`crate::Error::BlobSize`] when the file is not `size` bytes long, and what the storage reports. Then nothing
+    /// was published.
+    fn commit(self: Box<Self>, digest: &Digest, size: u64) -> Result<()>;
+}

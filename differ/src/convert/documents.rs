@@ -1,0 +1,229 @@
+//! The documents of a converted image.
+
+use std::collections::BTreeSet;
+
+use super::layers::{Converted, Made};
+use super::{
+    ImageReport, LayerReport, Options, Report, SOURCE_DIFF_ID, SOURCE_DIGEST, SOURCE_LAYER,
+};
+use crate::apply::{Output, copy_blob};
+use crate::content::OciLayout;
+use crate::decode::{Cancel, LayerStream, Request};
+use crate::fault;
+use crate::oci::{
+    CONFIG, Descriptor, Document, EROFS_FEATURE, INDEX, Image, Index, Layer, MANIFEST, Manifest,
+    Place, Source,
+};
+use crate::{Compression, Digest, Error, Result};
+
+/// On a compressed EROFS layer: digest of the image (EROFS image specification draft).
+const UNCOMPRESSED: &str = "org.erofs.uncompressed-digest";
+
+/// Annotations that describe the bytes of a tar blob, and are wrong for any other.
+const ABOUT_BYTES: &[&str] = &[
+    "containerd.io/snapshot/stargz/",
+    "containerd.io/snapshot/nydus-",
+    "containerd.io/uncompressed",
+    "io.containers.estargz.",
+    "io.github.containers.zstd-chunked.",
+    "org.erofs.",
+];
+
+/// What was written.
+pub(super) struct Written {
+    /// The entry for the destination's index.
+    pub(super) entry: Descriptor,
+    pub(super) report: Report,
+}
+
+/// Writes configs, manifests and the index of the images whose layers are converted.
+pub(super) fn write(
+    source: &Source,
+    layout: &OciLayout,
+    options: &Options,
+    converted: &Converted,
+) -> Result<Written> {
+    let step = |point| fault::point(point).map_err(Error::io("writing documents"));
+    step("convert.before_documents")?;
+    let writer = Writer { source, layout, options };
+    let mut entries = Vec::new();
+    let mut images = Vec::new();
+    for (image, layers) in source.images.iter().zip(converted) {
+        let (entry, report) = writer.image(image, layers)?;
+        entries.push(entry);
+        images.push(report);
+    }
+    let mut left_out: BTreeSet<Digest> = BTreeSet::new();
+    let listed = source.index.as_ref();
+    left_out.extend(listed.iter().flat_map(|i| &i.others).map(|d| d.digest.clone()));
+    if options.keep_original {
+        let mut originals =
+            source.images.iter().map(|image| writer.original(image)).collect::<Result<Vec<_>>>()?;
+        for other in listed.iter().filter(|index| index.all).flat_map(|index| &index.others) {
+            writer.copy(other)?;
+            originals.push(other.clone());
+            left_out.remove(&other.digest);
+        }
+        // Whoever does not know about OS features takes the first one that fits.
+        originals.append(&mut entries);
+        entries = originals;
+    }
+    let entry = match (entries.as_slice(), listed) {
+        ([entry], None) => entry.clone(),
+        _ => writer.index(entries)?,
+    };
+    step("convert.after_documents")?;
+    let (digest, media_type) = (entry.digest.clone(), entry.media_type.clone());
+    let left_out = left_out.into_iter().collect();
+    Ok(Written { entry, report: Report { digest, media_type, images, left_out } })
+}
+
+struct Writer<'a> {
+    source: &'a Source,
+    layout: &'a OciLayout,
+    options: &'a Options,
+}
+
+impl Writer<'_> {
+    fn put(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor> {
+        let digest = self.layout.put(bytes)?;
+        Ok(Descriptor::new(media_type, &digest, bytes.len() as u64))
+    }
+
+    /// Writes config and manifest of a converted image.
+    fn image(&self, image: &Image, made: &[Made]) -> Result<(Descriptor, ImageReport)> {
+        let config =
+            image.config.rewritten(made.iter().map(|m| m.sealed.diff_id.clone()).collect());
+        let described = self.put(CONFIG, &config.to_bytes())?;
+        let described = described.with_annotations_of(&image.manifest.config, |_| true);
+        let layers = image.layers.iter().zip(made);
+        let descriptors = layers.clone().map(|(layer, made)| self.layer(layer, made)).collect();
+        let source = image.source_digest.to_string();
+        let manifest = image.manifest.rewritten(described, descriptors);
+        let manifest = manifest.with_annotation(SOURCE_DIGEST, &source);
+        let entry = self.put(MANIFEST, &manifest.to_bytes())?;
+        let listed = image.entry.as_ref();
+        let platform = listed.and_then(|entry| entry.platform.clone());
+        let platform = platform.unwrap_or_else(|| image.config.platform.clone());
+        let platform = platform.with_feature(EROFS_FEATURE);
+        let report = ImageReport {
+            source: image.source_digest.clone(),
+            manifest: entry.digest.clone(),
+            platform: platform.to_string(),
+            layers: layers.map(|(layer, made)| report(layer, made)).collect(),
+        };
+        let mut entry = entry.with_platform(platform);
+        if let Some(listed) = listed {
+            entry = entry.with_annotations_of(listed, |_| true);
+        }
+        Ok((entry.with_annotation(SOURCE_DIGEST, &source), report))
+    }
+
+    fn layer(&self, layer: &Layer, made: &Made) -> Descriptor {
+        let sealed = &made.sealed;
+        let media_type = self.options.output.media_type();
+        let mut to = Descriptor::new(media_type, &sealed.digest, sealed.size);
+        if let Place::Listed(from) = &layer.place {
+            let keep = |key: &str| !ABOUT_BYTES.iter().any(|about| key.starts_with(about));
+            to = to.with_annotations_of(from, keep);
+            to = to.with_annotation(SOURCE_LAYER, &from.digest.to_string());
+        }
+        if let Output::Zstd { .. } = self.options.output {
+            to = to.with_annotation(UNCOMPRESSED, &sealed.diff_id.to_string());
+        }
+        to.with_annotation(SOURCE_DIFF_ID, &layer.diff_id.to_string())
+    }
+
+    /// Writes the index of these manifests.
+    fn index(&self, entries: Vec<Descriptor>) -> Result<Descriptor> {
+        let (index, digest) = match &self.source.index {
+            Some(listed) => (listed.index.rewritten(entries), listed.digest.as_ref()),
+            None => (Index::new(entries), None),
+        };
+        let index = match digest {
+            Some(digest) => index.with_annotation(SOURCE_DIGEST, &digest.to_string()),
+            None => index,
+        };
+        self.put(INDEX, &index.to_bytes())
+    }
+
+    /// Copies the original of an image, byte by byte.
+    fn original(&self, image: &Image) -> Result<Descriptor> {
+        self.layout.put(&image.config_bytes)?;
+        let mut layers = Vec::with_capacity(image.layers.len());
+        for layer in &image.layers {
+            let descriptor = self.original_layer(layer)?;
+            let blob = self.source.blob(layer)?;
+            let (digest, size) = (&descriptor.digest, descriptor.size);
+            copy_blob(self.layout, &blob, digest, size, self.cancel())?;
+            layers.push(descriptor);
+        }
+        let entry = match &image.manifest_bytes {
+            Some(bytes) => {
+                self.layout.put(bytes)?;
+                image.entry.clone()
+            }
+            None => None,
+        };
+        let entry = match entry {
+            Some(entry) => entry,
+            // `docker save` stores no manifest: this is the one that a registry would have.
+            None => {
+                let manifest = image.manifest.rewritten(image.manifest.config.clone(), layers);
+                self.put(MANIFEST, &manifest.to_bytes())?
+            }
+        };
+        Ok(match entry.platform {
+            Some(_) => entry,
+            None => entry.with_platform(image.config.platform.clone()),
+        })
+    }
+
+    /// How a manifest lists a layer as it is stored.
+    fn original_layer(&self, layer: &Layer) -> Result<Descriptor> {
+        let blob = match &layer.place {
+            Place::Listed(descriptor) => return Ok(descriptor.clone()),
+            Place::Member(blob) => blob,
+        };
+        let request = Request { cancel: self.cancel().clone(), ..Request::default() };
+        let found = LayerStream::open(blob.reader(), request)?.finish()?;
+        let media_type = match found.compression {
+            Compression::None => "application/vnd.oci.image.layer.v1.tar",
+            Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        };
+        Ok(Descriptor::new(media_type, &found.blob, found.blob_size))
+    }
+
+    /// Copies what is no image, with all it refers to.
+    fn copy(&self, entry: &Descriptor) -> Result<()> {
+        let provider = &self.source.provider;
+        let limit = crate::oci::MANIFEST_LIMIT;
+        let bytes = provider.open(&entry.digest)?.document(&entry.digest, entry.size, limit)?;
+        let what = format!("manifest {}", entry.digest);
+        if let Document::Manifest(Manifest { config, layers, .. }) =
+            Document::parse(&what, Some(&entry.media_type), &bytes)?
+        {
+            for part in layers.iter().chain([&config]) {
+                let blob = provider.open(&part.digest)?;
+                copy_blob(self.layout, &blob, &part.digest, part.size, self.cancel())?;
+            }
+        }
+        self.layout.put(&bytes).map(drop)
+    }
+
+    fn cancel(&self) -> &Cancel {
+        &self.options.cancel
+    }
+}
+
+fn report(layer: &Layer, made: &Made) -> LayerReport {
+    LayerReport {
+        source_diff_id: layer.diff_id.clone(),
+        source_size: layer.size(),
+        digest: made.sealed.digest.clone(),
+        size: made.sealed.size,
+        diff_id: made.sealed.diff_id.clone(),
+        reused: made.reused,
+    }
+}

@@ -1,0 +1,285 @@
+//! All layers of all images, several at a time, each one once.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
+
+use super::progress::Watched;
+use super::record::{self, Keys};
+use super::{Event, NonDistributable, Options, Progress};
+use crate::apply::{self, Built, Lowers, Output, Sealed};
+use crate::content::{Blob, OciLayout, Provider, spool};
+use crate::decode::{Cancel, LayerStream, Request};
+use crate::oci::{Layer, Source};
+use crate::{Digest, Error, LayerType, Result};
+
+/// A converted layer.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    pub(super) sealed: Sealed,
+    pub(super) reused: bool,
+}
+
+/// The converted layers of the images, in their order.
+pub(super) type Converted = Vec<Vec<Made>>;
+
+/// Converts every layer. A layer is the same when its content and all layers below it are the same.
+///
+/// # Errors
+/// What went wrong first, with the layer.
+pub(super) fn convert(
+    source: &Source,
+    layout: &OciLayout,
+    options: &Options,
+    progress: &Arc<dyn Progress>,
+) -> Result<Converted> {
+    let (jobs, images) = plan(source, options)?;
+    let bytes = jobs.iter().map(|job| job.layer.size()).sum();
+    progress.event(Event::Planned { layers: jobs.len(), bytes });
+    let board =
+        Board { slots: Mutex::new(vec![Slot::Pending; jobs.len()]), changed: Condvar::new() };
+    let (cancel, next, error) = (options.cancel.part(), AtomicUsize::new(0), Mutex::new(None));
+    let work = Work { source, layout, options, progress, jobs, board, cancel, next, error };
+    thread::scope(|scope| -> Result<()> {
+        for _ in 0..options.jobs.get().min(work.jobs.len()) {
+            let worker = thread::Builder::new().name("layer".to_owned());
+            let started = worker.spawn_scoped(scope, || work.run(scope));
+            if let Err(e) = started {
+                work.cancel.cancel();
+                return Err(Error::io("starting a thread")(e));
+            }
+        }
+        Ok(())
+    })?;
+    if let Some(error) = lock(&work.error).take() {
+        return Err(error);
+    }
+    let slots = lock(&work.board.slots);
+    let made = |job: &usize| match slots.get(*job) {
+        Some(Slot::Done(made)) => Ok(made.clone()),
+        _ => Err(Error::Cancelled),
+    };
+    images.iter().map(|jobs| jobs.iter().map(made).collect()).collect()
+}
+
+/// A layer to convert.
+struct Job<'a> {
+    layer: &'a Layer,
+    /// Position in its image; 0 is the lowest.
+    index: usize,
+    /// The jobs of the layers below, nearest first.
+    below: Vec<usize>,
+    keys: Keys,
+}
+
+type Plan<'a> = (Vec<Job<'a>>, Vec<Vec<usize>>);
+
+/// Lowest layers first, so that whoever waits for a layer below waits for something that has begun.
+fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
+    let mut jobs: Vec<Job<'a>> = Vec::new();
+    let mut known: BTreeMap<Vec<Digest>, usize> = BTreeMap::new();
+    let mut images = Vec::with_capacity(source.images.len());
+    for image in &source.images {
+        let mut chain = Vec::new();
+        let mut below: Vec<usize> = Vec::new();
+        for (index, layer) in image.layers.iter().enumerate() {
+            if let LayerType::Tar { nondistributable: true, .. } = layer.layer_type
+                && options.nondistributable == NonDistributable::Refuse
+            {
+                let media_type = layer.descriptor().map(|d| d.media_type.clone());
+                let media_type = media_type.unwrap_or_default();
+                return Err(name(index, layer, Error::NonDistributable { media_type }));
+            }
+            chain.push(layer.diff_id.clone());
+            let job = *known.entry(chain.clone()).or_insert_with(|| {
+                let below = below.iter().rev().copied().collect();
+                jobs.push(Job { layer, index, below, keys: Keys::new(&chain, options) });
+                jobs.len() - 1
+            });
+            below.push(job);
+        }
+        images.push(below);
+    }
+    Ok((jobs, images))
+}
+
+fn name(index: usize, layer: &Layer, source: Error) -> Error {
+    let name = layer.descriptor().map_or(&layer.diff_id, |d| &d.digest).clone();
+    Error::Layer { index, name, source: Box::new(source) }
+}
+
+#[derive(Debug, Clone)]
+enum Slot {
+    Pending,
+    Done(Made),
+    Failed,
+}
+
+/// Which layers are ready.
+struct Board {
+    slots: Mutex<Vec<Slot>>,
+    changed: Condvar,
+}
+
+/// A lock whose holders do not panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    fn set(&self, job: usize, to: Slot) {
+        if let Some(slot) = lock(&self.slots).get_mut(job) {
+            *slot = to;
+        }
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, job: usize) -> Result<Made> {
+        let pending = |slots: &mut Vec<Slot>| matches!(slots.get(job), Some(Slot::Pending));
+        let slots = self.changed.wait_while(lock(&self.slots), pending);
+        let slots = slots.unwrap_or_else(PoisonError::into_inner);
+        match slots.get(job) {
+            Some(Slot::Done(made)) => Ok(made.clone()),
+            _ => Err(Error::Cancelled),
+        }
+    }
+}
+
+/// What the workers share.
+struct Work<'a> {
+    source: &'a Source,
+    layout: &'a OciLayout,
+    options: &'a Options,
+    progress: &'a Arc<dyn Progress>,
+    jobs: Vec<Job<'a>>,
+    board: Board,
+    cancel: Cancel,
+    next: AtomicUsize,
+    error: Mutex<Option<Error>>,
+}
+
+impl<'a> Work<'a> {
+    /// Converts one layer after the other. A layer is sealed on a thread of its own while the next is decoded.
+    fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        let mut sealing: Option<ScopedJoinHandle<'scope, ()>> = None;
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = self.jobs.get(number) else { break };
+            let built = match self.build(number, job) {
+                Ok(Some(built)) => built,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.fail(number, job, error);
+                    continue;
+                }
+            };
+            if let Some(previous) = sealing.take() {
+                // It reports its failure itself.
+                let _ = previous.join();
+            }
+            let sealer = thread::Builder::new().name("seal".to_owned());
+            let seal = move || self.seal(number, job, built);
+            match sealer.spawn_scoped(scope, seal) {
+                Ok(handle) => sealing = Some(handle),
+                Err(e) => self.fail(number, job, Error::io("starting a thread")(e)),
+            }
+        }
+    }
+
+    /// `None`: the layer is ready, it was there.
+    fn build(&self, number: usize, job: &Job<'a>) -> Result<Option<Built>> {
+        self.cancel.check()?;
+        let layer = job.layer;
+        let (diff_id, bytes) = (&layer.diff_id, layer.size());
+        self.progress.event(Event::Started { layer: number, diff_id, bytes });
+        let output = self.options.output;
+        if let Some(sealed) = record::find(self.layout, &job.keys, output, &self.cancel)? {
+            self.done(number, Made { sealed, reused: true });
+            return Ok(None);
+        }
+        let blob = self.source.blob(layer)?;
+        let progress = Arc::clone(self.progress);
+        let reader = Watched { inner: blob.reader(), layer: number, progress };
+        let request = Request {
+            layer_type: Some(layer.layer_type),
+            blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
+            diff_id: Some(layer.diff_id.clone()),
+            budget: self.options.budget,
+            cancel: self.cancel.clone(),
+        };
+        let built = match layer.layer_type {
+            LayerType::Erofs { .. } => apply::take_native(self.layout, reader, request)?,
+            LayerType::Tar { .. } => {
+                let mut build = self.options.build.clone();
+                build.layer.base = job.below.is_empty();
+                let lowers = Below { work: self, job };
+                apply::build_tar(self.layout, reader, request, build, &lowers)?
+            }
+        };
+        self.progress.event(Event::Sealing { layer: number });
+        Ok(Some(built))
+    }
+
+    fn seal(&self, number: usize, job: &Job<'a>, built: Built) {
+        let inherits = built.inherits;
+        let sealed = built.seal(self.layout, self.options.output, &self.cancel);
+        let kept = sealed.and_then(|sealed| {
+            record::keep(self.layout, &job.keys, inherits, &sealed)?;
+            Ok(sealed)
+        });
+        match kept {
+            Ok(sealed) => self.done(number, Made { sealed, reused: false }),
+            Err(error) => self.fail(number, job, error),
+        }
+    }
+
+    fn done(&self, number: usize, made: Made) {
+        let (bytes, reused) = (made.sealed.size, made.reused);
+        self.progress.event(Event::Done { layer: number, bytes, reused });
+        self.board.set(number, Slot::Done(made));
+    }
+
+    /// Stops all others. What they then report is a consequence and not the reason.
+    fn fail(&self, number: usize, job: &Job<'a>, error: Error) {
+        let mut first = lock(&self.error);
+        let consequence = matches!(error, Error::Cancelled);
+        if first.is_none() || (matches!(*first, Some(Error::Cancelled)) && !consequence) {
+            *first = Some(if consequence { error } else { name(job.index, job.layer, error) });
+        }
+        drop(first);
+        self.cancel.cancel();
+        self.board.set(number, Slot::Failed);
+    }
+}
+
+/// The layers below a job.
+struct Below<'a, 'b> {
+    work: &'b Work<'a>,
+    job: &'b Job<'a>,
+}
+
+impl Lowers for Below<'_, '_> {
+    fn images(&self) -> Result<Vec<Blob>> {
+        let image = |number: &usize| {
+            let made = self.work.board.wait(*number)?;
+            let blob = self.work.layout.open(&made.sealed.digest)?;
+            match self.work.options.output {
+                Output::Raw => Ok(blob),
+                Output::Zstd { .. } => self.unpack(&blob),
+            }
+        };
+        self.job.below.iter().map(image).collect()
+    }
+}
+
+impl Below<'_, '_> {
+    /// A compressed image in a nameless file.
+    fn unpack(&self, blob: &Blob) -> Result<Blob> {
+        let mut stream = LayerStream::open(blob.reader(), Request::default())?;
+        let file: File = spool(self.work.layout.root(), &mut stream)?;
+        let size = stream.finish()?.size;
+        Ok(Blob::new(Arc::new(file), 0, size))
+    }
+}

@@ -1,0 +1,101 @@
+//! What was converted before, remembered beside the blobs of a layout: `.erolith/layers/<key>`.
+//!
+//! A record is a hint. The blob it names is read and verified before it is used, and one that is gone or damaged is
+//! made anew.
+
+use serde_json::{Value, json};
+
+use super::Options;
+use crate::apply::{self, Output, Sealed};
+use crate::content::{Dir, OciLayout, Provider};
+use crate::decode::Cancel;
+use crate::fault;
+use crate::{Digest, Error, Result};
+
+/// Changes whenever the same layer gives other bytes.
+const FORMAT: u32 = 1;
+const LIMIT: u64 = 4096;
+
+/// The names under which a layer may be remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Keys {
+    /// For an image that depends on nothing but its layer.
+    layer: String,
+    /// For one that also depends on the layers below.
+    chain: String,
+}
+
+impl Keys {
+    /// For the top one of the layers with these diffIDs, lowest first.
+    pub(super) fn new(chain: &[Digest], options: &Options) -> Self {
+        let output = match options.output {
+            Output::Raw => "raw".to_owned(),
+            Output::Zstd { level, .. } => format!("zstd {level}"),
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        let build = &options.build;
+        let base = chain.len() == 1;
+        let how = format!("{FORMAT}\n{version}\n{output}\n{build:?}\nbase {base}\n");
+        let names: Vec<String> = chain.iter().map(Digest::to_string).collect();
+        let top = names.last().cloned().unwrap_or_default();
+        let key = |kind, what: &str| Digest::of(format!("{how}{kind} {what}").as_bytes());
+        Self {
+            layer: key("layer", &top).hex().to_owned(),
+            chain: key("chain", &names.join(" ")).hex().to_owned(),
+        }
+    }
+}
+
+fn dir(layout: &OciLayout) -> Result<Dir> {
+    layout.root().create_dir(".erolith")?.create_dir("layers")
+}
+
+/// The image that an earlier conversion made of this layer.
+pub(super) fn find(
+    layout: &OciLayout,
+    keys: &Keys,
+    output: Output,
+    cancel: &Cancel,
+) -> Result<Option<Sealed>> {
+    if !layout.is_durable() {
+        return Ok(None);
+    }
+    let dir = dir(layout)?;
+    for key in [&keys.layer, &keys.chain] {
+        let Some(sealed) = dir.read(key, LIMIT)?.and_then(|bytes| parse(&bytes)) else { continue };
+        let Ok(blob) = layout.open(&sealed.digest) else { continue };
+        match apply::verify(&blob, &sealed, output, cancel) {
+            Ok(()) => return Ok(Some(sealed)),
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(_) => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Remembers an image that is durable.
+pub(super) fn keep(layout: &OciLayout, keys: &Keys, inherits: bool, sealed: &Sealed) -> Result<()> {
+    if !layout.is_durable() {
+        return Ok(());
+    }
+    let step = |point| fault::point(point).map_err(Error::io("remembering a layer"));
+    step("convert.before_record")?;
+    let key = if inherits { &keys.chain } else { &keys.layer };
+    let record = json!({
+        "digest": sealed.digest.to_string(),
+        "size": sealed.size,
+        "diffId": sealed.diff_id.to_string(),
+    });
+    layout.replace_in(&dir(layout)?, key, record.to_string().as_bytes())?;
+    step("convert.after_record")
+}
+
+fn parse(bytes: &[u8]) -> Option<Sealed> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    let digest = |key| value.get(key).and_then(Value::as_str)?.parse().ok();
+    Some(Sealed {
+        digest: digest("digest")?,
+        size: value.get("size")?.as_u64()?,
+        diff_id: digest("diffId")?,
+    })
+}

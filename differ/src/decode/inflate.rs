@@ -1,0 +1,78 @@
+//! Raw deflate behind one interface, so that gzip framing is written once.
+
+use flate2::{Crc, Decompress, FlushDecompress, Status};
+
+/// What one call of [`RawInflate::inflate`] did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress {
+    /// Bytes of input taken.
+    pub(crate) used: usize,
+    /// Bytes of output written.
+    pub(crate) made: usize,
+    /// When the stream has ended: bytes that were taken but lie behind its end.
+    pub(crate) end: Option<Beyond>,
+}
+
+/// Up to eight bytes that a decoder took from its input and did not need: a gzip trailer at most.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Beyond {
+    /// The bytes.
+    pub(crate) bytes: [u8; 8],
+    /// How many of them.
+    pub(crate) len: usize,
+}
+
+/// A decoder of one raw deflate stream (RFC 1951) after another.
+pub(crate) trait RawInflate: Send {
+    /// Decodes from `input` into `out` until one of them is used up or the stream ends. `None`: no deflate stream.
+    fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<Progress>;
+
+    /// CRC-32 of all output of this stream.
+    fn crc(&self) -> u32;
+
+    /// Starts a new stream.
+    fn reset(&mut self);
+}
+
+/// The inflater that is always there.
+#[derive(Debug)]
+pub(crate) struct ZlibRs {
+    stream: Decompress,
+    crc: Crc,
+}
+
+impl ZlibRs {
+    pub(crate) fn new() -> Self {
+        Self { stream: Decompress::new(false), crc: Crc::new() }
+    }
+}
+
+impl RawInflate for ZlibRs {
+    fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<Progress> {
+        let (before_in, before_out) = (self.stream.total_in(), self.stream.total_out());
+        let status = self.stream.decompress(input, out, FlushDecompress::None).ok()?;
+        let used = usize::try_from(self.stream.total_in().checked_sub(before_in)?).ok()?;
+        let made = usize::try_from(self.stream.total_out().checked_sub(before_out)?).ok()?;
+        self.crc.update(out.get(..made)?);
+        let end = (status == Status::StreamEnd).then(Beyond::default);
+        Some(Progress { used, made, end })
+    }
+
+    fn crc(&self) -> u32 {
+        self.crc.sum()
+    }
+
+    fn reset(&mut self) {
+        self.stream.reset(false);
+        self.crc.reset();
+    }
+}
+
+/// The fastest inflater there is here. ISA-L's gain comes from its vector code; without it zlib-rs is as good.
+pub(crate) fn fastest() -> Box<dyn RawInflate> {
+    #[cfg(all(feature = "isal", target_arch = "x86_64"))]
+    if is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq") {
+        return Box::new(crate::sys::isal::Inflater::new());
+    }
+    Box::new(ZlibRs::new())
+}

@@ -1,0 +1,170 @@
+//! The stages that run on threads of their own. Each ends when its input ends or nobody wants its output.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use super::block::{Block, Pool};
+use super::{Budget, Cancel, Decoder};
+use crate::{Digest, Error, Hasher, Result};
+
+/// What every stage watches.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    pub(super) budget: Budget,
+    pub(super) cancel: Cancel,
+    pub(super) start: Instant,
+}
+
+/// Blocks on their way to the next stages.
+pub(super) type Outlet = Sender<Arc<Block>>;
+
+/// Starts a stage.
+pub(super) fn spawn<T: Send + 'static>(
+    stage: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    let action = || format!("starting a {stage} thread");
+    thread::Builder::new().name(stage.to_owned()).spawn(work).map_err(Error::io(action()))
+}
+
+/// The result of a stage that has ended or is about to.
+pub(super) fn join<T>(stage: &'static str, thread: JoinHandle<T>) -> Result<T> {
+    thread.join().map_err(|_| Error::WorkerDied { stage })
+}
+
+/// The first stage: reads the blob and hashes it.
+pub(super) struct ReadStage {
+    pub(super) source: Box<dyn Read + Send>,
+    pub(super) pool: Pool,
+    /// One for each digest that is wanted of the blob.
+    pub(super) hashers: Vec<Hasher>,
+    /// Digest and size by the descriptor.
+    pub(super) expected: Option<(Digest, u64)>,
+    pub(super) limits: Limits,
+    /// Is the blob what the consumer gets? Then its size counts as output.
+    pub(super) plain: bool,
+}
+
+/// What the first stage knows at the end.
+#[derive(Debug)]
+pub(super) struct ReadOutcome {
+    /// In the order of the hashers.
+    pub(super) digests: Vec<Digest>,
+    pub(super) bytes: u64,
+}
+
+impl ReadStage {
+    /// Reads until `block` has at least `enough` bytes or the blob ends.
+    pub(super) fn fill(&mut self, block: &mut Block, enough: usize) -> Result<()> {
+        while block.filled().len() < enough {
+            match self.source.read(block.room()) {
+                Ok(0) => break,
+                Ok(n) => block.advance(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("reading the blob")(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on `first`, then the rest of the blob. Verifies size and digest at the end; when the next stage
+    /// gave up there is no outcome.
+    pub(super) fn run(mut self, first: Block, next: &Outlet) -> Result<Option<ReadOutcome>> {
+        let mut total = 0u64;
+        let mut block = first;
+        while !block.filled().is_empty() {
+            total += block.filled().len() as u64;
+            if let Some((digest, size)) = self.expected.as_ref().filter(|(_, size)| total > *size) {
+                return Err(Error::BlobSize {
+                    digest: digest.clone(),
+                    expected: *size,
+                    actual: total,
+                });
+            }
+            self.limits.cancel.check()?;
+            if self.plain {
+                self.limits.budget.check(total, total, self.limits.start)?;
+            }
+            let block_out = Arc::new(block);
+            if next.send(Arc::clone(&block_out)).is_err() {
+                return Ok(None);
+            }
+            for hasher in &mut self.hashers {
+                hasher.update(block_out.filled());
+            }
+            drop(block_out);
+            block = self.pool.take()?;
+            self.fill(&mut block, BLOCK)?;
+        }
+        self.verify(total).map(Some)
+    }
+
+    fn verify(self, bytes: u64) -> Result<ReadOutcome> {
+        let digests: Vec<Digest> = self.hashers.into_iter().map(Hasher::finish).collect();
+        if let Some((expected, size)) = self.expected {
+            if bytes != size {
+                return Err(Error::BlobSize { digest: expected, expected: size, actual: bytes });
+            }
+            if let Some(actual) = digests.first().filter(|d| **d != expected) {
+                return Err(Error::BlobDigest { expected, actual: actual.clone() });
+            }
+        }
+        Ok(ReadOutcome { digests, bytes })
+    }
+}
+
+/// Bytes in a block: large enough that handing it over costs nothing beside filling it, small enough that a block
+/// is still in the second-level cache when the next stage reads it.
+pub(super) const BLOCK: usize = 256 * 1024;
+
+/// The second stage: decompresses. Returns the number of bytes that came out.
+pub(super) fn decode(
+    mut decoder: Box<dyn Decoder>,
+    input: &Receiver<Arc<Block>>,
+    pool: &Pool,
+    outlets: &[Outlet],
+    limits: &Limits,
+) -> Result<u64> {
+    let (mut taken, mut made) = (0u64, 0u64);
+    let mut out = pool.take()?;
+    while let Ok(block) = input.recv() {
+        let mut rest = block.filled();
+        loop {
+            let step = decoder.step(rest, out.room())?;
+            rest = rest.get(step.used..).unwrap_or_default();
+            taken += step.used as u64;
+            made += step.made as u64;
+            out.advance(step.made);
+            limits.cancel.check()?;
+            limits.budget.check(taken, made, limits.start)?;
+            if !out.room().is_empty() {
+                break;
+            }
+            if !hand_over(std::mem::replace(&mut out, pool.take()?), outlets) {
+                return Err(Error::Cancelled);
+            }
+        }
+    }
+    if !out.filled().is_empty() {
+        hand_over(out, outlets);
+    }
+    decoder.end()?;
+    Ok(made)
+}
+
+/// False when nobody is left who wants the block.
+fn hand_over(block: Block, outlets: &[Outlet]) -> bool {
+    let block = Arc::new(block);
+    outlets.iter().all(|outlet| outlet.send(Arc::clone(&block)).is_ok())
+}
+
+/// The third stage: hashes what came out.
+pub(super) fn hash(mut hasher: Hasher, input: &Receiver<Arc<Block>>) -> Digest {
+    while let Ok(block) = input.recv() {
+        hasher.update(block.filled());
+    }
+    hasher.finish()
+}

@@ -1,0 +1,245 @@
+//! A layer blob as a verified stream of decoded bytes.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use erolith_mkfs::io::Input;
+
+use super::block::{Block, Pool};
+use super::gzip::Gzip;
+use super::pipeline::{self, BLOCK, Limits, ReadOutcome, ReadStage};
+use super::zstd::Zstd;
+use super::{Budget, Cancel, Decoder, inflate, sniff};
+use crate::{Algorithm, Compression, Digest, Error, Hasher, LayerType, Result};
+
+/// Compressed blocks on their way, and decoded ones: what a pipeline holds in memory.
+const BLOCKS_IN: usize = 4;
+const BLOCKS_OUT: usize = 8;
+
+/// What is known about a blob before it is read.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// What its media type says; `None` takes whatever a layer may be.
+    pub layer_type: Option<LayerType>,
+    /// Digest and size of the blob by its descriptor.
+    pub blob: Option<(Digest, u64)>,
+    /// Digest of the decoded bytes by the image's config.
+    pub diff_id: Option<Digest>,
+    /// What it may cost.
+    pub budget: Budget,
+    /// Calls it off.
+    pub cancel: Cancel,
+}
+
+/// What a blob turned out to be. Everything expected was found true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// Digest of the blob, with the expected algorithm.
+    pub blob: Digest,
+    /// Bytes of the blob.
+    pub blob_size: u64,
+    /// Digest of the decoded bytes, all of them: also those behind the end of the tar archive.
+    pub diff_id: Digest,
+    /// Decoded bytes.
+    pub size: u64,
+    /// The compression found.
+    pub compression: Compression,
+}
+
+/// The decoded bytes of a blob. Reading it to its end verifies everything the [`Request`] expects; a mismatch is an
+/// error of the read that would have returned the end.
+pub struct LayerStream {
+    blocks: Option<Receiver<Arc<Block>>>,
+    current: Option<Arc<Block>>,
+    pos: usize,
+    cancel: Cancel,
+    threads: Option<Threads>,
+    outcome: Option<Result<Decoded>>,
+    expected_diff_id: Option<Digest>,
+    compression: Compression,
+}
+
+struct Threads {
+    reader: JoinHandle<Result<Option<ReadOutcome>>>,
+    decoder: Option<(JoinHandle<Result<u64>>, JoinHandle<Digest>)>,
+}
+
+impl fmt::Debug for LayerStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LayerStream")
+            .field("compression", &self.compression)
+            .field("outcome", &self.outcome)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LayerStream {
+    /// Starts decoding `source`.
+    ///
+    /// # Errors
+    /// When the first bytes cannot be read or are nothing a layer of that type may be.
+    pub fn open(source: impl Read + Send + 'static, request: Request) -> Result<Self> {
+        let Request { layer_type, blob, diff_id, budget, cancel } = request;
+        let limits = Limits { budget, cancel: cancel.clone(), start: Instant::now() };
+        let blob_algorithm = blob.as_ref().map_or_else(Algorithm::default, |(d, _)| d.algorithm());
+        let diff_algorithm = diff_id.as_ref().map_or_else(Algorithm::default, Digest::algorithm);
+        let mut reader = ReadStage {
+            source: Box::new(source),
+            pool: Pool::new(BLOCKS_IN, BLOCK),
+            hashers: vec![Hasher::new(blob_algorithm)],
+            expected: blob,
+            limits: limits.clone(),
+            plain: false,
+        };
+        let mut first = reader.pool.take()?;
+        reader.fill(&mut first, sniff::PREFIX)?;
+        let compression = sniff::compression(first.filled(), layer_type)?;
+        let decoder: Option<Box<dyn Decoder>> = match compression {
+            Compression::None => None,
+            Compression::Gzip => Some(Box::new(Gzip::new(inflate::fastest()))),
+            Compression::Zstd => Some(Box::new(Zstd::new(budget.zstd_window_log)?)),
+        };
+        let (outlet, blocks) = channel();
+        let threads = if let Some(decoder) = decoder {
+            let (to_decoder, compressed) = channel();
+            let (to_hasher, to_hash) = channel();
+            let decoder = pipeline::spawn("inflate", move || {
+                let pool = Pool::new(BLOCKS_OUT, BLOCK);
+                pipeline::decode(decoder, &compressed, &pool, &[to_hasher, outlet], &limits)
+            })?;
+            let hasher = Hasher::new(diff_algorithm);
+            let hasher = pipeline::spawn("diffid", move || pipeline::hash(hasher, &to_hash))?;
+            let reader = pipeline::spawn("read", move || reader.run(first, &to_decoder))?;
+            Threads { reader, decoder: Some((decoder, hasher)) }
+        } else {
+            reader.plain = true;
+            if diff_algorithm != blob_algorithm {
+                reader.hashers.push(Hasher::new(diff_algorithm));
+            }
+            let reader = pipeline::spawn("read", move || reader.run(first, &outlet))?;
+            Threads { reader, decoder: None }
+        };
+        Ok(Self {
+            blocks: Some(blocks),
+            current: None,
+            pos: 0,
+            cancel,
+            threads: Some(threads),
+            outcome: None,
+            expected_diff_id: diff_id,
+            compression,
+        })
+    }
+
+    /// The compression found.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// Reads what is left, and tells what the blob was.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the blob: it is damaged, over its budget, or not what was expected.
+    pub fn finish(mut self) -> Result<Decoded> {
+        while self.advance()? {
+            self.current = None;
+        }
+        self.outcome.take().unwrap_or(Err(Error::WorkerDied { stage: "decoder" }))
+    }
+
+    /// The reason why reading failed, when it failed here and not in the consumer: it says more than the
+    /// [`io::Error`] that the consumer got.
+    pub fn take_error(&mut self) -> Option<Error> {
+        match self.outcome.take() {
+            Some(Err(error)) => Some(error),
+            other => {
+                self.outcome = other;
+                None
+            }
+        }
+    }
+
+    /// Makes `current` a block with unread bytes. False at the verified end.
+    fn advance(&mut self) -> Result<bool> {
+        if self.current.as_ref().is_some_and(|block| self.pos < block.filled().len()) {
+            return Ok(true);
+        }
+        self.current = None;
+        self.pos = 0;
+        self.cancel.check()?;
+        if let Some(block) = self.blocks.as_ref().and_then(|blocks| blocks.recv().ok()) {
+            self.current = Some(block);
+            return Ok(true);
+        }
+        self.blocks = None;
+        if let Some(threads) = self.threads.take() {
+            self.outcome = Some(self.verify(threads));
+        }
+        match &self.outcome {
+            Some(Ok(_)) => Ok(false),
+            _ => Err(self.take_error().unwrap_or(Error::WorkerDied { stage: "decoder" })),
+        }
+    }
+
+    fn verify(&self, threads: Threads) -> Result<Decoded> {
+        // The decoder's complaint about a blob that ends early is a consequence of what the reader complains about.
+        let read = pipeline::join("reader", threads.reader)?;
+        let decoded = match threads.decoder {
+            Some((decoder, hasher)) => {
+                let made = pipeline::join("decoder", decoder)?;
+                let diff_id = pipeline::join("hasher", hasher)?;
+                Some((made, diff_id))
+            }
+            None => None,
+        };
+        let read = read?;
+        let decoded = match decoded {
+            Some((made, diff_id)) => Some((made?, diff_id)),
+            None => None,
+        };
+        let Some(ReadOutcome { digests, bytes }) = read else {
+            return Err(Error::WorkerDied { stage: "decoder" });
+        };
+        let died = || Error::WorkerDied { stage: "hasher" };
+        let blob = digests.first().cloned().ok_or_else(died)?;
+        let plain = || digests.last().cloned().map(|digest| (bytes, digest));
+        let (size, diff_id) = decoded.or_else(plain).ok_or_else(died)?;
+        if let Some(expected) = self.expected_diff_id.clone().filter(|d| *d != diff_id) {
+            return Err(Error::DiffId { expected, actual: diff_id });
+        }
+        Ok(Decoded { blob, blob_size: bytes, diff_id, size, compression: self.compression })
+    }
+}
+
+impl Input for LayerStream {
+    fn fill(&mut self) -> io::Result<&[u8]> {
+        if let Err(error) = self.advance() {
+            let told = io::Error::other(error.to_string());
+            self.outcome = Some(Err(error));
+            return Err(told);
+        }
+        let rest = self.current.as_ref().and_then(|block| block.filled().get(self.pos..));
+        Ok(rest.unwrap_or_default())
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.pos = self.pos.saturating_add(n);
+    }
+}
+
+impl Read for LayerStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let have = self.fill()?;
+        let n = have.len().min(buf.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..n), have.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        self.consume(n);
+        Ok(n)
+    }
+}

@@ -1,0 +1,394 @@
+//! Manifests, indexes and configs: read strictly where a second reader might see something else, changed as little as
+//! possible.
+//!
+//! Values are held as parsed JSON with their members in order, so that what is not understood survives a change. A
+//! member that occurs twice counts as Go counts it: the last one wins.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use serde_json::{Map, Value, json};
+
+use super::{
+    CONFIG, DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, EROFS_FEATURE, INDEX, MANIFEST, Platform,
+};
+use crate::{Digest, Error, Hasher, Result};
+
+/// Largest manifest or index: what registries accept.
+pub(crate) const MANIFEST_LIMIT: u64 = 4 << 20;
+/// Largest config.
+pub(crate) const CONFIG_LIMIT: u64 = 8 << 20;
+
+/// Whose fault a bad document is.
+fn bad(what: &str, reason: impl Into<String>) -> Error {
+    Error::BadDocument { what: what.to_owned(), reason: reason.into() }
+}
+
+/// Parses an object and refuses members that Go, which ignores case, would take for one of `known`.
+fn object(what: &str, bytes: &[u8], known: &[&str]) -> Result<Map<String, Value>> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| bad(what, e.to_string()))?;
+    let Value::Object(map) = value else { return Err(bad(what, "it is no JSON object")) };
+    for key in map.keys() {
+        if let Some(twin) = known.iter().find(|k| key.eq_ignore_ascii_case(k) && key != *k) {
+            return Err(bad(what, format!("{key:?} could be taken for {twin:?}")));
+        }
+    }
+    Ok(map)
+}
+
+fn text<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    map.get(key).and_then(Value::as_str)
+}
+
+/// A reference to content: media type, digest, size.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Descriptor {
+    /// What the content is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What it runs on, if it says so.
+    pub platform: Option<Platform>,
+    json: Map<String, Value>,
+}
+
+impl Descriptor {
+    /// Of content that was made here.
+    #[must_use]
+    pub fn new(media_type: &str, digest: &Digest, size: u64) -> Self {
+        let mut json = Map::new();
+        json.insert("mediaType".to_owned(), json!(media_type));
+        json.insert("digest".to_owned(), json!(digest.to_string()));
+        json.insert("size".to_owned(), json!(size));
+        let (media_type, digest) = (media_type.to_owned(), digest.clone());
+        Self { media_type, digest, size, platform: None, json }
+    }
+
+    fn parse(what: &str, value: &Value) -> Result<Self> {
+        let Value::Object(json) = value else { return Err(bad(what, "it is no JSON object")) };
+        let media_type = text(json, "mediaType").ok_or_else(|| bad(what, "no mediaType"))?;
+        let digest: Digest = text(json, "digest").ok_or_else(|| bad(what, "no digest"))?.parse()?;
+        let size = json.get("size").and_then(Value::as_u64);
+        let size = size.filter(|s| i64::try_from(*s).is_ok());
+        let size = size.ok_or_else(|| bad(what, "its size is no number from 0 to 2^63-1"))?;
+        let platform = json.get("platform").and_then(Value::as_object).map(Platform::from_json);
+        let descriptor =
+            Self { media_type: media_type.to_owned(), digest, size, platform, json: json.clone() };
+        descriptor.check_data(what)?;
+        Ok(descriptor)
+    }
+
+    /// Content that is embedded in the descriptor must be the content it describes.
+    fn check_data(&self, what: &str) -> Result<()> {
+        let Some(data) = self.json.get("data") else { return Ok(()) };
+        let decode = |text| base64::engine::general_purpose::STANDARD.decode(text).ok();
+        let bytes = data.as_str().and_then(decode).ok_or_else(|| bad(what, "data is no base64"))?;
+        let mut hasher = Hasher::new(self.digest.algorithm());
+        hasher.update(&bytes);
+        let actual = hasher.finish();
+        if actual != self.digest || bytes.len() as u64 != self.size {
+            return Err(Error::BlobDigest { expected: self.digest.clone(), actual });
+        }
+        Ok(())
+    }
+
+    /// The annotation `key`.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.json.get("annotations").and_then(|a| a.get(key)).and_then(Value::as_str)
+    }
+
+    /// With the annotation `key`.
+    #[must_use]
+    pub fn with_annotation(mut self, key: &str, value: &str) -> Self {
+        annotate(&mut self.json, key, value);
+        self
+    }
+
+    /// With all annotations of `other` that `keep` keeps.
+    #[must_use]
+    pub(crate) fn with_annotations_of(self, other: &Self, keep: impl Fn(&str) -> bool) -> Self {
+        let theirs = other.json.get("annotations").and_then(Value::as_object);
+        let theirs = theirs.into_iter().flatten().filter(|(key, _)| keep(key));
+        theirs.fold(self, |this, (key, value)| {
+            this.with_annotation(key, value.as_str().unwrap_or_default())
+        })
+    }
+
+    /// Without the annotation `key`.
+    #[must_use]
+    pub(crate) fn without_annotation(mut self, key: &str) -> Self {
+        let annotations = self.json.get_mut("annotations").and_then(Value::as_object_mut);
+        if annotations.is_some_and(|a| a.shift_remove(key).is_some() && a.is_empty()) {
+            self.json.shift_remove("annotations");
+        }
+        self
+    }
+
+    /// With a platform.
+    #[must_use]
+    pub(crate) fn with_platform(mut self, platform: Platform) -> Self {
+        self.json.insert("platform".to_owned(), platform.to_json());
+        self.platform = Some(platform);
+        self
+    }
+
+    /// As JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        Value::Object(self.json.clone())
+    }
+}
+
+fn annotate(json: &mut Map<String, Value>, key: &str, value: &str) {
+    let annotations = json.entry("annotations").or_insert_with(|| json!({}));
+    if !annotations.is_object() {
+        *annotations = json!({});
+    }
+    if let Some(annotations) = annotations.as_object_mut() {
+        annotations.insert(key.to_owned(), json!(value));
+    }
+}
+
+/// A manifest or an index.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Document {
+    /// One image.
+    Manifest(Manifest),
+    /// Several images.
+    Index(Index),
+}
+
+/// An image manifest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// The config.
+    pub config: Descriptor,
+    /// The layers, lowest first.
+    pub layers: Vec<Descriptor>,
+    json: Map<String, Value>,
+}
+
+/// An image index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Index {
+    /// What it lists.
+    pub manifests: Vec<Descriptor>,
+    json: Map<String, Value>,
+}
+
+const KNOWN: &[&str] = &[
+    "schemaVersion",
+    "mediaType",
+    "artifactType",
+    "config",
+    "layers",
+    "manifests",
+    "subject",
+    "annotations",
+];
+
+impl Document {
+    /// Parses a document that a descriptor calls `media_type`; without one (`index.json`) its members decide.
+    ///
+    /// # Errors
+    /// [`Error::BadDocument`], naming `what`, for what is no manifest or index, or what two readers could read in two
+    /// ways; [`Error::SchemaOne`].
+    pub fn parse(what: &str, media_type: Option<&str>, bytes: &[u8]) -> Result<Self> {
+        let json = object(what, bytes, KNOWN)?;
+        let stated = match json.get("mediaType") {
+            None => None,
+            Some(Value::String(stated)) => Some(stated.as_str()),
+            Some(_) => return Err(bad(what, "its mediaType is no text")),
+        };
+        if let (Some(stated), Some(described)) = (stated, media_type)
+            && stated != described
+        {
+            return Err(bad(what, format!("it is described as {described} but says {stated}")));
+        }
+        let schema = json.get("schemaVersion").and_then(Value::as_u64);
+        let media_type = media_type.or(stated).unwrap_or_default();
+        if schema == Some(1)
+            || media_type.starts_with("application/vnd.docker.distribution.manifest.v1")
+        {
+            return Err(Error::SchemaOne { what: what.to_owned() });
+        }
+        if schema != Some(2) {
+            return Err(bad(what, "its schemaVersion is not 2"));
+        }
+        let (layers, manifests) = (json.contains_key("layers"), json.contains_key("manifests"));
+        if (layers || json.contains_key("config")) && manifests {
+            return Err(bad(what, "it is a manifest and an index at once"));
+        }
+        match media_type {
+            INDEX | DOCKER_INDEX => Index::from_json(what, json).map(Self::Index),
+            MANIFEST | DOCKER_MANIFEST => Manifest::from_json(what, json).map(Self::Manifest),
+            "" if manifests => Index::from_json(what, json).map(Self::Index),
+            "" => Manifest::from_json(what, json).map(Self::Manifest),
+            other => Err(bad(what, format!("{other} is no manifest or index"))),
+        }
+    }
+}
+
+/// A member that is a list of descriptors; Go writes an empty one as null.
+fn descriptors(what: &str, json: &Map<String, Value>, key: &str) -> Result<Vec<Descriptor>> {
+    match json.get(key) {
+        Some(Value::Array(items)) => {
+            let item = |(i, value)| Descriptor::parse(&format!("{what}, {key}[{i}]"), value);
+            items.iter().enumerate().map(item).collect()
+        }
+        Some(Value::Null) => Ok(Vec::new()),
+        _ => Err(bad(what, format!("{key} is missing or no list"))),
+    }
+}
+
+impl Manifest {
+    fn from_json(what: &str, json: Map<String, Value>) -> Result<Self> {
+        let config = json.get("config").ok_or_else(|| bad(what, "no config"))?;
+        let config = Descriptor::parse(&format!("{what}, config"), config)?;
+        let layers = descriptors(what, &json, "layers")?;
+        Ok(Self { config, layers, json })
+    }
+
+    /// A manifest of an image that had none: an archive of `docker save`.
+    pub(crate) fn assemble(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        let mut json = Map::new();
+        json.insert("schemaVersion".to_owned(), json!(2));
+        Self { config: config.clone(), layers: Vec::new(), json }.rewritten(config, layers)
+    }
+
+    /// Is it an image that runs, and not a signature, an attestation or some other artifact?
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        [CONFIG, DOCKER_CONFIG].contains(&self.config.media_type.as_str())
+    }
+
+    /// With another config and other layers, as an OCI manifest. All other members stay.
+    #[must_use]
+    pub fn rewritten(&self, config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        let mut json = self.json.clone();
+        json.insert("mediaType".to_owned(), json!(MANIFEST));
+        json.insert("config".to_owned(), config.to_json());
+        let list = layers.iter().map(Descriptor::to_json).collect();
+        json.insert("layers".to_owned(), Value::Array(list));
+        Self { config, layers, json }
+    }
+
+    /// With the annotation `key`.
+    #[must_use]
+    pub fn with_annotation(mut self, key: &str, value: &str) -> Self {
+        annotate(&mut self.json, key, value);
+        self
+    }
+
+    /// The bytes to store.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        Value::Object(self.json.clone()).to_string().into_bytes()
+    }
+}
+
+impl Index {
+    /// An index of these.
+    #[must_use]
+    pub fn new(manifests: Vec<Descriptor>) -> Self {
+        let mut json = Map::new();
+        json.insert("schemaVersion".to_owned(), json!(2));
+        Self { manifests: Vec::new(), json }.rewritten(manifests)
+    }
+
+    fn from_json(what: &str, json: Map<String, Value>) -> Result<Self> {
+        let manifests = descriptors(what, &json, "manifests")?;
+        Ok(Self { manifests, json })
+    }
+
+    /// With another list, as an OCI index. All other members stay.
+    #[must_use]
+    pub fn rewritten(&self, manifests: Vec<Descriptor>) -> Self {
+        let mut json = self.json.clone();
+        json.insert("mediaType".to_owned(), json!(INDEX));
+        let list = manifests.iter().map(Descriptor::to_json).collect();
+        json.insert("manifests".to_owned(), Value::Array(list));
+        Self { manifests, json }
+    }
+
+    /// With the annotation `key`.
+    #[must_use]
+    pub fn with_annotation(mut self, key: &str, value: &str) -> Self {
+        annotate(&mut self.json, key, value);
+        self
+    }
+
+    /// The bytes to store.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        Value::Object(self.json.clone()).to_string().into_bytes()
+    }
+}
+
+/// An image config.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What the image runs on.
+    pub platform: Platform,
+    /// Digests of the layers as they are when decompressed, lowest first.
+    pub diff_ids: Vec<Digest>,
+    json: Map<String, Value>,
+}
+
+impl Config {
+    /// Parses the config of an image with `layers` layers.
+    ///
+    /// # Errors
+    /// [`Error::BadDocument`], [`Error::BadDigest`], [`Error::LayerCount`].
+    pub fn parse(what: &str, bytes: &[u8], layers: usize) -> Result<Self> {
+        let json =
+            object(what, bytes, &["rootfs", "os", "architecture", "variant", "os.features"])?;
+        let list = json.get("rootfs").and_then(Value::as_object).map(|r| r.get("diff_ids"));
+        let diff_ids = match list {
+            Some(Some(Value::Array(list))) => list
+                .iter()
+                .map(|v| v.as_str().ok_or_else(|| bad(what, "a diff_id is no text"))?.parse())
+                .collect::<Result<Vec<Digest>>>()?,
+            // An image from scratch without a layer.
+            None | Some(None | Some(Value::Null)) => Vec::new(),
+            Some(Some(_)) => return Err(bad(what, "rootfs.diff_ids is no list")),
+        };
+        if diff_ids.len() != layers {
+            return Err(Error::LayerCount { layers, diff_ids: diff_ids.len() });
+        }
+        Ok(Self { platform: Platform::from_json(&json), diff_ids, json })
+    }
+
+    /// For the same image with EROFS layers that have these diffIDs. All other members stay.
+    #[must_use]
+    pub fn rewritten(&self, diff_ids: Vec<Digest>) -> Self {
+        let mut json = self.json.clone();
+        let list: Vec<String> = diff_ids.iter().map(Digest::to_string).collect();
+        let rootfs = json.entry("rootfs").or_insert_with(|| json!({ "type": "layers" }));
+        if let Some(rootfs) = rootfs.as_object_mut() {
+            rootfs.insert("diff_ids".to_owned(), json!(list));
+        }
+        let platform = self.platform.clone().with_feature(EROFS_FEATURE);
+        json.insert("os.features".to_owned(), json!(platform.os_features));
+        Self { platform, diff_ids, json }
+    }
+
+    /// The bytes to store.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        Value::Object(self.json.clone()).to_string().into_bytes()
+    }
+}
+
+/// The names of the images in a layout's index, for a message.
+pub(crate) fn names(index: &Index) -> Vec<String> {
+    let name = |d: &Descriptor| d.annotation(super::REF_NAME).map(str::to_owned);
+    let names: BTreeSet<String> = index.manifests.iter().filter_map(name).collect();
+    names.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;
