@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use erolith_differ::oci::{Image, Layer as BlobLayer, Location, Platform, Select, Source};
+use erolith_differ::{Compression, LayerType};
 use erolith_mkfs::check::{self, Limits};
 use erolith_mkfs::io::ReadAt;
 use erolith_snapshotter::mounts::{
@@ -14,13 +16,15 @@ use erolith_snapshotter::mounts::{
 };
 use serde_json::{Value, json};
 
-/// Mount an EROFS image, read-only.
+use crate::exit::{BadInput, Usage};
+
+/// Mount an EROFS image, or all layers of one in an OCI layout, read-only.
 ///
-/// The image is mounted where it is, straight from its file where the kernel can, else through a read-only loop
-/// device that frees itself. It is checked first. `erolith umount` leaves nothing behind.
+/// Images are mounted where they are, straight from their files where the kernel can, else through read-only loop
+/// devices that free themselves. They are checked first. `erolith umount` leaves nothing behind.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An image file.
+    /// An image file, or oci:DIR[:REF] for an image whose layers are raw EROFS.
     source: PathBuf,
     /// An existing directory.
     dir: PathBuf,
@@ -47,7 +51,10 @@ pub(crate) struct Args {
 /// Runs the command. When it fails, nothing is mounted.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let options = MountOptions::parse(&args.options)?;
-    let layers = vec![open_image(&args.source, &args.devices)?];
+    let layers = match args.source.to_str().filter(|source| source.starts_with("oci:")) {
+        Some(location) => open_layout(location, &args.devices)?,
+        None => vec![open_image(&args.source, &args.devices)?],
+    };
     let backing = match (args.use_loop, args.file_backed) {
         (true, _) => Backing::Loop,
         (_, true) => Backing::File,
@@ -59,6 +66,48 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         writeln!(out, "{}", as_json(&mounted, &args.dir))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The layers of an image in an OCI layout, lowest first, for this machine.
+fn open_layout(location: &str, devices: &[PathBuf]) -> anyhow::Result<Vec<Layer>> {
+    if !devices.is_empty() {
+        return Err(Usage("--device belongs to an image file, not to a layout".into()).into());
+    }
+    let location: Location = location.parse()?;
+    // Only archives need room for a copy.
+    let source = Source::open(&location, &Select::All, Path::new("."))
+        .with_context(|| format!("source {location}"))?;
+    // An index may hold the original beside the EROFS image; the latter is what can be mounted.
+    let host = Platform::host();
+    let here = source.images.iter().filter(|image| image.config.platform.answers(&host));
+    let is_native = |image: &&Image| image.layers.iter().all(|l| is_erofs(l.layer_type));
+    let image = here.clone().find(is_native).or_else(|| here.clone().next());
+    let image = image.with_context(|| BadInput(format!("{location} has no image for {host}")))?;
+    let layers = image.layers.iter().map(|layer| open_blob(&source, layer, &location));
+    layers.collect()
+}
+
+fn is_erofs(layer_type: LayerType) -> bool {
+    matches!(layer_type, LayerType::Erofs { .. })
+}
+
+/// A raw EROFS layer where it lies in the layout.
+fn open_blob(source: &Source, layer: &BlobLayer, location: &Location) -> anyhow::Result<Layer> {
+    let advice = match layer.layer_type {
+        LayerType::Erofs { compression: Compression::None } => {
+            let blob = source.blob(layer)?;
+            let (file, _) = blob.file();
+            let name = layer.diff_id.to_string();
+            return Ok(Layer { name, image: file.try_clone()?, devices: Vec::new() });
+        }
+        LayerType::Erofs { .. } => "is compressed; convert it with --layers raw",
+        LayerType::Tar { .. } => "is a tar archive; convert the image first",
+    };
+    let text = format!(
+        "layer {} of {location} {advice}: erolith convert {location} oci:NEW",
+        layer.diff_id
+    );
+    Err(BadInput(text).into())
 }
 
 /// An image file and the files of its extra devices.
