@@ -14,7 +14,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 case ${1:-small} in
 small)
     BASE=()
-    PACKAGES=(python3-minimal)
+    PACKAGES=(python3)
     LIBRARIES=(numpy==2.2.6)
     ;;
 full)
@@ -93,5 +93,5 @@ make_image() {
 need_root
 need_packages debootstrap umoci
 python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip
-cached "real-image-$SIZE" 4 make_image
+cached "real-image-$SIZE" 5 make_image
 echo "$EROLITH_CACHE/real-image-$SIZE"
