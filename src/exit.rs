@@ -44,6 +44,11 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
+/// Tells about something that does not end the command.
+pub(crate) fn complain(what: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "erolith: {what}");
+}
+
 /// The chain of causes on one line, without a cause that its effect has already quoted.
 fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();

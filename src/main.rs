@@ -2,8 +2,14 @@
 
 mod cli;
 mod exit;
+mod json;
+mod names;
 mod progress;
 mod publish;
+mod ranges;
+mod source;
+mod text;
+mod xattr_text;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

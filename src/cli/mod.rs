@@ -1,12 +1,18 @@
 //! The subcommands, one file each.
 
+mod cat;
 mod completions;
 mod convert;
 mod doctor;
+mod export;
+mod extract;
+mod fsck;
 mod image_options;
+mod ls;
 mod man;
 mod mkfs;
 mod mount;
+mod stat;
 mod umount;
 
 use std::io::Write;
@@ -26,12 +32,18 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Cat(cat::Args),
     Completions(completions::Args),
     Convert(convert::Args),
     Doctor(doctor::Args),
+    Export(export::Args),
+    Extract(extract::Args),
+    Fsck(fsck::Args),
+    Ls(ls::Args),
     Man(man::Args),
     Mkfs(mkfs::Args),
     Mount(mount::Args),
+    Stat(stat::Args),
     Umount(umount::Args),
 }
 
@@ -39,12 +51,18 @@ impl Cli {
     /// Runs the command. What it prints goes to `out`.
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match &self.command {
+            Command::Cat(args) => cat::run(args, out),
             Command::Completions(args) => completions::run(args, out),
             Command::Convert(args) => convert::run(args, out),
             Command::Doctor(args) => doctor::run(args, out),
+            Command::Export(args) => export::run(args, out),
+            Command::Extract(args) => extract::run(args, out),
+            Command::Fsck(args) => fsck::run(args, out),
+            Command::Ls(args) => ls::run(args, out),
             Command::Man(args) => man::run(args, out),
             Command::Mkfs(args) => mkfs::run(args, out),
             Command::Mount(args) => mount::run(args, out),
+            Command::Stat(args) => stat::run(args, out),
             Command::Umount(args) => umount::run(args, out),
         }
     }

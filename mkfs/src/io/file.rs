@@ -45,33 +45,6 @@ impl FileSink {
     pub fn into_file(self) -> File {
         self.file
     }
-
-    /// The copy in user space, for files between which the kernel does not copy.
-    fn copy_through_memory(
-        &self,
-        from: BorrowedFd<'_>,
-        mut from_offset: u64,
-        mut offset: u64,
-        mut len: u64,
-    ) -> io::Result<()> {
-        let mut buf = vec![0; 256 * 1024];
-        while len > 0 {
-            let want = usize::try_from(len).map_or(buf.len(), |l| l.min(buf.len()));
-            let part = buf.get_mut(..want).unwrap_or_default();
-            match rustix::io::pread(from, &mut *part, from_offset) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
-                    self.file.write_all_at(part.get(..n).unwrap_or_default(), offset)?;
-                    from_offset += n as u64;
-                    offset += n as u64;
-                    len -= n as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Sink for FileSink {
@@ -82,30 +55,11 @@ impl Sink for FileSink {
     fn copy_from(
         &self,
         from: BorrowedFd<'_>,
-        mut from_offset: u64,
-        mut offset: u64,
-        mut len: u64,
+        from_offset: u64,
+        offset: u64,
+        len: u64,
     ) -> io::Result<()> {
-        while len > 0 {
-            let want = usize::try_from(len).unwrap_or(1 << 30).min(1 << 30);
-            let done = rustix::fs::copy_file_range(
-                from,
-                Some(&mut from_offset),
-                &self.file,
-                Some(&mut offset),
-                want,
-            );
-            match done {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => len -= n as u64,
-                Err(Errno::INTR) => {}
-                Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                    return self.copy_through_memory(from, from_offset, offset, len);
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
+        copy_range(from, from_offset, &self.file, offset, len)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -117,6 +71,60 @@ impl Sink for FileSink {
         let fd = rustix::fs::openat(&self.dir, c".", flags, Mode::RUSR | Mode::WUSR)?;
         Ok(File::from(fd))
     }
+}
+
+/// Copies `len` bytes of the file `from` at `from_offset` to `offset` of `to`, inside the kernel where it can.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] when `from` ends early, and what the storage reports.
+pub fn copy_range(
+    from: BorrowedFd<'_>,
+    mut from_offset: u64,
+    to: &File,
+    mut offset: u64,
+    mut len: u64,
+) -> io::Result<()> {
+    while len > 0 {
+        let want = usize::try_from(len).unwrap_or(1 << 30).min(1 << 30);
+        let (from_at, to_at) = (Some(&mut from_offset), Some(&mut offset));
+        match rustix::fs::copy_file_range(from, from_at, to, to_at, want) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => len -= n as u64,
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                return copy_through_memory(from, from_offset, to, offset, len);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The copy in user space, for files between which the kernel does not copy.
+fn copy_through_memory(
+    from: BorrowedFd<'_>,
+    mut from_offset: u64,
+    to: &File,
+    mut offset: u64,
+    mut len: u64,
+) -> io::Result<()> {
+    let mut buf = vec![0; 256 * 1024];
+    while len > 0 {
+        let want = usize::try_from(len).map_or(buf.len(), |l| l.min(buf.len()));
+        let part = buf.get_mut(..want).unwrap_or_default();
+        match rustix::io::pread(from, &mut *part, from_offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                to.write_all_at(part.get(..n).unwrap_or_default(), offset)?;
+                from_offset += n as u64;
+                offset += n as u64;
+                len -= n as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// A plain file as a stream. Small reads go through a buffer; skipping is free.

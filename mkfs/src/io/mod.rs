@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub use file::{FileInput, FileSink};
+pub use file::{FileInput, FileSink, copy_range};
 
 /// Bytes that can be read at any offset: an image, a device of it, a plain tar.
 pub trait ReadAt: Send + Sync + Debug {

@@ -1,0 +1,239 @@
+//! `erolith fsck`: whether an image is what it should be.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use erolith_mkfs::check::{self, Finding, Limits, Report, Severity, Stats};
+use erolith_mkfs::format::Layout;
+use erolith_mkfs::image::{Coding, Corruption, Error, Fault, Image, Inode, Place};
+use erolith_mkfs::io::ReadAt;
+use serde_json::{Value, json};
+
+use super::stat::layout_name;
+use crate::exit;
+use crate::json;
+use crate::ranges::Ranges;
+use crate::source::ImageArgs;
+use crate::text::{self, Quoted};
+
+/// Bytes read at a time.
+const PIECE: usize = 256 << 10;
+
+/// Check the structure of an image, and with --data its content.
+///
+/// The exit code is 0 when nothing speaks against the image, and 1 otherwise; warnings do not count. An image
+/// may come from a stranger: it is checked here before a kernel sees it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Read all content too: every stored byte, and every compressed extent decoded.
+    #[arg(long)]
+    data: bool,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    image: ImageArgs,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let (primary, devices) = args.image.sources()?;
+    let primary: &dyn ReadAt = &primary;
+    let devices: Vec<&dyn ReadAt> = devices.iter().map(|device| device as &dyn ReadAt).collect();
+    let mut report =
+        check::check(primary, &devices, &Limits::default()).with_context(|| args.image.name())?;
+    let mut data = None;
+    // What a damaged structure leads to says nothing about the content.
+    if args.data && report.is_clean() {
+        let image = Image::open(primary, devices).with_context(|| args.image.name())?;
+        data = Some(check_data(&image, &mut report).with_context(|| args.image.name())?);
+    }
+    if args.json {
+        json::line(out, &object(&report, data))?;
+    } else {
+        for finding in &report.findings {
+            writeln!(out, "{}", finding_text(finding))?;
+        }
+        writeln!(out, "{}: {}", args.image.name(), verdict(&report, data))?;
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+}
+
+fn finding_text(finding: &Finding) -> String {
+    let severity = severity_name(finding.severity);
+    let path = match finding.path.as_slice() {
+        [] => String::new(),
+        path => format!("{}: ", Quoted(&text::rooted(path))),
+    };
+    format!("{severity}[{}]: {path}{}", finding.code(), finding.corruption)
+}
+
+fn severity_name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    }
+}
+
+/// One line: clean or not, and what was seen.
+fn verdict(report: &Report, data: Option<u64>) -> String {
+    let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let errors = report.errors().count();
+    let warnings = (report.findings.len() - errors) as u64 + report.more_warnings;
+    let mut head = match errors {
+        0 => "clean".to_owned(),
+        n => count(n as u64, "error"),
+    };
+    if warnings > 0 {
+        head.push_str(&format!(", {}", count(warnings, "warning")));
+    }
+    let Stats { inodes, directories, names, bytes, extents, metadata, .. } = report.stats;
+    let mut text = format!(
+        "{head}; {inodes} inodes ({directories} directories), {names} names, {} in files, {}, {} of metadata",
+        text::human(bytes),
+        count(extents, "extent"),
+        text::human(metadata)
+    );
+    if let Some(data) = data {
+        text.push_str(&format!(", {} of content read", text::human(data)));
+    }
+    text
+}
+
+fn object(report: &Report, data: Option<u64>) -> Value {
+    let findings: Vec<Value> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            let Corruption { fault, nid, offset, detail } = &finding.corruption;
+            json!({
+                "severity": severity_name(finding.severity),
+                "code": finding.code(),
+                "text": fault.text(),
+                "path": json::bytes(&text::rooted(&finding.path)),
+                "nid": nid,
+                "offset": offset,
+                "detail": detail,
+            })
+        })
+        .collect();
+    let stats = &report.stats;
+    let layouts = [
+        Layout::FlatPlain,
+        Layout::FlatInline,
+        Layout::ChunkBased,
+        Layout::CompressedFull,
+        Layout::CompressedCompact,
+    ];
+    let layouts =
+        layouts.map(|layout| (layout_name(layout).to_owned(), stats.layout(layout).into()));
+    json!({
+        "clean": report.is_clean(),
+        "findings": findings,
+        "more_warnings": report.more_warnings,
+        "stats": {
+            "inodes": stats.inodes,
+            "directories": stats.directories,
+            "names": stats.names,
+            "bytes": stats.bytes,
+            "with_xattrs": stats.with_xattrs,
+            "extents": stats.extents,
+            "metadata": stats.metadata,
+            "layouts": Value::Object(layouts.into_iter().collect()),
+            "content_read": data,
+        },
+    })
+}
+
+/// Reads the content of every file, each stored byte once, and reports what cannot be read. Returns the
+/// bytes read, decoded where they are compressed.
+fn check_data<R: ReadAt>(image: &Image<R>, report: &mut Report) -> Result<u64, Error> {
+    let mut reader = DataCheck {
+        image,
+        report,
+        stored: Ranges::default(),
+        decoded: BTreeSet::new(),
+        buf: vec![0; PIECE],
+        bytes: 0,
+    };
+    let sb = image.superblock();
+    for nid in [sb.packed, sb.metabox].into_iter().flatten() {
+        reader.file(&image.stat(nid)?, b"")?;
+    }
+    let mut walk = image.walk();
+    while let Some(entry) = walk.next_entry()? {
+        if entry.inode.is_file() {
+            reader.file(&entry.inode, entry.path)?;
+        }
+        if reader.report.findings.len() > Limits::default().findings {
+            let (severity, corruption) = (Severity::Error, Corruption::new(Fault::LimitFindings));
+            reader.report.findings.push(Finding { severity, corruption, path: Vec::new() });
+            break;
+        }
+    }
+    Ok(reader.bytes)
+}
+
+struct DataCheck<'a, R: ReadAt> {
+    image: &'a Image<R>,
+    report: &'a mut Report,
+    /// What was read as it is: files may share it.
+    stored: Ranges,
+    /// Where compressed extents begin that were decoded, how long they are, and how long they were then.
+    decoded: BTreeSet<(u16, u64, u64, u64)>,
+    buf: Vec<u8>,
+    bytes: u64,
+}
+
+impl<R: ReadAt> DataCheck<'_, R> {
+    fn file(&mut self, inode: &Inode, path: &[u8]) -> Result<(), Error> {
+        for extent in self.image.extents(inode) {
+            let extent = extent?;
+            let result = match extent.place {
+                Place::Hole | Place::Fragment { .. } => continue,
+                Place::Device { device, offset }
+                | Place::Encoded { device, offset, coding: Coding::Stored, .. } => {
+                    // Positions in the file that nobody has read yet, by what is stored there.
+                    let news = self.stored.insert(device, offset, extent.len);
+                    news.into_iter().try_for_each(|(start, end)| {
+                        let skip = start - offset;
+                        self.read(inode, extent.start + skip, extent.start + skip + (end - start))
+                    })
+                }
+                Place::Encoded { device, offset, len, .. } => {
+                    if !self.decoded.insert((device, offset, len, extent.len)) {
+                        continue;
+                    }
+                    self.read(inode, extent.start, extent.end())
+                }
+                Place::Inline { .. } | Place::EncodedInline { .. } => {
+                    self.read(inode, extent.start, extent.end())
+                }
+            };
+            match result {
+                Ok(()) => {}
+                Err(Error::Corrupt(corruption)) => {
+                    let (severity, path) = (Severity::Error, path.to_vec());
+                    self.report.findings.push(Finding { severity, corruption, path });
+                    // The first fault of a file is enough.
+                    return Ok(());
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads bytes `start..end` of a file.
+    fn read(&mut self, inode: &Inode, mut start: u64, end: u64) -> Result<(), Error> {
+        while start < end.min(inode.size) {
+            let want = usize::try_from(end - start).map_or(PIECE, |left| left.min(PIECE));
+            let n = self.image.read_at(inode, &mut self.buf[..want], start)?;
+            start += n as u64;
+            self.bytes += n as u64;
+        }
+        Ok(())
+    }
+}
