@@ -95,7 +95,10 @@ fn destination(path: &Path) -> anyhow::Result<OwnedFd> {
     }
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
+    must_be_empty(&dir)?;
     rustix::fs::fchmod(&dir, Mode::RWXU).map_err(io::Error::from)?;
+    // Again, now that nobody else can put something in.
+    must_be_empty(&dir)?;
     // Lists that are inherited from here would become part of the tree.
     for name in [c"system.posix_acl_default", c"system.posix_acl_access"] {
         match rustix::fs::fremovexattr(&dir, name) {
@@ -103,13 +106,17 @@ fn destination(path: &Path) -> anyhow::Result<OwnedFd> {
             Err(e) => return Err(io::Error::from(e).into()),
         }
     }
-    for entry in Dir::read_from(&dir).map_err(io::Error::from)? {
+    Ok(dir)
+}
+
+fn must_be_empty(dir: &OwnedFd) -> anyhow::Result<()> {
+    for entry in Dir::read_from(dir).map_err(io::Error::from)? {
         let entry = entry.map_err(io::Error::from)?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             return Err(Usage("the directory is not empty".into()).into());
         }
     }
-    Ok(dir)
+    Ok(())
 }
 
 /// A directory on the way from the root to where we are.
