@@ -36,6 +36,9 @@ impl Check<'_> {
                         return self.find_named(c, name);
                     }
                     self.spend(end.saturating_sub(map.start))?;
+                    if let Err(c) = sort(map.verify_order(self.image))? {
+                        return self.find_named(c, name);
+                    }
                 }
                 Err(c) => return self.find_named(c, name),
             },

@@ -8,6 +8,8 @@
 
 mod index;
 mod records;
+#[cfg(test)]
+mod tests;
 
 use super::fault::{Corruption, Error, Fault};
 use super::inode::{Inode, Space};

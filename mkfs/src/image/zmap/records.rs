@@ -180,6 +180,24 @@ impl Map {
         }
     }
 
+    /// Makes sure that records are in order; a search looks at a few of them only.
+    pub(crate) fn verify_order(&self, meta: &dyn Metadata) -> Result<(), Error> {
+        let (size, count) = match self.form {
+            Form::Records { size, count } if size > 8 => (size, count),
+            _ => return Ok(()),
+        };
+        let mut least = 0;
+        for index in 0..count {
+            let start = self.record(meta, index, size)?.start;
+            if start < least || start >= self.size || (index == 0 && start != 0) {
+                let at = self.start.saturating_add(index.saturating_mul(size));
+                return Err(self.fault(Fault::MapExtentOrder, at, start));
+            }
+            least = start.saturating_add(1);
+        }
+        Ok(())
+    }
+
     /// The last record that starts at or before `pos`, and where the next one starts.
     fn search(
         &self,
