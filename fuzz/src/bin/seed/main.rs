@@ -1,6 +1,8 @@
 //! Writes seeds for the fuzz targets: small valid inputs with a feature each, so that the fuzzer starts
 //! behind the first checks. Run it in this directory.
 
+mod images;
+
 use std::error::Error;
 use std::fs;
 use std::io::Write;
@@ -15,7 +17,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, bytes) in tar_seeds()? {
         fs::File::create(dir.join(name))?.write_all(&bytes)?;
     }
-    Ok(())
+    images::write(Path::new("corpus/image"))?;
+    images::write(Path::new("corpus/check"))
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
