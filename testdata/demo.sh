@@ -38,12 +38,12 @@ cd "$WORK"
 trap clean_up EXIT
 ln -s "$image" docker
 mkdir root
-show erolith inspect oci:docker:latest
 time show erolith convert oci:docker:latest oci:native:latest
-show erolith inspect oci:native:latest
-time show erolith mount oci:native:latest root
-show findmnt --output TARGET,FSTYPE,OPTIONS root
-show ls -l root root/srv/data
+largest=$(find native/blobs -type f -printf '%s %p\n' | sort -n | tail -n 1)
+show erolith fsck "${largest#* }"
+show erolith mount oci:native:latest root
+show findmnt --output FSTYPE,OPTIONS --mountpoint root
+show ls -l root
 show chroot root cat /etc/issue
 show chroot root python3 -c 'import numpy; print("numpy", numpy.__version__, "from EROFS")'
 show erolith umount root
