@@ -99,7 +99,7 @@ pub fn build_tar(
     options: Options,
     lowers: &dyn Lowers,
 ) -> Result<Built> {
-    let ingest = store.ingest(&reference("layer", &request), Mode::Fresh)?;
+    let ingest = store.ingest(Mode::Fresh)?;
     let mut stream = LayerStream::open(blob, request)?;
     let file = ingest.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
     let sink = FileSink::new(file, ingest.scratch_dir()?);
@@ -133,7 +133,7 @@ pub fn take_native(
     blob: impl Read + Send + 'static,
     request: Request,
 ) -> Result<Built> {
-    let ingest = store.ingest(&reference("native", &request), Mode::Fresh)?;
+    let ingest = store.ingest(Mode::Fresh)?;
     let mut stream = LayerStream::open(blob, request)?;
     let mut file = ingest.file();
     if let Err(error) = io::copy(&mut stream, &mut file) {
@@ -142,15 +142,6 @@ pub fn take_native(
     let source = stream.finish()?;
     check_image(ingest.file())?;
     Ok(Built { ingest, source, summary: None, inherits: false })
-}
-
-/// One name for the same work, so that two processes do not do it at once.
-fn reference(kind: &str, request: &Request) -> String {
-    match (&request.diff_id, &request.blob) {
-        (Some(diff_id), _) => format!("{kind} {diff_id}"),
-        (None, Some((digest, _))) => format!("{kind} {digest}"),
-        (None, None) => kind.to_owned(),
-    }
 }
 
 fn check_image(file: &File) -> Result<()> {
@@ -174,7 +165,7 @@ impl Built {
         let diff_id = match output {
             Output::Raw => copy_hashed(self.ingest.file(), cancel, &mut io::sink())?,
             Output::Zstd { level, threads } => {
-                let packed = store.ingest(&reference("zstd", &self.request()), Mode::Fresh)?;
+                let packed = store.ingest(Mode::Fresh)?;
                 let (diff_id, digest, size) = compress(&self, &*packed, level, threads, cancel)?;
                 packed.commit(&digest, size)?;
                 return Ok(Sealed { digest, size, diff_id });
@@ -182,10 +173,6 @@ impl Built {
         };
         self.ingest.commit(&diff_id, size)?;
         Ok(Sealed { digest: diff_id.clone(), size, diff_id })
-    }
-
-    fn request(&self) -> Request {
-        Request { diff_id: Some(self.source.diff_id.clone()), ..Request::default() }
     }
 }
 
@@ -347,7 +334,7 @@ pub(crate) fn copy_blob(
     {
         return Ok(());
     }
-    let ingest = store.ingest(&format!("copy {digest}"), Mode::Fresh)?;
+    let ingest = store.ingest(Mode::Fresh)?;
     let file = ingest.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
     let sink = FileSink::new(file, ingest.scratch_dir()?);
     let (from, offset) = blob.file();

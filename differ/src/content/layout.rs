@@ -1,21 +1,23 @@
 //! An OCI image layout directory (image-spec, image-layout.md) as a content store.
 //!
 //! ```text
-//! oci-layout            {"imageLayoutVersion":"1.0.0"}
-//! index.json            what is in here, by name
-//! blobs/<alg>/<hex>     content; never changed once it has its name
-//! ingest/<kind>-<hex>   content being written, locked by whoever writes it
+//! oci-layout             {"imageLayoutVersion":"1.0.0"}
+//! index.json             what is in here, by name
+//! blobs/<alg>/<hex>      content; never changed once it has its name
+//! ingest/build-<number>  content being written, locked by whoever writes it
+//! ingest/fetch-<hex>     the same, kept after a crash to be resumed
 //! ```
 //!
 //! How content is published, so that a crash at any time leaves it whole or not there:
-//! 1. write to a file in `ingest/`; 2. verify; 3. fsync the file; 4. rename it to its name; 5. fsync the directory.
+//! write to a file in `ingest/`, verify, fsync the file, rename it to its name, fsync the directory.
 //! `index.json`, which makes an image visible, is replaced in the same way after all blobs it leads to.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
@@ -26,6 +28,10 @@ use crate::{Digest, Error, Result};
 const LAYOUT_FILE: &str = "oci-layout";
 const INDEX_FILE: &str = "index.json";
 const INGEST_DIR: &str = "ingest";
+/// Names in it of what is made anew after a crash, and thrown away by a sweep.
+const BUILD: &str = "build-";
+/// How often a name in it may be taken, or swept before it is locked.
+const ATTEMPTS: usize = 100;
 /// Largest `index.json`; a registry's index is smaller, but a layout may hold many images.
 const INDEX_LIMIT: u64 = 16 << 20;
 const EMPTY_INDEX: &[u8] =
@@ -125,7 +131,7 @@ impl OciLayout {
         {
             return Ok(digest);
         }
-        let ingest = self.ingest(&digest.to_string(), Mode::Fresh)?;
+        let ingest = self.ingest(Mode::Fresh)?;
         ingest.file().write_all(bytes).map_err(Error::io(format!("writing blob {digest}")))?;
         ingest.commit(&digest, size)?;
         Ok(digest)
@@ -137,7 +143,7 @@ impl OciLayout {
     /// What the storage reports.
     pub fn sweep(&self) -> Result<()> {
         let dir = self.root.create_dir(INGEST_DIR)?;
-        for name in dir.names()?.iter().filter(|name| name.starts_with(Kind::Build.prefix())) {
+        for name in dir.names()?.iter().filter(|name| name.starts_with(BUILD)) {
             if dir.locked(name)?.is_some() {
                 dir.remove(name)?;
             }
@@ -170,21 +176,36 @@ impl OciLayout {
         Ok(Blob::new(Arc::new(file), 0, meta.len()))
     }
 
-    /// Opens and locks the file for `reference` in `ingest/`, which a sweep may remove at any time before.
-    fn begin(&self, kind: Kind, reference: &str) -> Result<Draft> {
+    /// Opens and locks a file in `ingest/`, which a sweep may remove at any time before.
+    fn begin(&self, mode: Mode<'_>) -> Result<Draft> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         fault::point("ingest.before_create").map_err(Error::io("creating an ingest file"))?;
-        let hex = Digest::of(reference.as_bytes());
-        let name = format!("{}{}", kind.prefix(), hex.hex().get(..32).unwrap_or_default());
-        for _ in 0..100 {
+        for _ in 0..ATTEMPTS {
+            let name = match mode {
+                Mode::Resume(reference) => {
+                    format!("fetch-{}", Digest::of(reference.as_bytes()).hex())
+                }
+                Mode::Fresh => {
+                    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                    format!("{BUILD}{}-{number}", std::process::id())
+                }
+            };
             let dir = self.root.create_dir(INGEST_DIR)?;
-            match dir.locked(&name) {
-                Ok(Some(file)) => return Ok(Draft { dir, name, file, kind, published: false }),
-                Ok(None) => break,
-                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+            match (dir.locked(&name), mode) {
+                (Ok(Some(file)), _) => {
+                    let keep = mode != Mode::Fresh;
+                    return Ok(Draft { dir, name, file, keep });
+                }
+                (Ok(None), Mode::Resume(reference)) => {
+                    return Err(Error::Busy { reference: reference.to_owned() });
+                }
+                // Somebody with our process id in another namespace.
+                (Ok(None), Mode::Fresh) => {}
+                (Err(Error::Io { source, .. }), _) if source.kind() == ErrorKind::NotFound => {}
+                (Err(error), _) => return Err(error),
             }
         }
-        Err(Error::Busy { reference: reference.to_owned() })
+        Err(Error::Busy { reference: INGEST_DIR.to_owned() })
     }
 
     fn sync(&self, file: &File, name: &str) -> Result<()> {
@@ -203,7 +224,7 @@ impl OciLayout {
     pub(crate) fn replace_in(&self, to: &Dir, name: &str, bytes: &[u8]) -> Result<()> {
         let step = |point, action: &str| fault::point(point).map_err(Error::io(action.to_owned()));
         step("publish.before_create", "creating a file")?;
-        let mut draft = self.begin(Kind::Build, name)?;
+        let mut draft = self.begin(Mode::Fresh)?;
         draft.file.set_len(0).map_err(Error::io("truncating"))?;
         draft.file.write_all(bytes).map_err(Error::io(format!("writing {name}")))?;
         step("publish.after_write", "writing")?;
@@ -229,12 +250,8 @@ impl Provider for OciLayout {
 }
 
 impl ContentStore for OciLayout {
-    fn ingest(&self, reference: &str, mode: Mode) -> Result<Box<dyn Ingest>> {
-        let kind = match mode {
-            Mode::Fresh => Kind::Build,
-            Mode::Resume => Kind::Fetch,
-        };
-        let draft = self.begin(kind, reference)?;
+    fn ingest(&self, mode: Mode<'_>) -> Result<Box<dyn Ingest>> {
+        let draft = self.begin(mode)?;
         if mode == Mode::Fresh {
             draft.file.set_len(0).map_err(Error::io("truncating an ingest file"))?;
         }
@@ -244,45 +261,27 @@ impl ContentStore for OciLayout {
     }
 }
 
-/// Why something is written: what a sweep may throw away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Made here; made anew after a crash.
-    Build,
-    /// Came from far away; kept, to be resumed.
-    Fetch,
-}
-
-impl Kind {
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Build => "build-",
-            Self::Fetch => "fetch-",
-        }
-    }
-}
-
 /// A locked file in `ingest/`.
 #[derive(Debug)]
 struct Draft {
     dir: Dir,
     name: String,
     file: File,
-    kind: Kind,
-    published: bool,
+    /// Published, or to be resumed.
+    keep: bool,
 }
 
 impl Draft {
     fn publish(&mut self, to: &Dir, name: &str) -> Result<()> {
         self.dir.rename(&self.name, to, name)?;
-        self.published = true;
+        self.keep = true;
         Ok(())
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.published && self.kind == Kind::Build {
+        if !self.keep {
             // The next sweep gets it if this fails.
             let _ = self.dir.remove(&self.name);
         }

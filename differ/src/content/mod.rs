@@ -31,21 +31,21 @@ pub trait Provider: Send + Sync + Debug {
 
 /// Where blobs are also written.
 pub trait ContentStore: Provider {
-    /// Begins to write a blob whose digest is not known yet. `reference` names the work: nobody else can do the same
-    /// work at the same time, and `Mode::Resume` goes on where an earlier attempt of that name ended.
+    /// Begins to write a blob whose digest need not be known yet.
     ///
     /// # Errors
-    /// [`crate::Error::Busy`] when the same work is being done, and what the storage reports.
-    fn ingest(&self, reference: &str, mode: Mode) -> Result<Box<dyn Ingest>>;
+    /// [`crate::Error::Busy`] when the same work is being resumed elsewhere, and what the storage reports.
+    fn ingest(&self, mode: Mode<'_>) -> Result<Box<dyn Ingest>>;
 }
 
-/// What to do with what an earlier attempt left.
+/// Whether what is written now can be used after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Throw it away.
+pub enum Mode<'a> {
+    /// No: it begins empty.
     Fresh,
-    /// Keep it: [`Ingest::file`] holds bytes that need not be fetched again.
-    Resume,
+    /// Yes, under this name: [`Ingest::file`] holds the bytes that need not be fetched again. Nobody else can do the
+    /// work of that name at the same time.
+    Resume(&'a str),
 }
 
 /// A blob being written. Dropped without [`Ingest::commit`] it leaves nothing, unless it was begun to be resumed.

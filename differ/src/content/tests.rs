@@ -91,10 +91,9 @@ fn d17_links_and_other_things_in_place_of_blobs_are_refused() {
 fn an_ingest_that_is_not_committed_leaves_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let layout = OciLayout::create(temp.path()).unwrap();
-    let ingest = layout.ingest("work", Mode::Fresh).unwrap();
+    let ingest = layout.ingest(Mode::Fresh).unwrap();
     ingest.file().write_all(b"half").unwrap();
-    assert_eq!(layout.ingest("work", Mode::Fresh).unwrap_err().code(), "ingest-busy");
-    assert!(layout.ingest("other work", Mode::Fresh).is_ok());
+    assert!(layout.ingest(Mode::Fresh).is_ok(), "others are not in the way");
     layout.sweep().unwrap();
     assert_eq!(names(&temp.path().join("ingest")).len(), 1, "a sweep spares what is in use");
     drop(ingest);
@@ -103,22 +102,15 @@ fn an_ingest_that_is_not_committed_leaves_nothing() {
 }
 
 #[test]
-fn what_a_process_that_died_left_is_swept_or_overwritten() {
+fn what_a_process_that_died_left_is_swept() {
     let temp = tempfile::tempdir().unwrap();
     let layout = OciLayout::create(temp.path()).unwrap();
-    let leave = || {
-        let ingest = layout.ingest("work", Mode::Fresh).unwrap();
-        ingest.file().write_all(b"half of something long").unwrap();
-        let name = names(&temp.path().join("ingest")).remove(0);
-        drop(ingest);
-        let path = temp.path().join("ingest").join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::File::create(path).unwrap().write_all(b"half of something long").unwrap();
-    };
-    leave();
-    commit(layout.ingest("work", Mode::Fresh).unwrap(), b"whole").unwrap();
+    let left = temp.path().join("ingest").join("build-1-0");
+    std::fs::create_dir(temp.path().join("ingest")).unwrap();
+    std::fs::File::create(&left).unwrap().write_all(b"half of something long").unwrap();
+    commit(layout.ingest(Mode::Fresh).unwrap(), b"whole").unwrap();
     assert_eq!(text(&layout, &Digest::of(b"whole")).unwrap(), "whole");
-    leave();
+    assert!(left.exists());
     layout.sweep().unwrap();
     assert_eq!(names(temp.path()), ["blobs", "index.json", "oci-layout"]);
 }
@@ -127,11 +119,13 @@ fn what_a_process_that_died_left_is_swept_or_overwritten() {
 fn an_ingest_can_be_resumed() {
     let temp = tempfile::tempdir().unwrap();
     let layout = OciLayout::create(temp.path()).unwrap();
-    let first = layout.ingest("fetch", Mode::Resume).unwrap();
+    let first = layout.ingest(Mode::Resume("fetch")).unwrap();
     first.file().write_all(b"first half, ").unwrap();
+    let busy = layout.ingest(Mode::Resume("fetch")).unwrap_err();
+    assert_eq!(busy.code(), "ingest-busy");
     drop(first);
     layout.sweep().unwrap();
-    let second = layout.ingest("fetch", Mode::Resume).unwrap();
+    let second = layout.ingest(Mode::Resume("fetch")).unwrap();
     let mut there = Vec::new();
     second.file().read_to_end(&mut there).unwrap();
     assert_eq!(there, b"first half, ");
@@ -145,7 +139,7 @@ fn an_ingest_can_be_resumed() {
 fn z13_a_blob_of_another_size_is_not_published() {
     let temp = tempfile::tempdir().unwrap();
     let layout = OciLayout::create(temp.path()).unwrap();
-    let ingest = layout.ingest("work", Mode::Fresh).unwrap();
+    let ingest = layout.ingest(Mode::Fresh).unwrap();
     ingest.file().write_all(b"abc").unwrap();
     let digest = Digest::of(b"abc");
     assert_eq!(ingest.commit(&digest, 4).unwrap_err().code(), "blob-size-mismatch");

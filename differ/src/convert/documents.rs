@@ -11,8 +11,8 @@ use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::fault;
 use crate::oci::{
-    CONFIG, Descriptor, Document, EROFS_FEATURE, INDEX, Image, Index, Layer, MANIFEST, Manifest,
-    Place, Source,
+    CONFIG, Descriptor, Document, EROFS_FEATURE, INDEX, Image, Index, Layer, MANIFEST, Place,
+    Source,
 };
 use crate::{Compression, Digest, Error, Result};
 
@@ -182,7 +182,7 @@ impl Writer<'_> {
     /// How a manifest lists a layer as it is stored.
     fn original_layer(&self, layer: &Layer) -> Result<Descriptor> {
         let blob = match &layer.place {
-            Place::Listed(descriptor) => return Ok(descriptor.clone()),
+            Place::Listed(descriptor) => return Ok((**descriptor).clone()),
             Place::Member(blob) => blob,
         };
         let request = Request { cancel: self.cancel().clone(), ..Request::default() };
@@ -201,10 +201,10 @@ impl Writer<'_> {
         let limit = crate::oci::MANIFEST_LIMIT;
         let bytes = provider.open(&entry.digest)?.document(&entry.digest, entry.size, limit)?;
         let what = format!("manifest {}", entry.digest);
-        if let Document::Manifest(Manifest { config, layers, .. }) =
+        if let Document::Manifest(manifest) =
             Document::parse(&what, Some(&entry.media_type), &bytes)?
         {
-            for part in layers.iter().chain([&config]) {
+            for part in manifest.layers.iter().chain([&manifest.config]) {
                 let blob = provider.open(&part.digest)?;
                 copy_blob(self.layout, &blob, &part.digest, part.size, self.cancel())?;
             }

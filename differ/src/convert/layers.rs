@@ -20,6 +20,8 @@ use crate::{Digest, Error, LayerType, Result};
 pub(super) struct Made {
     pub(super) sealed: Sealed,
     pub(super) reused: bool,
+    /// Does it depend on the layers below?
+    inherits: bool,
 }
 
 /// The converted layers of the images, in their order.
@@ -71,6 +73,8 @@ struct Job<'a> {
     index: usize,
     /// The jobs of the layers below, nearest first.
     below: Vec<usize>,
+    /// The last job before this one with the same content, over other layers.
+    twin: Option<usize>,
     keys: Keys,
 }
 
@@ -80,6 +84,7 @@ type Plan<'a> = (Vec<Job<'a>>, Vec<Vec<usize>>);
 fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
     let mut jobs: Vec<Job<'a>> = Vec::new();
     let mut known: BTreeMap<Vec<Digest>, usize> = BTreeMap::new();
+    let mut same: BTreeMap<(&Digest, bool), usize> = BTreeMap::new();
     let mut images = Vec::with_capacity(source.images.len());
     for image in &source.images {
         let mut chain = Vec::new();
@@ -95,7 +100,8 @@ fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
             chain.push(layer.diff_id.clone());
             let job = *known.entry(chain.clone()).or_insert_with(|| {
                 let below = below.iter().rev().copied().collect();
-                jobs.push(Job { layer, index, below, keys: Keys::new(&chain, options) });
+                let twin = same.insert((&layer.diff_id, index == 0), jobs.len());
+                jobs.push(Job { layer, index, below, twin, keys: Keys::new(&chain, options) });
                 jobs.len() - 1
             });
             below.push(job);
@@ -194,9 +200,8 @@ impl<'a> Work<'a> {
         let layer = job.layer;
         let (diff_id, bytes) = (&layer.diff_id, layer.size());
         self.progress.event(Event::Started { layer: number, diff_id, bytes });
-        let output = self.options.output;
-        if let Some(sealed) = record::find(self.layout, &job.keys, output, &self.cancel)? {
-            self.done(number, Made { sealed, reused: true });
+        if let Some(made) = self.find(job)? {
+            self.done(number, made);
             return Ok(None);
         }
         let blob = self.source.blob(layer)?;
@@ -222,6 +227,18 @@ impl<'a> Work<'a> {
         Ok(Some(built))
     }
 
+    /// What was made of the same layer before, in this run or an earlier one.
+    fn find(&self, job: &Job<'a>) -> Result<Option<Made>> {
+        if let Some(twin) = job.twin {
+            let made = self.board.wait(twin)?;
+            if !made.inherits {
+                return Ok(Some(made));
+            }
+        }
+        let found = record::find(self.layout, &job.keys, self.options.output, &self.cancel)?;
+        Ok(found.map(|(sealed, inherits)| Made { sealed, reused: true, inherits }))
+    }
+
     fn seal(&self, number: usize, job: &Job<'a>, built: Built) {
         let inherits = built.inherits;
         let sealed = built.seal(self.layout, self.options.output, &self.cancel);
@@ -230,7 +247,7 @@ impl<'a> Work<'a> {
             Ok(sealed)
         });
         match kept {
-            Ok(sealed) => self.done(number, Made { sealed, reused: false }),
+            Ok(sealed) => self.done(number, Made { sealed, reused: false, inherits }),
             Err(error) => self.fail(number, job, error),
         }
     }

@@ -1,8 +1,8 @@
 //! A whole image, or several in an index, with EROFS layers in place of tar layers.
 //!
 //! What is published in which order, so that a crash leaves the old state or the new one:
-//! 1. the layers, each durable before the next step looks at it; 2. configs and manifests; 3. the index of several
-//! images; 4. the destination's `index.json`, which makes all of it visible.
+//! the layers, each durable before the next step looks at it; configs and manifests; the index of several images;
+//! the destination's `index.json`, which makes all of it visible.
 
 mod documents;
 mod layers;

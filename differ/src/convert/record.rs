@@ -50,22 +50,22 @@ fn dir(layout: &OciLayout) -> Result<Dir> {
     layout.root().create_dir(".erolith")?.create_dir("layers")
 }
 
-/// The image that an earlier conversion made of this layer.
+/// The image that an earlier conversion made of this layer, and whether it depends on the layers below.
 pub(super) fn find(
     layout: &OciLayout,
     keys: &Keys,
     output: Output,
     cancel: &Cancel,
-) -> Result<Option<Sealed>> {
+) -> Result<Option<(Sealed, bool)>> {
     if !layout.is_durable() {
         return Ok(None);
     }
     let dir = dir(layout)?;
-    for key in [&keys.layer, &keys.chain] {
+    for (key, inherits) in [(&keys.layer, false), (&keys.chain, true)] {
         let Some(sealed) = dir.read(key, LIMIT)?.and_then(|bytes| parse(&bytes)) else { continue };
         let Ok(blob) = layout.open(&sealed.digest) else { continue };
         match apply::verify(&blob, &sealed, output, cancel) {
-            Ok(()) => return Ok(Some(sealed)),
+            Ok(()) => return Ok(Some((sealed, inherits))),
             Err(Error::Cancelled) => return Err(Error::Cancelled),
             Err(_) => {}
         }

@@ -156,7 +156,7 @@ fn annotate(json: &mut Map<String, Value>, key: &str, value: &str) {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several images.
     Index(Index),
 }
@@ -224,9 +224,11 @@ impl Document {
         }
         match media_type {
             INDEX | DOCKER_INDEX => Index::from_json(what, json).map(Self::Index),
-            MANIFEST | DOCKER_MANIFEST => Manifest::from_json(what, json).map(Self::Manifest),
+            MANIFEST | DOCKER_MANIFEST => {
+                Manifest::from_json(what, json).map(|m| Self::Manifest(Box::new(m)))
+            }
             "" if manifests => Index::from_json(what, json).map(Self::Index),
-            "" => Manifest::from_json(what, json).map(Self::Manifest),
+            "" => Manifest::from_json(what, json).map(|m| Self::Manifest(Box::new(m))),
             other => Err(bad(what, format!("{other} is no manifest or index"))),
         }
     }

@@ -87,7 +87,7 @@ pub struct Layer {
 #[derive(Debug)]
 pub enum Place {
     /// Stored under its digest, as the manifest lists it.
-    Listed(Descriptor),
+    Listed(Box<Descriptor>),
     /// Stored under some other name, by `docker save`.
     Member(Blob),
 }
@@ -230,7 +230,7 @@ fn no_platform<'a>(wanted: &Platform, there: impl IntoIterator<Item = &'a Platfo
 /// An image of an index, not yet read beyond its manifest.
 struct Leaf {
     entry: Descriptor,
-    manifest: Manifest,
+    manifest: Box<Manifest>,
     bytes: Vec<u8>,
 }
 
@@ -346,7 +346,7 @@ fn best(images: &[Image], wanted: &Platform) -> Option<usize> {
 fn image(
     provider: &dyn Provider,
     entry: &Descriptor,
-    manifest: Manifest,
+    manifest: Box<Manifest>,
     bytes: Vec<u8>,
 ) -> Result<Image> {
     if !manifest.is_image() {
@@ -364,7 +364,7 @@ fn image(
     let mut layers = Vec::with_capacity(manifest.layers.len());
     for (descriptor, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
         layers.push(Layer {
-            place: Place::Listed(descriptor.clone()),
+            place: Place::Listed(Box::new(descriptor.clone())),
             layer_type: LayerType::parse(&descriptor.media_type)?,
             diff_id: diff_id.clone(),
         });
@@ -372,7 +372,7 @@ fn image(
     Ok(Image {
         source_digest: entry.digest.clone(),
         entry: Some(entry.clone()),
-        manifest,
+        manifest: *manifest,
         manifest_bytes: Some(bytes),
         config,
         config_bytes,

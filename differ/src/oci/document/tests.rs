@@ -34,7 +34,7 @@ fn parse(media_type: Option<&str>, value: &Value) -> std::result::Result<Documen
 
 fn image(value: &Value) -> Manifest {
     match parse(Some(MANIFEST), value).unwrap() {
-        Document::Manifest(manifest) => manifest,
+        Document::Manifest(manifest) => *manifest,
         Document::Index(_) => panic!("an index"),
     }
 }
