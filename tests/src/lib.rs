@@ -1,8 +1,13 @@
 //! Support for the tests that cross crates: crafted archives, the description of trees, and the judges of images.
 
+pub mod build;
 pub mod cases;
+pub mod containerd;
+pub mod judges;
 pub mod listing;
 pub mod mount;
+pub mod scratch;
+pub mod spec;
 mod sys;
 pub mod tarball;
 pub mod tools;

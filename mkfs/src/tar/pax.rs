@@ -239,7 +239,8 @@ fn record(bytes: &[u8]) -> Option<(usize, &[u8], &[u8])> {
     let (digits, _) = bytes.split_at_checked(space)?;
     let len = usize::try_from(decimal(digits)?).ok().filter(|len| *len >= 5)?;
     let body = bytes.get(space.checked_add(1)?..len)?.strip_suffix(b"\n")?;
-    let equals = body.iter().position(|b| *b == b'=')?;
+    // As Go: a record without a key is none.
+    let equals = body.iter().position(|b| *b == b'=').filter(|at| *at > 0)?;
     let (key, value) = body.split_at_checked(equals)?;
     Some((len, key, value.get(1..)?))
 }

@@ -6,7 +6,7 @@
 //! The rule behind all verdicts: the tree that containerd's own apply makes, or a typed error, and never a third tree.
 //! Where we take more or refuse more than containerd on purpose, `tests/differential.rs` lists the case and the reason.
 
-mod attributes;
+pub(crate) mod attributes;
 mod framing;
 mod numbers;
 mod paths;

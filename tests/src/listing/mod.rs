@@ -90,6 +90,10 @@ pub enum Blind {
     Links,
     /// Modification times that an implicit directory got from the clock of whoever extracted.
     ImplicitMtimes,
+    /// File capabilities: `fsck.erofs` sets them before the owner, and the kernel clears them with every change of owner.
+    Capabilities,
+    /// ACLs: `fsck.erofs` sets the default ACL of a directory before it makes what is in there, which inherits it.
+    Acls,
     /// `trusted.overlay.*`: what overlayfs consumes and what a file system that is not a layer never had.
     OverlayXattrs,
 }
@@ -166,6 +170,10 @@ impl Blind {
             Self::ImplicitMtimes if node.kind == Type::Dir && node.mtime == Some((0, 0)) => {
                 node.mtime = None;
             }
+            Self::Capabilities => {
+                node.xattrs.remove(b"security.capability".as_slice());
+            }
+            Self::Acls => node.xattrs.retain(|name, _| !name.starts_with(b"system.posix_acl_")),
             Self::OverlayXattrs => {
                 node.xattrs.retain(|name, _| !name.starts_with(b"trusted.overlay."));
             }

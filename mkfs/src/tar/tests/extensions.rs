@@ -174,12 +174,13 @@ fn x06_x07_last_record_wins_and_empty_ones_are_absent() {
 
 #[test]
 fn x08_malformed_records_are_refused() {
-    let bad: [&[u8]; 19] = [
+    let bad: [&[u8]; 20] = [
         b"11 path=abc",
         b"11 path=abcd",
         b"13 path=abc\n",
         b"10 path=abc\n",
         b"4 =\n",
+        b"5 =v\n",
         b"6 path\n",
         b"x path=abc\n",
         b"-12 path=abc\n",

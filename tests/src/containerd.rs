@@ -1,0 +1,114 @@
+//! containerd's own apply, the reference for what a layer means.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::listing::Listing;
+use crate::tools;
+
+/// The program of `tests/oracle`.
+#[derive(Debug)]
+pub struct Oracle {
+    program: PathBuf,
+}
+
+/// What containerd made of an archive.
+#[derive(Debug)]
+pub enum Applied {
+    /// A tree.
+    Tree(Box<Listing>),
+    /// Nothing, and this is what it said.
+    Refused(String),
+}
+
+impl Applied {
+    /// The tree, or what containerd said.
+    ///
+    /// # Errors
+    /// What containerd said.
+    pub fn clone_tree(&self) -> Result<Listing, String> {
+        match self {
+            Self::Tree(tree) => Ok(Listing::clone(tree)),
+            Self::Refused(message) => Err(message.clone()),
+        }
+    }
+}
+
+impl Oracle {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// What is missing, for [`crate::need!`].
+    pub fn find() -> Result<Self, String> {
+        let program = tools::judge("containerd-apply")?;
+        if rustix::process::geteuid().is_root() {
+            return Ok(Self { program });
+        }
+        Err("containerd's apply makes devices and owners: it needs root".to_owned())
+    }
+
+    /// Applies each archive to a directory of its own below `scratch`, in overlayfs form, as the overlay snapshotter has
+    /// it applied.
+    ///
+    /// # Errors
+    /// What failed but the archives themselves.
+    pub fn apply_each<'a>(
+        &self,
+        archives: impl IntoIterator<Item = &'a [u8]>,
+        scratch: &Path,
+    ) -> Result<Vec<Applied>, String> {
+        let mut list = String::new();
+        let mut dirs = Vec::new();
+        for (i, archive) in archives.into_iter().enumerate() {
+            let (tar, dir) = (scratch.join(format!("{i}.tar")), scratch.join(i.to_string()));
+            let mut file = std::fs::File::create(&tar).map_err(|e| e.to_string())?;
+            file.write_all(archive).map_err(|e| e.to_string())?;
+            list.push_str(&format!("{} {}\n", tar.display(), dir.display()));
+            dirs.push(dir);
+        }
+        let list_file = scratch.join("list");
+        let written =
+            std::fs::File::create(&list_file).and_then(|mut f| f.write_all(list.as_bytes()));
+        written.map_err(|e| e.to_string())?;
+        let out = Command::new(&self.program)
+            .args(["--overlay", "--batch"])
+            .arg(&list_file)
+            .output()
+            .map_err(|e| format!("{}: {e}", self.program.display()))?;
+        if !out.status.success() {
+            return Err(format!("containerd-apply: {}", String::from_utf8_lossy(&out.stderr)));
+        }
+        let answers = String::from_utf8_lossy(&out.stdout).into_owned();
+        let answers: Vec<_> = answers.lines().collect();
+        if answers.len() != dirs.len() {
+            return Err(format!("{} answers to {} archives", answers.len(), dirs.len()));
+        }
+        answers
+            .iter()
+            .zip(dirs)
+            .map(|(answer, dir)| match answer.split('\t').collect::<Vec<_>>().as_slice() {
+                [_, "ok"] => Ok(Applied::Tree(Box::new(Listing::from_dir(&dir)?))),
+                [_, "error", message] => Ok(Applied::Refused((*message).to_owned())),
+                _ => Err(format!("containerd-apply answered {answer:?}")),
+            })
+            .collect()
+    }
+
+    /// Applies one archive to `dir` as on a plain directory: whiteouts delete what they name.
+    ///
+    /// # Errors
+    /// What containerd said.
+    pub fn apply_onto(&self, archive: &Path, dir: &Path) -> Result<(), String> {
+        let tar = std::fs::File::open(archive).map_err(|e| e.to_string())?;
+        let out = Command::new(&self.program)
+            .arg(dir)
+            .stdin(Stdio::from(tar))
+            .output()
+            .map_err(|e| format!("{}: {e}", self.program.display()))?;
+        if out.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&out.stderr).trim().to_owned())
+    }
+}
