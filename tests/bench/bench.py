@@ -177,6 +177,17 @@ def image_tables(place, _inputs):
 
 
 def check_tables(place, inputs):
+    docker, native, again = place.cache / "real-image-full", place.ram / "native", place.ram / "again"
+    convert = f"erolith convert oci:{docker}:latest oci:"
+    subprocess.run(f"{convert}{native}:latest", shell=True, check=True, stdout=subprocess.DEVNULL)
+    fsck = " && ".join(f"erolith fsck {layer}" for layer in layouts.layers(native))
+    yield Table(
+        "Structure check (tmpfs)",
+        "all layers of the real image",
+        [Contender("erolith fsck", fsck), Contender("the conversion", f"{convert}{again}:latest", again)],
+        [Target("erolith fsck", "the conversion", 0.05)],
+    )
+    remove(native)
     for made in inputs:
         image, out = place.ram / "checked.erofs", place.ram / "out.erofs"
         subprocess.run(f"erolith mkfs --tar=f {image} {made.tar}", shell=True, check=True, stdout=subprocess.DEVNULL)
