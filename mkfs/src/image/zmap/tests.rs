@@ -162,6 +162,7 @@ fn the_high_half_of_a_fragment_offset_is_in_the_last_head_of_a_full_table() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table of faults")]
 fn broken_maps_are_refused() {
     let cases: &[(&str, Fault, &str)] = &[
         ("undefined advice", Fault::MapHeader, "0000000040000000"),
