@@ -23,14 +23,18 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// The extent of inode `nid` that starts at byte `start`.
-    pub(super) fn get(&self, nid: u64, start: u64) -> Option<Arc<Vec<u8>>> {
+    /// The extent of inode `nid` that holds byte `pos` of the file, and where it starts.
+    pub(super) fn get(&self, nid: u64, pos: u64) -> Option<(u64, Arc<Vec<u8>>)> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = entries.iter().rposition(|e| e.nid == nid && e.start == start)?;
+        let holds = |e: &Decoded| {
+            let within = pos.checked_sub(e.start);
+            e.nid == nid && within.is_some_and(|within| within < e.bytes.len() as u64)
+        };
+        let at = entries.iter().rposition(holds)?;
         let found = entries.remove(at);
-        let bytes = Arc::clone(&found.bytes);
+        let result = (found.start, Arc::clone(&found.bytes));
         entries.push(found);
-        Some(bytes)
+        Some(result)
     }
 
     /// Keeps an extent, and drops the ones used longest ago until the budget holds.

@@ -7,7 +7,7 @@ use super::Image;
 use super::decode;
 use super::extent::{Extent, Place};
 use super::fault::{Corruption, Error, Fault};
-use super::inode::{Inode, Space};
+use super::inode::{Data, Inode, Space};
 use super::zmap::{Coding, Metadata};
 use crate::io::ReadAt;
 
@@ -23,6 +23,11 @@ impl<R: ReadAt> Image<R> {
         let mut rest = buf.get_mut(..want).unwrap_or_default();
         let mut pos = offset;
         while !rest.is_empty() {
+            if let Some(n) = self.read_cached(inode, rest, pos) {
+                rest = rest.get_mut(n..).unwrap_or_default();
+                pos = pos.saturating_add(n as u64);
+                continue;
+            }
             let extent = self.extent_at(inode, pos)?;
             let room = usize::try_from(extent.end().saturating_sub(pos)).unwrap_or(usize::MAX);
             if room == 0 || extent.start > pos {
@@ -89,11 +94,21 @@ impl<R: ReadAt> Image<R> {
         Ok(())
     }
 
-    /// The bytes of an encoded extent, from the cache or decoded now.
-    fn decoded(&self, nid: u64, extent: &Extent) -> Result<Arc<Vec<u8>>, Error> {
-        if let Some(bytes) = self.decoded_cache().get(nid, extent.start) {
-            return Ok(bytes);
+    /// Takes what it can from an extent that was decoded before; without even looking at the map, which is
+    /// what makes many small reads of a metabox or a packed inode bearable.
+    fn read_cached(&self, inode: &Inode, buf: &mut [u8], pos: u64) -> Option<usize> {
+        if inode.data != Data::Compressed {
+            return None;
         }
+        let (start, bytes) = self.decoded_cache().get(inode.nid, pos)?;
+        let from = bytes.get(usize::try_from(pos.checked_sub(start)?).ok()?..)?;
+        let n = from.len().min(buf.len());
+        buf.get_mut(..n)?.copy_from_slice(from.get(..n)?);
+        Some(n)
+    }
+
+    /// Decodes an extent, and keeps it.
+    fn decoded(&self, nid: u64, extent: &Extent) -> Result<Arc<Vec<u8>>, Error> {
         let bytes = Arc::new(self.decode(extent)?);
         self.decoded_cache().put(nid, extent.start, Arc::clone(&bytes));
         Ok(bytes)

@@ -67,6 +67,9 @@ use crate::io::ReadAt;
 /// Longest symbolic link, in bytes: Linux cuts longer ones.
 const SYMLINK_MAX: u64 = 4095;
 
+/// Compression maps kept: one each for the metabox, the packed inode, and a few files.
+const MAPS_KEPT: usize = 8;
+
 /// An image that is open for reading. It can be shared between threads.
 #[derive(Debug)]
 pub struct Image<R: ReadAt = Arc<dyn ReadAt>> {
@@ -75,8 +78,8 @@ pub struct Image<R: ReadAt = Arc<dyn ReadAt>> {
     sb: Super,
     pages: Pages,
     decoded: Cache,
-    /// The compression map used last.
-    map: Mutex<Option<MapState>>,
+    /// The compression maps used last, the latest at the end.
+    maps: Mutex<Vec<MapState>>,
     metabox: Option<Inode>,
     packed: Option<Inode>,
     prefixes: Vec<LongPrefix>,
@@ -101,7 +104,7 @@ impl<R: ReadAt> Image<R> {
             sb,
             pages: Pages::new(),
             decoded: Cache::default(),
-            map: Mutex::new(None),
+            maps: Mutex::default(),
             metabox: None,
             packed: None,
             prefixes: Vec::new(),
@@ -244,12 +247,17 @@ impl<R: ReadAt> Image<R> {
     }
 
     fn recent_map(&self, nid: u64) -> Option<MapState> {
-        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        map.filter(|state| state.map.nid == nid)
+        let maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.iter().rfind(|state| state.map.nid == nid).copied()
     }
 
     fn keep_map(&self, state: MapState) {
-        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.retain(|kept| kept.map.nid != state.map.nid);
+        if maps.len() >= MAPS_KEPT {
+            maps.remove(0);
+        }
+        maps.push(state);
     }
 }
 

@@ -261,22 +261,23 @@ impl Map {
                 (len, coding)
             }
         };
-        let detail = format!("{len} bytes encoded, {decoded} decoded");
+        let bad = |fault| {
+            let detail = format_args!("{len} bytes encoded, {decoded} decoded");
+            Err(Corruption::new(fault).detail(detail))
+        };
         if len > super::superblock::PCLUSTER_MAX || decoded > DECODED_MAX {
-            return Err(Corruption::new(Fault::MapTooLarge).detail(detail));
+            return bad(Fault::MapTooLarge);
         }
         match coding {
             Coding::Compressed { algorithm, .. } if !sb.compression.has(algorithm) => {
                 Err(Corruption::new(Fault::ComprAlgorithm).detail(algorithm.name()))
             }
-            Coding::Stored | Coding::Interlaced if decoded > len => {
-                Err(Corruption::new(Fault::MapStored).detail(detail))
-            }
+            Coding::Stored | Coding::Interlaced if decoded > len => bad(Fault::MapStored),
             // In a cluster of less than a block there is nothing to wrap around.
             Coding::Interlaced if len < sb.block_size() => {
                 let within = piece.start & sb.block_size().saturating_sub(1);
                 if within.saturating_add(decoded) > len {
-                    return Err(Corruption::new(Fault::MapInterlaced).detail(detail));
+                    return bad(Fault::MapInterlaced);
                 }
                 Ok(())
             }
