@@ -72,7 +72,11 @@ impl Judges {
         if expected.nodes.values().any(|node| node.xattrs.contains_key(default_acl)) {
             blind.push(Blind::Acls);
         }
-        let extracted = self.fsck(exhibit, bytes).map(|seen| {
+        let depth = |path: &[u8]| path.iter().filter(|&&b| b == b'/').count();
+        // fsck.erofs recurses and joins whole paths: it dies below a thousand directories or so.
+        let is_deep = expected.nodes.keys().any(|path| depth(path) > 1000);
+        let extraction = if is_deep { Ok(None) } else { self.fsck(exhibit, bytes) };
+        let extracted = extraction.map(|seen| {
             seen.map(|mut seen| {
                 // Where an inode has an attribute without a value, it extracts neither that one nor those behind it.
                 for (path, node) in &expected.nodes {
