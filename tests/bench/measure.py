@@ -22,7 +22,7 @@ class Contender:
 
     name: str
     command: Union[list, str]
-    # Deleted before each run, measured after the last one: files and directories.
+    # A file or directory, measured and deleted after each run.
     output: Optional[Path] = None
     # Done before each run, not timed.
     before: Callable[[], None] = lambda: None
@@ -54,16 +54,16 @@ class Sample:
     wall: float
     cpu: float
     rss: int
+    size: int
 
 
 @dataclass
 class Result:
     contender: Contender
     samples: list
-    size: int
 
     def median(self, measure):
-        return self.size if measure == "size" else statistics.median(getattr(s, measure) for s in self.samples)
+        return statistics.median(getattr(sample, measure) for sample in self.samples)
 
 
 class ServerWatch(threading.Thread):
@@ -128,7 +128,9 @@ def run_once(contender, log):
     cpu, rss = watch.finish() if watch else (usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
     if process.returncode != 0:
         sys.exit(f"{contender.name}: exit status {process.returncode}: {command}\n{Path(log).read_text(errors='replace')}")
-    return Sample(wall, cpu, rss)
+    size = size_of(contender.output)
+    remove(contender.output)
+    return Sample(wall, cpu, rss, size)
 
 
 def run_table(table, runs, work):
@@ -137,7 +139,4 @@ def run_table(table, runs, work):
         print(f"-- {table.group}: {table.title}: run {number + 1} of {runs}", file=sys.stderr)
         for contender in table.contenders:
             samples[contender.name].append(run_once(contender, work / "stderr"))
-    results = [Result(c, samples[c.name], size_of(c.output)) for c in table.contenders]
-    for contender in table.contenders:
-        remove(contender.output)
-    return results
+    return [Result(contender, samples[contender.name]) for contender in table.contenders]

@@ -27,7 +27,7 @@ def table(measured, results):
     ]
     for result in results:
         walls = [sample.wall for sample in result.samples]
-        size = f"{result.size / 1e6:.1f}" if result.size else ""
+        size = f"{result.median('size') / 1e6:.1f}" if result.contender.output else ""
         ratio = f"{result.median('wall') / fastest:.2f}" if fastest else ""
         lines.append(
             f"| {result.contender.name} | {statistics.median(walls):.3f} ({min(walls):.3f} to {max(walls):.3f})"
