@@ -14,10 +14,24 @@ pub(crate) struct Quoted<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A space ends a name only where names stand side by side, as on a command line.
+        for (i, part) in self.0.split(|&b| b == b' ').enumerate() {
+            f.write_str(if i > 0 { "\\ " } else { "" })?;
+            Visible(part).fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// The same with spaces as they are, for where it is clear where a name ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Visible<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Visible<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for c in chunk.valid().chars() {
                 match c {
-                    ' ' => f.write_str("\\ ")?,
                     '\\' => f.write_str("\\\\")?,
                     '\n' => f.write_str("\\n")?,
                     '\r' => f.write_str("\\r")?,

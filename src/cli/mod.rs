@@ -8,6 +8,7 @@ mod export;
 mod extract;
 mod fsck;
 mod image_options;
+mod inspect;
 mod ls;
 mod man;
 mod mkfs;
@@ -39,6 +40,7 @@ enum Command {
     Export(export::Args),
     Extract(extract::Args),
     Fsck(fsck::Args),
+    Inspect(inspect::Args),
     Ls(ls::Args),
     Man(man::Args),
     Mkfs(mkfs::Args),
@@ -58,6 +60,7 @@ impl Cli {
             Command::Export(args) => export::run(args, out),
             Command::Extract(args) => extract::run(args, out),
             Command::Fsck(args) => fsck::run(args, out),
+            Command::Inspect(args) => inspect::run(args, out),
             Command::Ls(args) => ls::run(args, out),
             Command::Man(args) => man::run(args, out),
             Command::Mkfs(args) => mkfs::run(args, out),
