@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::listing::Listing;
+use crate::listing::{Blind, Listing, Type};
 use crate::tools;
 
 /// The program of `tests/oracle`.
@@ -95,13 +95,33 @@ impl Oracle {
             .collect()
     }
 
+    /// Applies a layer's archive to the empty `dir` in overlayfs form. Directories that the archive does not describe
+    /// take their attributes from those of `parents`, the nearest first.
+    ///
+    /// # Errors
+    /// What containerd said.
+    pub fn apply_layer(
+        &self,
+        archive: &Path,
+        dir: &Path,
+        parents: &[PathBuf],
+    ) -> Result<(), String> {
+        let parents: Vec<_> = parents.iter().map(|p| p.display().to_string()).collect();
+        self.apply(archive, &["--overlay".into(), format!("--parents={}", parents.join(":"))], dir)
+    }
+
     /// Applies one archive to `dir` as on a plain directory: whiteouts delete what they name.
     ///
     /// # Errors
     /// What containerd said.
     pub fn apply_onto(&self, archive: &Path, dir: &Path) -> Result<(), String> {
+        self.apply(archive, &[], dir)
+    }
+
+    fn apply(&self, archive: &Path, options: &[String], dir: &Path) -> Result<(), String> {
         let tar = std::fs::File::open(archive).map_err(|e| e.to_string())?;
         let out = Command::new(&self.program)
+            .args(options)
             .arg(dir)
             .stdin(Stdio::from(tar))
             .output()
@@ -111,4 +131,31 @@ impl Oracle {
         }
         Err(String::from_utf8_lossy(&out.stderr).trim().to_owned())
     }
+}
+
+/// A tree of ours and one that containerd has made since `start` (in seconds since 1970), without what containerd cannot
+/// say.
+pub fn comparable(ours: Listing, theirs: Listing, start: i64) -> (Listing, Listing) {
+    // It never touches the root.
+    let (mut ours, mut theirs) = (ours.blind(&[Blind::Root]), theirs.blind(&[Blind::Root]));
+    for node in ours.nodes.values_mut() {
+        // A mark that only read-only layers need: an upper directory gets its own from overlayfs.
+        node.xattrs.remove(b"trusted.overlay.origin".as_slice());
+    }
+    for (path, theirs) in &mut theirs.nodes {
+        let Some(ours) = ours.nodes.get_mut(path) else { continue };
+        // Whiteouts, and directories that the archive does not describe, have the time of day.
+        let whiteout = theirs.kind == Type::Char && theirs.rdev == (0, 0);
+        let of_today = theirs.mtime.is_some_and(|(sec, _)| sec >= start);
+        if whiteout || (theirs.kind == Type::Dir && of_today) {
+            (ours.mtime, theirs.mtime) = (None, None);
+        }
+    }
+    (ours, theirs)
+}
+
+/// Seconds since 1970, for [`comparable`].
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(i64::MAX)
 }

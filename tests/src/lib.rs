@@ -3,7 +3,9 @@
 pub mod build;
 pub mod cases;
 pub mod containerd;
+pub mod convert;
 pub mod judges;
+pub mod layout;
 pub mod listing;
 pub mod mount;
 pub mod scratch;

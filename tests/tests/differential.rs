@@ -12,8 +12,8 @@ use erolith_mkfs::image::Image;
 use erolith_mkfs::io::Stream;
 use erolith_tests::build;
 use erolith_tests::cases::{self, Case};
-use erolith_tests::containerd::{Applied, Oracle};
-use erolith_tests::listing::{Blind, Listing, Type};
+use erolith_tests::containerd::{Applied, Oracle, comparable, now};
+use erolith_tests::listing::Listing;
 use erolith_tests::need;
 use erolith_tests::scratch::Scratch;
 
@@ -120,13 +120,14 @@ fn containerd_makes_the_same_tree_or_the_difference_is_listed() {
     // containerd knows no base layers.
     cases.sort_by_key(|case| case.id);
     cases.retain(|case| !case.base && !NOT_RUN.iter().any(|row| matches(case, *row)));
+    let start = now();
     let archives = cases.iter().map(|case| case.archive.as_slice());
     let theirs = oracle.apply_each(archives, scratch.path()).unwrap();
     let mut used = BTreeSet::new();
     let (mut table, mut failures) = (String::new(), String::new());
     for (case, theirs) in cases.iter().zip(theirs) {
         let ours = ours(case, &scratch);
-        let (verdict, detail) = compare(case, &ours, theirs.clone_tree());
+        let (verdict, detail) = compare(start, case, &ours, theirs.clone_tree());
         let row = DEVIATIONS.iter().position(|(id, word, differ, _)| {
             Some(*differ) == verdict && matches(case, (id, word))
         });
@@ -168,6 +169,7 @@ fn ours(case: &Case, scratch: &Scratch) -> Result<Listing, String> {
 }
 
 fn compare(
+    start: i64,
     case: &Case,
     ours: &Result<Listing, String>,
     theirs: Result<Listing, String>,
@@ -177,28 +179,11 @@ fn compare(
         (Err(code), Ok(_)) => (Some(Stricter), code.clone()),
         (Ok(_), Err(message)) => (Some(Wider), message),
         (Ok(ours), Ok(theirs)) => {
-            let (ours, theirs) = comparable(ours.clone(), theirs);
+            let (ours, theirs) = comparable(ours.clone(), theirs, start);
             match ours.diff(&theirs, ("erolith", "containerd")) {
                 None => (None, String::new()),
                 Some(text) => (Some(Other), format!("{}\n{text}", case.id)),
             }
         }
     }
-}
-
-/// Leaves out what containerd cannot say.
-fn comparable(ours: Listing, theirs: Listing) -> (Listing, Listing) {
-    // It never touches the root.
-    let (mut ours, mut theirs) = (ours.blind(&[Blind::Root]), theirs.blind(&[Blind::Root]));
-    for (path, node) in &mut ours.nodes {
-        // A mark that only read-only layers need: an upper directory gets its own from overlayfs.
-        node.xattrs.remove(b"trusted.overlay.origin".as_slice());
-        // It gives implicit directories and whiteouts the time of day.
-        let whiteout = node.kind == Type::Char && node.rdev == (0, 0);
-        let implicit = node.kind == Type::Dir && node.mtime == Some((0, 0));
-        if let Some(theirs) = theirs.nodes.get_mut(path).filter(|_| whiteout || implicit) {
-            (node.mtime, theirs.mtime) = (None, None);
-        }
-    }
-    (ours, theirs)
 }

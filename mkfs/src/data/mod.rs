@@ -6,6 +6,9 @@
 
 mod area;
 mod chunks;
+mod copy;
+mod large;
+mod sparse;
 mod tails;
 
 pub use area::{DataArea, FileWriter, Placement};

@@ -1,0 +1,157 @@
+//! OCI image layouts made by hand, and what is in one.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// What the index names an image by.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// Result of looking at a layout. The text says what was being looked at.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// A directory that is an OCI image layout.
+#[derive(Debug, Clone)]
+pub struct Layout(pub PathBuf);
+
+impl Layout {
+    /// A layout with one image named `latest`, of these uncompressed layers.
+    ///
+    /// # Errors
+    /// What could not be written.
+    pub fn create(path: &Path, layers: &[Vec<u8>]) -> Result<Self> {
+        let layout = Self(path.to_owned());
+        fs::create_dir_all(path.join("blobs/sha256")).map_err(|e| e.to_string())?;
+        write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        let mut diff_ids = Vec::new();
+        let mut descriptors = Vec::new();
+        for layer in layers {
+            let media_type = "application/vnd.oci.image.layer.v1.tar";
+            let descriptor = layout.add(media_type, layer)?;
+            diff_ids.push(descriptor["digest"].clone());
+            descriptors.push(descriptor);
+        }
+        let config = json!({
+            "architecture": host_architecture(),
+            "os": "linux",
+            "config": {},
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        let config =
+            layout.add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes())?;
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": media_type,
+            "config": config,
+            "layers": descriptors,
+        });
+        let mut entry = layout.add(media_type, manifest.to_string().as_bytes())?;
+        entry["annotations"] = json!({ REF_NAME: "latest" });
+        let index = json!({ "schemaVersion": 2, "manifests": [entry] });
+        write(&path.join("index.json"), index.to_string().as_bytes())?;
+        Ok(layout)
+    }
+
+    fn add(&self, media_type: &str, bytes: &[u8]) -> Result<Value> {
+        let digest = hex(bytes);
+        write(&self.0.join("blobs/sha256").join(&digest), bytes)?;
+        let digest = format!("sha256:{digest}");
+        Ok(json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() }))
+    }
+
+    /// Where a blob is.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.0.join("blobs/sha256").join(digest.trim_start_matches("sha256:"))
+    }
+
+    fn document(&self, digest: &str) -> Result<Value> {
+        let bytes = fs::read(self.blob(digest)).map_err(|e| format!("{digest}: {e}"))?;
+        serde_json::from_slice(&bytes).map_err(|e| format!("{digest}: {e}"))
+    }
+
+    /// The manifest named `name`; `None` when the index lists none.
+    ///
+    /// # Errors
+    /// When there is an index and it cannot be read, or what it lists.
+    pub fn manifest(&self, name: &str) -> Result<Option<Value>> {
+        let path = self.0.join("index.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = fs::read(path).map_err(|e| e.to_string())?;
+        let index: Value = serde_json::from_slice(&bytes).map_err(|e| format!("index: {e}"))?;
+        let entries = index["manifests"].as_array().cloned().unwrap_or_default();
+        let entry = entries.iter().find(|entry| entry["annotations"][REF_NAME] == name);
+        entry.map(|entry| self.document(text(&entry["digest"]))).transpose()
+    }
+
+    /// Blobs of the layers of a manifest, lowest first.
+    pub fn layers(&self, manifest: &Value) -> Vec<PathBuf> {
+        let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
+        layers.iter().map(|layer| self.blob(text(&layer["digest"]))).collect()
+    }
+
+    /// Checks that everything a manifest refers to is there, to the last byte.
+    ///
+    /// # Errors
+    /// What is missing or damaged.
+    pub fn verify(&self, manifest: &Value) -> Result<()> {
+        let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
+        for descriptor in layers.iter().chain([&manifest["config"]]) {
+            let digest = text(&descriptor["digest"]);
+            let bytes = fs::read(self.blob(digest)).map_err(|e| format!("{digest}: {e}"))?;
+            if descriptor["size"] != bytes.len() || format!("sha256:{}", hex(&bytes)) != digest {
+                return Err(format!("{digest} is damaged: {} bytes", bytes.len()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every file of the layout, relative to it, sorted.
+    ///
+    /// # Errors
+    /// What could not be listed.
+    pub fn files(&self) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        let mut todo = vec![self.0.clone()];
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))? {
+                let path = entry.map_err(|e| e.to_string())?.path();
+                if path.is_dir() {
+                    todo.push(path);
+                } else {
+                    let relative = path.strip_prefix(&self.0).unwrap_or(&path);
+                    out.push(relative.display().to_string());
+                }
+            }
+        }
+        out.sort();
+        Ok(out)
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |out, byte| format!("{out}{byte:02x}"))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = fs::File::create(path).and_then(|mut file| file.write_all(bytes));
+    file.map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// This machine's architecture as OCI names it.
+fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
