@@ -40,7 +40,8 @@ dependencies() {
     cargo deny --log-level error check bans licenses sources
 }
 
-all_tests() { cargo test --workspace --no-fail-fast --quiet </dev/null 2>&1 | tee "$LOG/tests"; }
+# A property test that fails would print a stack for each tree it tries.
+all_tests() { RUST_BACKTRACE=0 cargo test --workspace --no-fail-fast --quiet </dev/null 2>&1 | tee "$LOG/tests"; }
 
 # fuzz/README.md tells more. The flags are unstable ones, which is all that is needed of a nightly compiler.
 fuzz() {
@@ -51,7 +52,7 @@ fuzz() {
     cargo run --quiet --bin seed
     for target in fuzz_targets/*.rs; do
         cargo fuzz run --sanitizer none "$(basename "$target" .rs)" -- -max_total_time="${FUZZ_SECONDS:-15}" \
-            -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1
+            -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 2>&1 | grep -v '# Uses: '
     done
 }
 
@@ -83,5 +84,7 @@ check tests all_tests
 check fuzz fuzz
 
 [[ ${#FAILED[@]} -eq 0 ]] || printf 'failed: %s\n' "${FAILED[@]}"
+# The libtest line of a test that failed; what it said is further up.
+grep --text ' --- FAILED$' "$LOG/tests" || true
 count_tests
 [[ ${#FAILED[@]} -eq 0 ]]
