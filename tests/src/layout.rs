@@ -40,8 +40,8 @@ impl Layout {
             "config": {},
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
-        let config =
-            layout.add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes())?;
+        let config = layout
+            .add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes())?;
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2,

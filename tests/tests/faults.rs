@@ -106,7 +106,10 @@ fn break_layouts(action: &str) {
         assert!(whole(&layout, "old", fault), "{fault}: the image that was there is gone");
         let there = whole(&layout, "new", fault);
         assert!(there || !said_yes, "{fault}: success, and no image");
-        assert!(convert_with(&bench.source("new"), &to(&layout), ""), "{fault}: the next run fails");
+        assert!(
+            convert_with(&bench.source("new"), &to(&layout), ""),
+            "{fault}: the next run fails"
+        );
         assert!(whole(&layout, "new", fault) && whole(&layout, "old", fault), "{fault}");
         assert_eq!(layout.files().unwrap(), reference.files().unwrap(), "{fault}: leftovers");
         std::fs::remove_dir_all(&layout.0).unwrap();
@@ -145,7 +148,10 @@ fn an_archive_appears_whole_or_not_at_all() {
             let now = std::fs::read(&path).ok();
             assert!(now.is_some() || !said_yes, "{fault}: success, and no archive");
             assert!(now.is_none_or(|bytes| bytes == expected), "{fault}: half an archive");
-            assert!(convert_with(&bench.source("new"), &to(&path), ""), "{fault}: the next run fails");
+            assert!(
+                convert_with(&bench.source("new"), &to(&path), ""),
+                "{fault}: the next run fails"
+            );
             assert!(std::fs::read(&path).unwrap() == expected, "{fault}");
             let names: Vec<_> =
                 std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
