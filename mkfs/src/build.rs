@@ -189,7 +189,7 @@ impl<S: Sink> Builder<S> {
     /// # Errors
     /// [`Error::Output`], [`Error::TooLarge`].
     pub fn finish(mut self, finish: &Finish) -> Result<(S, Summary), Error> {
-        self.data.flush()?;
+        self.data.settle()?;
         let (timestamp, owner) = (self.options.timestamp, self.options.owner);
         for id in 0..self.tree.len() {
             let id = NodeId(u32::try_from(id).unwrap_or(u32::MAX));

@@ -2,7 +2,7 @@
 
 use super::large::{HOLE_CHUNK, Large};
 use super::sparse::Sparse;
-use super::tails::Tails;
+use super::tails::{Tails, Wanted};
 use super::{Content, Tail};
 use crate::Error;
 use crate::io::Sink;
@@ -98,18 +98,29 @@ impl<S: Sink> DataArea<S> {
     /// [`Error::Output`].
     pub fn flush(&mut self) -> Result<(), Error> {
         if !self.gathered.is_empty() {
-            self.sink.write_at(&self.gathered, self.gathered_at).map_err(Error::Output)?;
-            self.gathered.clear();
+            let gathered = std::mem::take(&mut self.gathered);
+            let empty = self.sink.write_behind(gathered, self.gathered_at);
+            self.gathered = empty.map_err(Error::Output)?;
         }
         Ok(())
     }
 
-    /// Appends the bytes of a tail to `out`.
+    /// Ends the writing of content: all of it can be read from now on.
+    ///
+    /// # Errors
+    /// [`Error::Output`].
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.flush()?;
+        self.gathered = Vec::new();
+        self.sink.settle().and_then(|()| self.tails.settle()).map_err(Error::Output)
+    }
+
+    /// Puts tails where they belong in `out`; changes the order of `wanted`.
     ///
     /// # Errors
     /// [`Error::Output`]: the scratch file is part of the output.
-    pub fn read_tail(&self, tail: Tail, len: usize, out: &mut Vec<u8>) -> Result<(), Error> {
-        self.tails.read(tail, len, out).map_err(Error::Output)
+    pub(crate) fn read_tails(&self, wanted: &mut [Wanted], out: &mut [u8]) -> Result<(), Error> {
+        self.tails.read(wanted, out).map_err(Error::Output)
     }
 
     pub(super) fn keep_tail(&mut self, data: &[u8]) -> Result<(), Error> {

@@ -14,6 +14,7 @@ mod tails;
 pub use area::{DataArea, FileWriter, Placement};
 pub use chunks::{Chunks, Run, device_chunks};
 pub use tails::Tail;
+pub(crate) use tails::Wanted;
 
 /// Where the bytes of a regular file are.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@
 use zerocopy::IntoBytes;
 
 use crate::Error;
-use crate::data::{Chunks, Content, DataArea};
+use crate::data::{Chunks, Content, DataArea, Tail, Wanted};
 use crate::format::{
     CHUNK_FORMAT_INDEXES, ChunkIndex, CompactInode, DeviceSlot, ExtendedInode, FileType,
     HOLE_BLOCK, HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, mode,
@@ -23,14 +23,16 @@ pub(crate) struct Identity {
 }
 
 /// Bytes gathered before they are written.
-const GATHER: usize = 1 << 20;
+const GATHER: usize = 2 << 20;
 
 /// Writes forward only; what is skipped reads as zeros.
 struct Out<'a, S> {
-    sink: &'a S,
+    data: &'a DataArea<S>,
     buf: Vec<u8>,
     /// Byte of the image where `buf` begins.
     at: u64,
+    /// Tails that belong into `buf`.
+    tails: Vec<Wanted>,
 }
 
 impl<S: Sink> Out<'_, S> {
@@ -39,10 +41,20 @@ impl<S: Sink> Out<'_, S> {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
-        self.sink.write_at(&self.buf, self.at).map_err(Error::Output)?;
-        self.at = self.pos();
-        self.buf.clear();
+        self.data.read_tails(&mut self.tails, &mut self.buf)?;
+        self.tails.clear();
+        let next = self.pos();
+        let full = std::mem::take(&mut self.buf);
+        self.buf = self.data.sink().write_behind(full, self.at).map_err(Error::Output)?;
+        self.at = next;
         Ok(())
+    }
+
+    /// Leaves room for a tail, which is read together with others.
+    fn push_tail(&mut self, tail: Tail, len: usize) {
+        let at = self.buf.len();
+        self.tails.push(Wanted { tail, len, at });
+        self.buf.resize(at + len, 0);
     }
 
     /// Fills with zeros up to byte `pos` of the image.
@@ -66,10 +78,10 @@ pub(crate) fn emit<S: Sink>(
 ) -> Result<(), Error> {
     let block = 1u64 << plan.options.block_bits;
     let zone = plan.options.zone_block * block;
-    let mut out = Out { sink: data.sink(), buf: Vec::with_capacity(2 * GATHER), at: zone };
+    let mut out = Out { data, buf: Vec::with_capacity(2 * GATHER), at: zone, tails: Vec::new() };
     for (serial, &id) in (1u32..).zip(&plan.order) {
         out.pad_to(zone + plan.slot(id) * SLOT_SIZE)?;
-        write_inode(&mut out, sealed, plan, data, id, serial)?;
+        write_inode(&mut out, sealed, plan, id, serial)?;
     }
     out.pad_to(plan.bodies_block() * block)?;
     for id in plan.bodies() {
@@ -83,6 +95,7 @@ pub(crate) fn emit<S: Sink>(
     out.buf.extend_from_slice(&plan.xattrs.area);
     out.pad_to(plan.total_blocks() * block)?;
     out.flush()?;
+    data.sink().settle().map_err(Error::Output)?;
     let head = superblock_area(plan, identity);
     data.sink().write_at(&head, 0).map_err(Error::Output)?;
     data.sink().set_len(plan.total_blocks() * block).map_err(Error::Output)
@@ -92,7 +105,6 @@ fn write_inode<S: Sink>(
     out: &mut Out<'_, S>,
     sealed: &SealedTree,
     plan: &Plan,
-    data: &DataArea<S>,
     id: NodeId,
     serial: u32,
 ) -> Result<(), Error> {
@@ -106,8 +118,7 @@ fn write_inode<S: Sink>(
             write_chunks(out, plan, chunks, entries)?;
         }
         NodeKind::File { content: Content::Flat { tail: Some(tail), .. }, .. } => {
-            let len = usize::try_from(shape.tail).unwrap_or(0);
-            data.read_tail(*tail, len, &mut out.buf)?;
+            out.push_tail(*tail, usize::try_from(shape.tail).unwrap_or(0));
         }
         NodeKind::Dir(_) | NodeKind::Symlink(_) if shape.tail > 0 => {
             let bytes = zone_bytes(sealed, plan, id);

@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::behind::Behind;
 use super::{Input, ReadAt, Sink};
 
 impl ReadAt for File {
@@ -25,13 +27,18 @@ impl ReadAt for File {
 pub struct FileSink {
     file: File,
     dir: OwnedFd,
+    /// Made when there is something large to write.
+    behind: Mutex<Option<Behind>>,
 }
+
+/// A write this large is worth the attention of another thread.
+const BEHIND: usize = 256 << 10;
 
 impl FileSink {
     /// Writes to `file`, opened for reading and writing. `dir` is a directory on the same filesystem.
     #[must_use]
     pub fn new(file: File, dir: OwnedFd) -> Self {
-        Self { file, dir }
+        Self { file, dir, behind: Mutex::new(None) }
     }
 
     /// The output file.
@@ -47,9 +54,32 @@ impl FileSink {
     }
 }
 
+impl FileSink {
+    fn behind(&self) -> MutexGuard<'_, Option<Behind>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Sink for FileSink {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(data, offset)
+    }
+
+    fn write_behind(&self, mut data: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
+        if data.len() < BEHIND {
+            self.write_at(&data, offset)?;
+            data.clear();
+            return Ok(data);
+        }
+        let mut behind = self.behind();
+        if behind.is_none() {
+            *behind = Some(Behind::new(self.file.try_clone()?)?);
+        }
+        behind.as_mut().map_or_else(|| Ok(Vec::new()), |behind| behind.write(data, offset))
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.behind().as_mut().map_or(Ok(()), Behind::settle)
     }
 
     fn copy_from(

@@ -2,12 +2,14 @@
 //!
 //! None of them knows a path. Files enter as open descriptors.
 
+mod behind;
 mod file;
 
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+pub(crate) use behind::Behind;
 pub use file::{FileInput, FileSink, copy_range};
 
 /// Bytes that can be read at any offset: an image, a device of it, a plain tar.
@@ -48,6 +50,19 @@ pub trait Sink: Send + Sync + Debug {
     /// # Errors
     /// What the underlying storage reports.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `data` at `offset`, now or soon. Returns an empty buffer to go on with. What is soon has
+    /// happened when [`Sink::settle`] returns; until then its regions must be left alone.
+    ///
+    /// # Errors
+    /// What the underlying storage reports, of this write or of one before it.
+    fn write_behind(&self, data: Vec<u8>, offset: u64) -> io::Result<Vec<u8>>;
+
+    /// Waits for all that [`Sink::write_behind`] has put off.
+    ///
+    /// # Errors
+    /// What the underlying storage reports.
+    fn settle(&self) -> io::Result<()>;
 
     /// Copies `len` bytes of the file `from` at `from_offset` to `offset`, inside the kernel where it can.
     ///
