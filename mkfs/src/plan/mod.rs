@@ -91,6 +91,9 @@ pub(crate) struct Features {
     pub(crate) incompat: u32,
 }
 
+/// Inodes packed together.
+const WINDOW: usize = 1024;
+
 const NO_SLOT: u64 = u64::MAX;
 
 impl Plan {
@@ -124,14 +127,21 @@ impl Plan {
 
     fn place(&mut self, sealed: &SealedTree, live: Vec<NodeId>) {
         let mut zone = gaps::Zone::new(self.options.block_bits);
-        for &id in &live {
-            let shape = self.shape(sealed, sealed.tree().node(id));
-            if let Some(slot) = self.slots.get_mut(id.index()) {
-                *slot = zone.place(shape.head(), shape.tail);
-            }
-            if shape.body_blocks > 0 {
-                self.bodies.insert(id, self.body_blocks);
+        let mut shapes = Vec::new();
+        for window in windows(&live) {
+            shapes.clear();
+            shapes
+                .extend(window.iter().map(|&id| (id, self.shape(sealed, sealed.tree().node(id)))));
+            for (id, shape) in shapes.iter().filter(|(_, shape)| shape.body_blocks > 0) {
+                self.bodies.insert(*id, self.body_blocks);
                 self.body_blocks += shape.body_blocks;
+            }
+            // The small ones fill what the large ones leave.
+            shapes.sort_by_key(|(_, shape)| std::cmp::Reverse(shape.head() + shape.tail));
+            for (id, shape) in &shapes {
+                if let Some(slot) = self.slots.get_mut(id.index()) {
+                    *slot = zone.place(shape.head(), shape.tail);
+                }
             }
         }
         self.inode_blocks = zone.blocks();
@@ -288,6 +298,13 @@ fn flat_in_zone(shape: &mut Shape, size: u64, block: u64) {
     } else {
         shape.body_blocks = size.div_ceil(block);
     }
+}
+
+/// Nodes that are placed together: the root alone, because its nid must be small, and then enough for good
+/// packing and few enough for a directory's inodes to stay together.
+fn windows(order: &[NodeId]) -> impl Iterator<Item = &[NodeId]> {
+    let (root, rest) = order.split_at(order.len().min(1));
+    std::iter::once(root).chain(rest.chunks(WINDOW))
 }
 
 /// Nodes in the order in which they are placed: the root, then directory by directory all children of one,
