@@ -15,7 +15,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let decoded = LayerStream::open(File::open(&path)?, Request::default())?.finish()?;
         let seconds = start.elapsed().as_secs_f64();
-        writeln!(io::stdout(), "{seconds:.3} s {} {}", decoded.size, decoded.diff_id)?;
+        writeln!(
+            io::stdout(),
+            "{seconds:.3} s {} {}",
+            decoded.size,
+            decoded.diff_id.ok_or("no digest")?
+        )?;
     }
     Ok(())
 }

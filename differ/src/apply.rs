@@ -117,7 +117,8 @@ pub fn build_tar(
         builder.inherit(&lowers);
         images.iter().try_for_each(LowerImage::result)?;
     }
-    let finish = Finish { uuid: image_uuid(&source.diff_id), ..Finish::default() };
+    let uuid = source.diff_id.as_ref().map(image_uuid).unwrap_or_default();
+    let finish = Finish { uuid, ..Finish::default() };
     let (_, summary) = builder.finish(&finish)?;
     Ok(Built { ingest, source, summary: Some(summary), inherits })
 }

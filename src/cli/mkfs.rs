@@ -12,7 +12,7 @@ use std::thread;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use erolith_differ::apply::image_uuid;
-use erolith_differ::decode::{LayerStream, Request};
+use erolith_differ::decode::{Digests, LayerStream, Request};
 use erolith_differ::{Algorithm, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
 use erolith_mkfs::image::Image;
@@ -41,7 +41,8 @@ pub(crate) struct Args {
     /// With --tar=i, append the archive to the index, so that one file can be mounted.
     #[arg(long, requires = "tar")]
     join: bool,
-    /// UUID: one of your own, `clear` or `random`. By default it follows from the archive's digest.
+    /// UUID: one of your own, `clear` or `random`. By default it follows from the archive's digest, whose
+    /// computing takes longer than the image where the processor has no SHA instructions.
     #[arg(short = 'U', long = "uuid", value_name = "UUID")]
     uuid: Option<String>,
     /// With --tar, turn AUFS whiteouts (.wh.*) into those of overlayfs, as in layers of images.
@@ -198,7 +199,8 @@ fn fill_from_stream(
     builder: &mut Builder<FileSink>,
     source: impl io::Read + Send + 'static,
 ) -> anyhow::Result<Known> {
-    let mut stream = LayerStream::open(source, Request::default())?;
+    let digests = if args.uuid.is_some() { Digests::Expected } else { Digests::DiffId };
+    let mut stream = LayerStream::open(source, Request { digests, ..Request::default() })?;
     if args.tar == Some(TarMode::I) && (stream.compression() != Compression::None || args.join) {
         let text = "--tar=i describes a plain archive where it lies: give an uncompressed file";
         return Err(Usage(text.into()).into());
@@ -207,7 +209,7 @@ fn fill_from_stream(
         return Err(stream.take_error().map_or_else(|| error.into(), Into::into));
     }
     let decoded = stream.finish()?;
-    Ok(Known { diff_id: Some(decoded.diff_id), bytes: decoded.size })
+    Ok(Known { diff_id: decoded.diff_id, bytes: decoded.size })
 }
 
 /// The UUID asked for, else that of the layer with this diffID. A directory has no digest: its image has

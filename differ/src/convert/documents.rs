@@ -192,7 +192,8 @@ impl Writer<'_> {
             Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
             Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
         };
-        Ok(Descriptor::new(media_type, &found.blob, found.blob_size))
+        let digest = found.blob.ok_or(Error::WorkerDied { stage: "reader" })?;
+        Ok(Descriptor::new(media_type, &digest, found.blob_size))
     }
 
     /// Copies what is no image, with all it refers to.

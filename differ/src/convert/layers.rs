@@ -11,7 +11,7 @@ use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
 use crate::apply::{self, Built, Lowers, Output, Sealed};
 use crate::content::{Blob, OciLayout, Provider, spool};
-use crate::decode::{Cancel, LayerStream, Request};
+use crate::decode::{Cancel, Digests, LayerStream, Request};
 use crate::oci::{Layer, Source};
 use crate::{Digest, Error, LayerType, Result};
 
@@ -211,6 +211,7 @@ impl<'a> Work<'a> {
             layer_type: Some(layer.layer_type),
             blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
             diff_id: Some(layer.diff_id.clone()),
+            digests: Digests::Expected,
             budget: self.options.budget,
             cancel: self.cancel.clone(),
         };

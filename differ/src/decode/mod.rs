@@ -20,7 +20,7 @@ mod zstd;
 use std::fmt;
 
 pub use budget::{Budget, Cancel};
-pub use stream::{Decoded, LayerStream, Request};
+pub use stream::{Decoded, Digests, LayerStream, Request};
 
 use crate::Result;
 

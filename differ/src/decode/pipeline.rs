@@ -39,8 +39,10 @@ pub(super) fn join<T>(stage: &'static str, thread: JoinHandle<T>) -> Result<T> {
 pub(super) struct ReadStage {
     pub(super) source: Box<dyn Read + Send>,
     pub(super) pool: Pool,
-    /// One for each digest that is wanted of the blob.
-    pub(super) hashers: Vec<Hasher>,
+    /// For the digest of the blob, if it is wanted.
+    pub(super) blob: Option<Hasher>,
+    /// For a second digest of a plain blob, with another algorithm.
+    pub(super) content: Option<Hasher>,
     /// Digest and size by the descriptor.
     pub(super) expected: Option<(Digest, u64)>,
     pub(super) limits: Limits,
@@ -51,8 +53,10 @@ pub(super) struct ReadStage {
 /// What the first stage knows at the end.
 #[derive(Debug)]
 pub(super) struct ReadOutcome {
-    /// In the order of the hashers.
-    pub(super) digests: Vec<Digest>,
+    /// Digest of the blob.
+    pub(super) blob: Option<Digest>,
+    /// The second digest of it.
+    pub(super) content: Option<Digest>,
     pub(super) bytes: u64,
 }
 
@@ -92,7 +96,7 @@ impl ReadStage {
             if next.send(Arc::clone(&block_out)).is_err() {
                 return Ok(None);
             }
-            for hasher in &mut self.hashers {
+            for hasher in self.blob.iter_mut().chain(&mut self.content) {
                 hasher.update(block_out.filled());
             }
             drop(block_out);
@@ -103,16 +107,16 @@ impl ReadStage {
     }
 
     fn verify(self, bytes: u64) -> Result<ReadOutcome> {
-        let digests: Vec<Digest> = self.hashers.into_iter().map(Hasher::finish).collect();
+        let blob = self.blob.map(Hasher::finish);
         if let Some((expected, size)) = self.expected {
             if bytes != size {
                 return Err(Error::BlobSize { digest: expected, expected: size, actual: bytes });
             }
-            if let Some(actual) = digests.first().filter(|d| **d != expected) {
-                return Err(Error::BlobDigest { expected, actual: actual.clone() });
+            if let Some(actual) = blob.clone().filter(|d| *d != expected) {
+                return Err(Error::BlobDigest { expected, actual });
             }
         }
-        Ok(ReadOutcome { digests, bytes })
+        Ok(ReadOutcome { blob, content: self.content.map(Hasher::finish), bytes })
     }
 }
 

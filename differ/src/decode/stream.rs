@@ -14,11 +14,23 @@ use super::gzip::Gzip;
 use super::pipeline::{self, BLOCK, Limits, ReadOutcome, ReadStage};
 use super::zstd::Zstd;
 use super::{Budget, Cancel, Decoder, inflate, sniff};
-use crate::{Algorithm, Compression, Digest, Error, Hasher, LayerType, Result};
+use crate::{Compression, Digest, Error, Hasher, LayerType, Result};
 
 /// Compressed blocks on their way, and decoded ones: what a pipeline holds in memory.
 const BLOCKS_IN: usize = 4;
 const BLOCKS_OUT: usize = 8;
+
+/// The digests to compute of a blob, besides those that are expected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Digests {
+    /// That of the blob and that of the decoded bytes.
+    #[default]
+    Both,
+    /// That of the decoded bytes.
+    DiffId,
+    /// None.
+    Expected,
+}
 
 /// What is known about a blob before it is read.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +41,8 @@ pub struct Request {
     pub blob: Option<(Digest, u64)>,
     /// Digest of the decoded bytes by the image's config.
     pub diff_id: Option<Digest>,
+    /// What else is to be known of it.
+    pub digests: Digests,
     /// What it may cost.
     pub budget: Budget,
     /// Calls it off.
@@ -39,11 +53,11 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
     /// Digest of the blob, with the expected algorithm.
-    pub blob: Digest,
+    pub blob: Option<Digest>,
     /// Bytes of the blob.
     pub blob_size: u64,
     /// Digest of the decoded bytes, all of them: also those behind the end of the tar archive.
-    pub diff_id: Digest,
+    pub diff_id: Option<Digest>,
     /// Decoded bytes.
     pub size: u64,
     /// The compression found.
@@ -65,7 +79,31 @@ pub struct LayerStream {
 
 struct Threads {
     reader: JoinHandle<Result<Option<ReadOutcome>>>,
-    decoder: Option<(JoinHandle<Result<u64>>, JoinHandle<Digest>)>,
+    decoder: Option<JoinHandle<Result<u64>>>,
+    hasher: Option<JoinHandle<Digest>>,
+}
+
+/// Who computes the digests of a request.
+struct Hashers {
+    blob: Option<Hasher>,
+    diff_id: Option<Hasher>,
+    /// Do both use one algorithm? Then one of them will do for a plain blob.
+    alike: bool,
+}
+
+impl Hashers {
+    fn of(request: &Request) -> Self {
+        let blob = request.blob.as_ref().map(|(digest, _)| digest.algorithm());
+        let diff_id = request.diff_id.as_ref().map(Digest::algorithm);
+        let wants_blob = blob.is_some() || request.digests == Digests::Both;
+        let wants_diff_id = diff_id.is_some() || request.digests != Digests::Expected;
+        let (blob, diff_id) = (blob.unwrap_or_default(), diff_id.unwrap_or_default());
+        Self {
+            blob: wants_blob.then(|| Hasher::new(blob)),
+            diff_id: wants_diff_id.then(|| Hasher::new(diff_id)),
+            alike: blob == diff_id,
+        }
+    }
 }
 
 impl fmt::Debug for LayerStream {
@@ -83,14 +121,14 @@ impl LayerStream {
     /// # Errors
     /// When the first bytes cannot be read or are nothing a layer of that type may be.
     pub fn open(source: impl Read + Send + 'static, request: Request) -> Result<Self> {
-        let Request { layer_type, blob, diff_id, budget, cancel } = request;
+        let hashers = Hashers::of(&request);
+        let Request { layer_type, blob, diff_id, budget, cancel, .. } = request;
         let limits = Limits { budget, cancel: cancel.clone(), start: Instant::now() };
-        let blob_algorithm = blob.as_ref().map_or_else(Algorithm::default, |(d, _)| d.algorithm());
-        let diff_algorithm = diff_id.as_ref().map_or_else(Algorithm::default, Digest::algorithm);
         let mut reader = ReadStage {
             source: Box::new(source),
             pool: Pool::new(BLOCKS_IN, BLOCK),
-            hashers: vec![Hasher::new(blob_algorithm)],
+            blob: hashers.blob,
+            content: None,
             expected: blob,
             limits: limits.clone(),
             plain: false,
@@ -106,22 +144,24 @@ impl LayerStream {
         let (outlet, blocks) = channel();
         let threads = if let Some(decoder) = decoder {
             let (to_decoder, compressed) = channel();
-            let (to_hasher, to_hash) = channel();
+            let mut outlets = Vec::new();
+            let hasher = hashers.diff_id.map(|hasher| {
+                let (to_hasher, to_hash) = channel();
+                outlets.push(to_hasher);
+                pipeline::spawn("diffid", move || pipeline::hash(hasher, &to_hash))
+            });
+            outlets.push(outlet);
             let decoder = pipeline::spawn("inflate", move || {
                 let pool = Pool::new(BLOCKS_OUT, BLOCK);
-                pipeline::decode(decoder, &compressed, &pool, &[to_hasher, outlet], &limits)
+                pipeline::decode(decoder, &compressed, &pool, &outlets, &limits)
             })?;
-            let hasher = Hasher::new(diff_algorithm);
-            let hasher = pipeline::spawn("diffid", move || pipeline::hash(hasher, &to_hash))?;
             let reader = pipeline::spawn("read", move || reader.run(first, &to_decoder))?;
-            Threads { reader, decoder: Some((decoder, hasher)) }
+            Threads { reader, decoder: Some(decoder), hasher: hasher.transpose()? }
         } else {
             reader.plain = true;
-            if diff_algorithm != blob_algorithm {
-                reader.hashers.push(Hasher::new(diff_algorithm));
-            }
+            reader.content = hashers.diff_id.filter(|_| !hashers.alike || reader.blob.is_none());
             let reader = pipeline::spawn("read", move || reader.run(first, &outlet))?;
-            Threads { reader, decoder: None }
+            Threads { reader, decoder: None, hasher: None }
         };
         Ok(Self {
             blocks: Some(blocks),
@@ -189,28 +229,20 @@ impl LayerStream {
     fn verify(&self, threads: Threads) -> Result<Decoded> {
         // The decoder's complaint about a blob that ends early is a consequence of what the reader complains about.
         let read = pipeline::join("reader", threads.reader)?;
-        let decoded = match threads.decoder {
-            Some((decoder, hasher)) => {
-                let made = pipeline::join("decoder", decoder)?;
-                let diff_id = pipeline::join("hasher", hasher)?;
-                Some((made, diff_id))
-            }
-            None => None,
+        let decoder = threads.decoder.map(|decoder| pipeline::join("decoder", decoder));
+        let hasher = threads.hasher.map(|hasher| pipeline::join("hasher", hasher));
+        let Some(ReadOutcome { blob, content, bytes }) = read? else {
+            let told = decoder.map_or(Ok(Ok(0)), |made| made)?;
+            return Err(told.err().unwrap_or(Error::WorkerDied { stage: "decoder" }));
         };
-        let read = read?;
-        let decoded = match decoded {
-            Some((made, diff_id)) => Some((made?, diff_id)),
-            None => None,
+        let (size, diff_id) = match decoder {
+            Some(made) => (made??, hasher.transpose()?),
+            None => (bytes, content.or_else(|| blob.clone())),
         };
-        let Some(ReadOutcome { digests, bytes }) = read else {
-            return Err(Error::WorkerDied { stage: "decoder" });
-        };
-        let died = || Error::WorkerDied { stage: "hasher" };
-        let blob = digests.first().cloned().ok_or_else(died)?;
-        let plain = || digests.last().cloned().map(|digest| (bytes, digest));
-        let (size, diff_id) = decoded.or_else(plain).ok_or_else(died)?;
-        if let Some(expected) = self.expected_diff_id.clone().filter(|d| *d != diff_id) {
-            return Err(Error::DiffId { expected, actual: diff_id });
+        if let Some(expected) = self.expected_diff_id.clone()
+            && let Some(actual) = diff_id.clone().filter(|d| *d != expected)
+        {
+            return Err(Error::DiffId { expected, actual });
         }
         Ok(Decoded { blob, blob_size: bytes, diff_id, size, compression: self.compression })
     }
