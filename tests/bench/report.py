@@ -57,6 +57,8 @@ def first_line(*command):
 def machine(runs):
     cpu = first_line("sh", "-c", "lscpu | sed -n 's/^Model name: *//p'")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    with open("/proc/cpuinfo", encoding="utf-8") as info:
+        sha = "with SHA instructions" if "sha_ni" in info.read() else "without SHA instructions"
     commit = first_line("git", "-C", os.environ["EROLITH_REPO"], "log", "-1", "--format=%h of %cs")
     return "\n".join(
         [
@@ -65,7 +67,7 @@ def machine(runs):
             "Written by `tests/bench/run.sh`; `tests/bench/bench.py` says how it measures.",
             "",
             f"- {datetime.date.today()}, erolith {commit}, {runs} runs of each, load average at the start {os.getloadavg()[0]:.1f}",
-            f"- {os.cpu_count()} cores of {cpu}, {memory:.0f} GiB, Linux {os.uname().release}",
+            f"- {os.cpu_count()} cores of {cpu} {sha}, {memory:.0f} GiB, Linux {os.uname().release}",
             f"- {first_line('mkfs.erofs', '--version')}, {first_line('igzip', '--version')},"
             f" {first_line('zstd', '--version').strip('* ')}, {peers.containerd_version()}",
             "",
