@@ -41,6 +41,7 @@ mkdir root
 time show erolith convert oci:docker:latest oci:native:latest
 largest=$(find native/blobs -type f -printf '%s %p\n' | sort -n | tail -n 1)
 show erolith fsck "${largest#* }"
+show erolith inspect --top 3 "${largest#* }"
 show erolith mount oci:native:latest root
 show findmnt --output FSTYPE,OPTIONS --mountpoint root
 show ls -l root

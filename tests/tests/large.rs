@@ -1,15 +1,21 @@
 //! Many members: time and memory stay in proportion.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use erolith_mkfs::build::Options;
+use erolith_mkfs::check::{Limits as CheckLimits, check};
 use erolith_mkfs::image::Image;
-use erolith_mkfs::io::Stream;
+use erolith_mkfs::io::{FileInput, Stream};
 use erolith_tests::build;
 use erolith_tests::judges::{Exhibit, Judges};
 use erolith_tests::listing::make::{dir, file, implicit, link, listing};
+use erolith_tests::mount::Mounted;
+use erolith_tests::need;
 use erolith_tests::tarball::{Header, Tarball};
 
 /// Tells [`child`] how many files to pack.
@@ -82,7 +88,7 @@ fn peak(files: u64) -> (u64, u64) {
 #[test]
 fn memory_is_64_mib_and_200_bytes_an_inode_and_the_tails() {
     const FIXED: u64 = 64 << 20;
-    const TAILS: u64 = 16 << 20;
+    const TAILS: u64 = 24 << 20;
     let (bytes, inodes) = peak(400_000);
     let bound = FIXED + TAILS + 200 * inodes;
     println!("{inodes} inodes: peak of {bytes} bytes, {} of them each", bytes / inodes);
@@ -122,6 +128,45 @@ fn t16_an_inode_of_70_000_names() {
     let inode = image.lookup(b"f").unwrap().unwrap();
     assert_eq!(inode.nlink, 70_000);
     assert_eq!(image.lookup(b"d69/n69998").unwrap().unwrap().nid, inode.nid);
+}
+
+/// Blocks of 512 bytes end at 2 TiB in 32 bits. The archive is a hole, but for its headers and one small file.
+#[test]
+fn addresses_have_48_bits_when_an_image_needs_them_and_not_before() {
+    const HUGE: u64 = 5 << 39;
+    let temp = tempfile::tempdir().unwrap();
+    let (image, archive) = (temp.path().join("image"), temp.path().join("tar"));
+    let index = |size: u64| {
+        let size_text = size.to_string();
+        let pax = [("size", size_text.as_str())];
+        let head = Tarball::new().pax(&pax).header(&Header::new(b'0', "huge")).unfinished();
+        let end = Tarball::new().file("behind", b"far away").end();
+        let file = File::create(&archive).unwrap();
+        file.write_all_at(&head, 0).unwrap();
+        file.write_all_at(&end, head.len() as u64 + size).unwrap();
+        let bytes = file.metadata().unwrap().len();
+        let input = FileInput::new(File::open(&archive).unwrap()).unwrap();
+        let _ = std::fs::remove_file(&image);
+        build::index_of(input, bytes, &image, &Options::default()).unwrap().feature_incompat
+    };
+    let wide = erolith_mkfs::format::incompat::LAYOUT_48BIT;
+    assert_eq!(index(HUGE / 2) & wide, 0, "what fits into 32 bits mounts on older kernels");
+    assert_ne!(index(HUGE) & wide, 0);
+    let open = |path: &Path| File::open(path).unwrap();
+    let found = Image::open(open(&image), vec![open(&archive)]).unwrap();
+    let behind = found.lookup(b"behind").unwrap().unwrap();
+    let mut content = [0; 8];
+    assert_eq!(found.read_at(&behind, &mut content, 0).unwrap(), 8);
+    assert_eq!(&content, b"far away");
+    let findings = check(&open(&image), &[&open(&archive)], &CheckLimits::default()).unwrap();
+    assert_eq!(findings.errors().count(), 0);
+    let mounted = need!(Mounted::erofs(&image, &[&archive]));
+    assert_eq!(std::fs::read(mounted.path().join("behind")).unwrap(), b"far away");
+    let huge = File::open(mounted.path().join("huge")).unwrap();
+    assert_eq!(huge.metadata().unwrap().len(), HUGE);
+    let mut last = [1; 512];
+    huge.read_exact_at(&mut last, HUGE - 512).unwrap();
+    assert_eq!(last, [0; 512]);
 }
 
 /// Many different sets of attributes, and one on many files.

@@ -1,0 +1,211 @@
+//! The program as its users meet it: exit codes, output for people and for machines, pipes, and nothing left behind.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use erolith_tests::layout::Layout;
+use erolith_tests::mount;
+use erolith_tests::need;
+use erolith_tests::tarball::Tarball;
+
+fn erolith() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_erolith"))
+}
+
+fn run(args: &[&str]) -> Output {
+    erolith().args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What the command prints; it must succeed.
+fn printed(args: &[&str]) -> String {
+    let out = run(args);
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// The exit code and the message of a command that fails. The message is one line, perhaps with a hint.
+fn refused(args: &[&str]) -> (i32, String) {
+    let out = run(args);
+    let message = text(&out.stderr);
+    assert!(!out.status.success(), "{args:?} succeeds");
+    assert!(out.stdout.is_empty(), "{args:?} prints {}", text(&out.stdout));
+    assert!(!message.contains("panicked"), "{message}");
+    (out.status.code().unwrap(), message)
+}
+
+/// A directory with an archive and the image made of it.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let tar = Tarball::new()
+            .dir("etc")
+            .file("etc/hosts", b"127.0.0.1 localhost\n")
+            .symlink("etc/link", "hosts")
+            .hardlink("etc/again", "etc/hosts")
+            .file("evil\x1b[31m\n", b"x")
+            .file("big", vec![7; 300_000])
+            .end();
+        fs::write(bench.path("layer.tar"), tar).unwrap();
+        printed(&["mkfs", "--quiet", "--tar", &bench.at("image"), &bench.at("layer.tar")]);
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+}
+
+#[test]
+fn exit_codes_are_what_the_manual_says() {
+    let bench = Bench::new();
+    let (image, at) = (bench.at("image"), |name| bench.at(name));
+    let mut damaged = fs::read(bench.path("image")).unwrap();
+    damaged[1030] ^= 0xff;
+    fs::write(bench.path("damaged"), damaged).unwrap();
+    fs::write(bench.path("noise"), vec![0x55; 10_000]).unwrap();
+    let tar = fs::read(bench.path("layer.tar")).unwrap();
+    fs::write(bench.path("cut.tar"), &tar[..tar.len() / 2]).unwrap();
+    let table: [(&[&str], i32, &str); 11] = [
+        (&["no-such-command"], 2, "unrecognized subcommand"),
+        (&["mkfs", &at("out"), "-"], 2, "add --tar"),
+        (&["mkfs", "-b", "1000", "--tar", &at("out"), &at("layer.tar")], 2, "block"),
+        (&["convert", "nonsense:x", &format!("oci:{}", at("out"))], 2, "nonsense"),
+        (&["mkfs", "--tar", &at("out"), &at("cut.tar")], 3, "cut.tar"),
+        (&["mkfs", "--tar", &at("out"), &at("noise")], 3, "noise"),
+        (&["ls", &at("noise")], 3, "noise"),
+        (&["cat", &image, "/etc"], 1, "/etc"),
+        (&["ls", &at("missing")], 5, "missing"),
+        (&["convert", &format!("oci:{}", at("missing")), &format!("oci:{}", at("out"))], 5, "missing"),
+        (&["umount", &at(".")], 2, "not"),
+    ];
+    for (args, code, word) in table {
+        let (found, message) = refused(args);
+        assert!(message.contains(word), "{args:?}: no {word:?} in {message}");
+        assert_eq!(found, code, "{args:?}: {message}");
+        assert!(!bench.path("out").exists(), "{args:?} leaves its output");
+    }
+    assert_eq!(run(&["fsck", &image]).status.code(), Some(0));
+    let broken = run(&["fsck", &at("damaged")]);
+    assert_eq!(broken.status.code(), Some(1), "{}", text(&broken.stdout));
+}
+
+#[test]
+fn an_image_is_shown_and_taken_apart() {
+    let bench = Bench::new();
+    let image = bench.at("image");
+    assert_eq!(printed(&["cat", &image, "/etc/hosts"]), "127.0.0.1 localhost\n");
+    assert_eq!(printed(&["cat", "-L", &image, "/etc/link"]), "127.0.0.1 localhost\n");
+    let list = printed(&["ls", "-lR", &image]);
+    for word in ["-> hosts", "300000", "evil\\033[31m\\n"] {
+        assert!(list.contains(word), "no {word:?} in\n{list}");
+    }
+    assert!(!list.contains('\x1b'), "a name reaches the terminal as it is");
+    printed(&["extract", "--no-owner", &image, &bench.at("tree")]);
+    assert_eq!(fs::read(bench.path("tree/big")).unwrap(), vec![7; 300_000]);
+    // The archive of the tree makes the same image.
+    printed(&["export", "-o", &bench.at("again.tar"), &image]);
+    let mkfs = |to: &str, from: &str| printed(&["mkfs", "--quiet", "--tar", "-Uclear", to, from]);
+    mkfs(&bench.at("first"), &bench.at("layer.tar"));
+    mkfs(&bench.at("second"), &bench.at("again.tar"));
+    let list = |name: &str| printed(&["ls", "-lR", &bench.at(name)]);
+    assert_eq!(list("first"), list("second"));
+}
+
+#[test]
+fn what_machines_read_is_json() {
+    let bench = Bench::new();
+    let (image, out) = (bench.at("image"), bench.at("json-image"));
+    let tar = bench.at("layer.tar");
+    let commands: [&[&str]; 6] = [
+        &["mkfs", "--json", "--tar", &out, &tar],
+        &["ls", "-R", "--json", &image],
+        &["stat", "--json", &image, "/etc/hosts", "/big"],
+        &["fsck", "--json", &image],
+        &["inspect", "--json", "--duplicates", &image],
+        &["doctor", "--json"],
+    ];
+    for args in commands {
+        let out = run(args);
+        let text = text(&out.stdout);
+        let values = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
+        let values: Vec<_> = values.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"));
+        assert!(!values.is_empty() && values.iter().all(serde_json::Value::is_object), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let bench = Bench::new();
+    let names = (0..50_000).fold(Tarball::new(), |tar, i| tar.file(&format!("file-{i}"), b""));
+    fs::write(bench.path("many.tar"), names.end()).unwrap();
+    printed(&["mkfs", "--quiet", "--tar", &bench.at("many"), &bench.at("many.tar")]);
+    let mut child = erolith()
+        .args(["ls", "-l", &bench.at("many")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut few = [0; 100];
+    child.stdout.take().unwrap().read_exact(&mut few).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success() && out.stderr.is_empty(), "{:?}: {}", out.status, text(&out.stderr));
+}
+
+#[test]
+fn completions_and_manuals_know_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().display().to_string();
+    printed(&["man", &at]);
+    let commands = [
+        "mkfs", "convert", "ls", "cat", "stat", "inspect", "fsck", "extract", "export", "mount", "umount", "doctor",
+    ];
+    let bash = printed(&["completions", "bash"]);
+    for command in commands {
+        assert!(bash.contains(command), "{command} is not completed");
+        let page = fs::read_to_string(dir.path().join(format!("erolith-{command}.1")));
+        assert!(page.unwrap().contains(".SH"), "{command} has no manual page");
+    }
+}
+
+/// Mount points and loop devices of this machine.
+fn mounted() -> (String, String) {
+    let loops = Command::new("losetup").args(["--list", "--noheadings"]).output().unwrap();
+    (fs::read_to_string("/proc/self/mountinfo").unwrap(), text(&loops.stdout))
+}
+
+#[test]
+fn an_image_is_converted_mounted_and_unmounted() {
+    need!(mount::available());
+    let scratch = tempfile::tempdir().unwrap();
+    let lower = Tarball::new().dir("etc").file("etc/hosts", b"lower").file("etc/gone", b"x").end();
+    let upper = Tarball::new().file("etc/hosts", b"upper").file("etc/.wh.gone", b"").end();
+    Layout::create(&scratch.path().join("docker"), &[lower, upper]).unwrap();
+    let at = |name: &str| format!("oci:{}:latest", scratch.path().join(name).display());
+    let place = scratch.path().join("mnt");
+    fs::create_dir(&place).unwrap();
+    let place = place.display().to_string();
+    let before = mounted();
+    printed(&["convert", &at("docker"), &at("native")]);
+    printed(&["mount", &at("native"), &place]);
+    assert_eq!(fs::read(Path::new(&place).join("etc/hosts")).unwrap(), b"upper");
+    assert!(!Path::new(&place).join("etc/gone").exists());
+    assert!(fs::write(Path::new(&place).join("new"), b"").is_err(), "it can be written");
+    printed(&["umount", &place]);
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+    assert_eq!(mounted(), before, "something is left mounted");
+}
