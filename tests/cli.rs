@@ -90,7 +90,11 @@ fn exit_codes_are_what_the_manual_says() {
         (&["ls", &at("noise")], 3, "noise"),
         (&["cat", &image, "/etc"], 1, "/etc"),
         (&["ls", &at("missing")], 5, "missing"),
-        (&["convert", &format!("oci:{}", at("missing")), &format!("oci:{}", at("out"))], 5, "missing"),
+        (
+            &["convert", &format!("oci:{}", at("missing")), &format!("oci:{}", at("out"))],
+            5,
+            "missing",
+        ),
         (&["umount", &at(".")], 2, "not"),
     ];
     for (args, code, word) in table {
@@ -143,15 +147,19 @@ fn what_machines_read_is_json() {
         let out = run(args);
         let text = text(&out.stdout);
         let values = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
-        let values: Vec<_> = values.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"));
-        assert!(!values.is_empty() && values.iter().all(serde_json::Value::is_object), "{args:?}: {text}");
+        let values: Vec<_> =
+            values.collect::<Result<_, _>>().unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"));
+        assert!(
+            !values.is_empty() && values.iter().all(serde_json::Value::is_object),
+            "{args:?}: {text}"
+        );
     }
 }
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let bench = Bench::new();
-    let names = (0..50_000).fold(Tarball::new(), |tar, i| tar.file(&format!("file-{i}"), b""));
+    let names = (0..50_000).fold(Tarball::new(), |tar, i| tar.file(format!("file-{i}"), b""));
     fs::write(bench.path("many.tar"), names.end()).unwrap();
     printed(&["mkfs", "--quiet", "--tar", &bench.at("many"), &bench.at("many.tar")]);
     let mut child = erolith()
@@ -163,7 +171,12 @@ fn a_reader_that_goes_away_is_no_error() {
     let mut few = [0; 100];
     child.stdout.take().unwrap().read_exact(&mut few).unwrap();
     let out = child.wait_with_output().unwrap();
-    assert!(out.status.success() && out.stderr.is_empty(), "{:?}: {}", out.status, text(&out.stderr));
+    assert!(
+        out.status.success() && out.stderr.is_empty(),
+        "{:?}: {}",
+        out.status,
+        text(&out.stderr)
+    );
 }
 
 #[test]
@@ -172,7 +185,8 @@ fn completions_and_manuals_know_every_command() {
     let at = dir.path().display().to_string();
     printed(&["man", &at]);
     let commands = [
-        "mkfs", "convert", "ls", "cat", "stat", "inspect", "fsck", "extract", "export", "mount", "umount", "doctor",
+        "mkfs", "convert", "ls", "cat", "stat", "inspect", "fsck", "extract", "export", "mount",
+        "umount", "doctor",
     ];
     let bash = printed(&["completions", "bash"]);
     for command in commands {

@@ -28,7 +28,11 @@ fn load(browser: &str, page: &Path, home: &Path) -> (String, String, Vec<u8>) {
         Command::new(browser)
             .env("HOME", home)
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
-            .args(["--enable-logging=stderr", "--virtual-time-budget=3000", "--window-size=1200,1600"])
+            .args([
+                "--enable-logging=stderr",
+                "--virtual-time-budget=3000",
+                "--window-size=1200,1600",
+            ])
             .arg(format!("--user-data-dir={}", home.display()))
             .args(what)
             .arg(format!("file://{}", page.display()))
@@ -66,12 +70,19 @@ fn the_page_works_and_names_of_the_image_stay_text() {
         assert!(!source.contains(outside), "the page refers to something outside: {outside}");
     }
     let (document, complaints, picture) = load(browser, &path("page.html"), dir.path());
-    assert!(document.contains("data-ready=\"yes\""), "the script did not run to its end: {complaints}");
+    assert!(
+        document.contains("data-ready=\"yes\""),
+        "the script did not run to its end: {complaints}"
+    );
     assert!(document.contains(">/</button>"), "the way back to the root is missing");
     assert!(document.contains("488 KiB"), "the size of the large file is missing");
     assert_eq!(document.matches("<script").count(), 1, "a name became markup");
     assert_eq!(document.matches("<style").count(), 1, "a name became markup");
-    assert!(!document.contains("<img") && !document.contains("<b>") && !document.contains("<title>owned"));
+    assert!(
+        !document.contains("<img")
+            && !document.contains("<b>")
+            && !document.contains("<title>owned")
+    );
     assert!(!complaints.contains("Content Security Policy"), "{complaints}");
     assert!(picture.len() > 20_000, "the picture is blank: {} bytes", picture.len());
 }

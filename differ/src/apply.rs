@@ -220,20 +220,32 @@ impl Write for Hashed<'_> {
 
 /// Reads all of `file`, which is still in the page cache, and writes it to `out`. Returns its digest.
 fn copy_hashed(file: &File, cancel: &Cancel, out: &mut dyn Write) -> Result<Digest> {
-    let mut hasher = Hasher::new(Algorithm::Sha256);
+    hash_all(file, Algorithm::Sha256, cancel, &mut |part| {
+        out.write_all(part).map_err(Error::io("writing an image"))
+    })
+}
+
+/// Digests all of `from`, and shows every part of it to `each`.
+fn hash_all(
+    from: &dyn ReadAt,
+    algorithm: Algorithm,
+    cancel: &Cancel,
+    each: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<Digest> {
+    let mut hasher = Hasher::new(algorithm);
     let mut buf = vec![0; 256 * 1024];
     let mut offset = 0;
     loop {
         cancel.check()?;
-        let n = match ReadAt::read_at(file, &mut buf, offset) {
+        let n = match from.read_at(&mut buf, offset) {
             Ok(0) => return Ok(hasher.finish()),
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(Error::io("reading an image")(e)),
+            Err(e) => return Err(Error::io("reading a blob")(e)),
         };
         let part = buf.get(..n).unwrap_or_default();
         hasher.update(part);
-        out.write_all(part).map_err(Error::io("writing an image"))?;
+        each(part)?;
         offset += n as u64;
     }
 }
@@ -326,12 +338,13 @@ pub(crate) fn copy_blob(
     cancel: &Cancel,
 ) -> Result<()> {
     let mismatch = |actual| Error::BlobSize { digest: digest.clone(), expected: size, actual };
+    let hash_blob = |blob: &Blob| hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()));
     if blob.len() != size {
         return Err(mismatch(blob.len()));
     }
     if let Ok(there) = store.open(digest)
         && there.len() == size
-        && (there.is_same_file(blob) || hash_blob(&there, digest.algorithm(), cancel)? == *digest)
+        && (there.is_same_file(blob) || hash_blob(&there)? == *digest)
     {
         return Ok(());
     }
@@ -348,27 +361,9 @@ pub(crate) fn copy_blob(
     );
     copied.map_err(Error::io(format!("copying blob {digest}")))?;
     let copy = Blob::new(Arc::new(sink.into_file()), 0, size);
-    let actual = hash_blob(&copy, digest.algorithm(), cancel)?;
+    let actual = hash_blob(&copy)?;
     if actual != *digest {
         return Err(Error::BlobDigest { expected: digest.clone(), actual });
     }
     ingest.commit(digest, size)
-}
-
-fn hash_blob(blob: &Blob, algorithm: Algorithm, cancel: &Cancel) -> Result<Digest> {
-    let mut hasher = Hasher::new(algorithm);
-    let mut buf = vec![0; 256 * 1024];
-    let mut offset = 0;
-    loop {
-        cancel.check()?;
-        match ReadAt::read_at(blob, &mut buf, offset) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(n) => {
-                hasher.update(buf.get(..n).unwrap_or_default());
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::io("reading a blob")(e)),
-        }
-    }
 }

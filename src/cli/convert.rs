@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use erolith_differ::apply::Output;
 use erolith_differ::convert::{self, ImageReport, NonDistributable, Options, Progress, Report};
-use erolith_differ::oci::{Destination, Location, Platform, Select, Source, Transport};
+use erolith_differ::oci::{Destination, Location, Platform, Select, Source};
 use serde_json::json;
 
 use super::image_options::ImageOptions;
@@ -82,10 +82,11 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         [] => Select::default(),
         platforms => Select::Platforms(platforms.to_vec()),
     };
-    let destination = Destination::open(&args.destination)
-        .with_context(|| format!("destination {}", args.destination))?;
+    // The source first: when there is none, nothing is made of the destination.
     let source = Source::open(&args.source, &select, scratch(&args.destination))
         .with_context(|| format!("source {}", args.source))?;
+    let destination = Destination::open(&args.destination)
+        .with_context(|| format!("destination {}", args.destination))?;
     let bars = Arc::new(Bars::new(args.quiet || args.json));
     let progress: Arc<dyn Progress> = bars.clone();
     let result = convert::convert(&source, destination, &options, &progress);
@@ -102,11 +103,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
 
 /// Where an archive from a pipe may be kept meanwhile: on the filesystem that must hold the result anyway.
 fn scratch(destination: &Location) -> &Path {
-    let path = destination.path.as_path();
-    match destination.transport {
-        Transport::Oci => path,
-        _ => path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-    }
+    destination.path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."))
 }
 
 fn options(args: &Args) -> anyhow::Result<Options> {

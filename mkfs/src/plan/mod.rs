@@ -360,7 +360,8 @@ fn needs_48bit(tree: &Tree, live: &[NodeId], options: &PlanOptions) -> bool {
     let far = u64::from(u32::MAX) >> 1;
     let far_start = |id: &NodeId| match &tree.node(*id).kind {
         NodeKind::File { content: Content::Chunks(chunks), .. } => chunks.runs.iter().any(|r| {
-            let blocks = r.count << (chunks.bits - options.block_bits);
+            // Only where a chunk starts is written down; the last may be larger than what is left of the device.
+            let blocks = (r.count - 1) << (chunks.bits - options.block_bits);
             r.start.saturating_add(blocks) >= u64::from(u32::MAX)
         }),
         _ => false,
