@@ -4,9 +4,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use tokio::runtime::Runtime;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
-use crate::serve::dial;
 use crate::serve::proto::snapshots::snapshots_client::SnapshotsClient;
 use crate::serve::proto::snapshots::{
     Info, Kind, ListSnapshotsRequest, MountsRequest, StatSnapshotRequest, UsageRequest, UsageResponse,
@@ -31,10 +30,11 @@ impl Client {
     /// # Errors
     /// When nobody answers at `address`.
     pub(super) fn connect(address: &Path) -> anyhow::Result<Self> {
+        let silent =
+            || format!("{}: no daemon answers; `erolith serve` starts one", address.display());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let channel = runtime.block_on(dial(address)).with_context(|| {
-            format!("{}: no daemon answers; `erolith serve` starts one", address.display())
-        })?;
+        let endpoint = Endpoint::from_shared(format!("unix://{}", address.display()))?;
+        let channel = runtime.block_on(endpoint.connect()).with_context(silent)?;
         Ok(Self { runtime, snapshots: SnapshotsClient::new(channel) })
     }
 
