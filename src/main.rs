@@ -7,6 +7,7 @@ mod names;
 mod progress;
 mod publish;
 mod ranges;
+mod serve;
 mod source;
 mod text;
 mod xattr_text;
