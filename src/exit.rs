@@ -136,7 +136,7 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
 fn of_mkfs(error: &erolith_mkfs::Error) -> u8 {
     use erolith_mkfs::Error;
     match error {
-        Error::Input { .. } | Error::Output(_) => IO,
+        Error::Input { .. } | Error::Changed { .. } | Error::Output(_) => IO,
         Error::Options(_) => USAGE,
         _ => INPUT,
     }

@@ -53,8 +53,11 @@ impl Differ {
         let (media_type, compression) = media_type(&request.media_type)?;
         let (left, right) = (from_mounts(request.left), from_mounts(request.right));
         let (upper, kind) = self.upper(&left, &right)?;
-        let directory = File::open(&upper)
-            .map_err(|source| Error::Storage { action: "opening", path: upper.clone(), source })?;
+        let directory = File::open(&upper).map_err(|source| Error::Storage {
+            action: "opening",
+            path: upper.clone(),
+            source,
+        })?;
         let mut upload = self.containerd.upload(scope, &request.r#ref)?;
         let compare = Compare {
             source_date_epoch: request.source_date_epoch.map(|time| time.seconds),
