@@ -14,6 +14,7 @@ mod man;
 mod mkfs;
 mod mount;
 mod serve;
+mod snapshots;
 mod stat;
 mod umount;
 
@@ -48,6 +49,7 @@ enum Command {
     Mkfs(mkfs::Args),
     Mount(mount::Args),
     Serve(serve::Args),
+    Snapshots(snapshots::Args),
     Stat(stat::Args),
     Umount(umount::Args),
 }
@@ -69,6 +71,7 @@ impl Cli {
             Command::Mkfs(args) => mkfs::run(args, out),
             Command::Mount(args) => mount::run(args, out),
             Command::Serve(args) => serve::run(args, out),
+            Command::Snapshots(args) => snapshots::run(args, out),
             Command::Stat(args) => stat::run(args, out),
             Command::Umount(args) => umount::run(args, out),
         }

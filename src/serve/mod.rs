@@ -9,7 +9,7 @@ mod error;
 pub(crate) mod log;
 mod metrics;
 mod notify;
-mod proto;
+pub(crate) mod proto;
 mod snapshots;
 pub(crate) mod socket;
 #[cfg(test)]

@@ -8,7 +8,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::serve::proto::snapshots::snapshots_client::SnapshotsClient;
 use crate::serve::proto::snapshots::{
-    Info, Kind, ListSnapshotsRequest, MountsRequest, StatSnapshotRequest, UsageRequest, UsageResponse,
+    Info, Kind, ListSnapshotsRequest, MountsRequest, StatSnapshotRequest, UsageRequest,
+    UsageResponse,
 };
 use crate::serve::proto::types::Mount;
 

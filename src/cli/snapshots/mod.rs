@@ -68,7 +68,11 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
                 key.clone()
             };
             let usage = |key: String| client.usage(&key).map(|usage| (key, usage));
-            show::usage(&keys.into_iter().map(usage).collect::<anyhow::Result<Vec<_>>>()?, args.json, out)?;
+            show::usage(
+                &keys.into_iter().map(usage).collect::<anyhow::Result<Vec<_>>>()?,
+                args.json,
+                out,
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -17,7 +17,12 @@ pub(super) fn list(infos: &[Info], as_json: bool, out: &mut dyn Write) -> anyhow
     let mut table = Table::new([Align::Left; 4]);
     table.row(["KEY", "KIND", "CREATED", "PARENT"].map(str::to_owned));
     for info in infos {
-        table.row([name(&info.name), kind(info).to_owned(), time(info.created_at), name(&info.parent)]);
+        table.row([
+            name(&info.name),
+            kind(info).to_owned(),
+            time(info.created_at),
+            name(&info.parent),
+        ]);
     }
     Ok(table.write(out, 0)?)
 }
@@ -30,7 +35,11 @@ pub(super) fn usage(
 ) -> anyhow::Result<()> {
     if as_json {
         return usages.iter().try_for_each(|(key, usage)| {
-            Ok(writeln!(out, "{}", json!({ "key": key, "size": usage.size, "inodes": usage.inodes }))?)
+            Ok(writeln!(
+                out,
+                "{}",
+                json!({ "key": key, "size": usage.size, "inodes": usage.inodes })
+            )?)
         });
     }
     let mut table = Table::new([Align::Right, Align::Right, Align::Left]);
@@ -56,9 +65,7 @@ pub(super) fn details(details: &Details, as_json: bool, out: &mut dyn Write) -> 
     if as_json {
         let mut object = object(info);
         object["usage"] = json!({ "size": usage.size, "inodes": usage.inodes });
-        let mount = |m: &crate::serve::proto::types::Mount| {
-            json!({ "type": m.r#type, "source": m.source, "options": m.options })
-        };
+        let mount = |m: &crate::serve::proto::types::Mount| json!({ "type": m.r#type, "source": m.source, "options": m.options });
         object["mounts"] = mounts.iter().map(mount).collect();
         return Ok(writeln!(out, "{object}")?);
     }
@@ -75,7 +82,10 @@ pub(super) fn details(details: &Details, as_json: bool, out: &mut dyn Write) -> 
     }
     for mount in mounts {
         let options = mount.options.join(",");
-        row("mount", format!("-t {} {} -o {}", name(&mount.r#type), name(&mount.source), name(&options)));
+        row(
+            "mount",
+            format!("-t {} {} -o {}", name(&mount.r#type), name(&mount.source), name(&options)),
+        );
     }
     Ok(table.write(out, 0)?)
 }

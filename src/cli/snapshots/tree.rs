@@ -68,13 +68,7 @@ mod tests {
             kind: 3,
             ..Info::default()
         };
-        let infos = [
-            info("a", ""),
-            info("b", "a"),
-            info("c", "b"),
-            info("d", "a"),
-            info("e", ""),
-        ];
+        let infos = [info("a", ""), info("b", "a"), info("c", "b"), info("d", "a"), info("e", "")];
         let mut out = Vec::new();
         write(&infos, false, &mut out).unwrap();
         let want = "a (committed)\n├─ b (committed)\n│  └─ c (committed)\n└─ d (committed)\ne (committed)\n";
