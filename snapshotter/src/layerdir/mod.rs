@@ -10,6 +10,7 @@
 //!
 //! These are the names of containerd's EROFS snapshotter, so that its differ works here and ours there.
 
+mod checked;
 mod images;
 mod remove;
 
@@ -20,6 +21,8 @@ use crate::service::Mount;
 use crate::store::Kind;
 use crate::{Error, Result};
 
+pub use checked::mark_checked;
+pub(crate) use checked::{mark, require_checked};
 pub use images::Images;
 pub(crate) use images::layer_path;
 pub(crate) use remove::remove_tree;

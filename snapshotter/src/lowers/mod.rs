@@ -30,6 +30,7 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::fault::point;
 use crate::files::{ensure_dir, failed, names};
+use crate::layerdir;
 use crate::mounts::plan::lower_attributes;
 use crate::mounts::{self, Backing, Layer, MountOptions, Request};
 use crate::sys::idmap;
@@ -237,8 +238,8 @@ fn mount_image(id: u64, image: &Path, place: &Path, backing: Backing) -> Result<
         options: MountOptions { attributes: lower_attributes(), erofs: Vec::new() },
         route: None,
     };
-    // The structure was checked when the layer was written; its size is compared again by the mount.
-    mounts::mount(request, &|_| Ok(()))?;
+    // On the descriptor that is mounted then. The mount itself compares sizes.
+    mounts::mount(request, &|layer| Ok(layerdir::require_checked(image, &layer.image)?))?;
     point("lower.after_mount")
 }
 

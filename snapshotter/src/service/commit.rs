@@ -91,11 +91,14 @@ impl Snapshotter {
         }
         let image = dir.join(IMAGE);
         let file = File::open(&image).map_err(failed("opening", &image))?;
-        // What another program wrote may be cut off, and may still be only in memory.
+        // What another program wrote may be cut off, may be hostile, and may still be only in memory.
         mounts::inspect(&image.display().to_string(), &file, &[])?;
+        layerdir::require_checked(&image, &file)?;
         if self.config.sync {
             rustix::fs::fsync(&file).map_err(failed("syncing", &image))?;
             rustix::fs::fsync(&lock).map_err(failed("syncing", &dir))?;
+            // The directory itself was not worth it before it had a layer.
+            sync_dir(&self.snapshots)?;
         }
         point("commit.after_dir_sync")?;
         let usage = usage::of_image(&dir)?;
@@ -139,6 +142,7 @@ fn convert(id: u64, dir: &Path, dir_fd: std::os::fd::BorrowedFd<'_>) -> Result<(
         Fill::Storage(error) => error,
         Fill::Image(source) => Error::Convert { id, source },
     })?;
+    layerdir::mark(&file);
     point("commit.after_convert")?;
     // Always: a name that says "finished" must not stand for bytes that are not there.
     file.sync_all().map_err(failed("syncing an image in", dir))?;

@@ -22,8 +22,10 @@ const REF_LABEL: &str = "containerd.io/snapshot.ref";
 const DIFF_ID_LABEL: &str = "containerd.io/snapshot/diff-id";
 
 /// A directory that is complete but has no number yet. It goes when it never gets one.
-struct Fresh {
+pub(super) struct Fresh {
     path: PathBuf,
+    /// It has a layer from a cache.
+    has_layer: bool,
     is_placed: bool,
 }
 
@@ -52,7 +54,7 @@ impl Snapshotter {
             point("create.before_directory")?;
             let mut fresh = self.fresh(kind)?;
             if kind == Kind::Active && parent.is_empty() {
-                self.take_cached(&fresh.path, labels)?;
+                fresh.has_layer = self.take_cached(&fresh.path, labels)?;
             }
             point("create.after_directory")?;
             self.store.create(kind, key, parent, labels, &mut |snapshot| {
@@ -68,10 +70,11 @@ impl Snapshotter {
         })
     }
 
-    fn fresh(&self, kind: Kind) -> Result<Fresh> {
+    /// Everything a new snapshot has in its directory.
+    pub(super) fn fresh(&self, kind: Kind) -> Result<Fresh> {
         let path =
             self.snapshots.join(format!("new-{}-{}", std::process::id(), self.next_serial()));
-        let fresh = Fresh { path, is_placed: false };
+        let fresh = Fresh { path, has_layer: false, is_placed: false };
         // A killed process may have had the same number.
         layerdir::remove_tree(&fresh.path)?;
         layerdir::make(&fresh.path, kind)?;
@@ -80,7 +83,15 @@ impl Snapshotter {
 
     /// Gives the directory its number. Runs before the row is committed, so that a row is never without a directory;
     /// a directory without a row is what cleanup looks for.
-    fn place(&self, fresh: &mut Fresh, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<()> {
+    ///
+    /// Only a layer is worth a sync: an empty directory follows from its row, and is made from it again if a power
+    /// cut took it. What a container syncs in it later takes the directory along, on every filesystem with a journal.
+    pub(super) fn place(
+        &self,
+        fresh: &mut Fresh,
+        snapshot: &Snapshot,
+        maps: Option<&IdMaps>,
+    ) -> Result<()> {
         if let Some((uid, gid)) = self.owner_of(snapshot, maps)? {
             let upper = fresh.path.join(UPPER);
             let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
@@ -99,7 +110,7 @@ impl Snapshotter {
         }
         fresh.is_placed = true;
         point("create.after_rename")?;
-        if self.config.sync {
+        if self.config.sync && fresh.has_layer {
             sync_dir(&dir)?;
             sync_dir(&self.snapshots)?;
         }
@@ -115,28 +126,27 @@ impl Snapshotter {
         }
     }
 
-    /// Puts the layer that the labels name into `dir`, if some cache has it. A cache that has a damaged one does not
-    /// have it.
-    fn take_cached(&self, dir: &Path, labels: &Labels) -> Result<()> {
+    /// Puts the layer that the labels name into `dir`, if some cache has it, and tells whether. A cache that has a
+    /// damaged one does not have it.
+    fn take_cached(&self, dir: &Path, labels: &Labels) -> Result<bool> {
         let Some(diff_id) = labels.get(DIFF_ID_LABEL).filter(|_| labels.contains_key(REF_LABEL))
         else {
-            return Ok(());
+            return Ok(false);
         };
         let image = dir.join(IMAGE);
         if let Some(kept) = self.images.find(diff_id).filter(|path| is_whole(path)) {
             match rustix::fs::linkat(CWD, &kept, CWD, &image, AtFlags::empty()) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 // It was swept meanwhile, or has as many names as a file may have.
                 Err(Errno::NOENT | Errno::MLINK) => {}
                 Err(errno) => return Err(failed("linking", &image)(errno)),
             }
         }
-        let Some(relative) = layerdir::layer_path(diff_id) else { return Ok(()) };
+        let Some(relative) = layerdir::layer_path(diff_id) else { return Ok(false) };
         let mut caches = self.config.caches.iter().map(|cache| cache.join(&relative));
-        if let Some(cached) = caches.find(|path| is_whole(path)) {
-            rustix::fs::symlink(&cached, &image).map_err(failed("linking", &image))?;
-        }
-        Ok(())
+        let Some(cached) = caches.find(|path| is_whole(path)) else { return Ok(false) };
+        rustix::fs::symlink(&cached, &image).map_err(failed("linking", &image))?;
+        Ok(true)
     }
 }
 

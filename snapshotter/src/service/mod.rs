@@ -10,8 +10,8 @@
 //!   images/               converted layers by diffID
 //! ```
 //!
-//! What is acknowledged is durable: files are written and synced, named, their directory synced, then the database
-//! commits, then we answer. Killed at any moment, the next start and one cleanup leave exactly what the database
+//! What is acknowledged is durable: a layer is written and synced, named, its directory synced, then the database
+//! commits, then we answer. A directory without a layer follows from its row. Killed at any moment, the next start and one cleanup leave exactly what the database
 //! says.
 
 mod arrays;
@@ -29,7 +29,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, RwLock};
 
 use crate::fault::point;
-use crate::files::{ensure_dir, sync_dir};
+use crate::files::{ensure_dir, failed, stat, sync_dir};
 use crate::layerdir::{self, Images};
 use crate::lowers::{IdMaps, Lowers};
 use crate::store::{Filters, Info, Kind, Labels, Snapshot, Store, UpdateMask, Usage};
@@ -219,7 +219,7 @@ impl Snapshotter {
         };
         match self.config.profile {
             Profile::Managed => {
-                self.require_images(parents)?;
+                self.require_images(applied.then_some(*id), parents)?;
                 arrays::managed(&shape, &places(""))
             }
             Profile::Plain => {
@@ -233,15 +233,19 @@ impl Snapshotter {
         }
     }
 
-    /// Others will mount these: what is missing shall be our error with a number, and not theirs later.
-    fn require_images(&self, parents: &[u64]) -> Result<()> {
-        for &id in parents {
+    /// Others will mount these: what is missing or unsound shall be our error, and not theirs later. Parents were
+    /// checked when they were committed.
+    fn require_images(&self, own: Option<u64>, parents: &[u64]) -> Result<()> {
+        for &id in own.iter().chain(parents) {
             let path = self.dir(id).join(layerdir::IMAGE);
-            if crate::files::stat(&path)?.is_none() {
+            if stat(&path)?.is_none() {
                 return Err(Error::Gone { id, path });
             }
         }
-        Ok(())
+        let Some(id) = own else { return Ok(()) };
+        let path = self.dir(id).join(layerdir::IMAGE);
+        let file = File::open(&path).map_err(failed("opening", &path))?;
+        layerdir::require_checked(&path, &file)
     }
 
     fn next_serial(&self) -> u64 {

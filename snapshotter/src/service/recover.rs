@@ -8,8 +8,9 @@ use super::{Snapshotter, commit};
 use crate::Result;
 use crate::fault::point;
 use crate::files::{names, stat};
-use crate::layerdir::{self, CONVERTED, UPPER};
-use crate::store::{Filters, Kind};
+use crate::layerdir::{CONVERTED, UPPER};
+use crate::lowers::IdMaps;
+use crate::store::{Filters, Kind, Snapshot};
 
 impl Snapshotter {
     /// Looks at every directory once, and at the rows only when something is wrong.
@@ -31,45 +32,45 @@ impl Snapshotter {
             return Ok(());
         }
         point("recover.before_rows")?;
-        let kinds = self.kinds()?;
+        let rows = self.rows()?;
         for id in unfinished {
-            match kinds.get(&id) {
+            match rows.get(&id).map(|snapshot| snapshot.kind) {
                 Some(Kind::Committed) => self.finish_commit(id)?,
                 Some(_) => commit::undo(&self.dir(id))?,
                 None => {}
             }
         }
         for id in missing {
-            if let Some(&kind) = kinds.get(&id) {
-                self.rebuild(id, kind)?;
+            if let Some(snapshot) = rows.get(&id) {
+                self.rebuild(snapshot)?;
             }
         }
         Ok(())
     }
 
-    /// The kind of every snapshot, by number.
-    fn kinds(&self) -> Result<BTreeMap<u64, Kind>> {
-        let mut kinds = BTreeMap::new();
+    /// Every snapshot, by number.
+    fn rows(&self) -> Result<BTreeMap<u64, Snapshot>> {
+        let mut rows = BTreeMap::new();
         for info in self.store.list(&Filters::parse(&[])?)? {
-            kinds.insert(self.store.snapshot(&info.name)?.id, info.kind);
+            let snapshot = self.store.snapshot(&info.name)?;
+            rows.insert(snapshot.id, snapshot);
         }
-        Ok(kinds)
+        Ok(rows)
     }
 
-    /// Makes the directory of a snapshot anew, empty. Its content is lost, which only a power cut without
-    /// [`super::Config::sync`] or somebody's hand can do; so it is said loudly. A layer stays without its image:
-    /// whoever wants to stand on it is told.
-    fn rebuild(&self, id: u64, kind: Kind) -> Result<()> {
-        tracing::error!(
-            id,
-            kind = kind.as_str(),
-            "the directory of a snapshot was lost; it starts empty"
-        );
-        let dir = self.dir(id);
-        if stat(&dir)?.is_some() {
-            self.set_aside(&dir)?;
+    /// Makes the directory of a snapshot anew, empty. A power cut may take one in which nothing was ever synced. A
+    /// layer was synced, so somebody's hand took it; it stays without its image, and whoever wants to stand on it is
+    /// told.
+    fn rebuild(&self, snapshot: &Snapshot) -> Result<()> {
+        let Snapshot { id, kind, .. } = snapshot;
+        match kind {
+            Kind::Committed => tracing::error!(id, "a layer was lost; pull its image again"),
+            Kind::Active | Kind::View => {
+                tracing::warn!(id, "a directory was lost; it starts empty")
+            }
         }
-        layerdir::make(&dir, kind)?;
+        let maps = IdMaps::from_labels(&snapshot.labels)?;
+        self.place(&mut self.fresh(*kind)?, snapshot, maps.as_ref())?;
         point("recover.after_directory")
     }
 }

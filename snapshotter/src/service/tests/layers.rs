@@ -61,6 +61,30 @@ fn an_unfinished_image_is_never_committed() {
     });
 }
 
+/// A differ of somebody else may write anything. A kernel never sees what the checker refuses.
+#[test]
+fn a_hostile_image_is_neither_mounted_nor_committed() {
+    use std::os::unix::fs::FileExt;
+    for profile in [Profile::Plain, Profile::Managed] {
+        with_mounts(|site| {
+            let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+            let image = apply(&service.prepare("a", "", &none()).unwrap(), &tree_with(site, "one"));
+            let file = File::options().read(true).write(true).open(&image).unwrap();
+            let good = fs::read(&image).unwrap();
+            // The number of the root directory.
+            file.write_all_at(&[0xFF, 0x7F], 1024 + 14).unwrap();
+            for _ in 0..2 {
+                assert_eq!(service.mounts("a").unwrap_err().status(), Status::DataLoss);
+                let error = service.commit("A", "a", "", &none()).unwrap_err();
+                assert_eq!((error.code(), error.status()), ("image-check", Status::DataLoss));
+            }
+            file.write_all_at(&good, 0).unwrap();
+            service.mounts("a").unwrap();
+            service.commit("A", "a", "", &none()).unwrap();
+        });
+    }
+}
+
 #[test]
 fn a_damaged_or_missing_layer_is_told_before_anything_is_made() {
     with_mounts(|site| {

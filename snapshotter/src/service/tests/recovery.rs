@@ -1,5 +1,7 @@
 //! What is found again, and what is put right, by the next process.
 
+use std::os::unix::fs::MetadataExt;
+
 use super::*;
 use crate::Status;
 
@@ -70,6 +72,7 @@ fn leftovers_go_and_lost_directories_come_back_empty() {
     with_mounts(|site| {
         let service = site.open();
         layer(&service, "A", "");
+        std::os::unix::fs::chown(service.dir(1).join("fs"), Some(3), Some(4)).unwrap();
         service.prepare("lost", "A", &none()).unwrap();
         service.prepare("half", "A", &none()).unwrap();
         service.prepare("kept", "", &none()).unwrap();
@@ -88,6 +91,8 @@ fn leftovers_go_and_lost_directories_come_back_empty() {
         service.cleanup().unwrap();
         assert_eq!(site.directories(), ["1", "2", "3", "4", "notes"]);
         assert_eq!(names_of(&lost).len(), 3);
+        let upper = fs::metadata(lost.join("fs")).unwrap();
+        assert_eq!((upper.uid(), upper.gid()), (3, 4));
         for key in ["lost", "half"] {
             let tree = Tree::of(&service.mounts(key).unwrap(), site.target(key));
             assert_eq!(tree.names(""), ["A"]);
