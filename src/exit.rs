@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use erolith_snapshotter::Class;
 
-use crate::serve::{config, log, socket};
+use crate::serve::{self, config, log, socket};
 
 /// A negative answer.
 pub(crate) const NO: u8 = 1;
@@ -69,7 +69,10 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
 
 /// What to do about it, when the error knows.
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
-    error.chain().find_map(|cause| cause.downcast_ref::<erolith_snapshotter::Error>()?.advice())
+    error.chain().find_map(|cause| match cause.downcast_ref::<serve::Error>() {
+        Some(serve::Error::Snapshotter(error)) => error.advice(),
+        _ => cause.downcast_ref::<erolith_snapshotter::Error>()?.advice(),
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -87,6 +90,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if cause.is::<BadInput>() {
         return Some(INPUT);
+    }
+    if let Some(error) = cause.downcast_ref::<serve::Error>() {
+        return of_serve(error);
     }
     if cause.is::<config::Error>() || cause.is::<log::Error>() {
         return Some(USAGE);
@@ -115,6 +121,15 @@ fn of_snapshotter(error: &erolith_snapshotter::Error) -> u8 {
         Class::Input => INPUT,
         Class::Environment => ENVIRONMENT,
         Class::Io => IO,
+    }
+}
+
+/// `None` where the cause of the error decides.
+fn of_serve(error: &serve::Error) -> Option<u8> {
+    match error {
+        serve::Error::Snapshotter(error) => Some(of_snapshotter(error)),
+        serve::Error::Differ(error) => of_differ(error),
+        _ => None,
     }
 }
 
@@ -160,6 +175,7 @@ mod tests {
         let table = [
             (anyhow::Error::new(Usage("no".into())), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::Options("x")), USAGE),
+            (anyhow::Error::new(serve::Error::from(erolith_snapshotter::Error::NoLayers)), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::TooLarge { limit: 1 }), INPUT),
             (anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound)), IO),
         ];

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use erolith_differ::oci::Platform;
 
 use crate::serve::config::{Config, LogFormat, MetricsAddress, Profile};
@@ -31,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SOCKET")]
     containerd_address: Option<PathBuf>,
     /// Root of containerd, to read blobs straight from there; empty: never.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     containerd_root: Option<PathBuf>,
     /// Which mounts callers are given.
     #[arg(long)]

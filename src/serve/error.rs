@@ -112,6 +112,8 @@ fn kind_of_differ(error: &erolith_differ::Error) -> Kind {
         E::Build(
             erolith_mkfs::Error::Input { source, .. } | erolith_mkfs::Error::Output(source),
         ) => kind_of_io(source),
+        // Who writes to the snapshot may have stopped by the next time.
+        E::Build(erolith_mkfs::Error::Changed { .. }) => Kind::Unavailable,
         E::Layer { source, .. } => kind_of_differ(source),
         _ => Kind::InvalidArgument,
     }

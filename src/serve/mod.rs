@@ -37,6 +37,7 @@ use tracing::{info, warn};
 use self::blocking::blocking;
 use self::config::Config;
 use self::containerd::Containerd;
+pub(crate) use self::error::Error;
 use self::metrics::http::Incoming;
 use self::metrics::{Counted, Metrics};
 use self::notify::Signals;

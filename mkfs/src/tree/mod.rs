@@ -108,7 +108,7 @@ pub(crate) fn new_opaque_dir(parent: NodeId) -> NodeKind {
 }
 
 /// Attributes of a directory that nobody described: what containerd gives it.
-const IMPLICIT_DIR: Meta =
+pub(crate) const IMPLICIT_DIR: Meta =
     Meta { mode: 0o755, uid: 0, gid: 0, mtime: crate::meta::Time { sec: 0, nsec: 0 } };
 
 /// Why a member cannot become part of a tree.

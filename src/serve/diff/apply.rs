@@ -13,6 +13,7 @@ use erolith_differ::apply::layer::{self, Applied, How, Layer, Options};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Sync};
 use erolith_differ::{Digest, LayerType};
+use erolith_mkfs::build;
 use erolith_snapshotter::layerdir::{self, IMAGE};
 use tracing::{debug, info, warn};
 
@@ -117,7 +118,10 @@ impl Differ {
     ) -> Result<Done> {
         let root = &self.containerd_root;
         let source = self.containerd.open(scope, root, &layer.digest, layer.size)?;
+        let mut build = build::Options::default();
+        build.layer.root_inherits = false;
         let options = Options {
+            build,
             share: self.share,
             trust: self.trust,
             sync,
