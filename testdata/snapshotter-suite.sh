@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds tests/snapshotter-suite with the Go of the sid root: containerd's own SnapshotterSuite as a program, and its built-in
-# EROFS snapshotter as a server. They come as $EROLITH_CACHE/bin/snapshotter-suite and $EROLITH_CACHE/bin/erofs-reference: about 60 s
-# after testdata/sid-root.sh, and at once when the source has not changed.
+# Builds tests/snapshotter-suite with the Go of the sid root, into $EROLITH_CACHE/bin: containerd's own SnapshotterSuite as a
+# program (snapshotter-suite), its built-in EROFS snapshotter as a server (erofs-reference), and a client that measures
+# (snapshotter-latency). About 2 min after testdata/sid-root.sh, and at once when the source has not changed.
 #
 #   testdata/snapshotter-suite.sh
 #   testdata/snapshotter-suite.sh check   runs the suite against that server (about 20 s): is the suite itself sound?
@@ -24,8 +24,9 @@ build() {
             cd /var/tmp/snapshotter-suite/src/snapshotter-suite
             go vet ./...
             go test -c -trimpath -o /var/tmp/snapshotter-suite/snapshotter-suite ./suite
-            go build -trimpath -o /var/tmp/snapshotter-suite/erofs-reference ./reference'
-    mv "$work/snapshotter-suite" "$work/erofs-reference" "$1/"
+            go build -trimpath -o /var/tmp/snapshotter-suite/erofs-reference ./reference
+            go build -trimpath -o /var/tmp/snapshotter-suite/snapshotter-latency ./latency'
+    mv "$work"/{snapshotter-suite,erofs-reference,snapshotter-latency} "$1/"
     rm -rf "$work"
 }
 
@@ -39,7 +40,7 @@ check() {
 need_root
 "$(dirname -- "${BASH_SOURCE[0]}")/sid-root.sh"
 cached snapshotter-suite "$(cat "$SOURCE"/*/*.go | sha256sum)" build
-for program in snapshotter-suite erofs-reference; do
+for program in snapshotter-suite erofs-reference snapshotter-latency; do
     ln -sfn "../snapshotter-suite/$program" "$EROLITH_CACHE/bin/$program"
 done
 case ${1:-} in
