@@ -22,6 +22,29 @@ pub enum Class {
     Io,
 }
 
+/// What a caller of the service has to know of an error: the codes of containerd's errdefs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// The request can never succeed as it is.
+    InvalidArgument,
+    /// What it names is not there.
+    NotFound,
+    /// What it would make is there.
+    AlreadyExists,
+    /// Not in this state of things.
+    FailedPrecondition,
+    /// Not ours to do; another may.
+    Unimplemented,
+    /// Not now; try again.
+    Unavailable,
+    /// No space or quota left.
+    ResourceExhausted,
+    /// What was stored is damaged.
+    DataLoss,
+    /// Anything else.
+    Internal,
+}
+
 /// Why an image could not be mounted or unmounted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -157,6 +180,9 @@ pub enum Error {
         /// Counted from 1.
         line: usize,
     },
+    /// The metadata of snapshots.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
 }
 
 impl Error {
@@ -180,6 +206,7 @@ impl Error {
             Self::NotMounted { .. } => "not-mounted",
             Self::NotOurs { .. } => "not-ours",
             Self::MountTable { .. } => "mount-table",
+            Self::Store(error) => error.code(),
         }
     }
 
@@ -204,6 +231,7 @@ impl Error {
             | Self::LoopRace { .. }
             | Self::LoopNode { .. }
             | Self::MountTable { .. } => Class::Environment,
+            Self::Store(error) => error.class(),
         }
     }
 
@@ -238,6 +266,7 @@ impl Error {
             }
             Self::NotOurs { .. } => "use umount(8), or --force",
             Self::Kernel { errno, .. } => return kernel_advice(*errno),
+            Self::Store(error) => return error.advice(),
             _ => return None,
         })
     }
