@@ -15,7 +15,7 @@ use crate::data::Content;
 use crate::format::encode_rdev;
 use crate::io::Sink;
 use crate::meta::{Meta, Time, Xattr};
-use crate::tree::{self, NodeId, NodeKind, XattrSetId, shown};
+use crate::tree::{self, NodeId, NodeKind, OverlayXattrs, XattrSetId, shown};
 
 /// A directory that is still to be read. Its descriptor is opened then: a tree may have more directories
 /// than a process may have descriptors.
@@ -44,7 +44,7 @@ impl Place<'_> {
 
 impl<S: Sink> Builder<S> {
     /// Fills the tree with everything below the directory `root`, on whatever filesystem. Names are names:
-    /// none is a whiteout.
+    /// none is a whiteout, unless [`OverlayXattrs::Upper`] says that the directory is that of an overlay.
     ///
     /// # Errors
     /// [`Error`]; the builder is of no use then.
@@ -81,7 +81,14 @@ impl<S: Sink> Builder<S> {
         let xattrs = read_xattrs(root, c".").map_err(|e| place.fail(e))?;
         let set = self.kept(&place, &xattrs, true)?;
         self.tree.describe_root(meta_of(&stat), set);
+        if self.is_upper() && tree::is_opaque(&xattrs) {
+            self.tree.set_root_opaque();
+        }
         Ok(())
+    }
+
+    fn is_upper(&self) -> bool {
+        self.options.layer.xattrs.overlay == OverlayXattrs::Upper
     }
 
     fn kept(
@@ -114,7 +121,10 @@ impl<S: Sink> Builder<S> {
         let xattrs = read_xattrs(place.dir, name).map_err(|e| place.fail(e))?;
         let takes_user = is_dir || file_type == FileType::RegularFile;
         let set = self.kept(place, &xattrs, takes_user)?;
-        let kind = self.kind_from(place, name, &stat)?;
+        let kind = match self.kind_in_upper(place, &stat, &xattrs) {
+            Some(kind) => kind,
+            None => self.kind_from(place, name, &stat)?,
+        };
         let node = self
             .tree
             .add(place.node, name.to_bytes(), meta_of(&stat), set, kind)
@@ -123,6 +133,23 @@ impl<S: Sink> Builder<S> {
             links.insert(key, node);
         }
         Ok(is_dir.then_some(node))
+    }
+
+    /// What only the upper directory of an overlay has.
+    fn kind_in_upper(&self, place: &Place<'_>, stat: &Stat, xattrs: &[Xattr]) -> Option<NodeKind> {
+        if !self.is_upper() {
+            return None;
+        }
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if tree::is_opaque(xattrs) => {
+                Some(tree::new_opaque_dir(place.node))
+            }
+            FileType::CharacterDevice if stat.st_rdev == 0 => Some(NodeKind::Whiteout),
+            FileType::RegularFile if stat.st_size == 0 && tree::is_whiteout_file(xattrs) => {
+                Some(NodeKind::Whiteout)
+            }
+            _ => None,
+        }
     }
 
     fn kind_from(

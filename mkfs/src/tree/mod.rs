@@ -21,6 +21,7 @@ pub use seal::{Lower, LowerDir, SealedTree};
 pub use xattrs::{OverlayXattrs, XattrPolicy, XattrSetId};
 
 use xattrs::XattrSets;
+pub(crate) use xattrs::{is_opaque, is_whiteout_file};
 
 /// Index of a node in its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,6 +97,13 @@ impl Dir {
 /// An empty directory below `parent`, as its source describes it.
 pub(crate) fn new_dir(parent: NodeId) -> NodeKind {
     NodeKind::Dir(Dir::new(parent, false))
+}
+
+/// An empty directory below `parent` that hides the same directory of the layers below.
+pub(crate) fn new_opaque_dir(parent: NodeId) -> NodeKind {
+    let mut dir = Dir::new(parent, false);
+    dir.opaque = true;
+    NodeKind::Dir(dir)
 }
 
 /// Attributes of a directory that nobody described: what containerd gives it.
@@ -436,6 +444,13 @@ impl Tree {
         root.xattrs = xattrs;
         if let Some(dir) = self.dir_mut(NodeId::ROOT) {
             dir.implicit = false;
+        }
+    }
+
+    /// Hides the layers below altogether.
+    pub(crate) fn set_root_opaque(&mut self) {
+        if let Some(dir) = self.dir_mut(NodeId::ROOT) {
+            dir.opaque = true;
         }
     }
 }
