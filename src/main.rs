@@ -5,7 +5,6 @@ mod exit;
 mod json;
 mod names;
 mod progress;
-mod publish;
 mod ranges;
 mod source;
 mod text;

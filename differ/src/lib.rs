@@ -11,10 +11,14 @@ pub mod decode;
 mod digest;
 mod error;
 pub mod fault;
+pub mod gate;
 mod media;
 pub mod oci;
+pub mod publish;
 mod sys;
+#[cfg(test)]
+mod testing;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Error, Result};
-pub use media::{Compression, EROFS_LAYER, EROFS_LAYER_ZSTD, LayerType};
+pub use media::{Compression, EROFS_LAYER, EROFS_LAYER_ZSTD, LayerType, OCI_LAYER};

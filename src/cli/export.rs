@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use erolith_differ::content::Staging as _;
+use erolith_differ::publish::{READABLE, Sync, Unnamed};
 use erolith_mkfs::format::FileType;
 use erolith_mkfs::image::{Inode, WalkEntry};
 use erolith_mkfs::meta::Xattr;
@@ -14,7 +16,6 @@ use erolith_mkfs::tar::{Entry, Error, Kind, Problem, Writer};
 use super::cat;
 use crate::exit::{self, BadInput, Usage};
 use crate::names::{Name, Names};
-use crate::publish::Unnamed;
 use crate::source::{self, ImageArgs, Opened};
 use crate::text::{self, Quoted};
 
@@ -57,10 +58,10 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         }
         Export::new(args, &image, out).tree(&start).with_context(what)?;
     } else {
-        let pending = Unnamed::create(&args.output)?;
+        let pending = Unnamed::create(&args.output, READABLE)?;
         let out = BufWriter::with_capacity(256 << 10, pending.file());
         Export::new(args, &image, out).tree(&start).with_context(what)?;
-        pending.publish()?;
+        pending.publish(Sync::Durable)?;
     }
     Ok(ExitCode::SUCCESS)
 }
