@@ -84,7 +84,7 @@ def table(disk, layer, servers):
         lines.append(f"| {name} | {count} | " + " | ".join(cells) + " |")
     lines.append("")
     ours, theirs = names[0], names[-1]
-    for kind in found[ours, few]:
+    for kind in ("Prepare", "Mounts", "Stat", "Remove"):
         for count in COUNTS:
             for quantile in ("p50", "p99"):
                 ratio = found[ours, count][kind][quantile] / found[theirs, count][kind][quantile]
