@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use erolith_snapshotter::Class;
 
+use crate::serve::{config, log, socket};
+
 /// A negative answer.
 pub(crate) const NO: u8 = 1;
 /// Wrong usage; clap uses the same.
@@ -50,7 +52,7 @@ pub(crate) fn complain(what: impl std::fmt::Display) {
 }
 
 /// The chain of causes on one line, without a cause that its effect has already quoted.
-fn message(error: &anyhow::Error) -> String {
+pub(crate) fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();
@@ -85,6 +87,12 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if cause.is::<BadInput>() {
         return Some(INPUT);
+    }
+    if cause.is::<config::Error>() || cause.is::<log::Error>() {
+        return Some(USAGE);
+    }
+    if cause.is::<socket::Error>() {
+        return Some(ENVIRONMENT);
     }
     if let Some(error) = cause.downcast_ref::<erolith_mkfs::Error>() {
         return Some(of_mkfs(error));
@@ -128,7 +136,7 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
 fn of_mkfs(error: &erolith_mkfs::Error) -> u8 {
     use erolith_mkfs::Error;
     match error {
-        Error::Input { .. } | Error::Output(_) => IO,
+        Error::Input { .. } | Error::Changed { .. } | Error::Output(_) => IO,
         Error::Options(_) => USAGE,
         _ => INPUT,
     }

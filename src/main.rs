@@ -6,6 +6,7 @@ mod json;
 mod names;
 mod progress;
 mod ranges;
+mod serve;
 mod source;
 mod text;
 mod xattr_text;

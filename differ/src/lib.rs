@@ -5,6 +5,7 @@
 //! an image and writes its new manifest, config and index ([`oci`]).
 
 pub mod apply;
+pub mod compare;
 pub mod content;
 pub mod convert;
 pub mod decode;

@@ -76,7 +76,9 @@ pub enum Timestamp {
 }
 
 impl Timestamp {
-    fn apply(self, time: Time) -> Time {
+    /// What becomes of `time`.
+    #[must_use]
+    pub fn apply(self, time: Time) -> Time {
         match self {
             Self::Keep => time,
             Self::All(sec) => Time { sec, nsec: 0 },

@@ -9,11 +9,11 @@ use crate::meta::Meta;
 use crate::tar::{Entry, Kind};
 
 /// What the name of a whiteout begins with.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// What AUFS' own names begin with.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// The name that makes its directory opaque.
-const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How the members of a layer are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

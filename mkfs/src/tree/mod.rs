@@ -17,6 +17,7 @@ use crate::data::Content;
 use crate::meta::{Meta, Xattr};
 
 pub use layer::{Applied, LayerOptions};
+pub(crate) use layer::{WHITEOUT, WHITEOUT_OPAQUE};
 pub use seal::{Lower, LowerDir, SealedTree};
 pub use xattrs::{OverlayXattrs, XattrPolicy, XattrSetId};
 
