@@ -15,6 +15,7 @@ pub mod fault;
 pub mod gate;
 mod media;
 pub mod oci;
+pub mod processors;
 pub mod publish;
 mod sys;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use erolith_differ::apply::layer::{Applied, How, Layer, Options, Share, Source, 
 use erolith_differ::content::Blob;
 use erolith_differ::convert;
 use erolith_differ::fault::POINTS;
+use erolith_differ::processors::Payloads;
 use erolith_differ::{Digest, EROFS_LAYER, OCI_LAYER};
 use erolith_mkfs::image::Image;
 use erolith_tests::layout::Layout;
@@ -27,7 +28,13 @@ fn run(media_type: &str, blob: &Path, target: &Path, options: &Options) -> Resul
     let file = File::open(blob).unwrap();
     let size = file.metadata().unwrap().len();
     let digest = Digest::of(&fs::read(blob).unwrap());
-    let layer = Layer { media_type: media_type.to_owned(), digest, size, diff_id: None };
+    let layer = Layer {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        diff_id: None,
+        payloads: Payloads::new(),
+    };
     let source = Source::Stored(Blob::new(Arc::new(file), 0, size));
     let lowers = Vec::<PathBuf>::new();
     apply(source, &layer, target, &lowers, options).map_err(|e| format!("{}: {e}", e.code()))
@@ -227,6 +234,7 @@ fn the_layers_of_a_real_image_are_those_of_a_conversion() {
             digest: descriptor["digest"].as_str().unwrap().parse().unwrap(),
             size: descriptor["size"].as_u64().unwrap(),
             diff_id: None,
+            payloads: Payloads::new(),
         };
         let file = Arc::new(File::open(blob).unwrap());
         let source = Source::Stored(Blob::new(file, 0, layer.size));

@@ -13,6 +13,7 @@ use super::native;
 use super::{Built, Lowers, build_tar, take_native};
 use crate::content::Blob;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
+use crate::processors::{self, Input, Payloads, Processed, Processor};
 use crate::publish::{Sync, Unnamed};
 use crate::{Compression, Digest, LayerType, Result};
 
@@ -56,6 +57,8 @@ pub struct Layer {
     pub size: u64,
     /// The diffID, where it is known.
     pub diff_id: Option<Digest>,
+    /// What the request carries for stream processors.
+    pub payloads: Payloads,
 }
 
 /// Whether an image may have its bytes in common with the blob it is.
@@ -93,6 +96,8 @@ pub struct Options {
     pub trust: Trust,
     /// Whether the result survives a power cut.
     pub sync: Sync,
+    /// The programs that understand what is not understood here.
+    pub processors: Vec<Processor>,
     /// What decoding may cost.
     pub budget: Budget,
     /// Calls it off.
@@ -146,9 +151,18 @@ pub fn apply(
     lowers: &dyn Lowers,
     options: &Options,
 ) -> Result<Applied> {
-    let layer_type = LayerType::parse(&layer.media_type)?;
-    let media_type = layer_type.decoded_media_type(&layer.media_type);
-    let request = Request {
+    let (steps, media_type) = processors::plan(&options.processors, &layer.media_type)?;
+    let layer_type = LayerType::parse(media_type)?;
+    let decoded = layer_type.decoded_media_type(media_type);
+    if let (true, LayerType::Erofs { compression: Compression::None }, Source::Stored(blob)) =
+        (steps.is_empty() && native::is_named_by_its_diff_id(layer), layer_type, &source)
+    {
+        let how = native::take(blob, layer, target, options)?;
+        let (digest, size) = (layer.digest.clone(), layer.size);
+        let (media_type, summary) = (decoded, None);
+        return Ok(Applied { media_type, digest, size, inherits: false, how, summary });
+    }
+    let mut request = Request {
         layer_type: Some(layer_type),
         blob: Some((layer.digest.clone(), layer.size)),
         diff_id: layer.diff_id.clone(),
@@ -156,24 +170,37 @@ pub fn apply(
         budget: options.budget,
         cancel: options.cancel.clone(),
     };
-    let (built, how) = match (layer_type, source) {
-        (LayerType::Erofs { compression: Compression::None }, Source::Stored(blob))
-            if native::is_named_by_its_diff_id(layer) =>
-        {
-            let how = native::take(&blob, layer, target, options)?;
-            let (digest, size) = (layer.digest.clone(), layer.size);
-            return Ok(Applied { media_type, digest, size, inherits: false, how, summary: None });
+    // A processor may neither read nor write any more when the layer has turned out to be wrong: it ends with this call.
+    let processing = Ending(options.cancel.part());
+    let mut blob: Box<dyn Read + Send> = Box::new(watched(source, options));
+    if !steps.is_empty() {
+        // The blob is verified where it goes in; what comes out is something else.
+        request.blob = None;
+        let (digest, size) = (layer.digest.clone(), layer.size);
+        let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
+        blob = Box::new(Processed::start(&steps, &layer.payloads, input)?);
+    }
+    let staging = staging(target)?;
+    let (built, how) = match layer_type {
+        LayerType::Tar { .. } => {
+            let build = options.build.clone();
+            (build_tar(staging, blob, request, build, lowers)?, How::Converted)
         }
-        (LayerType::Erofs { compression }, source) => {
-            let how = if compression == Compression::None { How::Copied } else { How::Unpacked };
-            (take_native(staging(target)?, watched(source, options), request)?, how)
+        LayerType::Erofs { compression: Compression::None } => {
+            (take_native(staging, blob, request)?, How::Copied)
         }
-        (LayerType::Tar { .. }, source) => {
-            let (blob, build) = (watched(source, options), options.build.clone());
-            (build_tar(staging(target)?, blob, request, build, lowers)?, How::Converted)
-        }
+        LayerType::Erofs { .. } => (take_native(staging, blob, request)?, How::Unpacked),
     };
-    publish(built, media_type, how, options)
+    publish(built, decoded, how, options)
+}
+
+/// Work that is over when this is dropped.
+struct Ending(Cancel);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 fn watched(source: Source, options: &Options) -> Watched<Box<dyn Read + Send>> {
@@ -192,8 +219,8 @@ fn publish(
     options: &Options,
 ) -> Result<Applied> {
     let Built { staging, source, summary, inherits } = built;
+    let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
     options.cancel.check()?;
     staging.publish(options.sync)?;
-    let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
     Ok(Applied { media_type, digest, size: source.size, inherits, how, summary })
 }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::layer::{Applied, How, Layer, Options, Share, Source, Trust, apply};
 use crate::content::Blob;
 use crate::decode::OnBytes;
+use crate::processors::Payloads;
 use crate::testing::{archive, gzip};
 use crate::{Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, OCI_LAYER};
 
@@ -51,7 +52,13 @@ impl Dir {
 
 fn layer(media_type: &str, blob: &[u8]) -> Layer {
     let (digest, size) = (Digest::of(blob), blob.len() as u64);
-    Layer { media_type: media_type.to_owned(), digest, size, diff_id: None }
+    Layer {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        diff_id: None,
+        payloads: Payloads::new(),
+    }
 }
 
 fn stored(path: &Path, offset: u64, size: u64) -> Blob {
