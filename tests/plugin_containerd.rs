@@ -62,7 +62,11 @@ fn life(containerd: Containerd) {
         start(&node, name);
     }
     for name in names {
-        exec(&node, name, &format!("rm -r /srv/data && mkdir /srv/data && echo {name} >/srv/data/who"));
+        exec(
+            &node,
+            name,
+            &format!("rm -r /srv/data && mkdir /srv/data && echo {name} >/srv/data/who"),
+        );
     }
     for name in names {
         assert_eq!(exec(&node, name, "cat /srv/data/*"), format!("{name}\n"));
@@ -131,7 +135,8 @@ fn the_transfer_service_unpacks_with_us() {
         let image = need!(Layout::real_image());
         let node = need!(Node::start(EROLITH, Containerd::Sid, &[("erolith", "erolith")], ""));
         let archive = node.place().join("image.tar").display().to_string();
-        let status = Command::new("tar").arg("-C").arg(&image.0).args(["-cf", &archive, "."]).status();
+        let status =
+            Command::new("tar").arg("-C").arg(&image.0).args(["-cf", &archive, "."]).status();
         assert!(status.unwrap().success());
         let import = ["images", "import", "--base-name", "image", "--snapshotter", "erolith"];
         node.ctr(&[&import[..], &[&archive]].concat());
@@ -147,7 +152,9 @@ fn the_transfer_service_unpacks_with_us() {
 #[test]
 fn plugins_of_containerd_and_ours_are_mixed() {
     isolated(|| {
-        for (snapshotter, differ) in [("erolith", "walking"), ("erolith", "erofs"), ("erofs", "erolith")] {
+        for (snapshotter, differ) in
+            [("erolith", "walking"), ("erolith", "erofs"), ("erofs", "erolith")]
+        {
             let node = need!(node(Containerd::Sid, &[(snapshotter, differ)]));
             let name = format!("{snapshotter}-{differ}");
             assert_eq!(run(&node, snapshotter, &name, &PYTHON), ANSWER, "{name}");
@@ -205,7 +212,10 @@ fn containers_outlive_the_daemon_and_containerd() {
         assert_eq!(exec(&node, "before", "cat /root/x"), "x\n");
         start(&node, "later");
         node.stop_daemon();
-        assert_eq!(exec(&node, "later", "cat /etc/issue | wc -l"), exec(&node, "after", "cat /etc/issue | wc -l"));
+        assert_eq!(
+            exec(&node, "later", "cat /etc/issue | wc -l"),
+            exec(&node, "after", "cat /etc/issue | wc -l")
+        );
         node.start_daemon();
         for name in ["before", "after", "later"] {
             end(&node, name);
@@ -221,7 +231,10 @@ fn what_is_in_use_stays() {
         let node = need!(node(Containerd::Sid, &[("erolith", "erolith")]));
         start(&node, "user");
         node.ctr(&["images", "rm", "--sync", IMAGE]);
-        assert_eq!(node.ctr(&[&["task", "exec", "--exec-id", "p", "user"][..], &PYTHON].concat()), ANSWER);
+        assert_eq!(
+            node.ctr(&[&["task", "exec", "--exec-id", "p", "user"][..], &PYTHON].concat()),
+            ANSWER
+        );
         assert_eq!(node.leftovers().layers.len(), 5);
         end(&node, "user");
         node.leaves_nothing();
@@ -268,8 +281,12 @@ fn import(node: &Node, layout: &Path, name: &str) {
 }
 
 fn inflated(gzip: &[u8]) -> Vec<u8> {
-    let mut child =
-        Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new("gzip")
+        .arg("-dc")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let bytes = gzip.to_vec();
     let writer = std::thread::spawn(move || stdin.write_all(&bytes));

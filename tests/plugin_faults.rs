@@ -122,10 +122,16 @@ fn an_io_error_at_any_step_loses_nothing_and_leaves_nothing() {
 #[test]
 fn a_kill_during_recovery_changes_nothing() {
     isolated(|| {
-        let first = ["create.after_directory", "create.after_rename", "commit.after_name", "remove.after_transaction"];
+        let first = [
+            "create.after_directory",
+            "create.after_rename",
+            "commit.after_name",
+            "remove.after_transaction",
+        ];
         let second = erolith_snapshotter::fault::POINTS.iter();
-        let second: Vec<_> =
-            second.filter(|p| ["open.", "recover.", "cleanup."].iter().any(|s| p.starts_with(s))).collect();
+        let second: Vec<_> = second
+            .filter(|p| ["open.", "recover.", "cleanup."].iter().any(|s| p.starts_with(s)))
+            .collect();
         let mut deaths = 0;
         for first in first {
             for second in &second {
@@ -146,7 +152,8 @@ fn a_kill_during_recovery_changes_nothing() {
                     Err(_) => deaths += 1,
                 }
                 let context = format!("{first}, {second}");
-                let daemon = Daemon::start(calm.clone()).unwrap_or_else(|e| panic!("{context}: {e}"));
+                let daemon =
+                    Daemon::start(calm.clone()).unwrap_or_else(|e| panic!("{context}: {e}"));
                 let client = Client::connect(&calm.socket());
                 for (name, step) in STEPS {
                     step(&life, &client).unwrap_or_else(|s| panic!("{context}: {name}: {s}"));
@@ -165,8 +172,7 @@ fn a_root_has_one_daemon() {
         let (dir, other) = (need!(disk()), need!(disk()));
         let setup = Setup::alone(EROLITH, dir.path());
         let first = Daemon::start(setup.clone()).unwrap();
-        let second =
-            Setup { root: setup.root.clone(), ..Setup::alone(EROLITH, other.path()) };
+        let second = Setup { root: setup.root.clone(), ..Setup::alone(EROLITH, other.path()) };
         let refused = Daemon::start(second.clone()).unwrap_err();
         let pid = first.pid().unwrap().to_string();
         assert!(refused.contains(&pid), "{refused} does not name {pid}");
@@ -218,7 +224,8 @@ fn a_full_filesystem_refuses_clearly_and_goes_on_with_room() {
 fn mount_small(dir: &Path, target: &Path, bytes: u64) {
     let image = dir.join("small.ext4");
     fs::File::create(&image).unwrap().set_len(bytes).unwrap();
-    let mkfs = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-N", "256"]).arg(&image).status();
+    let mkfs =
+        Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-N", "256"]).arg(&image).status();
     assert!(mkfs.unwrap().success());
     fs::create_dir(target).unwrap();
     let mount = Command::new("mount").args(["-o", "loop"]).args([&image, target]).status();
@@ -254,7 +261,9 @@ fn a_kill_at_any_moment_loses_nothing_that_was_answered() {
             let workers: Vec<_> = (0..4)
                 .map(|i| {
                     let socket = socket.clone();
-                    std::thread::spawn(move || work(&Client::connect(&socket), &format!("{round}-{i}")))
+                    std::thread::spawn(move || {
+                        work(&Client::connect(&socket), &format!("{round}-{i}"))
+                    })
                 })
                 .collect();
             std::thread::sleep(Duration::from_millis(40 + round * 53 % 300));

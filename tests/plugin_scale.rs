@@ -148,10 +148,9 @@ fn a_hundred_and_twenty_eight_layers_are_one_mount() {
         let (daemon, client) = start(&setup);
         layers(&client, &setup, 128);
         let target = dir.path().join("mnt");
-        for mounts in [
-            client.prepare("box", "layer-127").unwrap(),
-            client.view("view", "layer-127").unwrap(),
-        ] {
+        for mounts in
+            [client.prepare("box", "layer-127").unwrap(), client.view("view", "layer-127").unwrap()]
+        {
             let bytes = option_bytes(&mounts);
             assert!(bytes <= OPTION_LIMIT, "{bytes} bytes of options");
             attach(&mounts, &target).unwrap();
@@ -182,7 +181,10 @@ fn a_thousand_containers_share_the_mounts_of_their_layers() {
             let mounts = client.prepare(&format!("box-{i}"), "layer-3").unwrap();
             attach(&mounts, &target(i)).unwrap();
         }
-        tools::relay(&format!("measured: 1,000 containers mounted in {:?}", start_of_all.elapsed()));
+        tools::relay(&format!(
+            "measured: 1,000 containers mounted in {:?}",
+            start_of_all.elapsed()
+        ));
         let ours = life::left(&setup).mounts;
         assert_eq!(ours.len(), 4, "{ours:?}");
         assert!(descriptors() <= before + 8, "{before} descriptors became {}", descriptors());
@@ -227,7 +229,8 @@ fn a_hundred_callers_at_once() {
             }
             answers
         });
-        let mut uppers: Vec<_> = answers.into_iter().map(|mounts| upper(&mounts.unwrap())).collect();
+        let mut uppers: Vec<_> =
+            answers.into_iter().map(|mounts| upper(&mounts.unwrap())).collect();
         uppers.sort();
         uppers.dedup();
         assert_eq!(uppers.len(), 100, "two callers were given one directory");
@@ -266,7 +269,9 @@ fn one_of_many_callers_gets_a_key() {
             for call in calls {
                 match call.await.unwrap() {
                     Ok(()) => won += 1,
-                    Err(status) => assert_eq!(status.code(), tonic::Code::AlreadyExists, "{status}"),
+                    Err(status) => {
+                        assert_eq!(status.code(), tonic::Code::AlreadyExists, "{status}")
+                    }
                 }
             }
             won

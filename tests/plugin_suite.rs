@@ -83,8 +83,7 @@ subtests! {
 }
 
 /// The suite's source, from which it was built.
-const SOURCE: &str =
-    "sid/usr/share/gocode/src/github.com/containerd/containerd/v2/core/snapshots/testsuite/testsuite.go";
+const SOURCE: &str = "sid/usr/share/gocode/src/github.com/containerd/containerd/v2/core/snapshots/testsuite/testsuite.go";
 
 #[test]
 fn no_subtest_is_left_out() {

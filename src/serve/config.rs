@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use erolith_differ::processors::Processor;
 use erolith_snapshotter::{mounts, service};
 use serde::Deserialize;
 
@@ -127,7 +128,7 @@ pub(crate) struct StreamProcessor {
     pub(crate) accepts: Vec<String>,
     /// Media type that it gives.
     pub(crate) returns: String,
-    /// The program.
+    /// The program: a path, or a name to be found in `PATH`.
     pub(crate) path: PathBuf,
     /// Its arguments.
     #[serde(default)]
@@ -319,9 +320,7 @@ impl Config {
         let optional = Some(("containerd.root", &self.containerd.root))
             .filter(|(_, path)| !path.as_os_str().is_empty());
         let caches = self.snapshotter.caches.iter().map(|path| ("snapshotter.caches", path));
-        let programs =
-            self.stream_processors.values().map(|p| ("stream_processors.*.path", &p.path));
-        for (key, path) in paths.into_iter().chain(optional).chain(caches).chain(programs) {
+        for (key, path) in paths.into_iter().chain(optional).chain(caches) {
             if !path.is_absolute() {
                 let reason = format!("{} is not an absolute path", path.display());
                 return Err(Error::Value { key, reason });
@@ -355,6 +354,17 @@ impl Config {
             sync: *sync,
             caches: caches.clone(),
         }
+    }
+}
+
+impl Config {
+    /// The programs that turn layers into others.
+    pub(crate) fn processors(&self) -> Vec<Processor> {
+        let processors = self.stream_processors.iter().map(|(id, processor)| {
+            let StreamProcessor { accepts, returns, path, args, env } = processor.clone();
+            Processor { id: id.clone(), accepts, returns, path, args, env }
+        });
+        processors.collect()
     }
 }
 
@@ -419,7 +429,6 @@ mod tests {
             ("[snapshotter]\ncaches = ['relative']", "snapshotter.caches"),
             ("[metrics]\naddress = 'localhost'", "localhost"),
             ("[metrics]\naddress = 'unix:relative'", "absolute"),
-            ("[stream_processors.x]\naccepts = []\nreturns = ''\npath = 'x'", "stream_processors"),
             ("[stream_processors.x]\naccepts = []\nreturns = ''", "path"),
         ] {
             let error = parse(text).unwrap_err();

@@ -106,6 +106,7 @@ fn kind_of_differ(error: &erolith_differ::Error) -> Kind {
             Kind::ResourceExhausted
         }
         E::BlobSize { .. } | E::BlobDigest { .. } | E::DiffId { .. } => Kind::DataLoss,
+        E::Processor { .. } | E::ProcessorLoop { .. } => Kind::FailedPrecondition,
         E::Busy { .. } => Kind::Unavailable,
         E::WorkerDied { .. } => Kind::Internal,
         E::Io { source, .. } => kind_of_io(source),

@@ -113,7 +113,8 @@ impl Client {
     }
 
     pub(crate) fn remove(&self, key: &str) -> Answer<()> {
-        let request = snapshots::RemoveSnapshotRequest { snapshotter: NAME.into(), key: key.into() };
+        let request =
+            snapshots::RemoveSnapshotRequest { snapshotter: NAME.into(), key: key.into() };
         self.wait(self.channel().remove(request)).map(|_| ())
     }
 

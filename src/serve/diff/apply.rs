@@ -5,6 +5,7 @@
 //! that the layer does not describe took their attributes from the layers below; nor where the layer was decrypted,
 //! because who may have the blob may not be one who may read it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,6 +16,8 @@ use erolith_differ::publish::{Place, Sync};
 use erolith_differ::{Digest, LayerType};
 use erolith_mkfs::build;
 use erolith_snapshotter::layerdir::{self, IMAGE};
+use prost::Message;
+use prost_types::Any;
 use tracing::{debug, info, warn};
 
 use super::Differ;
@@ -24,12 +27,13 @@ use crate::serve::proto::diff::ApplyRequest;
 use crate::serve::proto::types::Descriptor;
 use crate::serve::snapshots::from_mounts;
 
-/// A layer as its descriptor describes it, with numbers that can be.
-fn layer_of(descriptor: Descriptor) -> Result<Layer> {
+/// A layer as its descriptor describes it, with numbers that can be, and what there is for its processors.
+fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<Layer> {
     let Descriptor { media_type, digest, size, .. } = descriptor;
     let bad_size = |_| Error::Request(format!("blob {digest}: a size of {size} bytes"));
     let size = u64::try_from(size).map_err(bad_size)?;
-    Ok(Layer { media_type, digest: digest.parse()?, size, diff_id: None })
+    let payloads = payloads.into_iter().map(|(id, any)| (id, any.encode_to_vec())).collect();
+    Ok(Layer { media_type, digest: digest.parse()?, size, diff_id: None, payloads })
 }
 
 /// How an image came to be, in logs and metrics.
@@ -41,6 +45,16 @@ fn name(how: How) -> &'static str {
         How::Reflinked => "reflinked",
         How::Copied => "copied",
     }
+}
+
+/// Where a layer goes.
+struct Target {
+    dir: PathBuf,
+    /// Images of the layers below, the nearest first.
+    lowers: Vec<PathBuf>,
+    sync: Sync,
+    /// May others who have the blob use its image?
+    for_others: bool,
 }
 
 /// A layer that came in.
@@ -60,10 +74,15 @@ impl Differ {
         cancel: &Cancel,
     ) -> Result<Descriptor> {
         let start = Instant::now();
-        let ApplyRequest { diff, mounts, sync_fs, .. } = request;
+        let ApplyRequest { diff, mounts, payloads, sync_fs } = request;
         let nothing = || Error::Request("a request to apply nothing".to_owned());
-        let layer = layer_of(diff.ok_or_else(nothing)?)?;
-        let layer_type = LayerType::parse(&layer.media_type)?;
+        let layer = layer_of(diff.ok_or_else(nothing)?, payloads)?;
+        let is_processed =
+            self.processors.iter().any(|program| program.accepts.contains(&layer.media_type));
+        let layer_type = match is_processed {
+            true => None,
+            false => Some(LayerType::parse(&layer.media_type)?),
+        };
         let mounts = from_mounts(mounts);
         let foreign = Error::NotOurs("the mounts are not those of an EROFS layer directory");
         let dir = layerdir::of_mounts(&mounts).ok_or(foreign)?;
@@ -72,14 +91,18 @@ impl Differ {
         let _running = self.metrics.apply_running();
         let _pass = self.gate.enter(&layer.digest.to_string(), cancel)?;
         let sync = if self.sync || sync_fs { Sync::Durable } else { Sync::Skipped };
-        let done = match self.reuse(&layer, layer_type, &dir, sync)? {
+        let there = layer_type.map(|layer_type| self.reuse(&layer, layer_type, &dir, sync));
+        let done = match there.transpose()?.flatten() {
             Some(done) => done,
-            None => self.convert(&layer, &dir, lowers, sync, scope, cancel)?,
+            None => {
+                let target = Target { dir, lowers, sync, for_others: layer_type.is_some() };
+                self.convert(&layer, &target, scope, cancel)?
+            }
         };
         let took = start.elapsed();
         self.metrics.applied(done.how, took, layer.size, done.size);
         let Done { media_type, diff_id, size, how } = done;
-        info!(blob = %layer.digest, diff_id, how, bytes = size, ?took, dir = %dir.display(), "applied");
+        info!(blob = %layer.digest, diff_id, how, bytes = size, ?took, "applied");
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         Ok(Descriptor { media_type, digest: diff_id, size, ..Descriptor::default() })
     }
@@ -110,12 +133,11 @@ impl Differ {
     fn convert(
         &self,
         layer: &Layer,
-        dir: &Path,
-        lowers: Vec<PathBuf>,
-        sync: Sync,
+        target: &Target,
         scope: &Scope,
         cancel: &Cancel,
     ) -> Result<Done> {
+        let Target { dir, lowers, sync, for_others } = target;
         let root = &self.containerd_root;
         let source = self.containerd.open(scope, root, &layer.digest, layer.size)?;
         let mut build = build::Options::default();
@@ -124,16 +146,17 @@ impl Differ {
             build,
             share: self.share,
             trust: self.trust,
-            sync,
+            sync: *sync,
+            processors: self.processors.clone(),
             budget: self.budget,
             cancel: cancel.clone(),
             ..Options::default()
         };
-        let target = dir.join(IMAGE);
-        let applied = layer::apply(source, layer, &target, &lowers, &options)?;
-        // What a power cut may have damaged is not for others.
-        if !applied.inherits && sync == Sync::Durable {
-            self.remember(&layer.digest, &applied, &target);
+        let image = dir.join(IMAGE);
+        let applied = layer::apply(source, layer, &image, lowers, &options)?;
+        // What a power cut may have damaged is not for others either.
+        if *for_others && !applied.inherits && *sync == Sync::Durable {
+            self.remember(&layer.digest, &applied, &image);
         }
         let Applied { media_type, digest, size, how, .. } = applied;
         Ok(Done { media_type, diff_id: digest.to_string(), size, how: name(how) })

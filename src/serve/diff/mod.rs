@@ -11,6 +11,7 @@ use std::time::Instant;
 use erolith_differ::apply::layer;
 use erolith_differ::decode::Budget;
 use erolith_differ::gate::Gate;
+use erolith_differ::processors::Processor;
 use erolith_snapshotter::service::Snapshotter;
 use tonic::{Request, Response, Status};
 
@@ -41,6 +42,7 @@ struct Differ {
     share: layer::Share,
     trust: layer::Trust,
     budget: Budget,
+    processors: Vec<Processor>,
     sync: bool,
 }
 
@@ -69,6 +71,7 @@ impl Service {
                 false => layer::Trust::Nothing,
             },
             budget: config.differ.budget(),
+            processors: config.processors(),
             sync: config.snapshotter.sync,
         }))
     }
