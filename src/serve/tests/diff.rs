@@ -6,6 +6,7 @@ use erolith_tests::tarball::Tarball;
 use tonic::{Code, Request, Status};
 
 use super::*;
+use crate::serve::config::StreamProcessor;
 use crate::serve::proto::diff::{ApplyRequest, DiffRequest};
 use crate::serve::proto::types::Descriptor;
 
@@ -87,6 +88,38 @@ async fn a_layer_that_depends_on_those_below_is_converted_again() {
         node.apply(&describe(&data, TAR), &mounts).await.unwrap();
     }
     assert_eq!(node.containerd.reads.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decrypted_layer_is_nobody_elses() {
+    let encrypted = format!("{TAR}+encrypted");
+    let node = Node::with(|config| {
+        let program = StreamProcessor {
+            accepts: vec![encrypted.clone()],
+            returns: TAR.into(),
+            path: "sh".into(),
+            // Whoever has the key.
+            args: vec!["-c".into(), "grep -q the-key <&3 && exec cat".into()],
+            env: vec![],
+        };
+        config.stream_processors.insert("decoder".into(), program);
+    })
+    .await;
+    let data = layer();
+    node.containerd.put(&data);
+    let apply = async |key: &str, payload: &str| {
+        let payload = prost_types::Any { type_url: "key".into(), value: payload.into() };
+        let request = ApplyRequest {
+            diff: Some(describe(&data, &encrypted)),
+            mounts: node.prepare(key).await,
+            payloads: [("decoder".to_owned(), payload)].into(),
+            ..Default::default()
+        };
+        Ok::<_, Status>(node.diff().apply(request).await?.into_inner().applied.unwrap())
+    };
+    assert_eq!(apply("first", "the-key").await.unwrap(), describe(&data, TAR));
+    let status = apply("second", "no key").await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,6 +48,11 @@ async fn connect(path: &Path) -> Channel {
 
 impl Node {
     async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// One whose configuration is changed.
+    async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::Builder::new()
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in("/var/tmp")
@@ -61,6 +66,7 @@ impl Node {
         };
         config.containerd.address = at("containerd.sock");
         config.containerd.root = at("containerd");
+        change(&mut config);
         let containerd = Arc::new(Fake::default());
         let mut servers = vec![serve_fake(&config.containerd.address, &containerd)];
         let daemon = Daemon::open(&config).await.unwrap();
