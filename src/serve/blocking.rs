@@ -66,7 +66,8 @@ mod tests {
         let whole = Cancel::default();
         let work = cancellable(&whole, work);
         assert!(tokio::time::timeout(Duration::from_millis(20), work).await.is_err());
-        let told = tokio::task::spawn_blocking(move || was_told.recv_timeout(Duration::from_secs(9)));
+        let told =
+            tokio::task::spawn_blocking(move || was_told.recv_timeout(Duration::from_secs(9)));
         told.await.unwrap().unwrap();
         assert!(whole.check().is_ok());
     }
