@@ -54,10 +54,14 @@ pub enum Feature {
     Reflink,
     /// Copies inside the kernel between files of the directory.
     CopyFileRange,
+    /// Files of the directory kept to a limit by a project quota.
+    ProjectQuota,
+    /// A filesystem of limited size in a file of the directory.
+    SizedImage,
 }
 
 /// Every feature, in the order of a report.
-pub const ALL: [Feature; 32] = {
+pub const ALL: [Feature; 34] = {
     use Feature as F;
     [
         F::Erofs,
@@ -92,6 +96,8 @@ pub const ALL: [Feature; 32] = {
         F::TmpFile,
         F::Reflink,
         F::CopyFileRange,
+        F::ProjectQuota,
+        F::SizedImage,
     ]
 };
 
@@ -132,6 +138,8 @@ impl Feature {
             Self::TmpFile => "tmpfile",
             Self::Reflink => "reflink",
             Self::CopyFileRange => "copy-file-range",
+            Self::ProjectQuota => "project-quota",
+            Self::SizedImage => "sized-image",
         }
     }
 
@@ -192,6 +200,13 @@ impl Feature {
                 "shared content is copied or hard-linked; xfs and btrfs can share blocks"
             }
             Self::CopyFileRange => "content is copied through the process; slower, nothing fails",
+            Self::ProjectQuota => {
+                "writable layers with a limit are images; for quotas, xfs mounted with pquota, or ext4 with \
+                 tune2fs -O project,quota mounted with prjquota"
+            }
+            Self::SizedImage => {
+                "writable layers can be limited by quota only; install e2fsprogs, load loop and ext4"
+            }
         }
     }
 }

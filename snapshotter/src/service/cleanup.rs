@@ -25,16 +25,24 @@ impl Snapshotter {
     pub fn cleanup(&self) -> Result<()> {
         let _alone = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
         self.lowers.sweep(&|ids| self.wanted(ids))?;
+        self.uppers.sweep(&|| self.active(), || self.lowers.alone())?;
         self.set_orphans_aside()?;
         point("cleanup.after_aside")?;
         for name in names(&self.snapshots)?.iter().filter(|name| name.starts_with(GONE)) {
-            if let Err(error) = remove_tree(&self.snapshots.join(name)) {
+            if let Err(error) = self.discard(&self.snapshots.join(name)) {
                 tracing::warn!(%error, "left for the next cleanup");
             }
         }
         point("cleanup.after_delete")?;
         self.images.sweep()?;
         Ok(())
+    }
+
+    /// Deletes a directory that nobody owns and nobody writes to, and what limits it.
+    pub(super) fn discard(&self, dir: &Path) -> Result<()> {
+        // First, for with the directory goes the knowledge of it.
+        self.uppers.release(dir)?;
+        remove_tree(dir)
     }
 
     /// Which of these layers have to stay mounted.
