@@ -45,6 +45,7 @@ impl Error {
             | Self::NotMounted { .. }
             | Self::NotOurs { .. }
             | Self::Committed { .. }
+            | Self::Finished { .. }
             | Self::InUse { .. }
             | Self::DatabaseMissing { .. } => Status::FailedPrecondition,
             Self::NotErofs { .. }

@@ -21,6 +21,7 @@ mod config;
 mod create;
 mod recover;
 mod root;
+mod target;
 mod usage;
 
 use std::fs::File;
