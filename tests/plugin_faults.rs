@@ -68,8 +68,11 @@ fn live(dir: &Path, fault: &str, environment: String) -> Outcome {
             }
         }
     }
-    life.check(&client, &calm, fault);
+    // A fault that has not struck by now strikes nobody: what is there is judged by a daemon without one.
     drop(client);
+    daemon.kill();
+    let daemon = Daemon::start(calm.clone()).unwrap_or_else(|e| panic!("{fault}: {e}"));
+    life.check(&Client::connect(&calm.socket()), &calm, fault);
     daemon.stop().unwrap_or_else(|e| panic!("{fault}: stop: {e}"));
     database_is_sound(&calm, fault);
     outcome
@@ -144,8 +147,8 @@ fn a_kill_during_recovery_changes_nothing() {
                 };
                 let mut daemon = Daemon::start(armed(first)).unwrap();
                 let client = Client::connect(&calm.socket());
-                let died = STEPS.iter().any(|(_, step)| step(&life, &client).is_err());
-                assert!(died && daemon.died().unwrap(), "{first}");
+                let died = STEPS.iter().position(|(_, step)| step(&life, &client).is_err());
+                assert!(died.is_some() && daemon.died().unwrap(), "{first}");
                 drop(daemon);
                 match Daemon::start(armed(second)) {
                     Ok(daemon) => drop(daemon.kill()),
@@ -155,7 +158,7 @@ fn a_kill_during_recovery_changes_nothing() {
                 let daemon =
                     Daemon::start(calm.clone()).unwrap_or_else(|e| panic!("{context}: {e}"));
                 let client = Client::connect(&calm.socket());
-                for (name, step) in STEPS {
+                for (name, step) in STEPS.iter().skip(died.unwrap()) {
                     step(&life, &client).unwrap_or_else(|s| panic!("{context}: {name}: {s}"));
                 }
                 life.check(&client, &calm, &context);

@@ -1,16 +1,14 @@
-//! Many snapshots, many layers, many mounts, many callers: it works, nothing leaks, and calls take as long as with few.
+//! Many snapshots, many layers, many mounts, many callers: it works, and nothing leaks.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod life;
 mod rpc;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use erolith_tests::need;
 use erolith_tests::node::{Daemon, Leftovers, Setup, disk, isolated};
 use erolith_tests::tarball::Tarball;
-use erolith_tests::tools;
 
 use crate::rpc::{Client, attach, detach, labels, option_bytes, snapshots};
 
@@ -35,84 +33,32 @@ fn finish(daemon: Daemon, client: &Client) {
     Leftovers::vanish(std::process::id(), &setup.root, &setup.state).unwrap();
 }
 
-/// Latencies of one kind of call.
-struct Times(Vec<Duration>);
-
-impl Times {
-    fn of(count: usize, mut call: impl FnMut(usize)) -> Self {
-        let mut all: Vec<_> = (0..count)
-            .map(|i| {
-                let start = Instant::now();
-                call(i);
-                start.elapsed()
-            })
-            .collect();
-        all.sort();
-        Self(all)
-    }
-
-    fn at(&self, percent: usize) -> Duration {
-        self.0[(self.0.len() - 1) * percent / 100]
-    }
-}
-
-/// Latencies of the calls that a node makes all the time, on top of `parent`.
-fn latencies(client: &Client, parent: &str, run: &str) -> [(&'static str, Times); 5] {
-    const COUNT: usize = 200;
-    let key = |i: usize| format!("{run}-{i}");
-    [
-        ("Prepare", Times::of(COUNT, |i| drop(client.prepare(&key(i), parent).unwrap()))),
-        ("Mounts", Times::of(COUNT, |i| drop(client.mounts(&key(i)).unwrap()))),
-        ("Stat", Times::of(COUNT, |i| drop(client.stat(&key(i)).unwrap()))),
-        ("Usage", Times::of(COUNT, |i| assert!(client.usage(&key(i)).is_ok()))),
-        ("Remove", Times::of(COUNT, |i| client.remove(&key(i)).unwrap())),
-    ]
-}
-
+/// That no call gets slower with their number is shown by `tests/bench` and by the store's own tests, which count steps.
 #[test]
-fn ten_thousand_snapshots_make_no_call_slower() {
+fn ten_thousand_snapshots_are_listed_filtered_and_found_again() {
     isolated(|| {
         let dir = need!(disk());
         let setup = Setup { config: UNSYNCED.into(), ..Setup::alone(EROLITH, dir.path()) };
         let (daemon, client) = start(&setup);
-        chains(&client, 0..1);
-        let few = latencies(&client, "c0-9", "few");
-        chains(&client, 1..1000);
-        let many = latencies(&client, "c0-9", "many");
-        for ((name, few), (_, many)) in few.iter().zip(&many) {
-            let (before, after) = (few.at(50), many.at(50));
-            tools::relay(&format!(
-                "measured: {name}: p50 {before:?} with 10 snapshots, {after:?} with 10,000; p99 {:?}, {:?}",
-                few.at(99),
-                many.at(99)
-            ));
-            assert!(after < before * 2 + Duration::from_millis(1), "{name}: {before:?}, {after:?}");
-        }
-        let start_of_list = Instant::now();
-        assert_eq!(client.list(&[]).unwrap().len(), 10_000);
+        chains(&client, 1000);
+        let all = client.list(&[]).unwrap();
+        assert_eq!(all.len(), 10_000);
         let filtered = client.list(&["kind==committed,parent==c7-3"]).unwrap();
         assert_eq!(filtered.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), ["c7-4"]);
-        let listed = start_of_list.elapsed();
+        client.prepare("box", "c999-9").unwrap();
         drop(client);
         daemon.stop().unwrap();
-        let start_again = Instant::now();
         let (daemon, client) = start(&setup);
-        let restarted = start_again.elapsed();
-        assert_eq!(client.list(&[]).unwrap().len(), 10_000);
-        let again = Instant::now();
         client.cleanup().unwrap();
-        tools::relay(&format!(
-            "measured: two lists {listed:?}, restart {restarted:?}, cleanup of nothing {:?}",
-            again.elapsed()
-        ));
-        assert!(listed < Duration::from_secs(2) && restarted < Duration::from_secs(4));
+        assert_eq!(client.list(&["kind==committed"]).unwrap(), all);
+        assert_eq!(client.stat("box").unwrap().parent, "c999-9");
         finish(daemon, &client);
     });
 }
 
 /// Commits chains of ten empty snapshots each, named `cCHAIN-LEVEL`.
-fn chains(client: &Client, chains: std::ops::Range<usize>) {
-    for chain in chains {
+fn chains(client: &Client, count: usize) {
+    for chain in 0..count {
         let mut parent = String::new();
         for level in 0..10 {
             let name = format!("c{chain}-{level}");
@@ -176,15 +122,10 @@ fn a_thousand_containers_share_the_mounts_of_their_layers() {
         };
         let before = descriptors();
         let target = |i: usize| dir.path().join(format!("mnt/{i}"));
-        let start_of_all = Instant::now();
         for i in 0..1000 {
             let mounts = client.prepare(&format!("box-{i}"), "layer-3").unwrap();
             attach(&mounts, &target(i)).unwrap();
         }
-        tools::relay(&format!(
-            "measured: 1,000 containers mounted in {:?}",
-            start_of_all.elapsed()
-        ));
         let ours = life::left(&setup).mounts;
         assert_eq!(ours.len(), 4, "{ours:?}");
         assert!(descriptors() <= before + 8, "{before} descriptors became {}", descriptors());

@@ -50,7 +50,7 @@ pub(crate) struct Containerd {
     /// Its root: blobs are read straight from there where that is possible. Empty: never.
     pub(crate) root: PathBuf,
     /// Are blobs in there what their digests say, because containerd verified them when they came in? Then EROFS layers
-    /// are taken without being read whole.
+    /// are taken without being read whole, and of archives only what they decompress to is hashed.
     pub(crate) trusted: bool,
 }
 

@@ -81,7 +81,8 @@ pub enum Trust {
     #[default]
     Nothing,
     /// The store, which verified them when they came in and has kept them from others since. An image is then
-    /// taken without being read whole. Its structure is checked in any case.
+    /// taken without being read whole, and an archive's blob is not hashed: what it decompresses to is, and whoever
+    /// asked compares that with the diffID of the image. Structure and checksums are checked in any case.
     Store,
 }
 
@@ -92,7 +93,7 @@ pub struct Options {
     pub build: build::Options,
     /// Whether an image may share its bytes with the blob.
     pub share: Share,
-    /// Who vouches for a blob that is an image.
+    /// Who vouches for a stored blob.
     pub trust: Trust,
     /// Whether the result survives a power cut.
     pub sync: Sync,
@@ -165,6 +166,7 @@ pub fn apply(
     let mut request = Request {
         layer_type: Some(layer_type),
         blob: Some((layer.digest.clone(), layer.size)),
+        is_vouched_for: options.trust == Trust::Store && matches!(source, Source::Stored(_)),
         diff_id: layer.diff_id.clone(),
         digests: Digests::DiffId,
         budget: options.budget,

@@ -186,6 +186,12 @@ pub enum Error {
         /// Its name.
         key: String,
     },
+    /// A layer cannot be written where one is in use.
+    #[error("{}: the snapshot is not active, its layer is not written again", .dir.display())]
+    Finished {
+        /// The directory of the layer.
+        dir: PathBuf,
+    },
     /// Another daemon works on the same directory.
     #[error("{}: in use by {}", .dir.display(), .pid.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
     InUse {
@@ -301,6 +307,7 @@ impl Error {
             Self::IdMap { .. } => "id-map",
             Self::Config { .. } => "config",
             Self::Committed { .. } => "committed",
+            Self::Finished { .. } => "finished",
             Self::InUse { .. } => "in-use",
             Self::DatabaseMissing { .. } => "database-missing",
             Self::Gone { .. } => "gone",
@@ -330,6 +337,7 @@ impl Error {
             | Self::Config { .. }
             | Self::Committed { .. }
             | Self::Limit { .. }
+            | Self::Finished { .. }
             | Self::Raced { .. } => Class::Usage,
             Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
             Self::Store(error) => error.class(),

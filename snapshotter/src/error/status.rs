@@ -46,6 +46,7 @@ impl Error {
             | Self::NotMounted { .. }
             | Self::NotOurs { .. }
             | Self::Committed { .. }
+            | Self::Finished { .. }
             | Self::InUse { .. }
             | Self::Unlimited { .. }
             | Self::Program { .. }

@@ -61,7 +61,7 @@ impl Lower {
     }
 
     /// The other way; nothing for what is no name of a mount.
-    fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         let (digits, bare) = name.strip_suffix('v').map_or((name, false), |rest| (rest, true));
         let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         let id = is_number.then(|| digits.parse().ok()).flatten()?;
@@ -177,6 +177,21 @@ impl Lowers {
         idmap::clear(clone.as_fd(), lower.lifted())
             .map_err(|errno| kernel("change the attributes of", &base, errno))?;
         attach_at(clone.as_fd(), place)
+    }
+
+    /// Undoes every mount of the layer `id`, because its image was or will be written again. Whoever has it bound keeps
+    /// what it has.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] and [`Error::Storage`].
+    pub(crate) fn forget(&self, id: u64) -> Result<()> {
+        let _alone = self.alone();
+        for dir in space::all(&self.state)? {
+            for bare in [false, true] {
+                unmount(&dir.join(Lower { id, bare }.name()), UnmountFlags::NOFOLLOW)?;
+            }
+        }
+        Ok(())
     }
 
     /// Undoes the mounts of layers that `wanted` does not name. It is asked again while nothing is handed out, since

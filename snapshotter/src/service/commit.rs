@@ -85,6 +85,8 @@ impl Snapshotter {
         let lock = open_dir(&dir)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(failed("locking", &dir))?;
         layerdir::undo_converted(&dir)?;
+        // A differ may have replaced the image since it was last shown: who stands on the layer gets the one there is.
+        self.lowers.forget(id)?;
         let is_converted = stat(&dir.join(IMAGE))?.is_none();
         if is_converted {
             convert(id, &dir, lock.as_fd(), self.open_upper(id)?)?;

@@ -22,6 +22,7 @@ mod create;
 mod limit;
 mod recover;
 mod root;
+mod target;
 mod usage;
 
 use std::fs::File;

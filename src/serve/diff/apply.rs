@@ -15,7 +15,7 @@ use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Sync};
 use erolith_differ::{Digest, LayerType};
 use erolith_mkfs::build;
-use erolith_snapshotter::layerdir::{self, IMAGE};
+use erolith_snapshotter::layerdir::IMAGE;
 use prost::Message;
 use prost_types::Any;
 use tracing::{debug, info, warn};
@@ -85,7 +85,7 @@ impl Differ {
         };
         let mounts = from_mounts(mounts);
         let foreign = Error::NotOurs("the mounts are not those of an EROFS layer directory");
-        let dir = layerdir::of_mounts(&mounts).ok_or(foreign)?;
+        let dir = self.snapshotter.layer_dir(&mounts)?.ok_or(foreign)?;
         let lowers = self.places.stack(&mounts).map(|stack| stack.lowers).unwrap_or_default();
 
         let _running = self.metrics.apply_running();

@@ -181,7 +181,10 @@ fn layer(service: &Snapshotter, name: &str, parent: &str) -> u64 {
 fn apply(mounts: &[Mount], tree: &Path) -> PathBuf {
     let dir = layerdir::of_mounts(mounts).unwrap();
     let image = dir.join(layerdir::IMAGE);
-    build_image(tree, &image);
+    // What is there is replaced, and not written over.
+    let new = dir.join("new.erofs");
+    build_image(tree, &new);
+    fs::rename(new, &image).unwrap();
     image
 }
 
