@@ -176,6 +176,6 @@ mod tests {
         assert_eq!(value["canMount"], true);
         assert_eq!(value["features"][0]["feature"], "erofs");
         assert_eq!(value["features"][0]["state"], "ok");
-        assert_eq!(value["features"].as_array().map(Vec::len), Some(32));
+        assert_eq!(value["features"].as_array().map(Vec::len), Some(34));
     }
 }

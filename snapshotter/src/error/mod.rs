@@ -336,8 +336,8 @@ impl Error {
             | Self::IdMap { .. }
             | Self::Config { .. }
             | Self::Committed { .. }
-            | Self::Limit { .. }
             | Self::Finished { .. }
+            | Self::Limit { .. }
             | Self::Raced { .. } => Class::Usage,
             Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
             Self::Store(error) => error.class(),

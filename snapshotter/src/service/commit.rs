@@ -90,16 +90,17 @@ impl Snapshotter {
         let is_converted = stat(&dir.join(IMAGE))?.is_none();
         if is_converted {
             convert(id, &dir, lock.as_fd(), self.open_upper(id)?)?;
-        } else {
-            // What could be written is no part of the layer, and nobody can write to it any more.
-            self.uppers.release(&dir)?;
-            unlink(&dir.join(RWLAYER))?;
         }
         let image = dir.join(IMAGE);
         let file = File::open(&image).map_err(failed("opening", &image))?;
         // What another program wrote may be cut off, may be hostile, and may still be only in memory.
         mounts::inspect(&image.display().to_string(), &file, &[])?;
         layerdir::require_checked(&image, &file)?;
+        if !is_converted {
+            // What was written beside it is no part of the layer, and nobody can write there any more.
+            self.uppers.release(&dir)?;
+            unlink(&dir.join(RWLAYER))?;
+        }
         if self.config.sync {
             rustix::fs::fsync(&file).map_err(failed("syncing", &image))?;
             rustix::fs::fsync(&lock).map_err(failed("syncing", &dir))?;

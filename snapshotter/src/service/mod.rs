@@ -20,6 +20,7 @@ mod commit;
 mod config;
 mod create;
 mod limit;
+mod paths;
 mod recover;
 mod root;
 mod target;
@@ -42,6 +43,7 @@ pub use crate::uppers::{LimitBy, MIN_LIMIT};
 use crate::uppers::{Upper, Uppers};
 use arrays::{Places, Planned, Shape};
 pub use config::{Config, Profile};
+pub use paths::Paths;
 
 /// A mount as containerd's API has it (`containerd.types.Mount`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,7 @@ pub struct Snapshotter {
     config: Config,
     /// `<root>/snapshots`.
     snapshots: PathBuf,
+    paths: Paths,
     store: Store,
     images: Images,
     lowers: Lowers,
@@ -103,6 +106,7 @@ impl Snapshotter {
         point("open.after_lowers")?;
         let opened = Self {
             snapshots,
+            paths: Paths::new(root, &config.state),
             store,
             images,
             lowers,
@@ -225,7 +229,7 @@ impl Snapshotter {
         Ok(usage::sum(upper, usage::of_file(&dir.join(layerdir::IMAGE))?))
     }
 
-    /// Opens the upper directory of an active snapshot, also where it is a filesystem that nobody has mounted now.
+    /// Opens the upper directory of an active snapshot, also where it is in a filesystem that nobody has mounted now.
     fn open_upper(&self, id: u64) -> Result<OwnedFd> {
         let dir = self.dir(id);
         match (self.uppers.find(id, &dir, false)?, self.config.profile) {

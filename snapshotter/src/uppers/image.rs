@@ -106,19 +106,19 @@ impl Uppers {
         unmount(&self.place(id), UnmountFlags::NOFOLLOW)
     }
 
-    /// Unmounts the images of all snapshots but those that `active` gives. It is asked again while nothing is handed
+    /// Unmounts the images of all snapshots but those that are active. That is asked again while nothing is handed
     /// out, which is what `alone` sees to. Failures are logged: the next sweep tries again.
     pub(crate) fn sweep<G>(
         &self,
-        active: &dyn Fn() -> Result<std::collections::BTreeSet<u64>>,
+        is_active: &dyn Fn(u64) -> Result<bool>,
         alone: impl FnOnce() -> G,
     ) -> Result<()> {
-        let mounted = self.mounted()?;
-        if mounted.is_empty() || mounted.is_subset(&active()?) {
+        let unused = without_active(self.mounted()?, is_active)?;
+        if unused.is_empty() {
             return Ok(());
         }
         let _alone = alone();
-        for &id in mounted.difference(&active()?) {
+        for id in without_active(unused, is_active)? {
             if let Err(error) = self.unmount(id) {
                 tracing::warn!(%error, "a writable layer stays mounted for now");
             }
@@ -126,6 +126,16 @@ impl Uppers {
         }
         Ok(())
     }
+}
+
+fn without_active(ids: Vec<u64>, is_active: &dyn Fn(u64) -> Result<bool>) -> Result<Vec<u64>> {
+    let mut left = Vec::new();
+    for id in ids {
+        if !is_active(id)? {
+            left.push(id);
+        }
+    }
+    Ok(left)
 }
 
 /// The filesystem in `image`, mounted nowhere.

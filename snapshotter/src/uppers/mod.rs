@@ -18,7 +18,6 @@ mod image;
 pub(crate) mod mkfs;
 mod project;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -173,7 +172,7 @@ impl Uppers {
     }
 
     /// The snapshots whose images are mounted, or were.
-    fn mounted(&self) -> Result<BTreeSet<u64>> {
+    fn mounted(&self) -> Result<Vec<u64>> {
         let names = crate::files::names(&self.places)?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
