@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::content::Staging;
 use crate::fault;
+use crate::flusher::Flusher;
 use crate::{Error, Result};
 
 /// What the short-lived second name of a file that replaces another begins with.
@@ -134,6 +135,7 @@ impl Place {
 pub struct Unnamed {
     file: File,
     place: Place,
+    flusher: Option<Flusher>,
 }
 
 impl Unnamed {
@@ -154,7 +156,13 @@ impl Unnamed {
             e => failed()(e.into()),
         })?;
         fault::point("output.after_create").map_err(failed())?;
-        Ok(Self { file: file.into(), place })
+        Ok(Self { file: file.into(), place, flusher: None })
+    }
+
+    /// Has the disk work while the file is written, so that publishing it takes less time.
+    #[must_use]
+    pub fn written_back(self) -> Self {
+        Self { flusher: Some(Flusher::start(&self.file)), ..self }
     }
 
     /// Gives the file its name: data synced, then named, then the directory synced. Another file of that name is
@@ -162,7 +170,8 @@ impl Unnamed {
     ///
     /// # Errors
     /// What the storage reports. Then the file does not have the name.
-    pub fn publish(self, sync: Sync) -> Result<()> {
+    pub fn publish(mut self, sync: Sync) -> Result<()> {
+        self.flusher = None;
         self.place.publish(&self.file, sync)
     }
 }

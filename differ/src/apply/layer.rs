@@ -182,7 +182,7 @@ pub fn apply(
         let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
         blob = Box::new(Processed::start(&steps, &layer.payloads, input)?);
     }
-    let staging = staging(target)?;
+    let staging = staging(target, options.sync)?;
     let (built, how) = match layer_type {
         LayerType::Tar { .. } => {
             let build = options.build.clone();
@@ -210,8 +210,9 @@ fn watched(source: Source, options: &Options) -> Watched<Box<dyn Read + Send>> {
 }
 
 /// The file that becomes the image.
-pub(super) fn staging(target: &Path) -> Result<Unnamed> {
-    Unnamed::create(target, MODE)
+pub(super) fn staging(target: &Path, sync: Sync) -> Result<Unnamed> {
+    let staging = Unnamed::create(target, MODE)?;
+    Ok(if sync == Sync::Durable { staging.written_back() } else { staging })
 }
 
 fn publish(
