@@ -29,6 +29,12 @@ struct How {
     how: &'static str,
 }
 
+/// What became of an image that was to be kept in the content store.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Keep {
+    result: &'static str,
+}
+
 /// Snapshots of one kind.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Kind {
@@ -59,6 +65,9 @@ pub(crate) struct Metrics {
     apply_written: Counter,
     diff: Histogram,
     diff_written: Counter,
+    keep: Family<Keep, Histogram, fn() -> Histogram>,
+    keep_waiting: Gauge,
+    keep_written: Counter,
     snapshots: Family<Kind, Gauge>,
     mounts: Gauge,
 }
@@ -85,6 +94,9 @@ impl Metrics {
             apply_written: Counter::default(),
             diff: durations(),
             diff_written: Counter::default(),
+            keep: Family::new_with_constructor(durations),
+            keep_waiting: Gauge::default(),
+            keep_written: Counter::default(),
             snapshots: Family::default(),
             mounts: Gauge::default(),
         };
@@ -109,9 +121,15 @@ impl Metrics {
         let written = self.apply_written.clone();
         registry.register_with_unit("apply_written", help, bytes.clone(), written);
         let help = "Time from request to committed blob of a layer that goes out";
-        registry.register_with_unit("diff", help, seconds, self.diff.clone());
+        registry.register_with_unit("diff", help, seconds.clone(), self.diff.clone());
         let help = "Blobs of layers that went out";
-        registry.register_with_unit("diff_written", help, bytes, self.diff_written.clone());
+        registry.register_with_unit("diff_written", help, bytes.clone(), self.diff_written.clone());
+        let help = "Time to put a converted image into the content store, by what became of it";
+        registry.register_with_unit("keep", help, seconds, self.keep.clone());
+        let help = "Images that wait to be put into the content store, those on their way included";
+        registry.register("keep_waiting", help, self.keep_waiting.clone());
+        let help = "Images that were put into the content store";
+        registry.register_with_unit("keep_written", help, bytes, self.keep_written.clone());
         registry.register("snapshots", "Snapshots by kind", self.snapshots.clone());
         registry.register("mounts", "Mounts of layers that the daemon made", self.mounts.clone());
     }
@@ -134,6 +152,18 @@ impl Metrics {
         self.apply_written.inc_by(written);
     }
 
+    /// An image waits to be kept in the content store as long as the result lives.
+    pub(crate) fn keep_waiting(&self) -> Running {
+        self.keep_waiting.inc();
+        Running(self.keep_waiting.clone())
+    }
+
+    /// An image was kept in the content store, with so many bytes, or not.
+    pub(crate) fn kept(&self, result: &'static str, took: Duration, written: u64) {
+        self.keep.get_or_create(&Keep { result }).observe(took.as_secs_f64());
+        self.keep_written.inc_by(written);
+    }
+
     /// A layer went out, as a blob of `written` bytes.
     pub(crate) fn compared(&self, took: Duration, written: u64) {
         self.diff.observe(took.as_secs_f64());
@@ -154,7 +184,7 @@ impl Metrics {
     }
 }
 
-/// A layer that is coming in.
+/// Something that goes on.
 #[derive(Debug)]
 pub(crate) struct Running(Gauge);
 

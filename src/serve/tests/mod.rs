@@ -2,6 +2,7 @@
 
 mod diff;
 mod fake;
+mod keep;
 mod snapshots;
 
 use std::collections::BTreeMap;
