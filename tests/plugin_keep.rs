@@ -156,7 +156,7 @@ fn keeping_ends_with_the_daemon() {
             (0..64 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let mut layers = Vec::new();
         for n in 0..4 {
-            layers.push(Tarball::new().dir("d/").file(&format!("d/{n}"), &noise[..]).end());
+            layers.push(Tarball::new().dir("d/").file(format!("d/{n}"), noise.as_slice()).end());
         }
         let blobs: Vec<_> = layers.iter().map(|tar| (TAR, &tar[..], &tar[..])).collect();
         let layout = Layout::of_blobs(&node.place().join("large"), &blobs).unwrap();
