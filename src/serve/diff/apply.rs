@@ -10,6 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use erolith_differ::apply::Times;
 use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Sync};
@@ -105,7 +106,9 @@ impl Differ {
         let target = Target { is_ours: self.places.is_ours(&dir), dir, lowers, sync };
 
         let _running = self.metrics.apply_running();
+        let waiting = Instant::now();
         let _pass = self.gate.enter(&layer.digest.to_string(), cancel)?;
+        self.metrics.apply_stage("wait", waiting.elapsed());
         let there = match self.reuse(&layer, layer_type, &target)? {
             None => self.take_kept(&layer, layer_type, &target, scope, cancel)?,
             reused => reused,
@@ -208,7 +211,15 @@ impl Differ {
         let image = target.dir.join(IMAGE);
         let applied = layer::apply(source, &layer, &image, &target.lowers, &options)?;
         self.mark(target);
+        self.stages(applied.times);
         Ok(applied.how)
+    }
+
+    fn stages(&self, times: Times) {
+        let Times { read, build, publish } = times;
+        for (stage, took) in [("read", read), ("build", build), ("publish", publish)] {
+            self.metrics.apply_stage(stage, took);
+        }
     }
 
     fn convert(
@@ -230,7 +241,8 @@ impl Differ {
         let remembered =
             for_others && !applied.inherits && self.remember(&layer.digest, &applied, &image);
         let to_keep = remembered && layer_type.is_some_and(is_tar);
-        let Applied { media_type, digest, size, how, .. } = applied;
+        let Applied { media_type, digest, size, how, times, .. } = applied;
+        self.stages(times);
         Ok(Done { media_type, diff_id: digest.to_string(), size, how: name(how), to_keep })
     }
 

@@ -41,7 +41,7 @@ impl Node {
     }
 
     /// A call in the namespace `k8s.io`.
-    async fn compare(&self, request: DiffRequest) -> Result<Descriptor, Status> {
+    pub(super) async fn compare(&self, request: DiffRequest) -> Result<Descriptor, Status> {
         let mut request = Request::new(request);
         request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().unwrap());
         let answer = self.diff().diff(request).await?;
@@ -54,7 +54,7 @@ impl Node {
     }
 
     /// An active snapshot with a file in it, and an empty view.
-    async fn changed(&self) -> (Vec<Mount>, Vec<Mount>) {
+    pub(super) async fn changed(&self) -> (Vec<Mount>, Vec<Mount>) {
         let mounts = self.prepare("changed").await;
         write(&layer_dir(&mounts).join("fs/new"), b"content");
         (self.view("nothing").await, mounts)
