@@ -192,7 +192,7 @@ mod tests {
             proxies(plugins).iter().map(|row| row.state == "ok").collect()
         };
         assert_eq!(is_ok(&[snapshots.clone(), differ.clone()]), [true, true]);
-        assert_eq!(is_ok(&[differ.clone()]), [false, true]);
+        assert_eq!(is_ok(std::slice::from_ref(&differ)), [false, true]);
         assert_eq!(is_ok(&[plugin(&differ.r#type, SNAPSHOTTER)]), [false, false]);
         let error = InitError { code: 1, message: "dial".into() };
         let broken = Plugin { init_err: Some(error), ..snapshots };
