@@ -20,6 +20,14 @@ use crate::{Error, Result};
 /// What the short-lived second name of a file that replaces another begins with.
 const SECOND: &str = ".erolith-new-";
 
+/// The short-lived second name of a file that replaces another called `name`. A process that was killed may leave it.
+#[must_use]
+pub fn second_name(name: &OsStr) -> OsString {
+    let mut second = OsString::from(SECOND);
+    second.push(name);
+    second
+}
+
 /// Permissions of an output that everybody may read.
 pub const READABLE: u32 = 0o644;
 
@@ -113,8 +121,7 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let lock = rustix::fs::openat(&self.dir, c".", flags, Mode::empty())?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-        let mut second = OsString::from(SECOND);
-        second.push(name);
+        let second = second_name(name);
         let remove = || rustix::fs::unlinkat(&self.dir, &second, AtFlags::empty());
         match remove() {
             // Somebody died here.

@@ -20,6 +20,7 @@ mod commit;
 mod config;
 mod create;
 mod recover;
+mod room;
 mod root;
 mod target;
 mod usage;

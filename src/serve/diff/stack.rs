@@ -26,6 +26,13 @@ impl Places {
         Self { snapshots: root.join("snapshots"), state: state.to_owned() }
     }
 
+    /// Is `dir` the directory of a snapshot of ours? What is in one of another snapshotter may get flags that keep it there
+    /// (immutable, fs-verity), or be written again.
+    pub(super) fn is_ours(&self, dir: &Path) -> bool {
+        let name = dir.strip_prefix(&self.snapshots).ok().and_then(Path::to_str);
+        name.is_some_and(is_id)
+    }
+
     /// What `mounts` are made of; nothing when a part of it is not known here.
     pub(super) fn stack(&self, mounts: &[Mount]) -> Option<Stack> {
         let (last, first) = mounts.split_last()?;
@@ -65,9 +72,13 @@ impl Places {
             return None;
         };
         let id = name.strip_suffix('v').unwrap_or(name);
-        let is_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
-        is_id.then(|| self.snapshots.join(id).join(IMAGE))
+        is_id(id).then(|| self.snapshots.join(id).join(IMAGE))
     }
+}
+
+/// What directories of snapshots are called.
+fn is_id(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The image that is mounted by itself.
@@ -95,6 +106,24 @@ mod tests {
     fn known(upper: Option<&str>, lowers: &[&str]) -> Option<Stack> {
         let lowers = lowers.iter().map(PathBuf::from).collect();
         Some(Stack { upper: upper.map(PathBuf::from), lowers })
+    }
+
+    #[test]
+    fn directories_of_ours_are_told_from_those_of_others() {
+        let places = Places::new(Path::new("/r"), Path::new("/s"));
+        for (dir, ours) in [
+            ("/r/snapshots/5", true),
+            ("/r/snapshots/5/", true),
+            ("/r/snapshots/5/fs", false),
+            ("/r/snapshots/new-1", false),
+            ("/r/snapshots/5/../6", false),
+            ("/r/snapshots", false),
+            ("/r/5", false),
+            ("/other/snapshots/5", false),
+            ("snapshots/5", false),
+        ] {
+            assert_eq!(places.is_ours(Path::new(dir)), ours, "{dir}");
+        }
     }
 
     #[test]
