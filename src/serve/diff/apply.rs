@@ -16,7 +16,7 @@ use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Sync};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
-use erolith_snapshotter::layerdir::IMAGE;
+use erolith_snapshotter::layerdir::{self, IMAGE};
 use prost::Message;
 use prost_types::Any;
 use tracing::{debug, info, warn};
