@@ -35,6 +35,7 @@ make_test_data() {
     "$EROLITH_REPO/testdata/oracle.sh"
     "$EROLITH_REPO/testdata/trixie-root.sh"
     "$EROLITH_REPO/testdata/snapshotter-suite.sh"
+    "$EROLITH_REPO/testdata/ctd-decoder.sh"
 } </dev/null >/dev/null
 
 dependencies() {

@@ -124,6 +124,8 @@ pub(crate) struct Differ {
     pub(crate) zstd_window_log: u32,
     /// Longest time, in seconds, that one layer may take. 0: any.
     pub(crate) max_seconds: u64,
+    /// Are converted images put into containerd's content store too, and taken from there?
+    pub(crate) keep_images: bool,
 }
 
 /// How an image may share its bytes with containerd's store.
@@ -272,6 +274,7 @@ impl Default for Differ {
             max_layer_bytes: budget.max_output,
             zstd_window_log: budget.zstd_window_log,
             max_seconds: 0,
+            keep_images: false,
         }
     }
 }

@@ -110,14 +110,20 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     notify::stopping();
     health.set_service_status("", ServingStatus::NotServing).await;
     let _ = stop.send(());
-    if let Ok(ended) = tokio::time::timeout(GRACE, &mut server).await {
-        return ended.context("serving the socket");
+    let ended = tokio::time::timeout(GRACE, &mut server).await;
+    if ended.is_err() {
+        warn!("requests that still go on are called off");
     }
-    warn!("requests that still go on are called off");
     daemon.diff.stop();
-    // A connection that is silent keeps the server, too.
-    let _ = tokio::time::timeout(LAST_WORDS, &mut server).await;
-    Ok(())
+    let rest = async {
+        // A connection that is silent keeps the server, too.
+        if ended.is_err() {
+            let _ = (&mut server).await;
+        }
+        daemon.diff.settled().await;
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, rest).await;
+    ended.unwrap_or(Ok(())).context("serving the socket")
 }
 
 /// What the services share.

@@ -151,10 +151,20 @@ impl Client {
     }
 
     pub(crate) fn apply(&self, layer: &Descriptor, mounts: &[Mount]) -> Answer<Descriptor> {
+        self.apply_with(layer, mounts, BTreeMap::default())
+    }
+
+    /// With what stream processors get.
+    pub(crate) fn apply_with(
+        &self,
+        layer: &Descriptor,
+        mounts: &[Mount],
+        payloads: BTreeMap<String, prost_types::Any>,
+    ) -> Answer<Descriptor> {
         let request = diff::ApplyRequest {
             diff: Some(layer.clone()),
             mounts: mounts.to_vec(),
-            payloads: BTreeMap::default(),
+            payloads,
             sync_fs: false,
         };
         let mut client = DiffClient::new(self.channel.clone());

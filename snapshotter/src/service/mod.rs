@@ -22,6 +22,7 @@ mod create;
 mod limit;
 mod paths;
 mod recover;
+mod room;
 mod root;
 mod target;
 mod usage;

@@ -27,6 +27,13 @@ impl Paths {
         self.snapshots.join(id.to_string())
     }
 
+    /// Is this the directory of a snapshot?
+    #[must_use]
+    pub fn is_dir(&self, dir: &Path) -> bool {
+        let name = dir.strip_prefix(&self.snapshots).ok().and_then(Path::to_str);
+        name.and_then(super::cleanup::number).is_some()
+    }
+
     /// The snapshot whose layer is mounted at `path`: `<state>/<space>/<id>`, with a `v` behind it where containers see
     /// it bare.
     #[must_use]

@@ -14,6 +14,8 @@ use tracing::info;
 use super::Differ;
 use super::stack::Stack;
 use crate::serve::containerd::Scope;
+use crate::serve::containerd::labels::Labels;
+use crate::serve::containerd::upload::Written;
 use crate::serve::error::{Error, Result};
 use crate::serve::proto::diff::DiffRequest;
 use crate::serve::proto::types::Descriptor;
@@ -64,8 +66,10 @@ impl Differ {
             ..Compare::new(kind, compression)
         };
         let compared = compare.write(directory.as_fd(), &mut upload)?;
-        upload.commit(&compared, request.labels)?;
         let Compared { digest, diff_id, size, entries, .. } = compared;
+        let written = Written { digest: &digest, diff_id: &diff_id, size };
+        // The lease stays until the caller has taken the blob over.
+        upload.commit(&written, request.labels, Labels::new())?;
         let took = start.elapsed();
         self.metrics.compared(took, size);
         info!(blob = %digest, %diff_id, bytes = size, entries, ?took, dir = %dir.display(), "compared");

@@ -2,6 +2,7 @@
 
 mod apply;
 mod compare;
+mod keep;
 mod stack;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use super::proto::diff as api;
 use super::proto::diff::diff_server::Diff;
 use super::snapshots::timed;
 
+use self::keep::Keeper;
 use self::stack::Places;
 
 /// The service.
@@ -50,6 +52,8 @@ struct Differ {
     budget: Budget,
     processors: Vec<Processor>,
     sync: bool,
+    /// Puts what was converted into the content store, if that is wanted.
+    keeper: Option<Keeper>,
     room: Semaphore,
     /// Calls off all work.
     stop: Cancel,
@@ -63,6 +67,11 @@ impl Service {
         containerd: Containerd,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let stop = Cancel::default();
+        let keeper = config.differ.keep_images.then(|| {
+            let (snapshotter, metrics) = (Arc::clone(&snapshotter), Arc::clone(&metrics));
+            Keeper::new(containerd.clone(), snapshotter, metrics, stop.clone())
+        });
         Self(Arc::new(Differ {
             snapshotter,
             containerd,
@@ -82,14 +91,22 @@ impl Service {
             budget: config.differ.budget(),
             processors: config.processors(),
             sync: config.snapshotter.sync,
+            keeper,
             room: Semaphore::new(MAX_CALLS),
-            stop: Cancel::default(),
+            stop,
         }))
     }
 
     /// Calls off what is going on.
     pub(crate) fn stop(&self) {
         self.0.stop.cancel();
+    }
+
+    /// Waits for what goes on behind the answers.
+    pub(crate) async fn settled(&self) {
+        if let Some(keeper) = &self.0.keeper {
+            keeper.settled().await;
+        }
     }
 
     /// Does `work` on a thread of its own, once there is room.

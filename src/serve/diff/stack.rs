@@ -23,6 +23,12 @@ impl Places {
         Self(Paths::new(root, state))
     }
 
+    /// Is `dir` the directory of a snapshot of ours? What is in one of another snapshotter may get flags that keep it there
+    /// (immutable, fs-verity), or be written again.
+    pub(super) fn is_ours(&self, dir: &Path) -> bool {
+        self.0.is_dir(dir)
+    }
+
     /// What `mounts` are made of; nothing when a part of it is not known here.
     pub(super) fn stack(&self, mounts: &[Mount]) -> Option<Stack> {
         let Self(paths) = self;
@@ -151,6 +157,24 @@ mod tests {
             vec![mount("ext4", "/dev/sda", &[]), mount("bind", "/s/l/3v", &[])],
         ] {
             assert_eq!(stack(&mounts), None, "{mounts:?}");
+        }
+    }
+
+    #[test]
+    fn directories_of_ours_are_told_from_those_of_others() {
+        let places = Places::new(Path::new("/r"), Path::new("/s"));
+        for (dir, ours) in [
+            ("/r/snapshots/5", true),
+            ("/r/snapshots/5/", true),
+            ("/r/snapshots/5/fs", false),
+            ("/r/snapshots/new-1", false),
+            ("/r/snapshots/5/../6", false),
+            ("/r/snapshots", false),
+            ("/r/5", false),
+            ("/other/snapshots/5", false),
+            ("snapshots/5", false),
+        ] {
+            assert_eq!(places.is_ours(Path::new(dir)), ours, "{dir}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod diff;
 mod fake;
+mod keep;
+mod metrics;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ struct Node {
     dir: tempfile::TempDir,
     channel: Channel,
     containerd: Arc<Fake>,
+    daemon: Daemon,
     servers: Vec<JoinHandle<()>>,
 }
 
@@ -79,7 +82,7 @@ impl Node {
             router.serve_with_incoming(UnixListenerStream::new(incoming)).await.unwrap();
         }));
         let channel = connect(&config.address).await;
-        Self { dir, channel, containerd, servers }
+        Self { dir, channel, containerd, daemon, servers }
     }
 
     fn snapshots(&self) -> SnapshotsClient<Channel> {
