@@ -3,7 +3,7 @@
 # script a tool, so that it runs on the host's paths: put that directory into PATH.
 #
 #   testdata/sid-root.sh tools   erofs-utils (mkfs.erofs, fsck.erofs, dump.erofs), igzip, umoci: about 45 s
-#   testdata/sid-root.sh         skopeo, containerd, runc and Go with containerd's packages besides: about 100 s
+#   testdata/sid-root.sh         skopeo, containerd, runc, mkfs.ext4 and Go with containerd's packages besides: about 100 s
 #
 # Debian 12 has erofs-utils 1.5 and containerd 1.6, too old for either to be a judge.
 set -euo pipefail
@@ -11,7 +11,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 TOOLS=(ca-certificates erofs-utils isal umoci zstd)
-DAEMONS=(containerd fsverity golang-go golang-github-containerd-containerd-dev pigz runc skopeo)
+DAEMONS=(containerd e2fsprogs fsverity golang-go golang-github-containerd-containerd-dev pigz runc skopeo)
 PROGRAMS=(mkfs.erofs fsck.erofs dump.erofs igzip umoci)
 
 make_tools() {
@@ -35,11 +35,11 @@ make_wrappers() {
 
 install_daemons() {
     local stamp=$EROLITH_CACHE/sid/.daemons
-    [[ -e $stamp ]] && return
+    [[ -e $stamp && $(<"$stamp") == "${DAEMONS[*]}" ]] && return
     say "installing ${DAEMONS[*]} in $EROLITH_CACHE/sid"
     retry root_install "$EROLITH_CACHE/sid" "${DAEMONS[@]}"
     rm -f "$EROLITH_CACHE"/sid/var/cache/apt/archives/*.deb
-    touch "$stamp"
+    printf '%s\n' "${DAEMONS[*]}" >"$stamp"
 }
 
 need_root

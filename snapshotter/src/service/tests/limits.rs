@@ -25,13 +25,14 @@ fn fill(path: &Path) -> u64 {
     }
 }
 
-/// The loop devices that have a file below `dir`.
+/// The loop devices that have the filesystem of a writable layer below `dir`. Layers may have some, too.
 fn loops(dir: &Path) -> Vec<String> {
     let devices = names_of(Path::new("/sys/block")).into_iter();
     let files = devices.filter_map(|name| {
         fs::read_to_string(Path::new("/sys/block").join(name).join("loop/backing_file")).ok()
     });
-    files.filter(|file| Path::new(file).starts_with(dir)).collect()
+    let is_upper = |file: &String| file.contains(layerdir::RWLAYER);
+    files.filter(|file| Path::new(file).starts_with(dir)).filter(is_upper).collect()
 }
 
 /// Devices go when their last user has closed them, which may be another program that looks at them.
