@@ -6,10 +6,15 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 use rustix::thread::CapabilitySet;
 
+use crate::mounts::FsContext;
+use crate::sys::loopdev::{self, Access};
 use crate::sys::project::{self, Project};
 use crate::sys::quota::{Amount, Quotas};
+use crate::uppers::{MIN_LIMIT, mkfs};
+use crate::{Error, Result};
 
 /// The limit that is tried, in bytes, and what is then written.
 const LIMIT: u64 = 64 << 10;
@@ -28,8 +33,7 @@ pub(crate) fn project_quota(dir: BorrowedFd<'_>) -> Result<String, Errno> {
     if !quotas.are_enforced()? {
         return Err(Errno::SRCH);
     }
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(dir, ".", flags, Mode::RUSR | Mode::WUSR)?);
+    let file = unnamed(dir)?;
     let id = FIRST + (std::process::id() & 0xFFFF);
     project::set(file.as_fd(), Project { id, inherits: false })?;
     quotas.set_limit(id, Amount { bytes: LIMIT, inodes: 0 })?;
@@ -42,6 +46,27 @@ pub(crate) fn project_quota(dir: BorrowedFd<'_>) -> Result<String, Errno> {
         Err(errno) => Err(errno),
         Ok(()) => Err(Errno::RANGE),
     }
+}
+
+/// Tries to make and mount a filesystem in a file without a name. Says what was done.
+///
+/// # Errors
+/// [`Error::Program`] without `mkfs.ext4`, and what loop devices and mounts give.
+pub(crate) fn sized_image(dir: BorrowedFd<'_>) -> Result<String> {
+    let name = "a filesystem";
+    let storage = |errno: Errno| Error::Storage { action: name.to_owned(), source: errno.into() };
+    let file = unnamed(dir).map_err(storage)?;
+    mkfs::make(&file, name, MIN_LIMIT, None)?;
+    let device = loopdev::attach(file.as_fd(), 4096, Access::ReadWrite)?;
+    let context = FsContext::open("ext4")?;
+    context.string("source", &device.path().to_string_lossy())?;
+    context.mount(MountAttrFlags::empty())?;
+    Ok("made and mounted an ext4 of 16 MiB".to_owned())
+}
+
+fn unnamed(dir: BorrowedFd<'_>) -> Result<File, Errno> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, ".", flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }
 
 /// Writes more than the limit on a thread without CAP_SYS_RESOURCE, with which no limit counts. overlayfs writes

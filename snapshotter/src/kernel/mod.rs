@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use feature::{ALL, Feature};
-pub(crate) use limits::project_quota;
+pub(crate) use limits::{project_quota, sized_image};
 pub(crate) use overlay::overlay_route;
 
 use crate::Result;

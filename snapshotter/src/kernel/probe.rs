@@ -20,7 +20,6 @@ use crate::mounts::{FsContext, OverlayRoute, mount_overlay, table};
 use crate::sys::loopdev::{self, Access};
 use crate::sys::userns::UserNamespace;
 use crate::sys::{idmap, verity};
-use crate::uppers::{MIN_LIMIT, mkfs};
 use crate::{Error, Result};
 
 /// One attempt: what worked, in words, or why it did not.
@@ -360,13 +359,7 @@ impl Prober {
 
     fn sized_image(&self) -> Attempt {
         self.needs(Feature::Loop)?;
-        let file = self.file(&[])?;
-        mkfs::make(&file, "a filesystem", MIN_LIMIT, None)?;
-        let device = loopdev::attach(file.as_fd(), 4096, Access::ReadWrite)?;
-        let context = FsContext::open("ext4")?;
-        context.string("source", &device.path().to_string_lossy())?;
-        context.mount(MountAttrFlags::empty())?;
-        Ok("made and mounted an ext4 of 16 MiB".to_owned())
+        Ok(super::sized_image(self.dir.as_fd())?)
     }
 }
 

@@ -104,6 +104,9 @@ impl Snapshotter {
         sync_dir(root)?;
         let lowers = Lowers::open(&config.state, &identity, config.backing)?;
         let uppers = Uppers::open(&config.state, &snapshots, &identity, config.limit_by)?;
+        if config.default_size > 0 {
+            uppers.try_out(&snapshots);
+        }
         point("open.after_lowers")?;
         let opened = Self {
             snapshots,
@@ -258,7 +261,10 @@ impl Snapshotter {
         let applied = *kind == Kind::Active && layerdir::is_applied(&dir)?;
         let upper = match kind {
             Kind::Active => {
-                self.uppers.require_limit(&dir)?;
+                // With its layer there, nobody writes any more.
+                if !applied {
+                    self.uppers.require_limit(&dir)?;
+                }
                 self.uppers.find(*id, &dir, applied)?
             }
             Kind::View | Kind::Committed => Upper::Directory,
@@ -275,8 +281,7 @@ impl Snapshotter {
             Profile::Managed => {
                 self.require_images(applied.then_some(*id), parents)?;
                 if let Upper::Image(_) = upper {
-                    // Left from the other profile. Whoever mounts it now has a loop device of his own.
-                    self.uppers.unmount(*id)?;
+                    self.uppers.hand_over(*id, &dir.join(layerdir::RWLAYER))?;
                 }
                 arrays::managed(&shape, &places(""))
             }

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, Opcode, Setter};
 
+use crate::files::failed;
 use crate::{Error, Result};
 
 /// Attempts against other programs, which may configure the device that was named free to us. Among ourselves a
@@ -176,7 +177,7 @@ pub(crate) fn attach(
     let control = open_control()?;
     // Released with the descriptor, also when we are killed.
     rustix::fs::flock(&control, FlockOperation::LockExclusive)
-        .map_err(|errno| failed("lock /dev/loop-control".to_owned(), errno))?;
+        .map_err(|errno| refused("lock /dev/loop-control".to_owned(), errno))?;
     for _ in 0..TRIES {
         let number = free_number(&control)?;
         let fd = rustix::fs::open(node(number), access.open_flags(), Mode::empty())
@@ -184,7 +185,7 @@ pub(crate) fn attach(
         match configure(&fd, backing, block_size, access) {
             Ok(()) => return Ok(LoopDevice { fd, number }),
             Err(Errno::BUSY) => {}
-            Err(errno) => return Err(failed(format!("configure /dev/loop{number}"), errno)),
+            Err(errno) => return Err(refused(format!("configure /dev/loop{number}"), errno)),
         }
     }
     Err(Error::LoopRace { tries: TRIES })
@@ -196,16 +197,10 @@ pub(crate) fn attach(
 /// # Errors
 /// [`Error::Storage`] when the devices cannot be listed or the file not be examined.
 pub(crate) fn find(backing: BorrowedFd<'_>) -> Result<Option<LoopDevice>> {
-    let devices = Path::new("/sys/block");
-    let stat = rustix::fs::fstat(backing).map_err(crate::files::failed("listing", devices))?;
-    for name in crate::files::names(devices)? {
-        let Some(number) = name.strip_prefix("loop").and_then(|digits| digits.parse().ok()) else {
-            continue;
-        };
-        // Only of a device that has a file is there this directory.
-        if !devices.join(&name).join("loop").exists() {
-            continue;
-        }
+    let devices = Path::new("/proc/partitions");
+    let stat = rustix::fs::fstat(backing).map_err(failed("listing", devices))?;
+    let table = std::fs::read_to_string(devices).map_err(failed("reading", devices))?;
+    for number in in_use(&table) {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let Ok(fd) = rustix::fs::open(node(number), flags, Mode::empty()) else { continue };
         // Held open, it cannot go away between this answer and its use.
@@ -217,26 +212,33 @@ pub(crate) fn find(backing: BorrowedFd<'_>) -> Result<Option<LoopDevice>> {
     Ok(None)
 }
 
+/// The loop devices in a table of block devices, which has only those with something behind them: thousands of others
+/// may have been made since the machine started.
+fn in_use(table: &str) -> impl Iterator<Item = u32> {
+    let names = table.lines().filter_map(|line| line.split_whitespace().nth(3));
+    names.filter_map(|name| name.strip_prefix("loop")?.parse().ok())
+}
+
 /// The state of the loop device at `path`, which is what a mount table has as a source.
 ///
 /// # Errors
 /// [`Error::Kernel`] when it cannot be opened, or is no configured loop device.
 pub(crate) fn status_of_node(path: &Path) -> Result<Status> {
     let open = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let fd = open.map_err(|errno| failed(format!("open {}", path.display()), errno))?;
+    let fd = open.map_err(|errno| refused(format!("open {}", path.display()), errno))?;
     status_of(fd.as_fd(), 0)
 }
 
 fn open_control() -> Result<File> {
     rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
-        .map_err(|errno| failed("open /dev/loop-control".to_owned(), errno))
+        .map_err(|errno| refused("open /dev/loop-control".to_owned(), errno))
 }
 
 fn free_number(control: &File) -> Result<u32> {
     // SAFETY: `GetFree` passes no pointer, and /dev/loop-control understands the opcode or answers ENOTTY.
     unsafe { ioctl::ioctl(control, GetFree) }
-        .map_err(|errno| failed("find a free loop device".to_owned(), errno))
+        .map_err(|errno| refused("find a free loop device".to_owned(), errno))
 }
 
 fn configure(
@@ -265,7 +267,7 @@ fn status_of(fd: BorrowedFd<'_>, number: u32) -> Result<Status> {
     let get = unsafe { Getter::<LOOP_GET_STATUS64, LoopInfo64>::new() };
     // SAFETY: as above; every bit pattern is a valid `LoopInfo64`, and the call fails rather than fill a part.
     let info = unsafe { ioctl::ioctl(fd, get) }
-        .map_err(|errno| failed(format!("read the state of /dev/loop{number}"), errno))?;
+        .map_err(|errno| refused(format!("read the state of /dev/loop{number}"), errno))?;
     Ok(Status {
         device: info.device,
         inode: info.inode,
@@ -280,7 +282,7 @@ fn node(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/loop{number}"))
 }
 
-fn failed(action: String, errno: Errno) -> Error {
+fn refused(action: String, errno: Errno) -> Error {
     Error::Kernel { action, errno, log: Vec::new() }
 }
 
@@ -345,6 +347,13 @@ mod tests {
             let after = status_of_node(&path);
             assert!(after.is_err() || after.is_ok_and(|now| now.inode != status.inode));
         }
+    }
+
+    #[test]
+    fn devices_in_use_are_read_from_the_table() {
+        let table = "major minor  #blocks  name\n\n 254        0  268435456 vda\n   7        3      16384 loop3\n   \
+            7       12          8 loop12\n 259        0          8 loop12p1\n";
+        assert_eq!(in_use(table).collect::<Vec<_>>(), [3, 12]);
     }
 
     #[test]

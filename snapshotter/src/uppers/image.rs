@@ -101,6 +101,24 @@ impl Uppers {
             .map_err(failed("opening the upper directory in", image))
     }
 
+    /// Leaves the image of a snapshot to somebody who mounts it himself, and does not look for a device of ours: one is
+    /// there only when the profile was another one before.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with EBUSY while a container of that time has it.
+    pub(crate) fn hand_over(&self, id: u64, image: &Path) -> Result<()> {
+        self.unmount(id)?;
+        let Some(device) = loopdev::find(open(image, OFlags::RDONLY)?.as_fd())? else {
+            return Ok(());
+        };
+        let status = device.status()?;
+        if status.ours && !status.read_only {
+            let action = format!("hand over {}", image.display());
+            return Err(Error::Kernel { action, errno: Errno::BUSY, log: Vec::new() });
+        }
+        Ok(())
+    }
+
     /// Unmounts the image of a snapshot. Containers that have it keep it.
     pub(crate) fn unmount(&self, id: u64) -> Result<()> {
         unmount(&self.place(id), UnmountFlags::NOFOLLOW)

@@ -11,17 +11,20 @@
 //! with a quota has the project on its upper directory. So nothing that was promised a limit is ever without: an image
 //! that is gone, or a quota that is no longer kept, is an error of whoever wants the mounts.
 //!
-//! A process that is root in the first user namespace may move its own files to another project. Who does not trust
-//! such containers with that takes images.
+//! What a quota cannot keep: a process that is root in the first user namespace may move its own files to another
+//! project, and on ext4 one with CAP_SYS_RESOURCE that writes without an overlay, as in a snapshot without parents, is
+//! not limited. Who does not trust such containers takes images.
 
 mod image;
 pub(crate) mod mkfs;
 mod project;
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::files::{ensure_dir, stat};
+use crate::files::{ensure_dir, open_dir, stat};
+use crate::kernel;
 use crate::layerdir::{RWLAYER, WORK};
 use crate::{Error, Result};
 
@@ -92,6 +95,24 @@ impl Uppers {
         let by = if uppers.by_quota() { "project quota" } else { "filesystem image" };
         tracing::info!(by, quota = uppers.projects.evidence(), "how writable layers are limited");
         Ok(uppers)
+    }
+
+    /// Says in the log if limits cannot be kept. For services in which every container has one; the others find out
+    /// when they want one.
+    pub(crate) fn try_out(&self, snapshots: &Path) {
+        let tried = match (self.by_quota(), self.projects.are_kept()) {
+            (true, true) => return,
+            (true, false) => Err(self.projects.evidence().to_owned()),
+            (false, _) => open_dir(snapshots)
+                .and_then(|dir| kernel::sized_image(dir.as_fd()))
+                .map_err(|error| error.to_string()),
+        };
+        if let Err(error) = tried {
+            tracing::error!(
+                error,
+                "no container can be made: its writable layer would have no limit"
+            );
+        }
     }
 
     fn by_quota(&self) -> bool {

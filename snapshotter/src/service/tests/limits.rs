@@ -159,6 +159,57 @@ fn a_commit_takes_what_is_in_the_image_and_cleanup_leaves_nothing() {
     }
 }
 
+/// The power went while it was mounted: what is in its journal has to be written back first.
+#[test]
+fn an_image_that_was_not_unmounted_is_committed_whole() {
+    with_mounts(|site| {
+        let service = site.open();
+        layer(&service, "A", "");
+        let tree = Tree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
+        write(&tree.join("B"), "B");
+        File::open(tree.join("B")).unwrap().sync_all().unwrap();
+        let image = service.dir(2).join(layerdir::RWLAYER);
+        fs::copy(&image, site.dir.path().join("cut")).unwrap();
+        drop((tree, service));
+        unmount_below(site.state.path());
+        loops_vanish(site.dir.path());
+        fs::rename(site.dir.path().join("cut"), &image).unwrap();
+        let config = Config { profile: Profile::Managed, ..site.config() };
+        let service = Snapshotter::open(config).unwrap();
+        service.commit("B", "k", "", &none()).unwrap();
+        service.cleanup().unwrap();
+        loops_vanish(site.dir.path());
+        drop(service);
+        let service = site.open();
+        let tree = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        assert_eq!((tree.names(""), tree.read("B")), (vec!["A".into(), "B".into()], "B".into()));
+    });
+}
+
+/// The mount manager would put a second device over an image that is still in use.
+#[test]
+fn an_image_in_use_is_not_given_to_the_mount_manager() {
+    with_mounts(|site| {
+        let service = site.open();
+        layer(&service, "A", "");
+        let tree = Tree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
+        drop(service);
+        let config = Config { profile: Profile::Managed, ..site.config() };
+        let service = Snapshotter::open(config).unwrap();
+        for _ in 0..2 {
+            assert_eq!(service.mounts("k").unwrap_err().errno(), Some(Errno::BUSY));
+        }
+        drop(tree);
+        loops_vanish(site.dir.path());
+        assert_eq!(service.mounts("k").unwrap()[0].fs_type, "mkfs/ext4");
+        // Reading what is in it leaves nothing mounted.
+        let upper = service.open_upper_of(&service.dir(2)).unwrap().unwrap();
+        assert_eq!(loops(site.dir.path()).len(), 1);
+        drop(upper);
+        loops_vanish(site.dir.path());
+    });
+}
+
 #[test]
 fn a_removed_one_stays_with_the_container_that_runs() {
     with_mounts(|site| {
