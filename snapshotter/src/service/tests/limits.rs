@@ -370,20 +370,3 @@ fn many_at_once_have_a_filesystem_each() {
         assert_eq!(loops(&site.dir.path().join("root")).len(), 8);
     });
 }
-
-#[test]
-fn timing() {
-    with_mounts(|site| {
-        let service = site.open();
-        layer(&service, "A", "");
-        for label in [none(), limited()] {
-            for round in 0..3 {
-                let t = std::time::Instant::now();
-                for i in 0..20 {
-                    service.prepare(&format!("{} {round} {i}", label.len()), "A", &label).unwrap();
-                }
-                println!("prepare {:?}", t.elapsed() / 20);
-            }
-        }
-    });
-}
