@@ -24,9 +24,9 @@ root = ""
 """
 
 
-def erolith(directory, more=""):
+def erolith(directory):
     config = directory / "erolith.toml"
-    config.write_text(CONFIG.format(directory=directory) + more)
+    config.write_text(CONFIG.format(directory=directory))
     return ["erolith", "serve", "--config", config], directory / "s/sock"
 
 
