@@ -25,6 +25,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
@@ -124,7 +125,11 @@ func chains(ctx context.Context, sn snapshots.Snapshotter, layer string, count i
 	if err != nil {
 		return err
 	}
-	return sn.(snapshots.Cleaner).Cleanup(ctx)
+	// A snapshotter that tidies up in Remove has no Cleanup.
+	if err := sn.(snapshots.Cleaner).Cleanup(ctx); !errdefs.IsNotImplemented(err) {
+		return err
+	}
+	return nil
 }
 
 func chain(ctx context.Context, sn snapshots.Snapshotter, layer string, number int) error {
