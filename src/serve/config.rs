@@ -13,6 +13,8 @@ use erolith_differ::processors::Processor;
 use erolith_snapshotter::{mounts, service};
 use serde::Deserialize;
 
+use super::size::Size;
+
 /// Where the configuration is looked for when no file is named. It need not be there.
 pub(crate) const DEFAULT_PATH: &str = "/etc/erolith/config.toml";
 
@@ -66,8 +68,24 @@ pub(crate) struct Snapshotter {
     pub(crate) overlay_options: Vec<String>,
     /// Is what was done durable when the answer is sent?
     pub(crate) sync: bool,
+    /// Most that a container may write, when the label `containerd.io/snapshot/max-size` says nothing. 0: any.
+    pub(crate) default_size: Size,
+    /// How writable layers are kept to their size.
+    pub(crate) limit_by: LimitBy,
     /// Directories of converted layers to use and not to write, by diffID: `<algorithm>/<2 digits>/<digits>.erofs`.
     pub(crate) caches: Vec<PathBuf>,
+}
+
+/// How writable layers are kept to their size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LimitBy {
+    /// By project quota where the filesystem of the root has it, else by image.
+    Auto,
+    /// By project quota.
+    Quota,
+    /// Each is a filesystem of its own, in a sparse file.
+    Image,
 }
 
 /// Which mounts callers are given.
@@ -240,6 +258,8 @@ impl Default for Snapshotter {
             backing: Backing::Auto,
             overlay_options: Vec::new(),
             sync: true,
+            default_size: Size(0),
+            limit_by: LimitBy::Auto,
             caches: Vec::new(),
         }
     }
@@ -340,7 +360,7 @@ impl Config {
 impl Config {
     /// What the snapshotter is told.
     pub(crate) fn snapshotter(&self) -> service::Config {
-        let Snapshotter { profile, backing, overlay_options, sync, caches } = &self.snapshotter;
+        let Snapshotter { profile, backing, limit_by, overlay_options, .. } = &self.snapshotter;
         service::Config {
             profile: match profile {
                 Profile::Plain => service::Profile::Plain,
@@ -354,8 +374,14 @@ impl Config {
             root: self.root.clone(),
             state: self.state.clone(),
             overlay_options: overlay_options.clone(),
-            sync: *sync,
-            caches: caches.clone(),
+            sync: self.snapshotter.sync,
+            default_size: self.snapshotter.default_size.0,
+            limit_by: match limit_by {
+                LimitBy::Auto => service::LimitBy::Auto,
+                LimitBy::Quota => service::LimitBy::Quota,
+                LimitBy::Image => service::LimitBy::Image,
+            },
+            caches: self.snapshotter.caches.clone(),
         }
     }
 }
@@ -430,12 +456,24 @@ mod tests {
             ("[differ]\nzstd_window_log = 40", "differ.zstd_window_log"),
             ("root = 'relative'", "root"),
             ("[snapshotter]\ncaches = ['relative']", "snapshotter.caches"),
+            ("[snapshotter]\ndefault_size = 'much'", "much"),
+            ("[snapshotter]\ndefault_size = -1", "default_size"),
+            ("[snapshotter]\nlimit_by = 'hope'", "hope"),
             ("[metrics]\naddress = 'localhost'", "localhost"),
             ("[metrics]\naddress = 'unix:relative'", "absolute"),
             ("[stream_processors.x]\naccepts = []\nreturns = ''", "path"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_numbers_or_texts() {
+        for (written, want) in [("0", 0), ("''", 0), ("67108864", 64 << 20), ("'10GiB'", 10 << 30)]
+        {
+            let config = parse(&format!("[snapshotter]\ndefault_size = {written}")).unwrap();
+            assert_eq!(config.snapshotter().default_size, want, "{written}");
         }
     }
 

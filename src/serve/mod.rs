@@ -10,6 +10,7 @@ pub(crate) mod log;
 mod metrics;
 mod notify;
 pub(crate) mod proto;
+mod size;
 mod snapshots;
 pub(crate) mod socket;
 #[cfg(test)]

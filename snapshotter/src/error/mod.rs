@@ -236,6 +236,44 @@ pub enum Error {
         /// Why.
         source: erolith_mkfs::Error,
     },
+    /// A label or a setting that gives the size of writable layers is not one.
+    #[error("{what} {value}: {reason}")]
+    Limit {
+        /// The label or the setting.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A snapshot was made with a limit that nobody would keep it to.
+    #[error("{}: the limit of the writable layer would not be kept: {reason}", .dir.display())]
+    Unlimited {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A program of the system could not be started.
+    #[error("starting {program}, of the package {package}: {source}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The package that has it.
+        package: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The program that makes filesystems did not.
+    #[error("{image}: mkfs.ext4 ended with {status}: {said}")]
+    Mkfs {
+        /// Where the filesystem should be.
+        image: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it said.
+        said: String,
+    },
     /// The mount table has a line we cannot read.
     #[error("/proc/thread-self/mountinfo line {line}: not in the form that proc(5) gives")]
     MountTable {
@@ -276,6 +314,10 @@ impl Error {
             Self::Raced { .. } => "raced",
             Self::Storage { .. } => "storage",
             Self::Convert { source, .. } => source.code(),
+            Self::Limit { .. } => "limit",
+            Self::Unlimited { .. } => "unlimited",
+            Self::Program { .. } => "program",
+            Self::Mkfs { .. } => "mkfs",
         }
     }
 
@@ -295,6 +337,7 @@ impl Error {
             | Self::Config { .. }
             | Self::Committed { .. }
             | Self::Finished { .. }
+            | Self::Limit { .. }
             | Self::Raced { .. } => Class::Usage,
             Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
             Self::Store(error) => error.class(),
@@ -308,6 +351,9 @@ impl Error {
             | Self::LoopRace { .. }
             | Self::LoopNode { .. }
             | Self::InUse { .. }
+            | Self::Unlimited { .. }
+            | Self::Program { .. }
+            | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
         }
     }
@@ -347,6 +393,10 @@ impl Error {
                 "put metadata.db back, or remove the directory `snapshots` to start anew"
             }
             Self::Gone { .. } => "remove the image and pull it again",
+            Self::Unlimited { .. } => {
+                "mount the filesystem with project quota (prjquota or pquota), or let limits be kept by images"
+            }
+            Self::Program { .. } => "install the package, or use a filesystem with project quota",
             Self::Store(error) => return error.advice(),
             Self::Kernel { errno, .. } => return kernel_advice(*errno),
             _ => return None,

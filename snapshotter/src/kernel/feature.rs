@@ -60,10 +60,14 @@ pub enum Feature {
     Reflink,
     /// Copies inside the kernel between files of the directory.
     CopyFileRange,
+    /// Files of the directory kept to a limit by a project quota.
+    ProjectQuota,
+    /// A filesystem of limited size in a file of the directory.
+    SizedImage,
 }
 
 /// Every feature, in the order of a report.
-pub const ALL: [Feature; 35] = {
+pub const ALL: [Feature; 37] = {
     use Feature as F;
     [
         F::Erofs,
@@ -101,6 +105,8 @@ pub const ALL: [Feature; 35] = {
         F::TmpFile,
         F::Reflink,
         F::CopyFileRange,
+        F::ProjectQuota,
+        F::SizedImage,
     ]
 };
 
@@ -144,6 +150,8 @@ impl Feature {
             Self::TmpFile => "tmpfile",
             Self::Reflink => "reflink",
             Self::CopyFileRange => "copy-file-range",
+            Self::ProjectQuota => "project-quota",
+            Self::SizedImage => "sized-image",
         }
     }
 
@@ -209,6 +217,11 @@ impl Feature {
                 "shared content is copied or hard-linked; xfs and btrfs can share blocks"
             }
             Self::CopyFileRange => "content is copied through the process; slower, nothing fails",
+            Self::ProjectQuota => {
+                "writable layers with a limit are images; for quotas, xfs mounted with pquota, or ext4 with \
+                 tune2fs -O project,quota mounted with prjquota"
+            }
+            Self::SizedImage => "writable layers are limited by quota only; install e2fsprogs",
         }
     }
 }

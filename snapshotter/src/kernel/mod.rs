@@ -7,6 +7,7 @@
 
 mod feature;
 mod images;
+mod limits;
 mod overlay;
 mod probe;
 
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use feature::{ALL, Feature};
+pub(crate) use limits::project_quota;
 pub(crate) use overlay::overlay_route;
 
 use crate::Result;

@@ -17,8 +17,10 @@ use crate::files::{make_dir, open_dir};
 use crate::layerdir::remove_tree;
 use crate::mounts::plan::OverlayStep;
 use crate::mounts::{FsContext, OverlayRoute, mount_overlay, table};
+use crate::sys::loopdev::{self, Access};
 use crate::sys::userns::UserNamespace;
-use crate::sys::{idmap, loopdev, verity};
+use crate::sys::{idmap, verity};
+use crate::uppers::{MIN_LIMIT, mkfs};
 use crate::{Error, Result};
 
 /// One attempt: what worked, in words, or why it did not.
@@ -137,6 +139,8 @@ impl Prober {
             Feature::TmpFile => self.tmpfile().map(|_| "made one".to_owned()).map_err(Into::into),
             Feature::Reflink => self.reflink(),
             Feature::CopyFileRange => self.copy_file_range(),
+            Feature::ProjectQuota => super::project_quota(self.dir.as_fd()).map_err(Into::into),
+            Feature::SizedImage => self.sized_image(),
         }
     }
 
@@ -181,7 +185,7 @@ impl Prober {
             context.file("source", image.as_fd())?;
             return Ok(context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?);
         }
-        let device = loopdev::attach(image.as_fd(), 512)?;
+        let device = loopdev::attach(image.as_fd(), 512, Access::ReadOnly)?;
         context.string("source", &device.path().to_string_lossy())?;
         Ok(context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?)
     }
@@ -303,7 +307,7 @@ impl Prober {
 
     fn loop_device(&self) -> Result<loopdev::LoopDevice, Failure> {
         let file = self.file(&[0; 4096])?;
-        Ok(loopdev::attach(file.as_fd(), 4096)?)
+        Ok(loopdev::attach(file.as_fd(), 4096, Access::ReadOnly)?)
     }
 
     fn loop_direct_io(&self) -> Attempt {
@@ -352,6 +356,17 @@ impl Prober {
         let (from, to) = (self.file(&[1; 4096])?, self.file(&[])?);
         let copied = rustix::fs::copy_file_range(&from, Some(&mut 0), &to, Some(&mut 0), 4096)?;
         Ok(format!("copied {copied} bytes"))
+    }
+
+    fn sized_image(&self) -> Attempt {
+        self.needs(Feature::Loop)?;
+        let file = self.file(&[])?;
+        mkfs::make(&file, "a filesystem", MIN_LIMIT, None)?;
+        let device = loopdev::attach(file.as_fd(), 4096, Access::ReadWrite)?;
+        let context = FsContext::open("ext4")?;
+        context.string("source", &device.path().to_string_lossy())?;
+        context.mount(MountAttrFlags::empty())?;
+        Ok("made and mounted an ext4 of 16 MiB".to_owned())
     }
 }
 

@@ -4,6 +4,7 @@
 //! <root>/snapshots/<id>/
 //!   fs/            0755  the upper directory, or the tree itself when there is no parent
 //!   work/          0711  overlayfs' own, of active snapshots
+//!   rwlayer.img    0600  instead of work/: a filesystem of limited size that the upper directory is in; fs/ is empty
 //!   .erofslayer    0644  says to differs: write the layer here; of active snapshots
 //!   layer.erofs          the layer; or a symbolic link into a read-only cache
 //! ```
@@ -38,6 +39,8 @@ pub const REPLACING: &str = ".erolith-new-layer.erofs";
 pub const UPPER: &str = "fs";
 /// The work directory of the overlay.
 pub const WORK: &str = "work";
+/// The filesystem that the upper directory is in, of a snapshot that is limited that way.
+pub const RWLAYER: &str = "rwlayer.img";
 /// The second name of an image that a commit made from the upper directory, until the commit is done. While it is
 /// there and the snapshot is active, the truth is in the upper directory and the image may be old.
 pub(crate) const CONVERTED: &str = "commit.erofs";

@@ -22,7 +22,7 @@ mod space;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -108,6 +108,11 @@ impl Lowers {
         self.users.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// While this is held nobody holds.
+    pub(crate) fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.users.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The space of these maps, made if need be. For those who hold.
     pub(crate) fn space(&self, maps: Option<&IdMaps>) -> Result<Space> {
         match maps {
@@ -180,7 +185,7 @@ impl Lowers {
     /// # Errors
     /// [`Error::Kernel`] and [`Error::Storage`].
     pub(crate) fn forget(&self, id: u64) -> Result<()> {
-        let _alone = self.users.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
         for dir in space::all(&self.state)? {
             for bare in [false, true] {
                 unmount(&dir.join(Lower { id, bare }.name()), UnmountFlags::NOFOLLOW)?;
@@ -208,7 +213,7 @@ impl Lowers {
             unused.retain(|(_, lower)| !keep.contains(&lower.id));
             let left = unused.len();
             unused.truncate(BATCH);
-            let _alone = self.users.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = self.alone();
             let ids: Vec<u64> = unused.iter().map(|(_, lower)| lower.id).collect();
             let keep = if ids.is_empty() { Vec::new() } else { wanted(&ids)? };
             unused.retain(|(_, lower)| !keep.contains(&lower.id));
@@ -258,7 +263,8 @@ fn mount_image(id: u64, image: &Path, place: &Path, backing: Backing) -> Result<
     point("lower.after_mount")
 }
 
-fn attach_at(mount: std::os::fd::BorrowedFd<'_>, place: &Path) -> Result<()> {
+/// Attaches a mount at a directory, which is made if need be.
+pub(crate) fn attach_at(mount: std::os::fd::BorrowedFd<'_>, place: &Path) -> Result<()> {
     make_place(place)?;
     let target: OwnedFd = crate::files::open_dir(place)?;
     mounts::attach(mount, target.as_fd()).map_err(|errno| kernel("attach at", place, errno))?;
@@ -271,7 +277,7 @@ fn make_place(place: &Path) -> Result<()> {
 }
 
 /// Undoes what is mounted at `place`, if anything is, and removes the directory.
-fn unmount(place: &Path, flags: UnmountFlags) -> Result<()> {
+pub(crate) fn unmount(place: &Path, flags: UnmountFlags) -> Result<()> {
     while is_mounted(place)? {
         rustix::mount::unmount(place, flags).map_err(|errno| kernel("unmount", place, errno))?;
     }

@@ -4,6 +4,7 @@ use super::arrays::{Places, Shape, plain};
 use super::{Config, Profile};
 use crate::lowers::PLAIN_SPACE;
 use crate::store::Kind;
+use crate::uppers::Upper;
 
 /// A number of a snapshot that a node does not reach soon.
 const LARGE: u64 = 9_999_999;
@@ -23,13 +24,15 @@ impl Config {
         let places = Places {
             snapshots: snapshots.to_str()?,
             lowers: lowers.to_str()?,
+            uppers: "",
             overlay_options: &self.overlay_options,
         };
         let parents = vec![LARGE; ENOUGH];
         let fits = |count: &usize| {
             let parents = parents.get(..*count).unwrap_or_default();
             let kind = Kind::Active;
-            let shape = Shape { kind, id: LARGE, applied: false, parents, maps: None };
+            let upper = Upper::Directory;
+            let shape = Shape { kind, id: LARGE, applied: false, upper, parents, maps: None };
             plain(&shape, &places).is_ok()
         };
         (0..ENOUGH).take_while(fits).last()

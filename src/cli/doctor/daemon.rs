@@ -12,7 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::Row;
-use crate::serve::config::Config;
+use crate::serve::config::{Config, LimitBy};
 use crate::serve::containerd::config::{DIFFER, SNAPSHOTTER};
 use crate::serve::proto::introspection::introspection_client::IntrospectionClient;
 use crate::serve::proto::introspection::{Plugin, PluginsRequest};
@@ -37,6 +37,7 @@ pub(super) fn existing(path: &Path) -> &Path {
 /// Looks at everything. `caps` were found in the root.
 pub(super) fn rows(config: &Config, caps: &KernelCaps) -> Vec<Row> {
     let mut rows = vec![root(config, caps), hard_links(config), state(config), layers(config)];
+    rows.push(limits(config, caps));
     let missing = |name, needed: &[Feature]| {
         let missing = needed.iter().filter(|feature| !caps.has(**feature));
         let names: Vec<_> = missing.map(|feature| feature.name()).collect();
@@ -90,6 +91,22 @@ fn layers(config: &Config) -> Row {
             Row::found("option-length", count >= USUAL_LAYERS, evidence, advice)
         }
     }
+}
+
+/// Which way of limiting writable layers the daemon takes, if any works.
+fn limits(config: &Config, caps: &KernelCaps) -> Row {
+    let chosen = config.snapshotter.limit_by;
+    let quota = chosen != LimitBy::Image && caps.has(Feature::ProjectQuota);
+    let image = chosen != LimitBy::Quota && caps.has(Feature::SizedImage);
+    let evidence = match (quota, image) {
+        (true, _) => "by project quota",
+        (false, true) => "by images",
+        (false, false) => "no way works",
+    };
+    let advice = "see project-quota and sized-image above; containers with a limit cannot start";
+    let row = Row::found("size-limits", quota || image, evidence.to_owned(), advice);
+    // Then every container has one.
+    if config.snapshotter.default_size.0 > 0 { row.required() } else { row }
 }
 
 fn daemon(config: &Config) -> Row {
@@ -178,6 +195,8 @@ fn ask<T>(
 
 #[cfg(test)]
 mod tests {
+    use erolith_snapshotter::kernel::{Finding, Place, State};
+
     use super::*;
     use crate::serve::proto::introspection::InitError;
 
@@ -217,6 +236,32 @@ mod tests {
         assert_eq!(layers(&config).state, "ok");
         config.state = "/run/a-name-that-takes-more-of-the-options-than-it-should".into();
         assert_eq!(layers(&config).state, "missing");
+    }
+
+    #[test]
+    fn limits_need_one_of_two_ways() {
+        let place = Place { release: "6.1".into(), dir: "/x".into(), fs_type: "xfs".into() };
+        let found = Finding { state: State::Present, evidence: String::new() };
+        let caps = |features: &[Feature]| {
+            let found = features.iter().map(|&feature| (feature, found.clone()));
+            KernelCaps::from_parts(place.clone(), found)
+        };
+        use Feature::{ProjectQuota, SizedImage};
+        use LimitBy::{Auto, Image, Quota};
+        let table: [(LimitBy, &[Feature], &str, &str); 6] = [
+            (Auto, &[ProjectQuota, SizedImage], "ok", "by project quota"),
+            (Auto, &[SizedImage], "ok", "by images"),
+            (Auto, &[], "missing", "no way works"),
+            (Image, &[ProjectQuota, SizedImage], "ok", "by images"),
+            (Image, &[ProjectQuota], "missing", "no way works"),
+            (Quota, &[SizedImage], "missing", "no way works"),
+        ];
+        for (limit_by, features, state, evidence) in table {
+            let mut config = Config::default();
+            config.snapshotter.limit_by = limit_by;
+            let row = limits(&config, &caps(features));
+            assert_eq!((row.state, row.evidence.as_str()), (state, evidence), "{limit_by:?}");
+        }
     }
 
     #[test]

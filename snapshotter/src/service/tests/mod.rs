@@ -3,6 +3,7 @@
 mod chain;
 mod faults;
 mod layers;
+mod limits;
 mod owners;
 mod recovery;
 
@@ -32,9 +33,11 @@ impl Site {
         Self { dir: tempfile::tempdir_in("/var/tmp").unwrap(), state }
     }
 
+    /// Limits are kept by images wherever this runs.
     fn config(&self) -> Config {
         let state = self.state.path().to_owned();
-        Config { state, ..Config::new(self.dir.path().join("root")) }
+        let limit_by = LimitBy::Image;
+        Config { state, limit_by, ..Config::new(self.dir.path().join("root")) }
     }
 
     fn open(&self) -> Snapshotter {
@@ -150,6 +153,14 @@ fn mode(path: &Path) -> u32 {
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// Bytes that limited snapshots have in tests.
+const LIMIT: u64 = 16 << 20;
+
+/// The label of a limited snapshot.
+fn limited() -> Labels {
+    labels(&[("containerd.io/snapshot/max-size", &LIMIT.to_string())])
 }
 
 fn none() -> Labels {
