@@ -122,7 +122,7 @@ impl Uppers {
             if let Err(error) = self.unmount(id) {
                 tracing::warn!(%error, "a writable layer stays mounted for now");
             }
-            point("cleanup.after_upper")?;
+            point("upper.after_unmount")?;
         }
         Ok(())
     }

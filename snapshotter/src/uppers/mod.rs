@@ -27,6 +27,8 @@ use crate::{Error, Result};
 
 pub(crate) use image::Owner;
 use project::Projects;
+#[cfg(test)]
+pub(crate) use project::in_use;
 
 /// Where images are mounted, below the state directory.
 pub(crate) const PLACE: &str = "w";

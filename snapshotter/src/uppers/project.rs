@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::bytes_per_inode;
 use crate::errno::describe;
+use crate::fault::point;
 use crate::files::{open_dir, stat};
 use crate::kernel;
 use crate::layerdir::{UPPER, WORK};
@@ -83,10 +84,12 @@ impl Projects {
             project::set(open_dir(&path)?.as_fd(), project)
                 .map_err(|errno| failed(format!("set the project of {}", path.display()), errno))?;
         }
+        point("quota.after_project")?;
         let limit = Amount { bytes, inodes: bytes / bytes_per_inode(bytes) };
         quotas
             .set_limit(number, limit)
-            .map_err(|errno| failed(format!("limit project {number}"), errno))
+            .map_err(|errno| failed(format!("limit project {number}"), errno))?;
+        point("quota.after_limit")
     }
 
     fn free_number(&self, id: u64) -> Result<u32> {
@@ -132,12 +135,30 @@ impl Projects {
             let error = describe(errno);
             tracing::warn!(error, number, "the limit of a project that is gone stays");
         }
-        Ok(())
+        point("quota.after_release")
     }
 
     fn quotas(&self) -> Quotas<'_> {
         Quotas::of(self.dir.as_fd())
     }
+}
+
+/// The numbers of our range that have a limit or a use now, on the filesystem of `dir`.
+#[cfg(test)]
+pub(crate) fn in_use(dir: &Path) -> Vec<(u32, Amount)> {
+    let dir = open_dir(dir).unwrap();
+    let quotas = Quotas::of(dir.as_fd());
+    let mut found = Vec::new();
+    let mut next = FIRST;
+    while let Some(number) = quotas.next(next).filter(|number| is_ours(*number)) {
+        let (limit, used) = quotas.get(number).unwrap();
+        // The filesystem forgets a project in its own time.
+        if (limit, used) != Default::default() {
+            found.push((number, limit));
+        }
+        next = number + 1;
+    }
+    found
 }
 
 /// The number of our project on a directory of a snapshot, if it has one.

@@ -27,10 +27,17 @@ fn missing(service: &Snapshotter, key: &str) -> bool {
 
 /// Where a container writes to: that of B has a limit.
 fn upper(service: &Snapshotter, name: &str, id: u64) -> PathBuf {
-    match name {
-        "B" => service.uppers.upper(id),
+    match (name, limit_by()) {
+        ("B", LimitBy::Image) => service.uppers.upper(id),
         _ => service.dir(id).join(layerdir::UPPER),
     }
+}
+
+/// The points that the story passes, here: a limit is kept by one of two ways.
+fn points() -> impl Iterator<Item = &'static str> {
+    let other = if limit_by() == LimitBy::Image { "quota." } else { "upper." };
+    let is_passed = move |point: &&str| !point.starts_with("recover.") && !point.starts_with(other);
+    POINTS.iter().copied().filter(is_passed)
 }
 
 /// A layer, if it is not there yet: prepared, written by a container, committed.
@@ -78,8 +85,7 @@ fn story(service: &Snapshotter, done: &mut dyn FnMut(&str)) -> Result<()> {
 fn child_config() -> Config {
     let path = |name| PathBuf::from(std::env::var_os(name).unwrap());
     let state = path("EROLITH_TEST_STATE");
-    let limit_by = LimitBy::Image;
-    Config { state, limit_by, ..Config::new(path("EROLITH_TEST_ROOT")) }
+    Config { state, limit_by: limit_by(), ..Config::new(path("EROLITH_TEST_ROOT")) }
 }
 
 /// Not a test: what the other tests run in a process of its own.
@@ -211,6 +217,7 @@ fn check_all(site: &Site, fault: &str) {
     assert_eq!(site.directories(), Vec::<String>::new(), "{fault}");
     assert_eq!(site.lowers(), Vec::<String>::new(), "{fault}");
     assert_eq!(service.images().find(DIFF_ID), None, "{fault}");
+    quota::wait_for_projects(site, &[], fault);
     for space in ["l", "w"] {
         assert_eq!(names_of(&site.state.path().join(space)), Vec::<String>::new(), "{fault}");
     }
@@ -218,7 +225,7 @@ fn check_all(site: &Site, fault: &str) {
 
 #[test]
 fn killed_at_every_point() {
-    for &point in POINTS.iter().filter(|point| !point.starts_with("recover.")) {
+    for point in points() {
         for visit in 1..=3 {
             with_mounts(|site| {
                 let fault = format!("{point}=kill:{visit}");
@@ -261,7 +268,7 @@ fn killed_while_recovering() {
 
 #[test]
 fn failing_at_every_point_for_want_of_space() {
-    for &point in POINTS.iter().filter(|point| !point.starts_with("recover.")) {
+    for point in points() {
         for visit in 1..=2 {
             with_mounts(|site| {
                 let fault = format!("{point}=error(ENOSPC):{visit}");

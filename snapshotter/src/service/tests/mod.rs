@@ -5,6 +5,7 @@ mod faults;
 mod layers;
 mod limits;
 mod owners;
+mod quota;
 mod recovery;
 
 use std::ffi::CString;
@@ -33,11 +34,9 @@ impl Site {
         Self { dir: tempfile::tempdir_in("/var/tmp").unwrap(), state }
     }
 
-    /// Limits are kept by images wherever this runs.
     fn config(&self) -> Config {
         let state = self.state.path().to_owned();
-        let limit_by = LimitBy::Image;
-        Config { state, limit_by, ..Config::new(self.dir.path().join("root")) }
+        Config { state, limit_by: limit_by(), ..Config::new(self.dir.path().join("root")) }
     }
 
     fn open(&self) -> Snapshotter {
@@ -154,6 +153,15 @@ fn mode(path: &Path) -> u32 {
 fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
+
+/// How limits are kept: by images wherever this runs, but where `tests/vm/quota.sh` says that there are quotas.
+fn limit_by() -> LimitBy {
+    if std::env::var_os(QUOTA).is_some() { LimitBy::Quota } else { LimitBy::Image }
+}
+
+/// Set where the filesystem of `/var/tmp` keeps project quotas: `on`, `last` when it does so for
+/// the last time, or `off` when it did a moment ago.
+const QUOTA: &str = "EROLITH_TEST_QUOTA";
 
 /// Bytes that limited snapshots have in tests.
 const LIMIT: u64 = 16 << 20;
