@@ -311,7 +311,6 @@ def latency_tables(place, _inputs):
     subprocess.run(["mkfs.erofs", "--quiet", layer, empty], check=True, stdout=subprocess.DEVNULL)
     servers = {
         "erolith serve": latency.erolith,
-        "erolith serve, sync = false": lambda directory: latency.erolith(directory, "[snapshotter]\nsync = false\n"),
         "containerd's EROFS snapshotter": latency.reference,
     }
     yield latency.table(place.disk, layer, servers)

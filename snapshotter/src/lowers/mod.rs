@@ -188,7 +188,10 @@ impl Lowers {
         let _alone = self.alone();
         for dir in space::all(&self.state)? {
             for bare in [false, true] {
-                unmount(&dir.join(Lower { id, bare }.name()), UnmountFlags::NOFOLLOW)?;
+                unmount(
+                    &dir.join(Lower { id, bare }.name()),
+                    UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
+                )?;
             }
         }
         Ok(())

@@ -40,7 +40,8 @@ impl Site {
     }
 
     fn open(&self) -> Snapshotter {
-        Snapshotter::open(self.config()).unwrap()
+        let is_passing = |error: &Error| matches!(error, Error::InUse { .. });
+        patiently(is_passing, || Snapshotter::open(self.config())).unwrap()
     }
 
     /// A directory to mount at.
@@ -93,12 +94,30 @@ fn with_mounts(work: impl FnOnce(&Site) + Send) {
     }
 }
 
+/// Calls again what failed for a reason that passes: the tests are threads of one process, and a program that one of them
+/// starts has the descriptors of all between fork and exec.
+fn patiently<T, E>(
+    is_passing: impl Fn(&E) -> bool,
+    call: impl Fn() -> Result<T, E>,
+) -> Result<T, E> {
+    for _ in 0..200 {
+        match call() {
+            Err(error) if is_passing(&error) => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            done => return done,
+        }
+    }
+    call()
+}
+
 /// Something mounted, until this is dropped.
 struct Tree(PathBuf);
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        rustix::mount::unmount(&self.0, UnmountFlags::empty()).unwrap();
+        let unmount = || rustix::mount::unmount(&self.0, UnmountFlags::empty());
+        patiently(|errno| *errno == rustix::io::Errno::BUSY, unmount).unwrap();
     }
 }
 
