@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use erolith_snapshotter::Class;
 
+use crate::serve::{self, config, log, socket};
+
 /// A negative answer.
 pub(crate) const NO: u8 = 1;
 /// Wrong usage; clap uses the same.
@@ -50,7 +52,7 @@ pub(crate) fn complain(what: impl std::fmt::Display) {
 }
 
 /// The chain of causes on one line, without a cause that its effect has already quoted.
-fn message(error: &anyhow::Error) -> String {
+pub(crate) fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();
@@ -67,7 +69,10 @@ fn message(error: &anyhow::Error) -> String {
 
 /// What to do about it, when the error knows.
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
-    error.chain().find_map(|cause| cause.downcast_ref::<erolith_snapshotter::Error>()?.advice())
+    error.chain().find_map(|cause| match cause.downcast_ref::<serve::Error>() {
+        Some(serve::Error::Snapshotter(error)) => error.advice(),
+        _ => cause.downcast_ref::<erolith_snapshotter::Error>()?.advice(),
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -85,6 +90,15 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if cause.is::<BadInput>() {
         return Some(INPUT);
+    }
+    if let Some(error) = cause.downcast_ref::<serve::Error>() {
+        return of_serve(error);
+    }
+    if cause.is::<config::Error>() || cause.is::<log::Error>() {
+        return Some(USAGE);
+    }
+    if cause.is::<socket::Error>() {
+        return Some(ENVIRONMENT);
     }
     if let Some(error) = cause.downcast_ref::<erolith_mkfs::Error>() {
         return Some(of_mkfs(error));
@@ -111,6 +125,15 @@ fn of_snapshotter(error: &erolith_snapshotter::Error) -> u8 {
 }
 
 /// `None` where the cause of the error decides.
+fn of_serve(error: &serve::Error) -> Option<u8> {
+    match error {
+        serve::Error::Snapshotter(error) => Some(of_snapshotter(error)),
+        serve::Error::Differ(error) => of_differ(error),
+        _ => None,
+    }
+}
+
+/// `None` where the cause of the error decides.
 fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
     use erolith_differ::Error;
     match error {
@@ -128,7 +151,7 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
 fn of_mkfs(error: &erolith_mkfs::Error) -> u8 {
     use erolith_mkfs::Error;
     match error {
-        Error::Input { .. } | Error::Output(_) => IO,
+        Error::Input { .. } | Error::Changed { .. } | Error::Output(_) => IO,
         Error::Options(_) => USAGE,
         _ => INPUT,
     }
@@ -152,6 +175,7 @@ mod tests {
         let table = [
             (anyhow::Error::new(Usage("no".into())), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::Options("x")), USAGE),
+            (anyhow::Error::new(serve::Error::from(erolith_snapshotter::Error::NoLayers)), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::TooLarge { limit: 1 }), INPUT),
             (anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound)), IO),
         ];

@@ -1,26 +1,38 @@
 #!/usr/bin/env bash
-# Runs the containerd of $EROLITH_CACHE/sid (testdata/sid-root.sh) with its whole state in one directory, beside any other.
+# Runs a containerd of a Debian root (testdata/sid-root.sh, testdata/trixie-root.sh) with its whole state in one directory,
+# beside any other.
 #
-#   testdata/containerd.sh start DIR [EXTRA.toml]   starts it (about 1 s); EXTRA.toml is added to its configuration
-#   testdata/containerd.sh ctr   DIR ARGS...        its client
-#   testdata/containerd.sh exec  DIR CMD...         runs CMD as containerd sees the world; DIR and $EROLITH_CACHE have the same names
-#   testdata/containerd.sh pid   DIR                its process id, as the host counts
-#   testdata/containerd.sh stop  DIR                stops it and everything below it, and deletes DIR
+#   testdata/containerd.sh start   DIR [EXTRA.toml]  starts it (about 1 s); EXTRA.toml is added to its configuration
+#   testdata/containerd.sh restart DIR               kills it alone (kill -9) and starts it again: containers stay
+#   testdata/containerd.sh ctr     DIR ARGS...       its client
+#   testdata/containerd.sh exec    DIR CMD...        runs CMD as containerd sees the world; DIR and $EROLITH_CACHE have the same names
+#   testdata/containerd.sh pid     DIR               its process id, as the host counts
+#   testdata/containerd.sh world   DIR               that of process 1 of its namespaces, which outlives it
+#   testdata/containerd.sh stop    DIR               stops it and everything below it, and deletes DIR
 #
-# It lives in mount and process namespaces of its own over a scratch copy of the sid root: when it ends, however it ends, its
-# processes and mounts end too. The EROFS differ is preferred to the walking one. Keep DIR short: it holds a socket.
+# start takes these variables:
+#
+#   EROLITH_CONTAINERD  sid (containerd 2.1, the default) or trixie (1.7)
+#   EROLITH_SHARED      one more directory that has the same name inside
+#
+# It lives in mount and process namespaces of its own over a scratch copy of that root: when they end, however they end, all
+# processes and mounts end too. Unless EXTRA.toml says otherwise, the EROFS differ is preferred to the walking one. Keep DIR
+# short: it holds a socket.
 set -euo pipefail
 # shellcheck source=setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
-[[ $# -ge 2 ]] || die "usage: $0 start|ctr|exec|pid|stop DIR ..."
+[[ $# -ge 2 ]] || die "usage: $0 start|restart|ctr|exec|pid|world|stop DIR ..."
 COMMAND=$1
 DIR=$(realpath -m "$2")
 shift 2
+SUITE=${EROLITH_CONTAINERD:-sid}
 
 write_config() {
+    local version=3 differs='["erofs", "walking"]'
+    [[ $SUITE == sid ]] || version=2 differs='["walking"]'
     cat <<TOML
-version = 3
+version = $version
 root = "$DIR/root"
 state = "$DIR/state"
 disabled_plugins = [
@@ -28,51 +40,90 @@ disabled_plugins = [
 ]
 [grpc]
 address = "$DIR/sock"
-[plugins."io.containerd.service.v1.diff-service"]
-default = ["erofs", "walking"]
 TOML
+    if [[ $# -eq 0 ]] || ! grep -q 'service\.v1\.diff-service' "$1"; then
+        printf '[plugins."io.containerd.service.v1.diff-service"]\ndefault = %s\n' "$differs"
+    fi
     [[ $# -eq 0 ]] || cat "$1"
 }
 
-# Runs in the new namespaces as process 1; $1 is DIR, $2 the cache, $3 the sid root.
+# Becomes process 1 of the new namespaces, which starts nothing and reaps whatever is left to it. $1 is DIR, $2 the Debian
+# root, and then come the shared directories.
 # shellcheck disable=SC2016 # expanded by that shell
 INSIDE='
-    mount -t overlay overlay -o "lowerdir=$3,upperdir=$1/over/upper,workdir=$1/over/work" "$1/over/root"
-    cd "$1/over/root"
+    dir=$1 lower=$2
+    shift 2
+    mount -t overlay overlay -o "lowerdir=$lower,upperdir=$dir/over/upper,workdir=$dir/over/work" "$dir/over/root"
+    cd "$dir/over/root"
     mount -t proc proc proc
     mount -t tmpfs tmpfs run
     mount --rbind /sys sys
     mount --rbind /dev dev
-    for shared in "$2" "$1"; do
+    for shared in "$dir" "$@"; do
         mkdir -p "./$shared"
         mount --bind "$shared" "./$shared"
     done
-    exec chroot . /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root containerd --config "$1/config.toml"
+    exec chroot . /bin/bash -c "touch \"$dir/ready\" && sleep infinity & wait"
 '
 
 start() {
     [[ ! -e $DIR/sock ]] || die "$DIR: already there"
     mkdir -p "$DIR"/over/{upper,work,root}
     write_config "$@" >"$DIR/config.toml"
+    local shared=("$EROLITH_CACHE")
+    [[ -z ${EROLITH_SHARED:-} ]] || shared+=("$EROLITH_SHARED")
     unshare --mount --pid --fork --kill-child --propagation private \
-        sh -euc "$INSIDE" sh "$DIR" "$EROLITH_CACHE" "$EROLITH_CACHE/sid" </dev/null >"$DIR/log" 2>&1 &
+        sh -euc "$INSIDE" sh "$DIR" "$EROLITH_CACHE/$SUITE" "${shared[@]}" </dev/null >"$DIR/log" 2>&1 &
     echo $! >"$DIR/unshare.pid"
     local try
     for try in {1..100}; do
-        kill -0 "$(<"$DIR/unshare.pid")" 2>/dev/null || break
-        # The first commands come before the namespaces are ready.
-        ctr version >/dev/null 2>&1 && return
-        sleep 0.1
+        [[ ! -e $DIR/ready ]] || break
+        kill -0 "$(<"$DIR/unshare.pid")" 2>/dev/null || fail "no namespaces"
+        sleep 0.02
     done
-    tail -n 20 "$DIR/log" >&2
-    stop
-    die "containerd did not start (try $try)"
+    start_containerd
 }
 
-pid() { pgrep --parent "$(<"$DIR/unshare.pid")"; }
+start_containerd() {
+    local enter
+    mapfile -t enter < <(entering)
+    "${enter[@]}" containerd --config "$DIR/config.toml" </dev/null >>"$DIR/log" 2>&1 &
+    echo $! >"$DIR/nsenter.pid"
+    local try
+    for try in {1..200}; do
+        kill -0 "$(<"$DIR/nsenter.pid")" 2>/dev/null || break
+        ctr version >/dev/null 2>&1 && return
+        sleep 0.05
+    done
+    fail "containerd did not start (try $try)"
+}
+
+fail() {
+    tail -n 20 "$DIR/log" >&2
+    stop
+    die "$1"
+}
+
+restart() {
+    kill -KILL "$(pid)"
+    tail --pid="$(<"$DIR/nsenter.pid")" -f /dev/null
+    start_containerd
+}
+
+pid() { pgrep --parent "$(<"$DIR/nsenter.pid")"; }
+
+world() { pgrep --parent "$(<"$DIR/unshare.pid")"; }
+
+# The command that runs those behind it in the namespaces, a word a line.
+entering() {
+    printf '%s\n' nsenter --target "$(world)" --mount --pid --root --wd \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+}
 
 inside() {
-    nsenter --target "$(pid)" --mount --pid --root --wd env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root "$@"
+    local enter
+    mapfile -t enter < <(entering)
+    "${enter[@]}" "$@"
 }
 
 ctr() { inside ctr --address "$DIR/sock" "$@"; }
@@ -81,7 +132,7 @@ stop() {
     local unshare
     unshare=$(<"$DIR/unshare.pid")
     # With process 1 of the namespace go all others, and their mounts.
-    kill -KILL "$(pid)" 2>/dev/null || true
+    kill -KILL "$(world)" 2>/dev/null || true
     tail --pid="$unshare" -f /dev/null
     rm -rf --one-file-system "$DIR"
 }
@@ -89,9 +140,11 @@ stop() {
 need_root
 case $COMMAND in
 start) start "$@" ;;
+restart) restart ;;
 ctr) ctr "$@" ;;
 exec) inside "$@" ;;
 pid) pid ;;
+world) world ;;
 stop) stop ;;
 *) die "unknown command $COMMAND" ;;
 esac

@@ -33,6 +33,7 @@ check() {
 make_test_data() {
     "$EROLITH_REPO/testdata/real-image.sh"
     "$EROLITH_REPO/testdata/oracle.sh"
+    "$EROLITH_REPO/testdata/snapshotter-suite.sh"
 } </dev/null >/dev/null
 
 dependencies() {

@@ -239,6 +239,22 @@ pub enum Error {
         /// What went wrong.
         source: Box<Error>,
     },
+    /// A stream processor that failed.
+    #[error("processor {processor} for {media_type}: {reason}")]
+    Processor {
+        /// Its name and program.
+        processor: String,
+        /// Media type of what it got.
+        media_type: String,
+        /// How it ended, and what it said.
+        reason: String,
+    },
+    /// Stream processors that lead back to where they began.
+    #[error("the stream processors for {media_type:?} lead back to it")]
+    ProcessorLoop {
+        /// The media type.
+        media_type: String,
+    },
     /// The work was called off.
     #[error("cancelled")]
     Cancelled,
@@ -293,10 +309,17 @@ impl Error {
             Self::BadImage { code, .. } => code,
             Self::Build(source) => source.code(),
             Self::Layer { source, .. } => source.code(),
+            Self::Processor { .. } => "processor-failed",
+            Self::ProcessorLoop { .. } => "processor-loop",
             Self::Cancelled => "cancelled",
             Self::WorkerDied { .. } => "worker-died",
             Self::Io { .. } => "io",
         }
+    }
+
+    /// What reading failed of: an error of this crate that went through a reader, or the system's.
+    pub(crate) fn reading(action: &str, error: io::Error) -> Self {
+        error.downcast::<Self>().unwrap_or_else(Self::io(action))
     }
 
     /// Names what was being done when `source` happened.

@@ -9,7 +9,8 @@
 //! `error(ENOSPC|EIO|EDQUOT)` makes the step fail with that error, `kill` ends the process as `kill -9` does. The
 //! number after the colon is the visit at which it happens, 1 if absent; other visits pass.
 
-/// Every point there is, in the order in which a conversion passes them. Tests walk this table.
+/// Every point there is, in the order in which a conversion passes them, and those of a single file (`output`).
+/// Tests walk this table.
 pub const POINTS: &[&str] = &[
     "ingest.before_create",
     "ingest.after_create",
@@ -34,6 +35,14 @@ pub const POINTS: &[&str] = &[
     "archive.before_rename",
     "archive.after_rename",
     "archive.after_dir_sync",
+    "output.before_create",
+    "output.after_create",
+    "output.before_sync",
+    "output.after_sync",
+    "output.before_name",
+    "output.after_link",
+    "output.after_name",
+    "output.after_dir_sync",
 ];
 
 /// Passes the point `name`.

@@ -5,16 +5,22 @@
 //! an image and writes its new manifest, config and index ([`oci`]).
 
 pub mod apply;
+pub mod compare;
 pub mod content;
 pub mod convert;
 pub mod decode;
 mod digest;
 mod error;
 pub mod fault;
+pub mod gate;
 mod media;
 pub mod oci;
+pub mod processors;
+pub mod publish;
 mod sys;
+#[cfg(test)]
+mod testing;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Error, Result};
-pub use media::{Compression, EROFS_LAYER, EROFS_LAYER_ZSTD, LayerType};
+pub use media::{Compression, EROFS_LAYER, EROFS_LAYER_ZSTD, LayerType, OCI_LAYER};

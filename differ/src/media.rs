@@ -48,7 +48,8 @@ pub const EROFS_LAYER: &str = "application/vnd.erofs.layer.v1";
 /// The media type of a zstd-compressed native layer that containerd 2.3 knows.
 pub const EROFS_LAYER_ZSTD: &str = "application/vnd.erofs.layer.v1+zstd";
 
-const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+/// The media type of a tar changeset that is not compressed.
+pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const OCI_NONDISTRIBUTABLE: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
 const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 const DOCKER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar";
@@ -61,7 +62,7 @@ impl LayerType {
     /// and whatever is no layer.
     pub fn parse(media_type: &str) -> Result<Self> {
         let unsupported = || Error::UnsupportedMediaType { media_type: media_type.to_owned() };
-        let essence = media_type.split(';').next().unwrap_or_default().trim_end();
+        let essence = essence(media_type);
         match essence {
             EROFS_LAYER | "application/vnd.erofs" => {
                 return Ok(Self::Erofs { compression: Compression::None });
@@ -92,6 +93,24 @@ impl LayerType {
         }
         Err(unsupported())
     }
+
+    /// The media type of the decoded bytes of a layer of the media type `of`, which this is: OCI's tar for every tar
+    /// layer, the one without suffix for images.
+    #[must_use]
+    pub fn decoded_media_type(self, of: &str) -> String {
+        match self {
+            Self::Tar { .. } => OCI_LAYER.to_owned(),
+            Self::Erofs { .. } => {
+                let essence = essence(of);
+                essence.strip_suffix("+zstd").unwrap_or(essence).to_owned()
+            }
+        }
+    }
+}
+
+/// A media type without its parameters.
+fn essence(media_type: &str) -> &str {
+    media_type.split(';').next().unwrap_or_default().trim_end()
 }
 
 #[cfg(test)]
@@ -125,6 +144,24 @@ mod tests {
             ("application/vnd.erofs+zstd", erofs(Compression::Zstd)),
         ] {
             assert_eq!(LayerType::parse(text).expect(text), expect, "{text}");
+        }
+    }
+
+    #[test]
+    fn decoded_layers_have_the_type_without_compression() {
+        for (of, decoded) in [
+            ("application/vnd.oci.image.layer.v1.tar+gzip", OCI_LAYER),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", OCI_LAYER),
+            (EROFS_LAYER, EROFS_LAYER),
+            (EROFS_LAYER_ZSTD, EROFS_LAYER),
+            ("application/vnd.erofs+zstd; a=b", "application/vnd.erofs"),
+            (
+                "application/vnd.oci.image.layer.v1.erofs",
+                "application/vnd.oci.image.layer.v1.erofs",
+            ),
+        ] {
+            let layer = LayerType::parse(of).expect(of);
+            assert_eq!(layer.decoded_media_type(of), decoded, "{of}");
         }
     }
 

@@ -13,7 +13,7 @@ use crate::format::{DEFAULT_BLOCK_BITS, MAX_BLOCK_BITS, MIN_BLOCK_BITS};
 use crate::io::Sink;
 use crate::meta::{Meta, Time};
 use crate::plan::{Plan, PlanOptions};
-use crate::tree::{LayerOptions, Lower, NodeId, Note, Tree};
+use crate::tree::{IMPLICIT_DIR, LayerOptions, Lower, NodeId, Note, Tree, XattrSetId};
 
 /// How an image is built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,9 @@ pub enum Timestamp {
 }
 
 impl Timestamp {
-    fn apply(self, time: Time) -> Time {
+    /// What becomes of `time`.
+    #[must_use]
+    pub fn apply(self, time: Time) -> Time {
         match self {
             Self::Keep => time,
             Self::All(sec) => Time { sec, nsec: 0 },
@@ -169,7 +171,11 @@ impl<S: Sink> Builder<S> {
             align_blocks: options.align_blocks,
             max_bytes: options.max_bytes,
         };
-        Ok(Self { tree: Tree::new(), data: DataArea::new(sink, placement), options, label })
+        let mut tree = Tree::new();
+        if !options.layer.root_inherits {
+            tree.describe_root(IMPLICIT_DIR, XattrSetId::EMPTY);
+        }
+        Ok(Self { tree, data: DataArea::new(sink, placement), options, label })
     }
 
     /// What has been filled in so far.

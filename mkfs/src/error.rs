@@ -27,6 +27,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file of a directory changed while it was read: what was read is of no single state.
+    #[error("{what} changed while it was read")]
+    Changed {
+        /// Its path.
+        what: String,
+    },
     /// The image could not be written.
     #[error("writing the image: {0}")]
     Output(#[source] io::Error),
@@ -52,6 +58,7 @@ impl Error {
             Self::Tar(e) => e.code(),
             Self::Tree { source, .. } => source.code(),
             Self::Input { .. } => "input-io",
+            Self::Changed { .. } => "input-changed",
             Self::Output(_) => "output-io",
             Self::TooLarge { .. } => "image-too-large",
             Self::Options(_) => "bad-options",

@@ -2,8 +2,10 @@
 //! no path of the host.
 
 pub mod build;
+pub mod changeset;
 pub mod check;
 pub mod data;
+pub mod directory;
 mod emit;
 mod error;
 pub mod format;

@@ -1,14 +1,23 @@
-//! EROFS images as mounts. This crate knows the kernel; it knows no registry, no layer format but EROFS
-//! and no configuration.
+//! EROFS images as mounts, and snapshots made of them. This crate knows the kernel; it knows no registry, no layer
+//! format but EROFS and no protocol.
 //!
 //! - [`kernel`]: what this kernel and the filesystem of a directory can do, found by trying.
 //! - [`mounts`]: a pure plan from images and capabilities to steps, and the thin code that performs it.
+//! - [`service`]: snapshots as containerd wants them, over [`store`], their database, and [`layerdir`], their
+//!   directories.
+//! - `lowers`: layers mounted once for everybody.
 //! - `sys`: ioctls and system calls that no safe crate offers; the only `unsafe`.
 
 mod errno;
 mod error;
+pub mod fault;
+mod files;
 pub mod kernel;
+pub mod layerdir;
+mod lowers;
 pub mod mounts;
+pub mod service;
+pub mod store;
 mod sys;
 
-pub use error::{Class, Error, Result};
+pub use error::{Class, Error, Result, Status};

@@ -12,7 +12,9 @@ use std::thread;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use erolith_differ::apply::image_uuid;
+use erolith_differ::content::Staging as _;
 use erolith_differ::decode::{Digests, LayerStream, Request};
+use erolith_differ::publish::{READABLE, Sync, Unnamed};
 use erolith_differ::{Algorithm, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
 use erolith_mkfs::image::Image;
@@ -23,7 +25,6 @@ use serde_json::json;
 
 use super::image_options::ImageOptions;
 use crate::exit::Usage;
-use crate::publish::Unnamed;
 
 /// Make an EROFS image from a directory, a tar archive or another image.
 ///
@@ -85,8 +86,8 @@ enum OverlayArg {
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let options = options(args)?;
-    let pending = Unnamed::create(&args.output)?;
-    let sink = FileSink::new(pending.file().try_clone()?, pending.dir()?);
+    let pending = Unnamed::create(&args.output, READABLE)?;
+    let sink = FileSink::new(pending.file().try_clone()?, pending.scratch_dir()?);
     let mut builder = Builder::new(sink, options)?;
     let source =
         fill(args, &mut builder).with_context(|| format!("source {}", args.source.display()))?;
@@ -99,7 +100,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     if args.join {
         summary.image_bytes += join(&sink, &args.source, summary.image_bytes)?;
     }
-    pending.publish()?;
+    pending.publish(Sync::Durable)?;
     print(args, &summary, finish.uuid, out)?;
     Ok(ExitCode::SUCCESS)
 }

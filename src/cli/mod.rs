@@ -13,6 +13,8 @@ mod ls;
 mod man;
 mod mkfs;
 mod mount;
+mod serve;
+mod snapshots;
 mod stat;
 mod umount;
 
@@ -21,7 +23,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Convert OCI container images to EROFS, and make, read, check and mount EROFS images.
+/// Convert OCI container images to EROFS, make, read, check and mount EROFS images, and run containerd's
+/// containers from them.
 #[derive(Debug, Parser)]
 #[command(name = "erolith", version, propagate_version = true)]
 #[command(after_help = "Exit codes: 0 done, 1 negative answer, 2 wrong usage, 3 bad input, \
@@ -45,6 +48,8 @@ enum Command {
     Man(man::Args),
     Mkfs(mkfs::Args),
     Mount(mount::Args),
+    Serve(serve::Args),
+    Snapshots(snapshots::Args),
     Stat(stat::Args),
     Umount(umount::Args),
 }
@@ -65,6 +70,8 @@ impl Cli {
             Command::Man(args) => man::run(args, out),
             Command::Mkfs(args) => mkfs::run(args, out),
             Command::Mount(args) => mount::run(args, out),
+            Command::Serve(args) => serve::run(args, out),
+            Command::Snapshots(args) => snapshots::run(args, out),
             Command::Stat(args) => stat::run(args, out),
             Command::Umount(args) => umount::run(args, out),
         }

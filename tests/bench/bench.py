@@ -12,6 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import latency
 import layouts
 import peers
 import report
@@ -244,6 +245,56 @@ def drop_inodes():
     Path("/proc/sys/vm/drop_caches").write_text("2\n")
 
 
+def node_tables(place, _inputs):
+    """containerd 2.1 with erolith's daemon beside containerd with its own plugins. Everything lies on the disk."""
+    image = place.cache / "real-image-full"
+    with peers.Node(place.disk / "node", image) as node, peers.Containerd(
+        place.disk / "plain", image, []
+    ) as plain, peers.Containerd(place.disk / "tuned", image, ["-T0", "--mkfs-time", "--sort=none"]) as tuned:
+        yield Table(
+            "containerd unpacks the real image (disk)",
+            "four layers",
+            [
+                node.unpack("erolith serve", "erolith", peer=False),
+                plain.unpack("containerd, EROFS differ", "erofs"),
+                tuned.unpack("containerd, EROFS differ, --sort=none", "erofs"),
+                plain.unpack("containerd, overlayfs", "overlayfs"),
+            ],
+            [
+                Target("erolith serve", f"containerd, {peer}", 0.5, measure)
+                for measure in ("wall", "rss")
+                for peer in ("EROFS differ", "EROFS differ, --sort=none")
+            ],
+        )
+        yield Table(
+            "ctr run --rm true, everything unpacked",
+            "four layers",
+            [
+                node.run("erolith serve", "erolith", peer=False),
+                plain.run("containerd, EROFS snapshotter", "erofs"),
+                plain.run("containerd, overlayfs snapshotter", "overlayfs"),
+            ],
+            [
+                Target("erolith serve", "containerd, EROFS snapshotter", 1.0),
+                Target("erolith serve", "containerd, overlayfs snapshotter", 1.0),
+            ],
+        )
+
+
+def latency_tables(place, _inputs):
+    """Calls to erolith's daemon and to containerd's EROFS snapshotter, served in the same way to the same client."""
+    layer = place.disk / "tiny.erofs"
+    empty = place.disk / "empty"
+    empty.mkdir()
+    subprocess.run(["mkfs.erofs", "--quiet", layer, empty], check=True, stdout=subprocess.DEVNULL)
+    servers = {
+        "erolith serve": latency.erolith,
+        "erolith serve, sync = false": lambda directory: latency.erolith(directory, "[snapshotter]\nsync = false\n"),
+        "containerd's EROFS snapshotter": latency.reference,
+    }
+    yield latency.table(place.disk, layer, servers)
+
+
 GROUPS = {
     "tar": tar_tables,
     "disk": disk_tables,
@@ -251,6 +302,8 @@ GROUPS = {
     "image": image_tables,
     "check": check_tables,
     "mount": mount_tables,
+    "node": node_tables,
+    "latency": latency_tables,
 }
 
 
@@ -268,16 +321,16 @@ def main():
     lines, group = [report.machine(options.runs)], None
     inputs = list(make_inputs(place, options.inputs))
     for name in options.only.split(","):
-        if options.peers_only and name in ("check", "mount"):
+        if options.peers_only and name in ("check", "mount", "node", "latency"):
             continue
         for table in GROUPS[name](place, inputs):
             if options.peers_only:
                 table.contenders = [c for c in table.contenders if "erolith " not in str(c.command)]
-            results = run_table(table, options.runs, place.ram)
+            results = run_table(table, options.runs, place.ram) if table.contenders else []
             if table.group != group:
                 group = table.group
                 lines.append(f"## {group}\n")
-            lines.append(report.table(table, results))
+            lines.append(table.text or report.table(table, results))
             # After each table, so that a failure late in the hour loses little.
             options.output.write_text("\n".join(lines))
 

@@ -26,8 +26,8 @@ class Contender:
     output: Optional[Path] = None
     # Done before each run, not timed.
     before: Callable[[], None] = lambda: None
-    # The work is done by this process and its children, for the command only asks for it.
-    server: Optional[int] = None
+    # The work is done by these processes and their children, for the command only asks for it.
+    servers: tuple = ()
     peer: bool = False
 
 
@@ -47,6 +47,8 @@ class Table:
     title: str
     contenders: list
     targets: list = field(default_factory=list)
+    # What is written in place of rows, by a table that measures for itself.
+    text: str = ""
 
 
 @dataclass
@@ -67,16 +69,16 @@ class Result:
 
 
 class ServerWatch(threading.Thread):
-    """CPU time and peak memory of a running process and all its children, for those that are not ours to wait for."""
+    """CPU time and peak memory of running processes and all their children, for those that are not ours to wait for."""
 
-    def __init__(self, pid):
+    def __init__(self, pids):
         super().__init__(daemon=True)
-        self.pid, self.peak, self.done = pid, 0, threading.Event()
+        self.pids, self.peak, self.done = pids, 0, threading.Event()
         self.cpu_before = self.cpu()
 
     def cpu(self):
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15] for pid in self.pids]
+        return sum(int(field) for each in fields for field in each) / os.sysconf("SC_CLK_TCK")
 
     def memory(self, pid):
         try:
@@ -89,7 +91,7 @@ class ServerWatch(threading.Thread):
 
     def run(self):
         while not self.done.wait(0.02):
-            self.peak = max(self.peak, self.memory(self.pid))
+            self.peak = max(self.peak, sum(map(self.memory, self.pids)))
 
     def finish(self):
         self.done.set()
@@ -116,7 +118,7 @@ def run_once(contender, log):
     contender.before()
     command = contender.command
     argv = ["bash", "-c", "set -euo pipefail; " + command] if isinstance(command, str) else list(map(str, command))
-    watch = ServerWatch(contender.server) if contender.server else None
+    watch = ServerWatch(contender.servers) if contender.servers else None
     if watch:
         watch.start()
     with open(log, "wb") as errors:

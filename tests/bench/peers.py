@@ -1,8 +1,11 @@
 """The peers of erolith at their best: mkfs.erofs in its fastest mode, and containerd with its EROFS differ."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 from measure import Contender
 
@@ -29,12 +32,15 @@ class Containerd:
     def __init__(self, directory, layout, mkfs_options):
         self.directory, self.layout, self.mkfs_options = directory, layout, mkfs_options
 
+    def config(self):
+        quoted = ", ".join(f'"{option}"' for option in self.mkfs_options)
+        return f'[plugins."io.containerd.differ.v1.erofs"]\nmkfs_options = [{quoted}]\n'
+
     def __enter__(self):
         extra = self.directory.with_suffix(".toml")
-        quoted = ", ".join(f'"{option}"' for option in self.mkfs_options)
-        extra.write_text(f'[plugins."io.containerd.differ.v1.erofs"]\nmkfs_options = [{quoted}]\n')
+        extra.write_text(self.config())
         self.must("start", extra)
-        self.pid = int(self.must("pid"))
+        self.servers = (int(self.must("pid")),)
         archive = self.directory / "image.tar"
         subprocess.run(["tar", "-C", self.layout, "-cf", archive, "."], check=True)
         self.must("ctr", "images", "import", "--no-unpack", "--base-name", "image", archive)
@@ -54,14 +60,24 @@ class Containerd:
             sys.exit(f"containerd.sh {command} {args}: {errors}")
         return out
 
-    def unpack(self, name, snapshotter):
+    def inside(self, *command):
+        """The command that runs another one as containerd sees the world."""
+        return ["nsenter", "--target", self.must("world").strip(), "--mount", "--pid", "--root", "--wd", *command]
+
+    def ctr(self, *arguments):
+        return self.inside("ctr", "--address", self.directory / "sock", *arguments)
+
+    def unpack(self, name, snapshotter, peer=True):
         """Unpacks every layer and mounts the result, which takes some milliseconds of the whole."""
-        target = f"/run/{snapshotter}"
+        target = f"/run/{snapshotter}-image"
         self.must("exec", "mkdir", target)
-        enter = ["nsenter", "--target", self.pid, "--mount", "--pid", "--root", "--wd"]
-        ctr = ["ctr", "--address", self.directory / "sock"]
-        mount = ["images", "mount", "--snapshotter", snapshotter, "image:latest", target]
-        return Contender(name, enter + ctr + mount, before=lambda: self.forget(snapshotter, target), server=self.pid, peer=True)
+        command = self.ctr("images", "mount", "--snapshotter", snapshotter, "image:latest", target)
+        return Contender(name, command, before=lambda: self.forget(snapshotter, target), servers=self.servers, peer=peer)
+
+    def run(self, name, snapshotter, peer=True):
+        """Runs a container of the unpacked image from beginning to end."""
+        command = self.ctr("run", "--rm", "--snapshotter", snapshotter, "image:latest", "bench", "true")
+        return Contender(name, command, servers=self.servers, peer=peer)
 
     def forget(self, snapshotter, target):
         """Takes back what unpacking did, down to the files."""
@@ -78,3 +94,52 @@ class Containerd:
         # Deleting a lease so makes the garbage collector run now, not in the next measurement.
         self.must("ctr", "leases", "create", "--id", "collect")
         self.must("ctr", "leases", "delete", "--sync", "collect")
+
+
+PLUGINS = """
+[proxy_plugins.erolith]
+type = "snapshot"
+address = "{socket}"
+[proxy_plugins.erolith-diff]
+type = "diff"
+address = "{socket}"
+[plugins."io.containerd.service.v1.diff-service"]
+default = ["erolith-diff", "walking"]
+"""
+
+DAEMON = """
+root = "{directory}/erolith"
+state = "/run/erolith"
+address = "{socket}"
+[containerd]
+address = "{directory}/sock"
+root = "{directory}/root"
+"""
+
+
+class Node(Containerd):
+    """The same with erolith's daemon as its snapshotter and differ."""
+
+    def __init__(self, directory, layout):
+        super().__init__(directory, layout, [])
+        self.socket = directory / "plugin/sock"
+
+    def config(self):
+        return PLUGINS.format(socket=self.socket)
+
+    def __enter__(self):
+        erolith = Path(shutil.which("erolith"))
+        os.environ["EROLITH_SHARED"] = str(erolith.parent)
+        super().__enter__()
+        config = self.directory / "erolith.toml"
+        config.write_text(DAEMON.format(directory=self.directory, socket=self.socket))
+        with open(self.directory / "erolith.log", "wb") as log:
+            command = self.inside(erolith, "serve", "--config", config)
+            self.daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        while not self.socket.exists():
+            if self.daemon.poll() is not None:
+                sys.exit((self.directory / "erolith.log").read_text())
+            time.sleep(0.01)
+        child = Path(f"/proc/{self.daemon.pid}/task/{self.daemon.pid}/children").read_text()
+        self.servers += (int(child),)
+        return self

@@ -2,7 +2,9 @@
 # Measures erolith beside mkfs.erofs and containerd and writes tests/bench/results.md; installs and makes what it needs.
 # About 40 min, and 10 more on a machine that has nothing. Wants 20 GB of memory and a machine that does nothing else.
 #
-#   tests/bench/run.sh [--runs N] [--only tar,disk,compressed,image,check,mount] [--inputs NAME] [--peers-only] [--output FILE]
+#   tests/bench/run.sh [--runs N] [--only GROUP,...] [--inputs NAME] [--peers-only] [--output FILE]
+#
+# Groups: tar, disk, compressed, image, check, mount, node, latency.
 set -euo pipefail
 # shellcheck source=../../testdata/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../testdata/setup.sh"
@@ -10,7 +12,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/../../testdata/setup.sh"
 need_root
 need_build_tools
 need_packages isal python3 zstd
-for script in "sid-root.sh" "real-image.sh full" "many-files.sh" "large-files.sh"; do
+for script in "sid-root.sh" "snapshotter-suite.sh" "real-image.sh full" "many-files.sh" "large-files.sh"; do
     # shellcheck disable=SC2086 # the argument is a word of its own
     "$EROLITH_REPO"/testdata/$script >&2
 done

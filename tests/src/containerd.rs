@@ -154,6 +154,18 @@ pub fn comparable(ours: Listing, theirs: Listing, start: i64) -> (Listing, Listi
     (ours, theirs)
 }
 
+/// Case N12: containerd makes times before 1970 the start of 1970, and we keep them. Gives its tree our times there.
+#[must_use]
+pub fn bounded(ours: &Listing, mut theirs: Listing) -> Listing {
+    for (path, node) in &mut theirs.nodes {
+        let mtime = ours.nodes.get(path).and_then(|node| node.mtime);
+        if node.mtime == Some((0, 0)) && mtime.is_some_and(|(sec, _)| sec < 0) {
+            node.mtime = mtime;
+        }
+    }
+    theirs
+}
+
 /// Seconds since 1970, for [`comparable`].
 pub fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

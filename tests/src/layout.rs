@@ -56,6 +56,50 @@ impl Layout {
         Ok(layout)
     }
 
+    /// The image that `testdata/real-image.sh` makes.
+    ///
+    /// # Errors
+    /// When it is missing, for [`crate::need!`].
+    pub fn real_image() -> Result<Self> {
+        let path = crate::tools::cache().join("real-image-small");
+        if path.join("index.json").exists() {
+            return Ok(Self(path));
+        }
+        Err(format!("{} is missing: run testdata/real-image.sh", path.display()))
+    }
+
+    /// A layout at `path` with the image `latest` of this one and one more layer on top of it.
+    ///
+    /// # Errors
+    /// What could not be read or written.
+    pub fn with_layer(&self, path: &Path, layer: &[u8]) -> Result<Self> {
+        let layout = Self(path.to_owned());
+        let blobs = path.join("blobs/sha256");
+        fs::create_dir_all(&blobs).map_err(|e| e.to_string())?;
+        for entry in fs::read_dir(self.0.join("blobs/sha256")).map_err(|e| e.to_string())? {
+            let entry = entry.map_err(|e| e.to_string())?;
+            fs::copy(entry.path(), blobs.join(entry.file_name())).map_err(|e| e.to_string())?;
+        }
+        write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        let mut manifest = self.manifest("latest")?.ok_or("no image")?;
+        let mut config = self.document(text(&manifest["config"]["digest"]))?;
+        let descriptor = layout.add("application/vnd.oci.image.layer.v1.tar", layer)?;
+        push(&mut config["rootfs"]["diff_ids"], descriptor["digest"].clone())?;
+        // One entry of the history for each layer, or none at all.
+        if let Some(config) = config.as_object_mut() {
+            config.remove("history");
+        }
+        push(&mut manifest["layers"], descriptor)?;
+        let media_type = text(&manifest["config"]["mediaType"]).to_owned();
+        manifest["config"] = layout.add(&media_type, config.to_string().as_bytes())?;
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let mut entry = layout.add(media_type, manifest.to_string().as_bytes())?;
+        entry["annotations"] = json!({ REF_NAME: "latest" });
+        let index = json!({ "schemaVersion": 2, "manifests": [entry] });
+        write(&path.join("index.json"), index.to_string().as_bytes())?;
+        Ok(layout)
+    }
+
     fn add(&self, media_type: &str, bytes: &[u8]) -> Result<Value> {
         let digest = hex(bytes);
         write(&self.0.join("blobs/sha256").join(&digest), bytes)?;
@@ -134,6 +178,11 @@ impl Layout {
     }
 }
 
+fn push(list: &mut Value, value: Value) -> Result<()> {
+    list.as_array_mut().ok_or("not a list")?.push(value);
+    Ok(())
+}
+
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
@@ -148,7 +197,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// This machine's architecture as OCI names it.
-fn host_architecture() -> &'static str {
+pub(crate) fn host_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

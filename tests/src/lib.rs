@@ -8,6 +8,7 @@ pub mod judges;
 pub mod layout;
 pub mod listing;
 pub mod mount;
+pub mod node;
 pub mod scratch;
 pub mod spec;
 mod sys;

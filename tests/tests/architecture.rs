@@ -131,9 +131,11 @@ fn mkfs_knows_no_runtime_no_host_path_and_no_clock() {
 }
 
 #[test]
-fn the_product_starts_no_program() {
+fn the_product_starts_no_program_but_the_users_stream_processors() {
     for dir in ["src", "mkfs/src", "differ/src", "snapshotter/src"] {
-        assert_eq!(found(&root().join(dir), &["Command::new", "process::Command"]), [""; 0]);
+        let mut lines = found(&root().join(dir), &["Command::new", "process::Command"]);
+        lines.retain(|line| !line.contains("differ/src/sys/process.rs"));
+        assert_eq!(lines, [""; 0]);
     }
 }
 

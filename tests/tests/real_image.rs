@@ -7,22 +7,13 @@ use std::process::{Command, Stdio};
 
 use erolith_differ::convert::Options;
 use erolith_mkfs::image::Image;
-use erolith_tests::containerd::{Oracle, comparable, now};
+use erolith_tests::containerd::{Oracle, bounded, comparable, now};
 use erolith_tests::judges::{Exhibit, Judges};
 use erolith_tests::layout::Layout;
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::Mounted;
 use erolith_tests::scratch::Scratch;
-use erolith_tests::{convert, need, tools};
-
-/// The image that `testdata/real-image.sh` makes.
-fn real_image() -> Result<Layout, String> {
-    let path = tools::cache().join("real-image-small");
-    if path.join("index.json").exists() {
-        return Ok(Layout(path));
-    }
-    Err(format!("{} is missing: run testdata/real-image.sh", path.display()))
-}
+use erolith_tests::{convert, need};
 
 /// Unpacks the layers' archives with gzip itself.
 fn archives(layers: &[PathBuf], to: &Path) -> Vec<PathBuf> {
@@ -41,7 +32,7 @@ fn archives(layers: &[PathBuf], to: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn the_real_image_is_what_containerd_makes_of_it() {
-    let source = need!(real_image());
+    let source = need!(Layout::real_image());
     let oracle = need!(Oracle::find());
     let scratch = need!(Scratch::new(8 << 30));
     let start = now();
@@ -102,15 +93,4 @@ fn the_whole(oracle: &Oracle, scratch: &Scratch, tars: &[PathBuf], layers: &[Pat
     let theirs = bounded(&ours, theirs);
     let (ours, theirs) = comparable(ours, theirs, start);
     ours.assert_eq(&theirs, ("the mount", "containerd"), "the whole image");
-}
-
-/// Case N12: containerd makes times before 1970 the start of 1970, and we keep them.
-fn bounded(ours: &Listing, mut theirs: Listing) -> Listing {
-    for (path, node) in &mut theirs.nodes {
-        let mtime = ours.nodes.get(path).and_then(|node| node.mtime);
-        if node.mtime == Some((0, 0)) && mtime.is_some_and(|(sec, _)| sec < 0) {
-            node.mtime = mtime;
-        }
-    }
-    theirs
 }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
-use super::{Blob, ContentStore, Dir, Ingest, Mode, Provider};
+use super::{Blob, ContentStore, Dir, Ingest, Mode, Provider, Staging};
 use crate::fault;
 use crate::{Digest, Error, Result};
 
@@ -294,7 +294,7 @@ struct LayoutIngest {
     layout: OciLayout,
 }
 
-impl Ingest for LayoutIngest {
+impl Staging for LayoutIngest {
     fn scratch_dir(&self) -> Result<OwnedFd> {
         Ok(self.draft.dir.try_clone()?.into_fd())
     }
@@ -302,7 +302,9 @@ impl Ingest for LayoutIngest {
     fn file(&self) -> &File {
         &self.draft.file
     }
+}
 
+impl Ingest for LayoutIngest {
     fn commit(mut self: Box<Self>, digest: &Digest, size: u64) -> Result<()> {
         let step = |point| fault::point(point).map_err(Error::io(format!("publishing {digest}")));
         step("ingest.after_write")?;

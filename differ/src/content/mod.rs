@@ -43,13 +43,13 @@ pub trait ContentStore: Provider {
 pub enum Mode<'a> {
     /// No: it begins empty.
     Fresh,
-    /// Yes, under this name: [`Ingest::file`] holds the bytes that need not be fetched again. Nobody else can do the
+    /// Yes, under this name: [`Staging::file`] holds the bytes that need not be fetched again. Nobody else can do the
     /// work of that name at the same time.
     Resume(&'a str),
 }
 
-/// A blob being written. Dropped without [`Ingest::commit`] it leaves nothing, unless it was begun to be resumed.
-pub trait Ingest: Send + Debug {
+/// A file that is being written and that no reader looks at.
+pub trait Staging: Send + Debug {
     /// The file to write to, open for reading and writing.
     fn file(&self) -> &File;
 
@@ -58,7 +58,20 @@ pub trait Ingest: Send + Debug {
     /// # Errors
     /// What the storage reports.
     fn scratch_dir(&self) -> Result<OwnedFd>;
+}
 
+impl<T: Staging + ?Sized> Staging for Box<T> {
+    fn file(&self) -> &File {
+        (**self).file()
+    }
+
+    fn scratch_dir(&self) -> Result<OwnedFd> {
+        (**self).scratch_dir()
+    }
+}
+
+/// A blob being written. Dropped without [`Ingest::commit`] it leaves nothing, unless it was begun to be resumed.
+pub trait Ingest: Staging {
     /// Syncs what was written and publishes it as `digest`, which the caller has computed from the very bytes in
     /// the file. On return it survives a power cut.
     ///

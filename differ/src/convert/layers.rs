@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use super::progress::Watched;
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
-use crate::apply::{self, Built, Lowers, Output, Sealed};
-use crate::content::{Blob, OciLayout, Provider, spool};
-use crate::decode::{Cancel, Digests, LayerStream, Request};
+use crate::apply::{self, Lowers, Output, Sealed};
+use crate::content::{Blob, ContentStore, Ingest, Mode, OciLayout, Provider, spool};
+use crate::decode::{Cancel, Digests, LayerStream, OnBytes, Request, Watched};
 use crate::oci::{Layer, Source};
 use crate::{Digest, Error, LayerType, Result};
+
+/// An image that is written, and not yet under its digest.
+type Built = apply::Built<Box<dyn Ingest>>;
 
 /// A converted layer.
 #[derive(Debug, Clone)]
@@ -206,7 +208,8 @@ impl<'a> Work<'a> {
         }
         let blob = self.source.blob(layer)?;
         let progress = Arc::clone(self.progress);
-        let reader = Watched { inner: blob.reader(), layer: number, progress };
+        let read = move |bytes| progress.event(Event::Read { layer: number, bytes });
+        let reader = Watched { inner: blob.reader(), told: OnBytes::new(read) };
         let request = Request {
             layer_type: Some(layer.layer_type),
             blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
@@ -215,13 +218,14 @@ impl<'a> Work<'a> {
             budget: self.options.budget,
             cancel: self.cancel.clone(),
         };
+        let ingest = self.layout.ingest(Mode::Fresh)?;
         let built = match layer.layer_type {
-            LayerType::Erofs { .. } => apply::take_native(self.layout, reader, request)?,
+            LayerType::Erofs { .. } => apply::take_native(ingest, reader, request)?,
             LayerType::Tar { .. } => {
                 let mut build = self.options.build.clone();
                 build.layer.base = job.below.is_empty();
                 let lowers = Below { work: self, job };
-                apply::build_tar(self.layout, reader, request, build, &lowers)?
+                apply::build_tar(ingest, reader, request, build, &lowers)?
             }
         };
         self.progress.event(Event::Sealing { layer: number });

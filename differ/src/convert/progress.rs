@@ -1,8 +1,6 @@
 //! What a conversion tells whoever watches.
 
 use std::fmt::Debug;
-use std::io::{self, Read};
-use std::sync::Arc;
 
 use crate::Digest;
 
@@ -57,19 +55,4 @@ pub trait Progress: Send + Sync + Debug {
 /// Nobody watches.
 impl Progress for () {
     fn event(&self, _: Event<'_>) {}
-}
-
-/// Tells of what is read of a layer's blob.
-pub(super) struct Watched<R> {
-    pub(super) inner: R,
-    pub(super) layer: usize,
-    pub(super) progress: Arc<dyn Progress>,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.progress.event(Event::Read { layer: self.layer, bytes: n as u64 });
-        Ok(n)
-    }
 }

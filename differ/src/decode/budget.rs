@@ -1,7 +1,5 @@
 //! How much a blob from a stranger may cost.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
@@ -50,37 +48,5 @@ impl Budget {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// Calls work off, from any thread. Clones share one flag.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel {
-    flag: Arc<AtomicBool>,
-    parent: Option<Arc<AtomicBool>>,
-}
-
-impl Cancel {
-    /// A part of the work: called off by itself, or with the whole.
-    #[must_use]
-    pub(crate) fn part(&self) -> Self {
-        Self { flag: Arc::default(), parent: Some(Arc::clone(&self.flag)) }
-    }
-
-    /// Asks everybody who holds a clone to stop soon.
-    pub fn cancel(&self) {
-        self.flag.store(true, Ordering::Relaxed);
-    }
-
-    /// Fails once [`Cancel::cancel`] was called.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`].
-    pub fn check(&self) -> Result<()> {
-        let set = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
-        if set(&self.flag) || self.parent.as_ref().is_some_and(set) {
-            return Err(Error::Cancelled);
-        }
-        Ok(())
     }
 }

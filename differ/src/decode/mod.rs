@@ -10,17 +10,23 @@
 
 mod block;
 mod budget;
+mod cancel;
 mod gzip;
 pub(crate) mod inflate;
 mod pipeline;
 mod sniff;
 mod stream;
+mod watched;
 mod zstd;
 
 use std::fmt;
 
-pub use budget::{Budget, Cancel};
+pub use budget::Budget;
+pub use cancel::Cancel;
+pub(crate) use cancel::Watch;
 pub use stream::{Decoded, Digests, LayerStream, Request};
+pub use watched::OnBytes;
+pub(crate) use watched::Watched;
 
 use crate::Result;
 

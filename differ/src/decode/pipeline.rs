@@ -68,7 +68,7 @@ impl ReadStage {
                 Ok(0) => break,
                 Ok(n) => block.advance(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("reading the blob")(e)),
+                Err(e) => return Err(Error::reading("reading the blob", e)),
             }
         }
         Ok(())

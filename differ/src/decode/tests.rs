@@ -3,13 +3,11 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use flate2::Compression as Level;
-use flate2::write::GzEncoder;
-
 use super::gzip::Gzip;
 use super::inflate::{RawInflate, ZlibRs};
 use super::zstd::Zstd;
 use super::{Budget, Cancel, Decoder, Digests, LayerStream, Request};
+use crate::testing::gzip;
 use crate::{Compression, Digest, Error, LayerType, Result};
 
 type MakeInflate = fn() -> Box<dyn RawInflate>;
@@ -20,12 +18,6 @@ fn inflaters() -> Vec<(&'static str, MakeInflate)> {
         #[cfg(all(feature = "isal", target_arch = "x86_64"))]
         ("isal", || Box::new(crate::sys::isal::Inflater::new())),
     ]
-}
-
-fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Level::new(6));
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
 }
 
 fn zst(data: &[u8]) -> Vec<u8> {

@@ -120,13 +120,22 @@ pub enum Problem {
     /// More content was written than the member has.
     #[error("more content than the size of the member")]
     SurplusData,
+    /// A file whose name would be taken as a mark when the layer is read.
+    #[error("this name has a meaning in a layer")]
+    ReservedName,
+    /// An attribute of overlayfs that says that something of the file is elsewhere.
+    #[error("\"{}\" has no form in a layer", .name.escape_ascii())]
+    NoForm {
+        /// The attribute.
+        name: Vec<u8>,
+    },
     /// The archive was used after an error.
     #[error("used after an error")]
     Poisoned,
 }
 
 impl Error {
-    pub(super) fn new(offset: u64, problem: Problem) -> Self {
+    pub(crate) fn new(offset: u64, problem: Problem) -> Self {
         Self { offset, path: None, problem }
     }
 
@@ -173,6 +182,8 @@ impl Problem {
             Self::BadXattr(_) => "tar-bad-xattr",
             Self::UnfinishedData { .. } => "tar-unfinished-data",
             Self::SurplusData => "tar-surplus-data",
+            Self::ReservedName => "tar-reserved-name",
+            Self::NoForm { .. } => "tar-no-form",
             Self::Poisoned => "tar-poisoned",
         }
     }

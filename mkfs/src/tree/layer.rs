@@ -9,11 +9,11 @@ use crate::meta::Meta;
 use crate::tar::{Entry, Kind};
 
 /// What the name of a whiteout begins with.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// What AUFS' own names begin with.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// The name that makes its directory opaque.
-const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How the members of a layer are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,10 @@ pub struct LayerOptions {
     /// The root directory takes the attributes of its member; otherwise they are ignored as containerd
     /// ignores them.
     pub root_meta: bool,
+    /// Without a member, the root directory takes its attributes from the layers below, as every directory does;
+    /// otherwise it has the default ones: a snapshot has a root of its own, and the same layer is then the same image
+    /// in every chain.
+    pub root_inherits: bool,
     /// A name that appears twice is an error; otherwise the last one wins.
     pub refuse_duplicates: bool,
     /// What becomes of extended attributes.
@@ -39,6 +43,7 @@ impl Default for LayerOptions {
             whiteouts: true,
             base: false,
             root_meta: true,
+            root_inherits: true,
             refuse_duplicates: false,
             xattrs: XattrPolicy::default(),
             max_entries: 10_000_000,

@@ -17,10 +17,12 @@ use crate::data::Content;
 use crate::meta::{Meta, Xattr};
 
 pub use layer::{Applied, LayerOptions};
+pub(crate) use layer::{WHITEOUT, WHITEOUT_OPAQUE};
 pub use seal::{Lower, LowerDir, SealedTree};
 pub use xattrs::{OverlayXattrs, XattrPolicy, XattrSetId};
 
 use xattrs::XattrSets;
+pub(crate) use xattrs::{is_opaque, is_whiteout_file};
 
 /// Index of a node in its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,8 +100,15 @@ pub(crate) fn new_dir(parent: NodeId) -> NodeKind {
     NodeKind::Dir(Dir::new(parent, false))
 }
 
+/// An empty directory below `parent` that hides the same directory of the layers below.
+pub(crate) fn new_opaque_dir(parent: NodeId) -> NodeKind {
+    let mut dir = Dir::new(parent, false);
+    dir.opaque = true;
+    NodeKind::Dir(dir)
+}
+
 /// Attributes of a directory that nobody described: what containerd gives it.
-const IMPLICIT_DIR: Meta =
+pub(crate) const IMPLICIT_DIR: Meta =
     Meta { mode: 0o755, uid: 0, gid: 0, mtime: crate::meta::Time { sec: 0, nsec: 0 } };
 
 /// Why a member cannot become part of a tree.
@@ -436,6 +445,13 @@ impl Tree {
         root.xattrs = xattrs;
         if let Some(dir) = self.dir_mut(NodeId::ROOT) {
             dir.implicit = false;
+        }
+    }
+
+    /// Hides the layers below altogether.
+    pub(crate) fn set_root_opaque(&mut self) {
+        if let Some(dir) = self.dir_mut(NodeId::ROOT) {
+            dir.opaque = true;
         }
     }
 }

@@ -14,5 +14,5 @@ pub use perform::{Check, Layer, Mounted, MountedLayer, MountedLoop, Request, mou
 pub use plan::{Backing, MountPlan, OverlayRoute};
 pub use umount::{UmountOptions, mounted_at, umount};
 
-pub(crate) use fscontext::FsContext;
+pub(crate) use fscontext::{FsContext, attach};
 pub(crate) use perform::mount_overlay;

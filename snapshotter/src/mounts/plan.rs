@@ -172,7 +172,7 @@ pub fn overlay_options<P: AsRef<OsStr>>(lowers: &[P]) -> Result<OsString> {
 }
 
 /// Mounts that only overlayfs looks through carry every restriction; none reaches the overlay's own mount.
-fn lower_attributes() -> MountAttrFlags {
+pub(crate) fn lower_attributes() -> MountAttrFlags {
     MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -1,4 +1,4 @@
-//! The mount table of this process, `/proc/self/mountinfo`.
+//! The mount table of this thread, `/proc/thread-self/mountinfo`: a thread may have mounts of its own.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -30,7 +30,7 @@ pub struct MountEntry {
 /// # Errors
 /// [`Error::Read`] when /proc is not there, [`Error::MountTable`] when a line has another form.
 pub fn read() -> Result<Vec<MountEntry>> {
-    let path = "/proc/self/mountinfo";
+    let path = "/proc/thread-self/mountinfo";
     let text =
         std::fs::read(path).map_err(|source| Error::Read { image: path.to_owned(), source })?;
     parse(&text)

@@ -9,23 +9,31 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitOptions};
 
-/// The first id outside that our namespace maps, and how many.
-const MAP: &str = "0 100000 65536";
+/// A map for those to whom any will do.
+const ANY: &str = "0 100000 65536";
 
-/// A user namespace that maps ids `0..65536` to `100000..165536`.
+/// A user namespace with maps of its own.
 #[derive(Debug)]
 pub(crate) struct UserNamespace {
     fd: OwnedFd,
 }
 
 impl UserNamespace {
-    /// Makes one. unshare(2) of a user namespace needs a process with one thread, hence the child, which is
+    /// Makes one that maps ids `0..65536` to `100000..165536`.
+    ///
+    /// # Errors
+    /// As [`UserNamespace::with_maps`].
+    pub(crate) fn new() -> Result<Self, Errno> {
+        Self::with_maps([ANY, ANY])
+    }
+
+    /// Makes one with these `uid_map` and `gid_map`. unshare(2) of a user namespace needs a process with one thread, hence the child, which is
     /// gone when this returns.
     ///
     /// # Errors
     /// ENOSYS or EINVAL when the kernel has none, EPERM or ENOSPC when they are switched off
-    /// (`user.max_user_namespaces`), and what fork, pipe and /proc give.
-    pub(crate) fn new() -> Result<Self, Errno> {
+    /// (`user.max_user_namespaces`), EINVAL for maps that are none, and what fork, pipe and /proc give.
+    pub(crate) fn with_maps(maps: [&str; 2]) -> Result<Self, Errno> {
         let (report_out, report_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let (hold_out, hold_in) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         // SAFETY: `child` only makes system calls and ends in _exit, so it needs no lock that another thread
@@ -37,7 +45,7 @@ impl UserNamespace {
         }
         let forked = Pid::from_raw(pid).filter(|_| pid > 0).map(Child).ok_or(Errno::AGAIN)?;
         drop((report_in, hold_out));
-        let opened = forked.namespace(&report_out);
+        let opened = forked.namespace(&report_out, maps);
         drop(hold_in);
         opened
     }
@@ -70,7 +78,7 @@ fn child(report: i32, hold: i32) -> ! {
 struct Child(Pid);
 
 impl Child {
-    fn namespace(&self, report: &OwnedFd) -> Result<UserNamespace, Errno> {
+    fn namespace(&self, report: &OwnedFd, maps: [&str; 2]) -> Result<UserNamespace, Errno> {
         let mut byte = [0u8; 1];
         if rustix::io::retry_on_intr(|| rustix::io::read(report, &mut byte))? != 1 {
             return Err(Errno::AGAIN);
@@ -79,8 +87,8 @@ impl Child {
             return Err(Errno::from_raw_os_error(i32::from(byte[0])));
         }
         let proc = format!("/proc/{}", self.0.as_raw_nonzero());
-        for map in ["uid_map", "gid_map"] {
-            write_once(&format!("{proc}/{map}"), MAP)?;
+        for (file, map) in ["uid_map", "gid_map"].into_iter().zip(maps) {
+            write_once(&format!("{proc}/{file}"), map)?;
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(format!("{proc}/ns/user"), flags, Mode::empty())?;

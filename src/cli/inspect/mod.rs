@@ -13,11 +13,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use erolith_differ::content::Staging as _;
+use erolith_differ::publish::{READABLE, Sync, Unnamed};
 
 use facts::Facts;
 use sharing::{Duplicate, Shared};
 
-use crate::publish::Unnamed;
 use crate::source::{ImageArgs, Opened};
 
 /// Show what an image is made of: features, layouts, space by directory, what is shared and what is wasted.
@@ -65,9 +66,9 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     match &args.html {
         Some(path) => {
             let page = html::page(&findings);
-            let pending = Unnamed::create(path)?;
+            let pending = Unnamed::create(path, READABLE)?;
             pending.file().write_all(page.as_bytes())?;
-            pending.publish()?;
+            pending.publish(Sync::Durable)?;
         }
         None if args.json => report::json(&findings, out)?,
         None => report::text(&findings, out)?,

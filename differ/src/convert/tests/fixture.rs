@@ -1,39 +1,17 @@
 //! Images in layouts and archives, written without the code that is tested.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::Digest;
+pub(super) use crate::testing::{archive, gzip};
 
 pub(super) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(super) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(super) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-
-/// A tar archive: names that end in a slash are directories, the others files that hold their name.
-pub(super) fn archive(members: &[(&str, u32)]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, mode) in members {
-        let mut header = tar::Header::new_ustar();
-        let is_dir = name.ends_with('/');
-        let kind = if is_dir { tar::EntryType::Directory } else { tar::EntryType::Regular };
-        header.set_entry_type(kind);
-        header.set_mode(*mode);
-        header.set_mtime(1_700_000_000);
-        let data = if is_dir { "" } else { name };
-        header.set_size(data.len() as u64);
-        builder.append_data(&mut header, name, data.as_bytes()).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-pub(super) fn gzip(data: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-    encoder.write_all(data).unwrap();
-    encoder.finish().unwrap()
-}
 
 /// An image layout being written.
 pub(super) struct Fixture {

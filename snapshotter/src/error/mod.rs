@@ -1,10 +1,15 @@
 //! The error of this crate: what failed, on what, what the kernel said, and what to do next.
 
+mod status;
+
 use std::path::PathBuf;
 
 use rustix::io::Errno;
 
 use crate::errno::describe;
+use crate::store;
+
+pub use status::Status;
 
 /// What this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -22,7 +27,7 @@ pub enum Class {
     Io,
 }
 
-/// Why an image could not be mounted or unmounted.
+/// Why an image could not be mounted or unmounted, or a snapshot not be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -37,16 +42,17 @@ pub enum Error {
         /// The kernel's limit.
         limit: usize,
     },
-    /// mount(2) silently cuts its option string at one page, and the mount then succeeds without the lost layers.
+    /// mount(2) silently cuts its option string at one page, and the mount then succeeds without the lost layers;
+    /// containerd takes less than that.
     #[error(
-        "{layers} lower directories need {bytes} bytes of mount options; the kernel cuts at {limit}"
+        "{layers} lower directories need {bytes} bytes of mount options; at most {limit} reach the kernel whole"
     )]
     OptionsTooLong {
         /// Lower directories.
         layers: usize,
         /// Bytes of the whole option string.
         bytes: usize,
-        /// Bytes the kernel reads.
+        /// Bytes that are never cut.
         limit: usize,
     },
     /// fsconfig(2) takes strings of at most 255 bytes.
@@ -151,8 +157,81 @@ pub enum Error {
         /// Its source, as the mount table has it.
         from: String,
     },
+    /// The database of snapshots.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A label of containerd that maps owners has another form than `container:host:length[,...]`.
+    #[error("label {label}={value}: {reason}")]
+    IdMap {
+        /// The label.
+        label: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A setting that cannot be.
+    #[error("{setting} {value}: {reason}")]
+    Config {
+        /// Which one.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// Committed snapshots have no mounts of their own.
+    #[error("snapshot {key} is committed: only active snapshots and views have mounts")]
+    Committed {
+        /// Its name.
+        key: String,
+    },
+    /// Another daemon works on the same directory.
+    #[error("{}: in use by {}", .dir.display(), .pid.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// The process, as it wrote itself down.
+        pid: Option<u32>,
+    },
+    /// Snapshots lie there, but the database that knows them does not.
+    #[error("{}: there are snapshots but no database", .root.display())]
+    DatabaseMissing {
+        /// The root of the service.
+        root: PathBuf,
+    },
+    /// A file that a snapshot needs is not there.
+    #[error("snapshot {id}: {} is gone", .path.display())]
+    Gone {
+        /// Number of the snapshot.
+        id: u64,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another request changed the snapshot in the middle of this one.
+    #[error("snapshot {key} was changed by another request meanwhile")]
+    Raced {
+        /// Its name.
+        key: String,
+    },
+    /// A file or directory of ours could not be made, read, synced or removed.
+    #[error("{action}: {source}")]
+    Storage {
+        /// What was tried, and on what.
+        action: String,
+        /// What storage said.
+        source: std::io::Error,
+    },
+    /// The content of a snapshot could not be made an image.
+    #[error("snapshot {id}: making its image: {source}")]
+    Convert {
+        /// Number of the snapshot.
+        id: u64,
+        /// Why.
+        source: erolith_mkfs::Error,
+    },
     /// The mount table has a line we cannot read.
-    #[error("/proc/self/mountinfo line {line}: not in the form that proc(5) gives")]
+    #[error("/proc/thread-self/mountinfo line {line}: not in the form that proc(5) gives")]
     MountTable {
         /// Counted from 1.
         line: usize,
@@ -180,6 +259,16 @@ impl Error {
             Self::NotMounted { .. } => "not-mounted",
             Self::NotOurs { .. } => "not-ours",
             Self::MountTable { .. } => "mount-table",
+            Self::Store(error) => error.code(),
+            Self::IdMap { .. } => "id-map",
+            Self::Config { .. } => "config",
+            Self::Committed { .. } => "committed",
+            Self::InUse { .. } => "in-use",
+            Self::DatabaseMissing { .. } => "database-missing",
+            Self::Gone { .. } => "gone",
+            Self::Raced { .. } => "raced",
+            Self::Storage { .. } => "storage",
+            Self::Convert { source, .. } => source.code(),
         }
     }
 
@@ -194,8 +283,15 @@ impl Error {
             | Self::Option { .. }
             | Self::Devices { .. }
             | Self::NotMounted { .. }
-            | Self::NotOurs { .. } => Class::Usage,
+            | Self::NotOurs { .. }
+            | Self::IdMap { .. }
+            | Self::Config { .. }
+            | Self::Committed { .. }
+            | Self::Raced { .. } => Class::Usage,
             Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
+            Self::Store(error) => error.class(),
+            Self::Gone { .. } | Self::DatabaseMissing { .. } | Self::Storage { .. } => Class::Io,
+            Self::Convert { .. } => Class::Input,
             // The caller named a directory that is not there.
             Self::Kernel { errno: Errno::NOENT | Errno::NOTDIR, .. } => Class::Usage,
             Self::Kernel { errno: Errno::IO, .. } | Self::Read { .. } => Class::Io,
@@ -203,6 +299,7 @@ impl Error {
             Self::Kernel { .. }
             | Self::LoopRace { .. }
             | Self::LoopNode { .. }
+            | Self::InUse { .. }
             | Self::MountTable { .. } => Class::Environment,
         }
     }
@@ -237,6 +334,12 @@ impl Error {
                 "mount devtmpfs on /dev, or make the node: mknod /dev/loopN b 7 N"
             }
             Self::NotOurs { .. } => "use umount(8), or --force",
+            Self::InUse { .. } => "stop the other daemon, or give this one directories of its own",
+            Self::DatabaseMissing { .. } => {
+                "put metadata.db back, or remove the directory `snapshots` to start anew"
+            }
+            Self::Gone { .. } => "remove the image and pull it again",
+            Self::Store(error) => return error.advice(),
             Self::Kernel { errno, .. } => return kernel_advice(*errno),
             _ => return None,
         })

@@ -1,0 +1,226 @@
+//! One layer becomes the image in the directory of a snapshot.
+//!
+//! The image appears whole, checked and durable, or the directory is as it was. What the bytes of the layer were is
+//! verified and returned; a digest of the image is not computed, because nobody asks for it here.
+
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+
+use erolith_mkfs::build::{self, Summary};
+
+use super::native;
+use super::{Built, Lowers, build_tar, take_native};
+use crate::content::Blob;
+use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
+use crate::processors::{self, Input, Payloads, Processed, Processor};
+use crate::publish::{Sync, Unnamed};
+use crate::{Compression, Digest, LayerType, Result};
+
+/// Permissions of the image: nobody but root has to read it, and its files may belong to anybody.
+const MODE: u32 = 0o600;
+
+/// Where the bytes of a layer come from.
+pub enum Source {
+    /// A file that is open: an image in it may be shared instead of copied.
+    Stored(Blob),
+    /// A stream.
+    Stream(Box<dyn Read + Send>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stored(blob) => f.debug_tuple("Stored").field(blob).finish(),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl Source {
+    fn into_reader(self) -> Box<dyn Read + Send> {
+        match self {
+            Self::Stored(blob) => Box::new(blob.reader()),
+            Self::Stream(stream) => stream,
+        }
+    }
+}
+
+/// A layer as its descriptor describes it.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Media type.
+    pub media_type: String,
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// The diffID, where it is known.
+    pub diff_id: Option<Digest>,
+    /// What the request carries for stream processors.
+    pub payloads: Payloads,
+}
+
+/// Whether an image may have its bytes in common with the blob it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Share {
+    /// It is copied.
+    Never,
+    /// It is an inode of its own, over the same blocks where the filesystem can do that.
+    #[default]
+    Reflink,
+    /// It may be another name of the same inode. Flags of that inode (immutable, fs-verity) and its permissions are
+    /// then the store's business; else as `Reflink`.
+    Link,
+}
+
+/// Who vouches that the bytes of a stored blob are what its digest says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trust {
+    /// Nobody: they are read and hashed.
+    #[default]
+    Nothing,
+    /// The store, which verified them when they came in and has kept them from others since. An image is then
+    /// taken without being read whole. Its structure is checked in any case.
+    Store,
+}
+
+/// How a layer is applied.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// How the image of an archive is built. `layer.base` says whether there is nothing below.
+    pub build: build::Options,
+    /// Whether an image may share its bytes with the blob.
+    pub share: Share,
+    /// Who vouches for a blob that is an image.
+    pub trust: Trust,
+    /// Whether the result survives a power cut.
+    pub sync: Sync,
+    /// The programs that understand what is not understood here.
+    pub processors: Vec<Processor>,
+    /// What decoding may cost.
+    pub budget: Budget,
+    /// Calls it off.
+    pub cancel: Cancel,
+    /// Is told of the bytes of the blob that were read.
+    pub progress: OnBytes,
+}
+
+/// How an image came to where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It was built from an archive.
+    Converted,
+    /// It was decompressed.
+    Unpacked,
+    /// It is another name of the blob's inode.
+    Linked,
+    /// It is an inode of its own with the blob's blocks.
+    Reflinked,
+    /// It was copied.
+    Copied,
+}
+
+/// A layer that was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Media type of the decoded layer.
+    pub media_type: String,
+    /// Digest of the decoded layer: the diffID.
+    pub digest: Digest,
+    /// Bytes of the decoded layer.
+    pub size: u64,
+    /// Does the image depend on the layers below? Then it is the image of this layer over those only.
+    pub inherits: bool,
+    /// How the image came there.
+    pub how: How,
+    /// What was built; `None` for a layer that was an image already.
+    pub summary: Option<Summary>,
+}
+
+/// Applies `layer`, whose bytes `source` has, so that its image is the file `target`: `layer.erofs` in the directory
+/// of a snapshot. A file that is there is replaced.
+///
+/// # Errors
+/// [`crate::Error::UnsupportedMediaType`] for what is no layer; what is wrong with the blob, the archive or the image;
+/// [`crate::Error::Cancelled`]; and what the storage reports. Nothing is published then.
+pub fn apply(
+    source: Source,
+    layer: &Layer,
+    target: &Path,
+    lowers: &dyn Lowers,
+    options: &Options,
+) -> Result<Applied> {
+    let (steps, media_type) = processors::plan(&options.processors, &layer.media_type)?;
+    let layer_type = LayerType::parse(media_type)?;
+    let decoded = layer_type.decoded_media_type(media_type);
+    if let (true, LayerType::Erofs { compression: Compression::None }, Source::Stored(blob)) =
+        (steps.is_empty() && native::is_named_by_its_diff_id(layer), layer_type, &source)
+    {
+        let how = native::take(blob, layer, target, options)?;
+        let (digest, size) = (layer.digest.clone(), layer.size);
+        let (media_type, summary) = (decoded, None);
+        return Ok(Applied { media_type, digest, size, inherits: false, how, summary });
+    }
+    let mut request = Request {
+        layer_type: Some(layer_type),
+        blob: Some((layer.digest.clone(), layer.size)),
+        diff_id: layer.diff_id.clone(),
+        digests: Digests::DiffId,
+        budget: options.budget,
+        cancel: options.cancel.clone(),
+    };
+    // A processor may neither read nor write any more when the layer has turned out to be wrong: it ends with this call.
+    let processing = Ending(options.cancel.part());
+    let mut blob: Box<dyn Read + Send> = Box::new(watched(source, options));
+    if !steps.is_empty() {
+        // The blob is verified where it goes in; what comes out is something else.
+        request.blob = None;
+        let (digest, size) = (layer.digest.clone(), layer.size);
+        let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
+        blob = Box::new(Processed::start(&steps, &layer.payloads, input)?);
+    }
+    let staging = staging(target)?;
+    let (built, how) = match layer_type {
+        LayerType::Tar { .. } => {
+            let build = options.build.clone();
+            (build_tar(staging, blob, request, build, lowers)?, How::Converted)
+        }
+        LayerType::Erofs { compression: Compression::None } => {
+            (take_native(staging, blob, request)?, How::Copied)
+        }
+        LayerType::Erofs { .. } => (take_native(staging, blob, request)?, How::Unpacked),
+    };
+    publish(built, decoded, how, options)
+}
+
+/// Work that is over when this is dropped.
+struct Ending(Cancel);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+fn watched(source: Source, options: &Options) -> Watched<Box<dyn Read + Send>> {
+    Watched { inner: source.into_reader(), told: options.progress.clone() }
+}
+
+/// The file that becomes the image.
+pub(super) fn staging(target: &Path) -> Result<Unnamed> {
+    Unnamed::create(target, MODE)
+}
+
+fn publish(
+    built: Built<Unnamed>,
+    media_type: String,
+    how: How,
+    options: &Options,
+) -> Result<Applied> {
+    let Built { staging, source, summary, inherits } = built;
+    let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
+    options.cancel.check()?;
+    staging.publish(options.sync)?;
+    Ok(Applied { media_type, digest, size: source.size, inherits, how, summary })
+}

@@ -1,0 +1,204 @@
+//! The images of a conversion on their way into a content store.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use erolith_mkfs::io::{FileSink, ReadAt};
+
+use super::Built;
+use crate::content::{Blob, ContentStore, Ingest, Mode};
+use crate::decode::{Cancel, LayerStream, Request};
+use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
+
+/// How an image layer is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Output {
+    /// As it is: it can be mounted in place.
+    #[default]
+    Raw,
+    /// In one zstd frame: smaller to send, unpacked before it is mounted.
+    Zstd {
+        /// zstd's level, 1 to 22.
+        level: i32,
+        /// Threads that compress. The result does not depend on their number.
+        threads: u32,
+    },
+}
+
+impl Output {
+    /// The media type of such a layer.
+    #[must_use]
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Raw => EROFS_LAYER,
+            Self::Zstd { .. } => EROFS_LAYER_ZSTD,
+        }
+    }
+}
+
+/// A published image layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size: u64,
+    /// Digest of the raw image.
+    pub diff_id: Digest,
+}
+
+impl Built<Box<dyn Ingest>> {
+    /// Publishes the image in `store`.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and what the storage reports. Nothing is published then.
+    pub fn seal(self, store: &dyn ContentStore, output: Output, cancel: &Cancel) -> Result<Sealed> {
+        let size = self.staging.file().metadata().map_err(Error::io("examining an image"))?.len();
+        let diff_id = match output {
+            Output::Raw => copy_hashed(self.staging.file(), cancel, &mut io::sink())?,
+            Output::Zstd { level, threads } => {
+                let packed = store.ingest(Mode::Fresh)?;
+                let (diff_id, digest, size) = compress(&self, &*packed, level, threads, cancel)?;
+                packed.commit(&digest, size)?;
+                return Ok(Sealed { digest, size, diff_id });
+            }
+        };
+        self.staging.commit(&diff_id, size)?;
+        Ok(Sealed { digest: diff_id.clone(), size, diff_id })
+    }
+}
+
+/// Compresses the image into `packed`. Returns the digest of the image, and digest and size of the result.
+fn compress(
+    built: &Built<Box<dyn Ingest>>,
+    packed: &dyn Ingest,
+    level: i32,
+    threads: u32,
+    cancel: &Cancel,
+) -> Result<(Digest, Digest, u64)> {
+    let failed = || Error::io("compressing an image");
+    let size = built.staging.file().metadata().map_err(failed())?.len();
+    let out = Hashed { file: packed.file(), hasher: Hasher::new(Algorithm::Sha256), bytes: 0 };
+    let mut encoder = zstd::stream::write::Encoder::new(out, level).map_err(failed())?;
+    // Even one thread compresses in the jobs that several would: the bytes must not depend on the machine.
+    encoder.multithread(threads.max(1)).map_err(failed())?;
+    encoder.include_checksum(true).map_err(failed())?;
+    encoder.set_pledged_src_size(Some(size)).map_err(failed())?;
+    let diff_id = copy_hashed(built.staging.file(), cancel, &mut encoder)?;
+    let out = encoder.finish().map_err(failed())?;
+    Ok((diff_id, out.hasher.finish(), out.bytes))
+}
+
+/// A file whose bytes are hashed as they are written.
+struct Hashed<'a> {
+    file: &'a File,
+    hasher: Hasher,
+    bytes: u64,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(buf)?;
+        self.hasher.update(buf.get(..n).unwrap_or_default());
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads all of `file`, which is still in the page cache, and writes it to `out`. Returns its digest.
+fn copy_hashed(file: &File, cancel: &Cancel, out: &mut dyn Write) -> Result<Digest> {
+    hash_all(file, Algorithm::Sha256, cancel, &mut |part| {
+        out.write_all(part).map_err(Error::io("writing an image"))
+    })
+}
+
+/// Digests all of `from`, and shows every part of it to `each`.
+pub(super) fn hash_all(
+    from: &dyn ReadAt,
+    algorithm: Algorithm,
+    cancel: &Cancel,
+    each: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<Digest> {
+    let mut hasher = Hasher::new(algorithm);
+    let mut buf = vec![0; 256 * 1024];
+    let mut offset = 0;
+    loop {
+        cancel.check()?;
+        let n = match from.read_at(&mut buf, offset) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Error::io("reading a blob")(e)),
+        };
+        let part = buf.get(..n).unwrap_or_default();
+        hasher.update(part);
+        each(part)?;
+        offset += n as u64;
+    }
+}
+
+/// Reads a published layer to its end and verifies it against what is known of it.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn verify(blob: &Blob, sealed: &Sealed, output: Output, cancel: &Cancel) -> Result<()> {
+    let compression = match output {
+        Output::Raw => Compression::None,
+        Output::Zstd { .. } => Compression::Zstd,
+    };
+    let request = Request {
+        layer_type: Some(crate::LayerType::Erofs { compression }),
+        blob: Some((sealed.digest.clone(), sealed.size)),
+        diff_id: Some(sealed.diff_id.clone()),
+        cancel: cancel.clone(),
+        ..Request::default()
+    };
+    LayerStream::open(blob.reader(), request)?.finish().map(drop)
+}
+
+/// Copies a blob into `store`, unless it is there, and verifies the copy.
+///
+/// # Errors
+/// [`Error::BlobSize`], [`Error::BlobDigest`], and what the storage reports.
+pub(crate) fn copy_blob(
+    store: &dyn ContentStore,
+    blob: &Blob,
+    digest: &Digest,
+    size: u64,
+    cancel: &Cancel,
+) -> Result<()> {
+    let mismatch = |actual| Error::BlobSize { digest: digest.clone(), expected: size, actual };
+    let hash_blob = |blob: &Blob| hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()));
+    if blob.len() != size {
+        return Err(mismatch(blob.len()));
+    }
+    if let Ok(there) = store.open(digest)
+        && there.len() == size
+        && (there.is_same_file(blob) || hash_blob(&there)? == *digest)
+    {
+        return Ok(());
+    }
+    let ingest = store.ingest(Mode::Fresh)?;
+    let file = ingest.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
+    let sink = FileSink::new(file, ingest.scratch_dir()?);
+    let (from, offset) = blob.file();
+    let copied = erolith_mkfs::io::Sink::copy_from(
+        &sink,
+        std::os::fd::AsFd::as_fd(&**from),
+        offset,
+        0,
+        size,
+    );
+    copied.map_err(Error::io(format!("copying blob {digest}")))?;
+    let copy = Blob::new(Arc::new(sink.into_file()), 0, size);
+    let actual = hash_blob(&copy)?;
+    if actual != *digest {
+        return Err(Error::BlobDigest { expected: digest.clone(), actual });
+    }
+    ingest.commit(digest, size)
+}

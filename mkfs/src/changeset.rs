@@ -1,0 +1,350 @@
+//! Files as members of an archive: as they are, or as the changeset that image specifications define (`layer.md`), in
+//! which overlayfs' marks have become names. The rules for the way back are in [`tree`](crate::tree).
+
+use std::io::{self, Write};
+
+use crate::format::FileType;
+use crate::meta::{Meta, Xattr};
+use crate::tar::{Entry, Error, Kind, Problem, Writer};
+use crate::tree::{WHITEOUT, WHITEOUT_OPAQUE};
+
+/// What the marks of an overlayfs are called: by the mount option `userxattr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Marks {
+    /// `trusted.overlay.*`.
+    #[default]
+    Trusted,
+    /// `user.overlay.*`.
+    User,
+}
+
+impl Marks {
+    fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::Trusted => b"trusted.overlay.",
+            Self::User => b"user.overlay.",
+        }
+    }
+}
+
+/// What becomes of overlayfs' marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Nothing: whiteouts are character devices 0,0 and attributes are attributes.
+    AsIs,
+    /// Whiteouts and opaque directories become `.wh.` names, the attributes are undone.
+    Layer(Marks),
+    /// The same for a layer with nothing below it: whiteouts and opaque directories hide nothing and are left out.
+    Base(Marks),
+}
+
+impl Form {
+    fn marks(self) -> Option<Marks> {
+        match self {
+            Self::AsIs => None,
+            Self::Layer(marks) | Self::Base(marks) => Some(marks),
+        }
+    }
+}
+
+/// A file as its source shows it.
+#[derive(Debug, Clone, Default)]
+pub struct Member<'a> {
+    /// The path, without a slash at either end; empty for the root.
+    pub path: &'a [u8],
+    /// Owner, permissions and time.
+    pub meta: Meta,
+    /// Bytes of a regular file.
+    pub size: u64,
+    /// Number of a device.
+    pub rdev: (u32, u32),
+    /// Target of a symbolic link.
+    pub target: Vec<u8>,
+    /// Extended attributes.
+    pub xattrs: Vec<Xattr>,
+    /// A path of the same inode that was written before, in the same form.
+    pub first: Option<Vec<u8>>,
+}
+
+impl Member<'_> {
+    fn name(&self) -> &[u8] {
+        self.path.rsplit(|&b| b == b'/').next().unwrap_or_default()
+    }
+}
+
+/// What was written of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Its headers. The content has to follow.
+    Header,
+    /// All of it.
+    Whole,
+    /// Nothing: an archive has no form for a socket, nor a base layer for a whiteout.
+    Nothing,
+}
+
+/// Writes files as an archive. The content of a regular file follows its member through [`io::Write`].
+#[derive(Debug)]
+pub struct Changeset<W> {
+    tar: Writer<W>,
+    form: Form,
+    members: u64,
+}
+
+impl<W: Write> Changeset<W> {
+    /// Writes to `out`, in small pieces: give it a buffer.
+    pub fn new(out: W, form: Form) -> Self {
+        Self { tar: Writer::new(out), form, members: 0 }
+    }
+
+    /// Writes a member. A directory that hides those below it is followed by the mark that says so.
+    ///
+    /// # Errors
+    /// [`Problem::ReservedName`] and [`Problem::NoForm`] for what a layer cannot say, and those of
+    /// [`Writer::write_entry`].
+    pub fn member(&mut self, file_type: FileType, member: Member<'_>) -> Result<Written, Error> {
+        let mut xattrs = member.xattrs.clone();
+        let mut opaque = false;
+        if let Some(marks) = self.form.marks() {
+            let fail = |problem| Error::new(self.tar.position(), problem).in_member(member.path);
+            if is_whiteout(file_type, &member, marks) {
+                let name = [WHITEOUT, member.name()].concat();
+                return self.mark(member.path, &name, member.meta);
+            }
+            if member.name().starts_with(WHITEOUT) {
+                return Err(fail(Problem::ReservedName));
+            }
+            opaque = undo_marks(&mut xattrs, marks).map_err(fail)?;
+        }
+        let Some(mut entry) = entry(file_type, &member) else { return Ok(Written::Nothing) };
+        if entry.kind != Kind::Hardlink {
+            entry.xattrs = xattrs;
+        }
+        self.write(&entry)?;
+        if opaque {
+            let inside = if member.path.is_empty() { b"" } else { entry.path.as_slice() };
+            self.mark(inside, WHITEOUT_OPAQUE, member.meta)?;
+        }
+        Ok(if entry.kind == Kind::Regular { Written::Header } else { Written::Whole })
+    }
+
+    fn write(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.tar.write_entry(entry)?;
+        self.members += 1;
+        Ok(())
+    }
+
+    /// An empty file beside `path` whose name is what it says.
+    fn mark(&mut self, path: &[u8], name: &[u8], meta: Meta) -> Result<Written, Error> {
+        if matches!(self.form, Form::Base(_)) {
+            return Ok(Written::Nothing);
+        }
+        let parent = path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
+        let path = [path.get(..parent).unwrap_or_default(), name].concat();
+        self.write(&Entry { path, meta: Meta { mode: 0, ..meta }, ..Entry::default() })?;
+        Ok(Written::Whole)
+    }
+
+    /// Members written so far, those that are marks included.
+    #[must_use]
+    pub fn members(&self) -> u64 {
+        self.members
+    }
+
+    /// Writes the end of the archive and gives the output back, not flushed.
+    ///
+    /// # Errors
+    /// As [`Writer::finish`].
+    pub fn finish(self) -> Result<W, Error> {
+        self.tar.finish()
+    }
+}
+
+impl<W: Write> Write for Changeset<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.tar.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.tar.flush()
+    }
+}
+
+/// What tar says of a file; `None` for a socket.
+fn entry(file_type: FileType, member: &Member<'_>) -> Option<Entry> {
+    let mut entry = Entry { meta: member.meta, path: member.path.to_vec(), ..Entry::default() };
+    entry.kind = match file_type {
+        FileType::Regular => Kind::Regular,
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Char => Kind::Char,
+        FileType::Block => Kind::Block,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => return None,
+    };
+    match entry.kind {
+        Kind::Directory => {
+            entry.path.extend_from_slice(if member.path.is_empty() { b"./" } else { b"/" });
+            return Some(entry);
+        }
+        Kind::Regular => entry.size = member.size,
+        Kind::Symlink => entry.link.clone_from(&member.target),
+        _ => entry.rdev = member.rdev,
+    }
+    if let Some(first) = &member.first {
+        entry.kind = Kind::Hardlink;
+        entry.link.clone_from(first);
+        entry.size = 0;
+    }
+    Some(entry)
+}
+
+/// The two forms overlayfs knows: a character device, and since 6.7 an empty file with an attribute.
+fn is_whiteout(file_type: FileType, member: &Member<'_>, marks: Marks) -> bool {
+    let marked = |xattr: &Xattr| xattr.name.strip_prefix(marks.prefix()) == Some(b"whiteout");
+    match file_type {
+        FileType::Char => member.rdev == (0, 0),
+        FileType::Regular => member.size == 0 && member.xattrs.iter().any(marked),
+        _ => false,
+    }
+}
+
+/// Takes overlayfs' own attributes out, and the escape from those that are meant to be seen. Returns whether
+/// the directory is opaque.
+fn undo_marks(xattrs: &mut Vec<Xattr>, marks: Marks) -> Result<bool, Problem> {
+    let mut opaque = false;
+    let mut kept = Vec::with_capacity(xattrs.len());
+    for xattr in xattrs.drain(..) {
+        if let Some(name) = unescaped(&xattr.name) {
+            kept.push(Xattr { name, value: xattr.value });
+            continue;
+        }
+        match xattr.name.strip_prefix(marks.prefix()) {
+            None => kept.push(xattr),
+            Some(b"opaque") => opaque |= xattr.value == b"y",
+            // These say where a file came from and how it is kept, which no layer needs.
+            Some(b"origin" | b"impure" | b"nlink" | b"uuid" | b"upper" | b"protattr") => {}
+            // A file whose content, or a directory whose names, are elsewhere.
+            Some(_) => return Err(Problem::NoForm { name: xattr.name }),
+        }
+    }
+    kept.sort_unstable();
+    *xattrs = kept;
+    Ok(opaque)
+}
+
+/// The name that overlayfs shows for one it would otherwise take as its own: one `overlay.` less.
+fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
+    [Marks::Trusted, Marks::User].into_iter().find_map(|marks| {
+        let hidden = name.strip_prefix(marks.prefix())?.strip_prefix(b"overlay.")?;
+        Some([marks.prefix(), hidden].concat())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Stream;
+    use crate::tar::{Limits, Reader};
+
+    fn xattr(name: &str, value: &str) -> Xattr {
+        Xattr { name: name.into(), value: value.into() }
+    }
+
+    fn member<'a>(path: &'a str, xattrs: &[(&str, &str)]) -> Member<'a> {
+        let xattrs = xattrs.iter().map(|(name, value)| xattr(name, value)).collect();
+        let meta = Meta { mode: 0o755, uid: 7, ..Meta::default() };
+        Member { path: path.as_bytes(), meta, xattrs, ..Member::default() }
+    }
+
+    /// The members of what is written, as name, kind, mode and names of attributes.
+    fn written(form: Form, files: Vec<(FileType, Member<'_>)>) -> Result<Vec<String>, Error> {
+        let mut changeset = Changeset::new(Vec::new(), form);
+        for (file_type, member) in files {
+            changeset.member(file_type, member)?;
+        }
+        let members = changeset.members();
+        let bytes = changeset.finish()?;
+        let mut reader = Reader::new(Stream(bytes.as_slice()), Limits::default());
+        let (mut entry, mut out) = (Entry::default(), Vec::new());
+        while reader.next(&mut entry)? {
+            let path = String::from_utf8_lossy(&entry.path).into_owned();
+            let names = entry.xattrs.iter().map(|x| String::from_utf8_lossy(&x.name).into_owned());
+            let names: Vec<_> = names.collect();
+            out.push(format!("{path} {:?} {:o} {names:?}", entry.kind, entry.meta.mode));
+        }
+        assert_eq!(out.len() as u64, members);
+        Ok(out)
+    }
+
+    fn marked() -> Vec<(FileType, Member<'static>)> {
+        let opaque = [("trusted.overlay.opaque", "y"), ("trusted.overlay.origin", "x")];
+        let escaped = [("trusted.overlay.overlay.opaque", "y"), ("user.overlay.overlay.a", "")];
+        vec![
+            (FileType::Directory, member("", &opaque)),
+            (FileType::Directory, member("d", &opaque)),
+            (FileType::Char, member("d/gone", &[])),
+            (FileType::Directory, member("x", &[("trusted.overlay.opaque", "x")])),
+            (FileType::Regular, member("x/gone", &[("trusted.overlay.whiteout", "")])),
+            (FileType::Directory, member("y", &escaped)),
+            (FileType::Socket, member("y/socket", &[])),
+        ]
+    }
+
+    #[test]
+    fn marks_become_names() {
+        let root = "./ Directory 755 []";
+        let expected = [
+            root,
+            ".wh..wh..opq Regular 0 []",
+            "d/ Directory 755 []",
+            "d/.wh..wh..opq Regular 0 []",
+            "d/.wh.gone Regular 0 []",
+            "x/ Directory 755 []",
+            "x/.wh.gone Regular 0 []",
+            r#"y/ Directory 755 ["trusted.overlay.opaque", "user.overlay.a"]"#,
+        ];
+        assert_eq!(written(Form::Layer(Marks::Trusted), marked()).unwrap(), expected);
+        let base: Vec<_> = expected.into_iter().filter(|line| !line.contains(".wh.")).collect();
+        assert_eq!(written(Form::Base(Marks::Trusted), marked()).unwrap(), base);
+        let all = written(Form::AsIs, marked()).unwrap();
+        assert_eq!(all.len(), 6);
+        assert_eq!(all[2], "d/gone Char 755 []");
+        assert!(all[1].contains("trusted.overlay.opaque"), "{}", all[1]);
+    }
+
+    #[test]
+    fn marks_of_the_other_kind_are_attributes() {
+        let dir = || vec![(FileType::Directory, member("d", &[("trusted.overlay.opaque", "y")]))];
+        let kept = r#"d/ Directory 755 ["trusted.overlay.opaque"]"#;
+        assert_eq!(written(Form::Layer(Marks::User), dir()).unwrap(), [kept]);
+        assert_eq!(written(Form::Layer(Marks::Trusted), dir()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_a_layer_cannot_say_is_refused() {
+        for (file, code) in [
+            (member("d/.wh.name", &[]), "tar-reserved-name"),
+            (member(".wh..wh..opq", &[]), "tar-reserved-name"),
+            (member("moved", &[("trusted.overlay.redirect", "/a")]), "tar-no-form"),
+            (member("meta", &[("trusted.overlay.metacopy", "")]), "tar-no-form"),
+        ] {
+            for form in [Form::Layer(Marks::Trusted), Form::Base(Marks::Trusted)] {
+                let error = written(form, vec![(FileType::Regular, file.clone())]).unwrap_err();
+                assert_eq!(error.code(), code, "{error}");
+            }
+            assert!(written(Form::AsIs, vec![(FileType::Regular, file)]).is_ok());
+        }
+    }
+
+    #[test]
+    fn further_names_are_links_without_content() {
+        let first = member("a", &[("user.k", "v")]);
+        let second =
+            Member { first: Some(b"a".to_vec()), size: 5, ..member("b", &[("user.k", "v")]) };
+        let mut changeset = Changeset::new(Vec::new(), Form::AsIs);
+        assert_eq!(changeset.member(FileType::Regular, first).unwrap(), Written::Header);
+        assert_eq!(changeset.member(FileType::Regular, second).unwrap(), Written::Whole);
+        assert_eq!(changeset.members(), 2);
+    }
+}

@@ -1,0 +1,267 @@
+//! A directory of the host, entered through an open descriptor and never left: no symbolic link is followed, whoever
+//! changes the tree meanwhile.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::Error;
+use crate::format::FileType;
+use crate::meta::{Meta, Time, Xattr};
+use crate::tree::shown;
+
+/// A directory that is still to be read. Its descriptor is opened then: a tree may have more directories
+/// than a process may have descriptors.
+struct Pending<T> {
+    /// What was said of it.
+    token: T,
+    /// Relative to the root, without a slash at either end; empty for the root.
+    path: Vec<u8>,
+    /// Device and inode.
+    id: (u64, u64),
+}
+
+/// Shows `visit` the root and everything below it: each directory before what is in it, the names of a directory
+/// together and in the order of their bytes. `visit` gets what it said of the directory that a name is in, and says
+/// something of a directory that is to be entered.
+///
+/// # Errors
+/// What `visit` says, and [`Error::Input`].
+pub fn walk<T, E: From<Error>>(
+    root: BorrowedFd<'_>,
+    mut visit: impl FnMut(Option<&T>, &Found<'_>) -> Result<Option<T>, E>,
+) -> Result<(), E> {
+    let found = Found::look(root, c".", &[])?;
+    let id = found.id();
+    let root_dir = visit(None, &found)?.map(|token| Pending { token, path: Vec::new(), id });
+    let mut todo = Vec::from_iter(root_dir);
+    while let Some(Pending { token, path, id }) = todo.pop() {
+        let dir = open_dir(root, &path, id)?;
+        let names = sorted_names(&dir).map_err(|e| failed(&path, e))?;
+        let first = todo.len();
+        for name in names {
+            let mut path = path.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.to_bytes());
+            let found = Found::look(dir.as_fd(), &name, &path)?;
+            let id = found.id();
+            if let Some(token) = visit(Some(&token), &found)? {
+                todo.push(Pending { token, path, id });
+            }
+        }
+        if let Some(added) = todo.get_mut(first..) {
+            added.reverse();
+        }
+    }
+    Ok(())
+}
+
+/// A name met on a [`walk`], and its inode as it was then.
+#[derive(Debug)]
+pub struct Found<'a> {
+    dir: BorrowedFd<'a>,
+    name: &'a CStr,
+    path: &'a [u8],
+    stat: Stat,
+    file_type: FileType,
+}
+
+impl<'a> Found<'a> {
+    fn look(dir: BorrowedFd<'a>, name: &'a CStr, path: &'a [u8]) -> Result<Self, Error> {
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| failed(path, e))?;
+        let mode = u16::try_from(stat.st_mode).unwrap_or_default();
+        let file_type = FileType::from_mode(mode).ok_or_else(|| failed(path, Errno::INVAL))?;
+        Ok(Self { dir, name, path, stat, file_type })
+    }
+
+    /// The path from the root, without a slash at either end; empty for the root.
+    #[must_use]
+    pub fn path(&self) -> &'a [u8] {
+        self.path
+    }
+
+    /// The last component of the path; `.` for the root.
+    #[must_use]
+    pub fn name(&self) -> &'a [u8] {
+        self.name.to_bytes()
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn file_type(&self) -> FileType {
+        self.file_type
+    }
+
+    /// Device and number of the inode.
+    #[must_use]
+    pub fn id(&self) -> (u64, u64) {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+
+    /// Has the inode other names? Those of a directory do not count.
+    #[must_use]
+    pub fn has_other_names(&self) -> bool {
+        self.stat.st_nlink > 1 && self.file_type != FileType::Directory
+    }
+
+    /// Owner, permissions and time.
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        let stat = &self.stat;
+        Meta {
+            mode: u16::try_from(stat.st_mode & 0o7777).unwrap_or(0),
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: Time {
+                sec: stat.st_mtime,
+                nsec: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            },
+        }
+    }
+
+    /// Bytes of a regular file.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+
+    /// Major and minor number of a device.
+    #[must_use]
+    pub fn rdev(&self) -> (u32, u32) {
+        (rustix::fs::major(self.stat.st_rdev), rustix::fs::minor(self.stat.st_rdev))
+    }
+
+    /// Target of a symbolic link.
+    ///
+    /// # Errors
+    /// [`Error::Input`].
+    pub fn read_link(&self) -> Result<Vec<u8>, Error> {
+        let target = rustix::fs::readlinkat(self.dir, self.name, Vec::new());
+        Ok(target.map_err(|e| failed(self.path, e))?.into_bytes())
+    }
+
+    /// Extended attributes, in the order of the filesystem.
+    ///
+    /// # Errors
+    /// [`Error::Input`].
+    pub fn xattrs(&self) -> Result<Vec<Xattr>, Error> {
+        read_xattrs(self.dir, self.name).map_err(|e| failed(self.path, e))
+    }
+
+    /// Opens a regular file for reading. Nothing else is ever opened: opening a device or a FIFO does something.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] when there is another inode by now, and [`Error::Input`].
+    pub fn open(&self) -> Result<OwnedFd, Error> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.dir, self.name, flags, Mode::empty())
+            .map_err(|e| failed(self.path, e))?;
+        self.verify_unchanged(&file)?;
+        Ok(file)
+    }
+
+    /// Makes sure that `file` is still what the walk met: what was read of it is then of one state.
+    ///
+    /// # Errors
+    /// [`Error::Changed`].
+    pub fn verify_unchanged(&self, file: &OwnedFd) -> Result<(), Error> {
+        let now = rustix::fs::fstat(file).map_err(|e| failed(self.path, e))?;
+        // The change time cannot be set back, as the modification time can.
+        let state = |s: &Stat| {
+            (
+                s.st_dev,
+                s.st_ino,
+                s.st_size,
+                [s.st_mtime, s.st_ctime],
+                [s.st_mtime_nsec, s.st_ctime_nsec],
+            )
+        };
+        if state(&now) == state(&self.stat) { Ok(()) } else { Err(self.changed()) }
+    }
+
+    /// The error that says that it is not what it was.
+    #[must_use]
+    pub fn changed(&self) -> Error {
+        Error::Changed { what: shown(self.path) }
+    }
+
+    /// The error that says that reading it failed.
+    #[must_use]
+    pub fn failed(&self, source: impl Into<io::Error>) -> Error {
+        failed(self.path, source)
+    }
+}
+
+fn failed(path: &[u8], source: impl Into<io::Error>) -> Error {
+    let path = if path.is_empty() { b"." } else { path };
+    Error::Input { what: shown(path), source: source.into() }
+}
+
+/// Opens a directory below `root` without following any symbolic link on the way.
+fn open_dir(root: BorrowedFd<'_>, path: &[u8], id: (u64, u64)) -> Result<OwnedFd, Error> {
+    let fail = |e: Errno| failed(path, e);
+    let at = if path.is_empty() { b"." } else { path };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let dir = rustix::fs::openat2(root, at, flags, Mode::empty(), resolve).map_err(fail)?;
+    let stat = rustix::fs::fstat(&dir).map_err(fail)?;
+    if (stat.st_dev, stat.st_ino) != id {
+        return Err(Error::Changed { what: shown(path) });
+    }
+    Ok(dir)
+}
+
+fn sorted_names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let name = entry?.file_name().to_owned();
+        if name.as_c_str() != c"." && name.as_c_str() != c".." {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The attributes of a name, which is not followed when it is a symbolic link. There is no system call that
+/// takes a directory and a name, but `/proc` has a path for every descriptor.
+fn read_xattrs(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<Xattr>, Errno> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.to_bytes());
+    let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+    let list = match grow(|buf| rustix::fs::llistxattr(&path, buf)) {
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut xattrs = Vec::new();
+    for name in list.split(|&b| b == 0).filter(|n| !n.is_empty()) {
+        match grow(|buf| rustix::fs::lgetxattr(&path, name, buf)) {
+            Ok(value) => xattrs.push(Xattr { name: name.to_vec(), value }),
+            // Some names are listed and belong to the filesystem, not to the file.
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(xattrs)
+}
+
+/// Calls with a growing buffer until the answer fits: 64 KiB is the most there can be.
+fn grow(call: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut buf = vec![0; 256];
+    loop {
+        match call(&mut buf) {
+            Ok(n) => {
+                buf.truncate(n);
+                return Ok(buf);
+            }
+            Err(Errno::RANGE) if buf.len() < 1 << 17 => buf.resize(buf.len() * 8, 0),
+            Err(e) => return Err(e),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The few ways in which this crate makes files and directories, with errors that name them.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::{Error, Result};
+
+/// Turns what storage says into an error that tells what was tried.
+pub(crate) fn failed<E: Into<io::Error>>(action: &str, path: &Path) -> impl FnOnce(E) -> Error {
+    let action = format!("{action} {}", path.display());
+    move |source| Error::Storage { action, source: source.into() }
+}
+
+/// Makes a directory with exactly this mode, whatever the umask of the process.
+pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    let mode = Mode::from_raw_mode(mode);
+    rustix::fs::mkdir(path, mode).map_err(failed("making directory", path))?;
+    rustix::fs::chmod(path, mode).map_err(failed("setting the mode of", path))
+}
+
+/// As [`make_dir`], and content with one that is there already.
+pub(crate) fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
+    match make_dir(path, mode) {
+        Err(Error::Storage { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Makes an empty file with exactly this mode.
+pub(crate) fn make_file(path: &Path, mode: u32) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(mode);
+    let file = rustix::fs::open(path, flags, mode).map_err(failed("making", path))?;
+    rustix::fs::fchmod(file, mode).map_err(failed("setting the mode of", path))
+}
+
+/// Opens a directory for reading its names and for syncing it.
+pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening directory", path))
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(path: &Path) -> Result<()> {
+    rustix::fs::fsync(open_dir(path)?).map_err(failed("syncing directory", path))
+}
+
+/// Removes a name. Returns whether it was there.
+pub(crate) fn unlink(path: &Path) -> Result<bool> {
+    match rustix::fs::unlinkat(CWD, path, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(failed("removing", path)(errno)),
+    }
+}
+
+/// What is known of a name, which is not followed when it is a symbolic link; nothing when there is no such name.
+pub(crate) fn stat(path: &Path) -> Result<Option<rustix::fs::Stat>> {
+    match rustix::fs::lstat(path) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(failed("examining", path)(errno)),
+    }
+}
+
+/// The names in a directory, in no order; none when it is not there. Names that are no UTF-8 are not ours and left
+/// out.
+pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        other => other.map_err(failed("opening directory", path))?,
+    };
+    let entries = rustix::fs::Dir::read_from(&fd).map_err(failed("listing", path))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("listing", path))?;
+        if let Ok(name) = entry.file_name().to_str()
+            && name != "."
+            && name != ".."
+        {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Replaces the file at `path` with one that holds `text`, at once and durably.
+pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
+    let temporary = path.with_extension("new");
+    unlink(&temporary)?;
+    make_file(&temporary, 0o600)?;
+    let mut file =
+        File::options().write(true).open(&temporary).map_err(failed("opening", &temporary))?;
+    io::Write::write_all(&mut file, text.as_bytes()).map_err(failed("writing", &temporary))?;
+    file.sync_all().map_err(failed("syncing", &temporary))?;
+    rustix::fs::rename(&temporary, path).map_err(failed("naming", path))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}

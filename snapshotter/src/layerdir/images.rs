@@ -1,0 +1,134 @@
+//! Layers that were converted once, by diffID: whatever the chain, image or namespace, they are not converted again.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
+
+use crate::fault::point;
+use crate::files::{ensure_dir, failed, names, stat, unlink};
+use crate::{Error, Result};
+
+/// `<root>/images/<algorithm>/<2 hex>/<hex>.erofs`. Each entry is a hard link of the image in some layer
+/// directory, so it costs nothing, and goes when it is the last one.
+#[derive(Debug)]
+pub struct Images {
+    dir: PathBuf,
+}
+
+impl Images {
+    /// The images of the service at `root`.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when the directory cannot be made.
+    pub fn open(root: &Path) -> Result<Self> {
+        let dir = root.join("images");
+        ensure_dir(&dir, 0o700)?;
+        Ok(Self { dir })
+    }
+
+    /// The image of the layer with this diffID. Who wants it makes a hard link of it, which fails if it went
+    /// meanwhile.
+    #[must_use]
+    pub fn find(&self, diff_id: &str) -> Option<PathBuf> {
+        let path = self.dir.join(layer_path(diff_id)?);
+        std::fs::symlink_metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+        Some(path)
+    }
+
+    /// Remembers `image`, which is finished and synced, as the layer with this diffID. One that is remembered
+    /// already stays. The link itself is not synced: a power cut may lose it, and then the layer is converted again.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub fn keep(&self, diff_id: &str, image: &Path) -> Result<()> {
+        let Some(relative) = layer_path(diff_id) else {
+            let invalid = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+            return Err(Error::Storage { action: format!("keeping {diff_id}"), source: invalid });
+        };
+        let path = self.dir.join(relative);
+        let ancestors: Vec<_> = path.ancestors().skip(1).take(2).collect();
+        for dir in ancestors.into_iter().rev() {
+            ensure_dir(dir, 0o700)?;
+        }
+        match rustix::fs::linkat(CWD, image, CWD, &path, AtFlags::empty()) {
+            Ok(()) => point("images.after_link"),
+            Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(failed("linking", &path)(errno)),
+        }
+    }
+
+    /// Forgets the images that no layer directory has any more. Returns how many. One that is being linked
+    /// meanwhile keeps its other name.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub fn sweep(&self) -> Result<u64> {
+        let mut gone = 0;
+        for algorithm in names(&self.dir)? {
+            let algorithm = self.dir.join(algorithm);
+            for prefix in names(&algorithm)? {
+                let dir = algorithm.join(prefix);
+                for name in names(&dir)? {
+                    let path = dir.join(name);
+                    let is_last = stat(&path)?.is_some_and(|stat| stat.st_nlink == 1);
+                    gone += u64::from(is_last && unlink(&path)?);
+                }
+            }
+        }
+        Ok(gone)
+    }
+}
+
+/// Where a cache keyed by diffID has a layer, relative to its root: that of containerd's `layer_content_caches`.
+/// Nothing for what is no digest, so that no text of a caller becomes a path of its choice.
+pub(crate) fn layer_path(diff_id: &str) -> Option<PathBuf> {
+    let (algorithm, hex) = diff_id.split_once(':')?;
+    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if algorithm.is_empty() || algorithm.len() > 32 || !algorithm.bytes().all(is_word) {
+        return None;
+    }
+    let is_hex = |b: u8| b.is_ascii_digit() || matches!(b, b'a'..=b'f');
+    if !(32..=128).contains(&hex.len()) || !hex.bytes().all(is_hex) {
+        return None;
+    }
+    Some(Path::new(algorithm).join(hex.get(..2)?).join(format!("{hex}.erofs")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn only_digests_become_paths() {
+        let path = layer_path(&format!("sha256:{HEX}")).unwrap();
+        assert_eq!(path, Path::new("sha256/e3").join(format!("{HEX}.erofs")));
+        let upper = HEX.to_uppercase();
+        for bad in [HEX, "sha256:", "sha256:e3", "../x:", ":", "", "sha256:zz"] {
+            assert_eq!(layer_path(bad), None, "{bad}");
+        }
+        for bad in [format!("../..:{HEX}"), format!("sha256:{upper}"), format!("sha256:/{HEX}")] {
+            assert_eq!(layer_path(&bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn images_stay_as_long_as_a_layer_has_them() {
+        let root = tempfile::tempdir().unwrap();
+        let images = Images::open(root.path()).unwrap();
+        let diff_id = format!("sha256:{HEX}");
+        let layer = root.path().join("layer.erofs");
+        std::fs::File::create(&layer).unwrap();
+        assert_eq!(images.find(&diff_id), None);
+        images.keep(&diff_id, &layer).unwrap();
+        images.keep(&diff_id, &layer).unwrap();
+        assert_eq!(images.sweep().unwrap(), 0);
+        assert!(images.find(&diff_id).is_some());
+        std::fs::remove_file(&layer).unwrap();
+        assert_eq!(images.sweep().unwrap(), 1);
+        assert_eq!(images.find(&diff_id), None);
+        assert!(images.keep("sha256:../../x", &layer).is_err());
+    }
+}

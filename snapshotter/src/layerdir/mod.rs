@@ -1,0 +1,189 @@
+//! The directory of one snapshot: its names, how it is made, and how others find it.
+//!
+//! ```text
+//! <root>/snapshots/<id>/
+//!   fs/            0755  the upper directory, or the tree itself when there is no parent
+//!   work/          0711  overlayfs' own, of active snapshots
+//!   .erofslayer    0644  says to differs: write the layer here; of active snapshots
+//!   layer.erofs          the layer; or a symbolic link into a read-only cache
+//! ```
+//!
+//! These are the names of containerd's EROFS snapshotter, so that its differ works here and ours there.
+
+mod checked;
+mod images;
+mod remove;
+
+use std::path::{Path, PathBuf};
+
+use crate::files::{failed, make_dir, make_file, stat, unlink};
+use crate::service::Mount;
+use crate::store::Kind;
+use crate::{Error, Result};
+
+pub use checked::mark_checked;
+pub(crate) use checked::{mark, require_checked};
+pub use images::Images;
+pub(crate) use images::layer_path;
+pub(crate) use remove::remove_tree;
+
+/// The empty file by which a differ knows a directory that wants a layer.
+pub const MARKER: &str = ".erofslayer";
+/// The image of a layer.
+pub const IMAGE: &str = "layer.erofs";
+/// The upper directory.
+pub const UPPER: &str = "fs";
+/// The work directory of the overlay.
+pub const WORK: &str = "work";
+/// The second name of an image that a commit made from the upper directory, until the commit is done. While it is
+/// there and the snapshot is active, the truth is in the upper directory and the image may be old.
+pub(crate) const CONVERTED: &str = "commit.erofs";
+
+/// The directory that a differ shall write the layer of these mounts to; nothing when they are not of a snapshotter
+/// that works with layer directories.
+///
+/// The rule is that of containerd's EROFS differ (`MountsToLayer` in internal/erofsutils): a first mount of type
+/// `mkfs/...` lies in the directory, else the last mount's source or upper directory does; and the marker must be
+/// there.
+#[must_use]
+pub fn of_mounts(mounts: &[Mount]) -> Option<PathBuf> {
+    let dir = candidate(mounts)?;
+    let marker = std::fs::symlink_metadata(dir.join(MARKER)).ok()?;
+    marker.is_file().then_some(dir)
+}
+
+/// What [`of_mounts`] gives if the marker is there.
+fn candidate(mounts: &[Mount]) -> Option<PathBuf> {
+    let (first, last) = (mounts.first()?, mounts.last()?);
+    if first.fs_type.starts_with("mkfs/") {
+        return parent_of(&first.source);
+    }
+    let option = |key: &str| last.options.iter().find_map(|option| option.strip_prefix(key));
+    match last.fs_type.rsplit('/').next()? {
+        "bind" | "erofs" => parent_of(&last.source),
+        "overlay" => match option("upperdir=") {
+            Some(upper) => parent_of(upper),
+            None => option("lowerdir=").and_then(|_| parent_of(&first.source)),
+        },
+        _ => None,
+    }
+}
+
+fn parent_of(path: &str) -> Option<PathBuf> {
+    let path = Path::new(path);
+    path.is_absolute().then(|| path.parent().map(Path::to_path_buf)).flatten()
+}
+
+/// Makes what a new snapshot has in its directory, which must not be there yet.
+pub(crate) fn make(dir: &Path, kind: Kind) -> Result<()> {
+    make_dir(dir, 0o700)?;
+    fill(dir, kind)
+}
+
+/// Makes what is missing in the directory of a snapshot.
+pub(crate) fn fill(dir: &Path, kind: Kind) -> Result<()> {
+    make_dir(&dir.join(UPPER), 0o755)?;
+    if kind == Kind::Active {
+        make_dir(&dir.join(WORK), 0o711)?;
+        make_file(&dir.join(MARKER), 0o644)?;
+    }
+    Ok(())
+}
+
+/// Whether an active snapshot already has its layer, because a differ wrote it or a cache had it.
+pub(crate) fn is_applied(dir: &Path) -> Result<bool> {
+    Ok(stat(&dir.join(IMAGE))?.is_some() && stat(&dir.join(CONVERTED))?.is_none())
+}
+
+/// Takes back what a commit made that did not come to its end. Returns whether there was something.
+pub(crate) fn undo_converted(dir: &Path) -> Result<bool> {
+    let (image, converted) = (dir.join(IMAGE), dir.join(CONVERTED));
+    let Some(second) = stat(&converted)? else { return Ok(false) };
+    // A differ may have written another image since.
+    if stat(&image)?.is_some_and(|first| first.st_ino == second.st_ino) {
+        unlink(&image)?;
+    }
+    unlink(&converted)
+}
+
+/// The owner of the upper directory of a snapshot, which its children take over.
+pub(crate) fn owner(dir: &Path) -> Result<(u32, u32)> {
+    let upper = dir.join(UPPER);
+    let stat = stat(&upper)?.ok_or_else(|| {
+        let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error: Error = failed("examining", &upper)(gone);
+        error
+    })?;
+    Ok((stat.st_uid, stat.st_gid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(fs_type: &str, source: &str, options: &[&str]) -> Mount {
+        Mount {
+            fs_type: fs_type.to_owned(),
+            source: source.to_owned(),
+            target: String::new(),
+            options: options.iter().map(|&o| o.to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn directories_are_found_by_the_rule_of_containerd() {
+        let erofs = || mount("erofs", "/r/1/layer.erofs", &["ro", "loop"]);
+        let upper = ["workdir=/r/2/work", "upperdir=/r/2/fs", "lowerdir={{ mount 0 }}"];
+        let table: [(Vec<Mount>, Option<&str>); 11] = [
+            (vec![], None),
+            (vec![mount("bind", "/r/1/fs", &["rw", "rbind"])], Some("/r/1")),
+            (vec![erofs()], Some("/r/1")),
+            (vec![mount("overlay", "overlay", &upper)], Some("/r/2")),
+            (vec![erofs(), mount("format/mkdir/overlay", "overlay", &upper)], Some("/r/2")),
+            (vec![erofs(), mount("format/overlay", "overlay", &["lowerdir=x"])], Some("/r/1")),
+            (vec![mount("overlay", "overlay", &["lowerdir=/a:/b"])], None),
+            (vec![mount("overlay", "overlay", &[])], None),
+            (
+                vec![
+                    mount("mkfs/ext4", "/r/3/rwlayer.img", &["rw"]),
+                    mount("format/mkdir/bind", "{{ mount 0 }}/upper", &["rw"]),
+                ],
+                Some("/r/3"),
+            ),
+            (vec![mount("tmpfs", "/r/1/fs", &[])], None),
+            (vec![mount("bind", "relative/fs", &[])], None),
+        ];
+        for (mounts, want) in table {
+            assert_eq!(candidate(&mounts).as_deref(), want.map(Path::new), "{mounts:?}");
+        }
+    }
+
+    #[test]
+    fn only_directories_with_a_marker_are_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mounts = |name: &str| {
+            let source = dir.path().join(name).join(UPPER);
+            [mount("bind", source.to_str().unwrap(), &["rw"])]
+        };
+        make(&dir.path().join("a"), Kind::Active).unwrap();
+        make(&dir.path().join("v"), Kind::View).unwrap();
+        assert_eq!(of_mounts(&mounts("a")), Some(dir.path().join("a")));
+        assert_eq!(of_mounts(&mounts("v")), None);
+        assert_eq!(of_mounts(&mounts("missing")), None);
+        std::fs::remove_file(dir.path().join("a").join(MARKER)).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("a").join(MARKER)).unwrap();
+        assert_eq!(of_mounts(&mounts("a")), None);
+    }
+
+    #[test]
+    fn modes_do_not_depend_on_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1");
+        make(&path, Kind::Active).unwrap();
+        for (name, mode) in [("", 0o700), (UPPER, 0o755), (WORK, 0o711), (MARKER, 0o644)] {
+            let got = std::fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(got, mode, "{name}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Layers mounted once, for everybody who stands on them: the `plain` profile's lowers.
+//!
+//! ```text
+//! <state>/owner        whose mounts these are; locked by the daemon
+//! <state>/l/<id>       layer <id>, as overlayfs may look through it
+//! <state>/l/<id>v      the same with its devices, programs and setuid bits: to be bound as a whole root
+//! <state>/m???/map     owners are mapped like this below here
+//! <state>/m???/<id>    layer <id> with mapped owners
+//! <state>/m???/<id>v
+//! ```
+//!
+//! Names are short because 128 of them have to fit into the options of one mount. What is mounted is asked of the
+//! kernel each time and never remembered, so that nothing is lost with the process. All but `l/<id>` are clones of
+//! that one mount: they share its filesystem and its page cache.
+//!
+//! Unmounting never disturbs a container: overlayfs and bind mounts hold what they were given.
+
+mod idmaps;
+mod owner;
+mod space;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags};
+
+use crate::fault::point;
+use crate::files::{ensure_dir, failed, names};
+use crate::layerdir;
+use crate::mounts::plan::lower_attributes;
+use crate::mounts::{self, Backing, Layer, MountOptions, Request};
+use crate::sys::idmap;
+use crate::sys::userns::UserNamespace;
+use crate::{Error, Result};
+
+pub(crate) use idmaps::IdMaps;
+pub(crate) use space::{PLAIN_SPACE, Space};
+
+/// Locks for mounting, so that two who want the same layer do not mount it twice. Layers share them by number.
+const STRIPES: usize = 16;
+/// Mounts that are undone before others get a turn.
+const BATCH: usize = 16;
+
+/// One mount of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lower {
+    /// The snapshot whose layer it is.
+    pub(crate) id: u64,
+    /// Seen by a container as it is, and not through an overlay.
+    pub(crate) bare: bool,
+}
+
+impl Lower {
+    /// Its name below the directory of a space.
+    pub(crate) fn name(self) -> String {
+        format!("{}{}", self.id, if self.bare { "v" } else { "" })
+    }
+
+    /// The other way; nothing for what is no name of a mount.
+    fn from_name(name: &str) -> Option<Self> {
+        let (digits, bare) = name.strip_suffix('v').map_or((name, false), |rest| (rest, true));
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let id = is_number.then(|| digits.parse().ok()).flatten()?;
+        Some(Self { id, bare })
+    }
+
+    /// What a clone of the layer's mount must not carry: everything but read-only, when a container will see it.
+    /// The one place that decides this.
+    fn lifted(self) -> MountAttrFlags {
+        if self.bare {
+            lower_attributes().difference(MountAttrFlags::MOUNT_ATTR_RDONLY)
+        } else {
+            MountAttrFlags::empty()
+        }
+    }
+}
+
+/// The mounts below the state directory.
+#[derive(Debug)]
+pub(crate) struct Lowers {
+    state: PathBuf,
+    backing: Backing,
+    making: [Mutex<()>; STRIPES],
+    /// Shared while mounts are being handed out, exclusive while unused ones go.
+    users: RwLock<()>,
+    /// Held as long as this lives.
+    _owner: File,
+}
+
+impl Lowers {
+    /// Takes the state directory. Mounts that another root left there are undone: their numbers mean other layers.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another daemon has it, [`Error::Storage`].
+    pub(crate) fn open(state: &Path, identity: &str, backing: Backing) -> Result<Self> {
+        let owner = owner::take(state, identity)?;
+        ensure_dir(&state.join(PLAIN_SPACE), 0o700)?;
+        let (making, users) = (Default::default(), RwLock::default());
+        Ok(Self { state: state.to_owned(), backing, making, users, _owner: owner })
+    }
+
+    /// While this is held nothing is unmounted.
+    pub(crate) fn hold(&self) -> RwLockReadGuard<'_, ()> {
+        self.users.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The space of these maps, made if need be. For those who hold.
+    pub(crate) fn space(&self, maps: Option<&IdMaps>) -> Result<Space> {
+        match maps {
+            None => Ok(Space::plain(&self.state)),
+            Some(maps) => Space::of(&self.state, maps),
+        }
+    }
+
+    /// Mounts what is not mounted yet. `image` tells where the image of a layer is. For those who hold.
+    ///
+    /// # Errors
+    /// Everything a mount can give; what was mounted before stays, and goes when nobody uses it.
+    pub(crate) fn ensure(
+        &self,
+        space: &Space,
+        lowers: &[Lower],
+        image: &dyn Fn(u64) -> PathBuf,
+    ) -> Result<()> {
+        let mut namespace = None;
+        for &lower in lowers {
+            let place = space.dir().join(lower.name());
+            if is_mounted(&place)? {
+                continue;
+            }
+            let stripe = usize::try_from(lower.id).unwrap_or(0) % STRIPES;
+            let lock =
+                self.making.get(stripe).map(|l| l.lock().unwrap_or_else(PoisonError::into_inner));
+            if !is_mounted(&place)? {
+                self.make(space, lower, &place, &image(lower.id), &mut namespace)?;
+            }
+            drop(lock);
+        }
+        Ok(())
+    }
+
+    fn make(
+        &self,
+        space: &Space,
+        lower: Lower,
+        place: &Path,
+        image: &Path,
+        namespace: &mut Option<UserNamespace>,
+    ) -> Result<()> {
+        let base = self.state.join(PLAIN_SPACE).join(lower.id.to_string());
+        if !is_mounted(&base)? {
+            mount_image(lower.id, image, &base, self.backing)?;
+        }
+        if base == place {
+            return Ok(());
+        }
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let clone = rustix::mount::open_tree(CWD, &base, flags)
+            .map_err(|errno| kernel("clone the mount", &base, errno))?;
+        if let Some(maps) = space.maps() {
+            let userns = match namespace {
+                Some(userns) => userns,
+                None => namespace.insert(make_namespace(maps)?),
+            };
+            idmap::map_ids(clone.as_fd(), userns.as_fd())
+                .map_err(|errno| kernel("map the owners of", &base, errno))?;
+        }
+        idmap::clear(clone.as_fd(), lower.lifted())
+            .map_err(|errno| kernel("change the attributes of", &base, errno))?;
+        attach_at(clone.as_fd(), place)
+    }
+
+    /// Undoes the mounts of layers that `wanted` does not name. It is asked again while nothing is handed out, since
+    /// what it said before may be old by then. Failures are logged: the next sweep tries again.
+    ///
+    /// # Errors
+    /// What `wanted` gives, and [`Error::Storage`] when the directories cannot be read.
+    pub(crate) fn sweep(&self, wanted: &dyn Fn(&[u64]) -> Result<Vec<u64>>) -> Result<()> {
+        let spaces = space::all(&self.state)?;
+        loop {
+            let mut unused = Vec::new();
+            for dir in &spaces {
+                let lowers = names(dir)?.into_iter().filter_map(|name| Lower::from_name(&name));
+                unused.extend(lowers.map(|lower| (dir, lower)));
+            }
+            let ids: Vec<u64> = unused.iter().map(|(_, lower)| lower.id).collect();
+            // Without the lock: most of the time there is nothing to do.
+            let keep = wanted(&ids)?;
+            unused.retain(|(_, lower)| !keep.contains(&lower.id));
+            let left = unused.len();
+            unused.truncate(BATCH);
+            let _alone = self.users.write().unwrap_or_else(PoisonError::into_inner);
+            let ids: Vec<u64> = unused.iter().map(|(_, lower)| lower.id).collect();
+            let keep = if ids.is_empty() { Vec::new() } else { wanted(&ids)? };
+            unused.retain(|(_, lower)| !keep.contains(&lower.id));
+            point("cleanup.before_unmount")?;
+            let mut is_stuck = false;
+            for (dir, lower) in &unused {
+                let place = dir.join(lower.name());
+                if let Err(error) = unmount(&place, UnmountFlags::NOFOLLOW) {
+                    tracing::warn!(%error, "a layer stays mounted for now");
+                    is_stuck = true;
+                }
+            }
+            point("cleanup.after_unmount")?;
+            if left <= BATCH || is_stuck {
+                return space::remove_unused(&spaces);
+            }
+        }
+    }
+}
+
+/// Whether something is mounted exactly there.
+pub(crate) fn is_mounted(place: &Path) -> Result<bool> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    match rustix::fs::statx(CWD, place, flags, StatxFlags::empty()) {
+        Ok(statx) => Ok(statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(failed("examining", place)(errno)),
+    }
+}
+
+fn mount_image(id: u64, image: &Path, place: &Path, backing: Backing) -> Result<()> {
+    let file = File::open(image).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::Gone { id, path: image.to_owned() },
+        _ => failed("opening", image)(source),
+    })?;
+    make_place(place)?;
+    let name = image.display().to_string();
+    let request = Request {
+        layers: vec![Layer { name, image: file, devices: Vec::new() }],
+        target: place.to_owned(),
+        backing,
+        options: MountOptions { attributes: lower_attributes(), erofs: Vec::new() },
+        route: None,
+    };
+    // On the descriptor that is mounted then. The mount itself compares sizes.
+    mounts::mount(request, &|layer| Ok(layerdir::require_checked(image, &layer.image)?))?;
+    point("lower.after_mount")
+}
+
+fn attach_at(mount: std::os::fd::BorrowedFd<'_>, place: &Path) -> Result<()> {
+    make_place(place)?;
+    let target: OwnedFd = crate::files::open_dir(place)?;
+    mounts::attach(mount, target.as_fd()).map_err(|errno| kernel("attach at", place, errno))?;
+    point("lower.after_mount")
+}
+
+fn make_place(place: &Path) -> Result<()> {
+    ensure_dir(place, 0o700)?;
+    point("lower.after_directory")
+}
+
+/// Undoes what is mounted at `place`, if anything is, and removes the directory.
+fn unmount(place: &Path, flags: UnmountFlags) -> Result<()> {
+    while is_mounted(place)? {
+        rustix::mount::unmount(place, flags).map_err(|errno| kernel("unmount", place, errno))?;
+    }
+    match rustix::fs::unlinkat(CWD, place, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed("removing", place)(errno)),
+    }
+}
+
+fn make_namespace(maps: &IdMaps) -> Result<UserNamespace> {
+    let [uid, gid] = maps.kernel_text();
+    UserNamespace::with_maps([uid.as_str(), gid.as_str()]).map_err(|errno| Error::Kernel {
+        action: format!("make a user namespace with {}", maps.text().trim_end().replace('\n', " ")),
+        errno,
+        log: Vec::new(),
+    })
+}
+
+fn kernel(action: &str, path: &Path, errno: Errno) -> Error {
+    Error::Kernel { action: format!("{action} {}", path.display()), errno, log: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_there_and_back_and_others_are_not_ours() {
+        for (id, bare, name) in [(1, false, "1"), (987_654, true, "987654v")] {
+            let lower = Lower { id, bare };
+            assert_eq!(lower.name(), name);
+            assert_eq!(Lower::from_name(name), Some(lower));
+        }
+        for name in ["map", "v", "", "-1", "+1", "1x", "1vv", "99999999999999999999999", "new-1"] {
+            assert_eq!(Lower::from_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_container_sees_is_read_only_and_nothing_else() {
+        let seen = |bare| lower_attributes().difference(Lower { id: 1, bare }.lifted());
+        assert_eq!(seen(true), MountAttrFlags::MOUNT_ATTR_RDONLY);
+        assert_eq!(seen(false), lower_attributes());
+    }
+}

@@ -1,0 +1,135 @@
+//! How the service is set up.
+
+use std::path::{Path, PathBuf};
+
+use crate::mounts::Backing;
+use crate::{Error, Result};
+
+/// What kind of mounts containerd is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// Layers are mounted by us, and every caller of mount(2) can use the rest.
+    #[default]
+    Plain,
+    /// Templates for containerd's mount manager (2.2 and later).
+    Managed,
+}
+
+/// How the service is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where snapshots are kept.
+    pub root: PathBuf,
+    /// Where layers are mounted. Short: every byte counts once for each layer of a container.
+    pub state: PathBuf,
+    /// What kind of mounts containerd is given.
+    pub profile: Profile,
+    /// How images get under the filesystem.
+    pub backing: Backing,
+    /// Appended to the options of every overlay.
+    pub overlay_options: Vec<String>,
+    /// Whether what is acknowledged survives a power cut. Without it, it survives the end of the process.
+    pub sync: bool,
+    /// Read-only caches of layers, `<algorithm>/<2 hex>/<hex>.erofs` by diffID, as containerd's
+    /// `layer_content_caches`. What a snapshot uses must stay there.
+    pub caches: Vec<PathBuf>,
+}
+
+impl Config {
+    /// The defaults for a root.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            state: PathBuf::from("/run/erolith"),
+            profile: Profile::default(),
+            backing: Backing::default(),
+            overlay_options: Vec::new(),
+            sync: true,
+            caches: Vec::new(),
+        }
+    }
+
+    /// Refuses what could only fail later, or mean something else then.
+    pub(super) fn validate(&self) -> Result<()> {
+        let dirs = [("root", &self.root), ("state", &self.state)];
+        for (setting, dir) in dirs.into_iter().chain(self.caches.iter().map(|dir| ("cache", dir))) {
+            check_path(dir).map_err(|reason| {
+                let value = dir.display().to_string();
+                Error::Config { setting, value, reason }
+            })?;
+        }
+        for option in &self.overlay_options {
+            check_option(option).map_err(|reason| {
+                let value = option.clone();
+                Error::Config { setting: "overlay option", value, reason }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Paths become parts of option strings and templates, which have no escapes that all readers know.
+fn check_path(path: &Path) -> Result<(), &'static str> {
+    let text = path.to_str().ok_or("not UTF-8")?;
+    if !path.is_absolute() {
+        return Err("not absolute");
+    }
+    if text.contains([':', ',', '\\', '"', '\n']) || text.contains("{{") {
+        return Err("holds a character that mount options or templates take for their own");
+    }
+    Ok(())
+}
+
+fn check_option(option: &str) -> Result<(), &'static str> {
+    let (key, value) = option.split_once('=').unwrap_or((option, ""));
+    match (key, value) {
+        ("", _) => Err("empty"),
+        ("lowerdir" | "upperdir" | "workdir" | "lowerdir+" | "datadir+", _) => {
+            Err("set by erolith")
+        }
+        // Their uppers mean something only in the overlay they were written in, so they cannot be committed.
+        ("redirect_dir", "on") | ("metacopy", "on") => {
+            Err("an upper directory written with it is no layer")
+        }
+        ("userxattr", _) => Err("layers carry trusted.overlay attributes"),
+        _ if option.contains(',') => Err("one option each"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_could_only_fail_later_are_refused() {
+        let config = |root: &str, option: &str| {
+            let mut config = Config::new(PathBuf::from(root));
+            config.overlay_options = vec![option.to_owned()];
+            config.validate().map_err(|e| e.code())
+        };
+        for option in ["volatile", "index=on", "xino=auto", "redirect_dir=off"] {
+            assert_eq!(config("/r", option), Ok(()), "{option}");
+        }
+        let bad = [
+            "",
+            "lowerdir=/",
+            "upperdir=/",
+            "workdir=/",
+            "redirect_dir=on",
+            "metacopy=on",
+            "userxattr",
+            "a,b",
+        ];
+        for option in bad {
+            assert_eq!(config("/r", option), Err("config"), "{option}");
+        }
+        for root in ["r", "/a:b", "/a,b", "/a\\b", "/{{x", ""] {
+            assert_eq!(config(root, "volatile"), Err("config"), "{root}");
+        }
+        let mut config = Config::new(PathBuf::from("/r"));
+        config.caches = vec![PathBuf::from("relative")];
+        assert!(config.validate().is_err());
+    }
+}

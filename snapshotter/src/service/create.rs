@@ -1,0 +1,163 @@
+//! Making active snapshots and views.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
+
+use super::{Mount, Snapshotter};
+use crate::Result;
+use crate::fault::point;
+use crate::files::{failed, sync_dir};
+use crate::layerdir::{self, IMAGE, UPPER};
+use crate::lowers::IdMaps;
+use crate::mounts;
+use crate::store::{Kind, Labels, Snapshot};
+
+/// The chain that a layer will end; containerd sends it when it unpacks.
+const REF_LABEL: &str = "containerd.io/snapshot.ref";
+/// The diffID of the layer, from containerd 2.4 on.
+const DIFF_ID_LABEL: &str = "containerd.io/snapshot/diff-id";
+
+/// A directory that is complete but has no number yet. It goes when it never gets one.
+pub(super) struct Fresh {
+    path: PathBuf,
+    /// It has a layer from a cache.
+    has_layer: bool,
+    is_placed: bool,
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if !self.is_placed
+            && let Err(error) = layerdir::remove_tree(&self.path)
+        {
+            tracing::warn!(%error, "a new directory is left for the next cleanup");
+        }
+    }
+}
+
+impl Snapshotter {
+    /// What `prepare` and `view` have in common. The cost depends on the number of parents and on nothing else.
+    pub(super) fn create(
+        &self,
+        kind: Kind,
+        key: &str,
+        parent: &str,
+        labels: &Labels,
+    ) -> Result<Vec<Mount>> {
+        let maps = IdMaps::from_labels(labels)?;
+        let snapshot = {
+            let _creating = self.creating.read().unwrap_or_else(PoisonError::into_inner);
+            point("create.before_directory")?;
+            let mut fresh = self.fresh(kind)?;
+            if kind == Kind::Active && parent.is_empty() {
+                fresh.has_layer = self.take_cached(&fresh.path, labels)?;
+            }
+            point("create.after_directory")?;
+            self.store.create(kind, key, parent, labels, &mut |snapshot| {
+                self.place(&mut fresh, snapshot, maps.as_ref())
+            })?
+        };
+        let mounts = point("create.after_commit");
+        mounts.and_then(|()| self.arrays(&snapshot, maps.as_ref())).inspect_err(|_| {
+            // A failed request leaves nothing: the same key can be tried again.
+            if let Err(error) = self.store.remove(key) {
+                tracing::warn!(%error, key, "a snapshot without mounts is left");
+            }
+        })
+    }
+
+    /// Everything a new snapshot has in its directory.
+    pub(super) fn fresh(&self, kind: Kind) -> Result<Fresh> {
+        let path =
+            self.snapshots.join(format!("new-{}-{}", std::process::id(), self.next_serial()));
+        let fresh = Fresh { path, has_layer: false, is_placed: false };
+        // A killed process may have had the same number.
+        layerdir::remove_tree(&fresh.path)?;
+        layerdir::make(&fresh.path, kind)?;
+        Ok(fresh)
+    }
+
+    /// Gives the directory its number. Runs before the row is committed, so that a row is never without a directory;
+    /// a directory without a row is what cleanup looks for.
+    ///
+    /// Only a layer is worth a sync: an empty directory follows from its row, and is made from it again if a power
+    /// cut took it. What a container syncs in it later takes the directory along, on every filesystem with a journal.
+    pub(super) fn place(
+        &self,
+        fresh: &mut Fresh,
+        snapshot: &Snapshot,
+        maps: Option<&IdMaps>,
+    ) -> Result<()> {
+        if let Some((uid, gid)) = self.owner_of(snapshot, maps)? {
+            let upper = fresh.path.join(UPPER);
+            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::chownat(CWD, &upper, Some(uid), Some(gid), flags)
+                .map_err(failed("setting the owner of", &upper))?;
+        }
+        let dir = self.dir(snapshot.id);
+        if let Err(errno) = rustix::fs::rename(&fresh.path, &dir) {
+            if !matches!(errno, Errno::NOTEMPTY | Errno::EXIST) {
+                return Err(failed("naming", &dir)(errno));
+            }
+            // A database put back from a copy gives numbers again: it knows of nobody who owns what lies there.
+            self.set_aside(&dir)?;
+            rustix::fs::rename(&fresh.path, &dir).map_err(failed("naming", &dir))?;
+        }
+        fresh.is_placed = true;
+        point("create.after_rename")?;
+        if self.config.sync && fresh.has_layer {
+            sync_dir(&dir)?;
+            sync_dir(&self.snapshots)?;
+        }
+        point("create.after_sync")
+    }
+
+    /// Who owns the root directory: whom the maps say, else who owns that of the parent.
+    fn owner_of(&self, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<Option<(u32, u32)>> {
+        match (maps, snapshot.parents.first()) {
+            (Some(maps), _) => Ok(Some(maps.root())),
+            (None, Some(&parent)) => layerdir::owner(&self.dir(parent)).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Puts the layer that the labels name into `dir`, if some cache has it, and tells whether. A cache that has a
+    /// damaged one does not have it.
+    fn take_cached(&self, dir: &Path, labels: &Labels) -> Result<bool> {
+        let Some(diff_id) = labels.get(DIFF_ID_LABEL).filter(|_| labels.contains_key(REF_LABEL))
+        else {
+            return Ok(false);
+        };
+        let image = dir.join(IMAGE);
+        if let Some(kept) = self.images.find(diff_id).filter(|path| is_whole(path)) {
+            match rustix::fs::linkat(CWD, &kept, CWD, &image, AtFlags::empty()) {
+                Ok(()) => return Ok(true),
+                // It was swept meanwhile, or has as many names as a file may have.
+                Err(Errno::NOENT | Errno::MLINK) => {}
+                Err(errno) => return Err(failed("linking", &image)(errno)),
+            }
+        }
+        let Some(relative) = layerdir::layer_path(diff_id) else { return Ok(false) };
+        let mut caches = self.config.caches.iter().map(|cache| cache.join(&relative));
+        let Some(cached) = caches.find(|path| is_whole(path)) else { return Ok(false) };
+        rustix::fs::symlink(&cached, &image).map_err(failed("linking", &image))?;
+        Ok(true)
+    }
+}
+
+/// Whether there is an image, and all of it.
+fn is_whole(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    match mounts::inspect(&path.display().to_string(), &file, &[]) {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(%error, "a cached layer is passed over");
+            false
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Snapshots as containerd wants them, of EROFS layers: prepare, view, mounts, commit, remove and what belongs to it.
+//!
+//! ```text
+//! <root>/                 0700
+//!   lock                  held by the daemon, with its process id
+//!   identity              tells this root from others
+//!   metadata.db           which snapshots there are; the truth
+//!   snapshots/<id>/       one directory for each, see [`crate::layerdir`]
+//!   snapshots/new-*       being made;  snapshots/gone-*  being removed
+//!   images/               converted layers by diffID
+//! ```
+//!
+//! What is acknowledged is durable: a layer is written and synced, named, its directory synced, then the database
+//! commits, then we answer. A directory without a layer follows from its row. Killed at any moment, the next start and one cleanup leave exactly what the database
+//! says.
+
+mod arrays;
+mod cleanup;
+mod commit;
+mod config;
+mod create;
+mod recover;
+mod root;
+mod usage;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, RwLock};
+
+use crate::fault::point;
+use crate::files::{ensure_dir, failed, stat, sync_dir};
+use crate::layerdir::{self, Images};
+use crate::lowers::{IdMaps, Lowers};
+use crate::store::{Filters, Info, Kind, Labels, Snapshot, Store, UpdateMask, Usage};
+use crate::{Error, Result};
+
+use arrays::{Places, Planned, Shape};
+pub use config::{Config, Profile};
+
+/// A mount as containerd's API has it (`containerd.types.Mount`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// `bind`, `overlay`, `erofs`, or one of them behind words for the mount manager.
+    pub fs_type: String,
+    /// What is mounted.
+    pub source: String,
+    /// Where below the container's root; always empty here, which means at it.
+    pub target: String,
+    /// Options as mount(8) has them.
+    pub options: Vec<String>,
+}
+
+/// The service. Calls may come from many threads at once; each is complete and durable when it returns.
+///
+/// Dropping it leaves everything as it is: containers go on, and the next one finds it again.
+#[derive(Debug)]
+pub struct Snapshotter {
+    config: Config,
+    /// `<root>/snapshots`.
+    snapshots: PathBuf,
+    store: Store,
+    images: Images,
+    lowers: Lowers,
+    /// Shared while a directory is made and its row is not yet committed; exclusive while directories without a row
+    /// are looked for.
+    creating: RwLock<()>,
+    /// One cleanup at a time.
+    cleaning: Mutex<()>,
+    /// Numbers for names that live only while something is made or removed.
+    serial: AtomicU64,
+    /// Held as long as this lives.
+    _lock: File,
+}
+
+impl Snapshotter {
+    /// Opens the root, which is made if need be, and puts right what an earlier process left half-done.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when another daemon has the root or the state directory, [`Error::Config`],
+    /// [`Error::DatabaseMissing`], and what storage gives.
+    pub fn open(config: Config) -> Result<Self> {
+        config.validate()?;
+        let root = &config.root;
+        let lock = root::take(root)?;
+        point("open.after_lock")?;
+        root::require_database(root)?;
+        let store = Store::open(&root.join(root::DATABASE))?;
+        point("open.after_store")?;
+        let snapshots = root.join(root::SNAPSHOTS);
+        ensure_dir(&snapshots, 0o700)?;
+        let images = Images::open(root)?;
+        let identity = root::identity(root)?;
+        sync_dir(root)?;
+        let lowers = Lowers::open(&config.state, &identity, config.backing)?;
+        point("open.after_lowers")?;
+        let opened = Self {
+            snapshots,
+            store,
+            images,
+            lowers,
+            creating: RwLock::default(),
+            cleaning: Mutex::default(),
+            serial: AtomicU64::new(0),
+            _lock: lock,
+            config,
+        };
+        opened.recover()?;
+        Ok(opened)
+    }
+
+    /// Makes an active snapshot on `parent`, which is committed, or on nothing when it is empty.
+    ///
+    /// With the labels `containerd.io/snapshot.ref` and `containerd.io/snapshot/diff-id` and no parent, the layer is
+    /// looked for in the caches; the snapshot then has it from the beginning, which read-only mounts tell.
+    ///
+    /// # Errors
+    /// Those of containerd's `storage.CreateSnapshot`, [`Error::IdMap`], and whatever keeps its parents from being
+    /// mounted; nothing is left of it then.
+    pub fn prepare(&self, key: &str, parent: &str, labels: &Labels) -> Result<Vec<Mount>> {
+        self.create(Kind::Active, key, parent, labels)
+    }
+
+    /// Makes a read-only snapshot of `parent`.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::prepare`].
+    pub fn view(&self, key: &str, parent: &str, labels: &Labels) -> Result<Vec<Mount>> {
+        self.create(Kind::View, key, parent, labels)
+    }
+
+    /// What to mount for an active snapshot or a view. Layers that are not mounted, as after a reboot, are.
+    ///
+    /// # Errors
+    /// `NotFound`, [`Error::Committed`], and whatever keeps its parents from being mounted.
+    pub fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
+        let snapshot = self.store.snapshot(key)?;
+        if snapshot.kind == Kind::Committed {
+            return Err(Error::Committed { key: key.to_owned() });
+        }
+        let maps = IdMaps::from_labels(&snapshot.labels)?;
+        self.arrays(&snapshot, maps.as_ref())
+    }
+
+    /// Removes a snapshot on which no other stands. Its directory goes in [`Snapshotter::cleanup`].
+    ///
+    /// # Errors
+    /// `NotFound`, and `FailedPrecondition` with children.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        point("remove.before_transaction")?;
+        self.store.remove(key)?;
+        point("remove.after_transaction")
+    }
+
+    /// What is known of a snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn stat(&self, key: &str) -> Result<Info> {
+        self.store.info(key)
+    }
+
+    /// Sets labels; nothing else can change.
+    ///
+    /// # Errors
+    /// `NotFound`, and `InvalidArgument` for a mask that names anything else.
+    pub fn update(&self, name: &str, labels: &Labels, mask: &UpdateMask) -> Result<Info> {
+        self.store.update(name, labels, mask)
+    }
+
+    /// Every snapshot that one of the filters matches, or every snapshot when there are none.
+    ///
+    /// # Errors
+    /// What storage gives. An empty service has an empty list.
+    pub fn list(&self, filters: &Filters) -> Result<Vec<Info>> {
+        self.store.list(filters)
+    }
+
+    /// What a snapshot takes on disk without its parents: a committed one its image, an active one its upper
+    /// directory and its image if it has one, a view nothing.
+    ///
+    /// # Errors
+    /// `NotFound`. Files that vanish meanwhile do not count.
+    pub fn usage(&self, key: &str) -> Result<Usage> {
+        let (snapshot, stored) = self.store.usage(key)?;
+        match snapshot.kind {
+            Kind::Active => usage::of_active(&self.dir(snapshot.id)),
+            Kind::Committed | Kind::View => Ok(stored),
+        }
+    }
+
+    /// The database, for what only it knows.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Converted layers by diffID.
+    #[must_use]
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    fn dir(&self, id: u64) -> PathBuf {
+        self.snapshots.join(id.to_string())
+    }
+
+    /// The mounts of a snapshot, with the layers below them mounted.
+    fn arrays(&self, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<Vec<Mount>> {
+        let applied =
+            snapshot.kind == Kind::Active && layerdir::is_applied(&self.dir(snapshot.id))?;
+        let Snapshot { id, kind, parents, .. } = snapshot;
+        let shape = Shape { kind: *kind, id: *id, applied, parents, maps };
+        let _held = self.lowers.hold();
+        let places = |lowers| Places {
+            snapshots: text(&self.snapshots),
+            lowers,
+            overlay_options: &self.config.overlay_options,
+        };
+        match self.config.profile {
+            Profile::Managed => {
+                self.require_images(applied.then_some(*id), parents)?;
+                arrays::managed(&shape, &places(""))
+            }
+            Profile::Plain => {
+                // Without layers there is nothing to map: the upper directory has its owners already.
+                let space = self.lowers.space(maps.filter(|_| applied || !parents.is_empty()))?;
+                let Planned { mounts, lowers } = arrays::plain(&shape, &places(text(space.dir())))?;
+                let image = |id| self.dir(id).join(layerdir::IMAGE);
+                self.lowers.ensure(&space, &lowers, &image)?;
+                Ok(mounts)
+            }
+        }
+    }
+
+    /// Others will mount these: what is missing or unsound shall be our error, and not theirs later. Parents were
+    /// checked when they were committed.
+    fn require_images(&self, own: Option<u64>, parents: &[u64]) -> Result<()> {
+        for &id in own.iter().chain(parents) {
+            let path = self.dir(id).join(layerdir::IMAGE);
+            if stat(&path)?.is_none() {
+                return Err(Error::Gone { id, path });
+            }
+        }
+        let Some(id) = own else { return Ok(()) };
+        let path = self.dir(id).join(layerdir::IMAGE);
+        let file = File::open(&path).map_err(failed("opening", &path))?;
+        layerdir::require_checked(&path, &file)
+    }
+
+    fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// A path that the configuration has been checked to be text.
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! What a process that was killed, or a power cut, left half-done. Directories without a snapshot are no business of
+//! a start: cleanup removes them.
+
+use std::collections::BTreeMap;
+
+use super::cleanup::number;
+use super::{Snapshotter, commit};
+use crate::Result;
+use crate::fault::point;
+use crate::files::{names, stat};
+use crate::layerdir::{CONVERTED, UPPER};
+use crate::lowers::IdMaps;
+use crate::store::{Filters, Kind, Snapshot};
+
+impl Snapshotter {
+    /// Looks at every directory once, and at the rows only when something is wrong.
+    pub(super) fn recover(&self) -> Result<()> {
+        let mut missing = self.store.ids()?;
+        let mut unfinished = Vec::new();
+        for id in names(&self.snapshots)?.iter().filter_map(|name| number(name)) {
+            // A directory without an upper directory was not made to its end.
+            let is_made = stat(&self.dir(id).join(UPPER))?.is_some();
+            let is_converted = stat(&self.dir(id).join(CONVERTED))?.is_some();
+            if is_made || is_converted {
+                missing.remove(&id);
+            }
+            if is_converted {
+                unfinished.push(id);
+            }
+        }
+        if missing.is_empty() && unfinished.is_empty() {
+            return Ok(());
+        }
+        point("recover.before_rows")?;
+        let rows = self.rows()?;
+        for id in unfinished {
+            match rows.get(&id).map(|snapshot| snapshot.kind) {
+                Some(Kind::Committed) => self.finish_commit(id)?,
+                Some(_) => commit::undo(&self.dir(id))?,
+                None => {}
+            }
+        }
+        for id in missing {
+            if let Some(snapshot) = rows.get(&id) {
+                self.rebuild(snapshot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every snapshot, by number.
+    fn rows(&self) -> Result<BTreeMap<u64, Snapshot>> {
+        let mut rows = BTreeMap::new();
+        for info in self.store.list(&Filters::parse(&[])?)? {
+            let snapshot = self.store.snapshot(&info.name)?;
+            rows.insert(snapshot.id, snapshot);
+        }
+        Ok(rows)
+    }
+
+    /// Makes the directory of a snapshot anew, empty. A power cut may take one in which nothing was ever synced. A
+    /// layer was synced, so somebody's hand took it; it stays without its image, and whoever wants to stand on it is
+    /// told.
+    fn rebuild(&self, snapshot: &Snapshot) -> Result<()> {
+        let Snapshot { id, kind, .. } = snapshot;
+        match kind {
+            Kind::Committed => tracing::error!(id, "a layer was lost; pull its image again"),
+            Kind::Active | Kind::View => {
+                tracing::warn!(id, "a directory was lost; it starts empty")
+            }
+        }
+        let maps = IdMaps::from_labels(&snapshot.labels)?;
+        self.place(&mut self.fresh(*kind)?, snapshot, maps.as_ref())?;
+        point("recover.after_directory")
+    }
+}

@@ -1,0 +1,132 @@
+//! Every shape of a snapshot and its mounts, in both profiles.
+
+use super::*;
+use crate::store::Labels;
+
+const PLAIN_HEAD: [&str; 4] = ["redirect_dir=nofollow", "metacopy=off", "index=off", "xino=off"];
+const UPPER_OF_9: [&str; 2] = ["workdir=/r/9/work", "upperdir=/r/9/fs"];
+
+fn shape(kind: Kind, applied: bool, parents: &[u64]) -> Shape<'_> {
+    Shape { kind, id: 9, applied, parents, maps: None }
+}
+
+fn places(options: &[String]) -> Places<'_> {
+    Places { snapshots: "/r", lowers: "/s/l", overlay_options: options }
+}
+
+fn mount(fs_type: &str, source: &str, options: &[&str]) -> Mount {
+    Mount {
+        fs_type: fs_type.to_owned(),
+        source: source.to_owned(),
+        target: String::new(),
+        options: options.iter().map(|&o| o.to_owned()).collect(),
+    }
+}
+
+#[test]
+fn plain_mounts_by_shape() {
+    use Kind::{Active, View};
+    let upper = [&PLAIN_HEAD[..], &UPPER_OF_9].concat();
+    let overlay = |head: &[&str], lowers: &str| {
+        let lowers = format!("lowerdir={lowers}");
+        mount("overlay", "overlay", &[head, &[lowers.as_str(), "volatile"]].concat())
+    };
+    let bind = |source: &str, access: &str| mount("bind", source, &[access, "rbind"]);
+    let lowers_of =
+        |ids: &[u64], bare| -> Vec<Lower> { ids.iter().map(|&id| Lower { id, bare }).collect() };
+    type Row<'a> = (Kind, bool, &'a [u64], Mount, &'a [u64], bool);
+    let table: [Row<'_>; 9] = [
+        (Active, false, &[], bind("/r/9/fs", "rw"), &[], false),
+        (View, false, &[], bind("/r/9/fs", "ro"), &[], false),
+        (Active, false, &[3], overlay(&upper, "/s/l/3"), &[3], false),
+        (Active, false, &[5, 3], overlay(&upper, "/s/l/5:/s/l/3"), &[5, 3], false),
+        (View, false, &[3], bind("/s/l/3v", "ro"), &[3], true),
+        (View, false, &[5, 3], overlay(&PLAIN_HEAD, "/s/l/5:/s/l/3"), &[5, 3], false),
+        (Active, true, &[], bind("/s/l/9v", "ro"), &[9], true),
+        (Active, true, &[3], overlay(&PLAIN_HEAD, "/s/l/9:/s/l/3"), &[9, 3], false),
+        (Active, true, &[5, 3], overlay(&PLAIN_HEAD, "/s/l/9:/s/l/5:/s/l/3"), &[9, 5, 3], false),
+    ];
+    let options = ["volatile".to_owned()];
+    for (kind, applied, parents, want, lowers, bare) in table {
+        let planned = plain(&shape(kind, applied, parents), &places(&options)).unwrap();
+        assert_eq!(planned.mounts, [want], "{kind:?} {applied} {parents:?}");
+        assert_eq!(planned.lowers, lowers_of(lowers, bare));
+    }
+}
+
+#[test]
+fn managed_mounts_are_those_of_containerd() {
+    use Kind::{Active, View};
+    let image = |id: u64| mount("erofs", &format!("/r/{id}/layer.erofs"), &["ro", "loop"]);
+    let overlay = |options: &[&str]| mount("format/mkdir/overlay", "overlay", options);
+    let upper = |lowers: &str| overlay(&[&UPPER_OF_9[..], &[lowers]].concat());
+    let table: [(Kind, bool, &[u64], Vec<Mount>); 9] = [
+        (Active, false, &[], vec![mount("bind", "/r/9/fs", &["rw", "rbind"])]),
+        (View, false, &[], vec![mount("bind", "/r/9/fs", &["ro", "rbind"])]),
+        (Active, true, &[], vec![image(9)]),
+        (View, false, &[3], vec![image(3)]),
+        (Active, false, &[3], vec![image(3), upper("lowerdir={{ mount 0 }}")]),
+        (Active, true, &[3], vec![image(3), upper("lowerdir={{ mount 0 }}")]),
+        (Active, false, &[5, 3], vec![image(5), image(3), upper("lowerdir={{ overlay 0 1 }}")]),
+        (View, false, &[5, 3], vec![image(5), image(3), overlay(&["lowerdir={{ overlay 0 1 }}"])]),
+        (
+            View,
+            false,
+            &[7, 5, 3],
+            vec![image(7), image(5), image(3), overlay(&["lowerdir={{ overlay 0 2 }}"])],
+        ),
+    ];
+    for (kind, applied, parents, want) in table {
+        let mounts = managed(&shape(kind, applied, parents), &places(&[])).unwrap();
+        assert_eq!(mounts, want, "{kind:?} {applied} {parents:?}");
+    }
+    let options = ["index=off".to_owned()];
+    let mounts = managed(&shape(View, false, &[2, 1]), &places(&options)).unwrap();
+    assert_eq!(mounts[2].options, ["lowerdir={{ overlay 0 1 }}", "index=off"]);
+}
+
+#[test]
+fn maps_are_left_to_the_mount_manager_and_done_by_us_in_plain() {
+    let labels = ["uidmapping", "gidmapping"]
+        .map(|kind| (format!("containerd.io/snapshot/{kind}"), "0:1000:10".to_owned()));
+    let maps = IdMaps::from_labels(&Labels::from(labels)).unwrap();
+    let shape = Shape { maps: maps.as_ref(), ..shape(Kind::Active, false, &[3]) };
+    let managed = managed(&shape, &places(&[])).unwrap();
+    let want =
+        [&UPPER_OF_9[..], &["uidmap=0:1000:10", "gidmap=0:1000:10", "lowerdir={{ mount 0 }}"]];
+    assert_eq!(managed[1].options, want.concat());
+    let plain = plain(&shape, &Places { lowers: "/s/mabc", ..places(&[]) }).unwrap();
+    assert_eq!(plain.mounts[0].options.last().unwrap(), "lowerdir=/s/mabc/3");
+}
+
+#[test]
+fn options_are_whole_or_refused_with_numbers() {
+    let places = Places {
+        snapshots: "/var/lib/containerd/io.containerd.snapshotter.v1.erolith/snapshots",
+        lowers: "/run/erolith/mabc",
+        overlay_options: &[],
+    };
+    let parents: Vec<u64> = (0..600).map(|i| 999_999 - i).collect();
+    let plan = |kind, count: usize| {
+        plain(&Shape { id: 999_999, ..shape(kind, false, &parents[..count]) }, &places)
+    };
+    // 128 layers with the default paths, numbers of six digits, mapped owners and an upper directory.
+    for kind in [Kind::View, Kind::Active] {
+        let options = plan(kind, 128).unwrap().mounts.remove(0).options.join(",");
+        assert!(options.len() < MAX_OPTION_BYTES, "{}", options.len());
+        match plan(kind, 150).unwrap_err() {
+            Error::OptionsTooLong { layers: 150, bytes, limit: 3584 } => assert!(bytes > 3584),
+            other => panic!("{other}"),
+        }
+        match plan(kind, 501).unwrap_err() {
+            Error::TooManyLayers { count: 501, limit: 500 } => {}
+            other => panic!("{other}"),
+        }
+    }
+    let many = |count| managed(&shape(Kind::View, false, &parents[..count]), &places);
+    assert_eq!(many(254).unwrap().len(), 255);
+    match many(255).unwrap_err() {
+        Error::TooManyLayers { count: 255, limit: 254 } => {}
+        other => panic!("{other}"),
+    }
+}

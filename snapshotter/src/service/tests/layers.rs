@@ -1,0 +1,258 @@
+//! Layers that a differ wrote, caches, and the mounts that everybody shares.
+
+use super::*;
+use crate::Status;
+
+const DIFF_ID: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+fn tree_with(site: &Site, name: &str) -> PathBuf {
+    let tree = site.dir.path().join("tree").join(name);
+    fs::create_dir_all(&tree).unwrap();
+    write(&tree.join(name), name);
+    tree
+}
+
+fn unpack_labels() -> Labels {
+    labels(&[("containerd.io/snapshot.ref", "c"), ("containerd.io/snapshot/diff-id", DIFF_ID)])
+}
+
+#[test]
+fn an_applied_layer_is_shown_read_only_and_committed_as_it_is() {
+    with_mounts(|site| {
+        let service = site.open();
+        let image = apply(&service.prepare("a", "", &none()).unwrap(), &tree_with(site, "one"));
+        let inode = fs::metadata(&image).unwrap();
+        let mounts = service.mounts("a").unwrap();
+        assert_eq!(mounts[0].options, ["ro", "rbind"]);
+        assert_eq!(Tree::of(&mounts, site.target("a")).names(""), ["one"]);
+        assert_eq!(service.usage("a").unwrap().inodes, 2);
+        // Its mount stays while it is active, though nobody stands on it.
+        service.cleanup().unwrap();
+        assert_eq!(site.lowers(), ["l/1", "l/1v"]);
+        service.commit("A", "a", "", &none()).unwrap();
+        let committed = fs::metadata(&image).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!((committed.ino(), committed.mtime()), (inode.ino(), inode.mtime()));
+        service.cleanup().unwrap();
+        assert_eq!(site.lowers(), Vec::<String>::new());
+
+        apply(&service.prepare("b", "A", &none()).unwrap(), &tree_with(site, "two"));
+        let shown = Tree::of(&service.mounts("b").unwrap(), site.target("b"));
+        assert_eq!(shown.names(""), ["one", "two"]);
+        drop(shown);
+        service.commit("B", "b", "", &none()).unwrap();
+        let view = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        assert_eq!(view.names(""), ["one", "two"]);
+    });
+}
+
+#[test]
+fn an_unfinished_image_is_never_committed() {
+    with_mounts(|site| {
+        let service = site.open();
+        let image = apply(&service.prepare("a", "", &none()).unwrap(), &tree_with(site, "one"));
+        let file = File::options().write(true).open(&image).unwrap();
+        for size in [4095, 100, 0] {
+            file.set_len(size).unwrap();
+            assert_eq!(status(service.commit("A", "a", "", &none())), Status::DataLoss, "{size}");
+            assert_eq!(service.stat("a").unwrap().kind, Kind::Active);
+            assert_eq!(status(service.mounts("a")), Status::DataLoss);
+        }
+    });
+}
+
+/// A differ of somebody else may write anything. A kernel never sees what the checker refuses.
+#[test]
+fn a_hostile_image_is_neither_mounted_nor_committed() {
+    use std::os::unix::fs::FileExt;
+    for profile in [Profile::Plain, Profile::Managed] {
+        with_mounts(|site| {
+            let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+            let image = apply(&service.prepare("a", "", &none()).unwrap(), &tree_with(site, "one"));
+            let file = File::options().read(true).write(true).open(&image).unwrap();
+            let good = fs::read(&image).unwrap();
+            // The number of the root directory.
+            file.write_all_at(&[0xFF, 0x7F], 1024 + 14).unwrap();
+            for _ in 0..2 {
+                assert_eq!(service.mounts("a").unwrap_err().status(), Status::DataLoss);
+                let error = service.commit("A", "a", "", &none()).unwrap_err();
+                assert_eq!((error.code(), error.status()), ("image-check", Status::DataLoss));
+            }
+            file.write_all_at(&good, 0).unwrap();
+            service.mounts("a").unwrap();
+            service.commit("A", "a", "", &none()).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_damaged_or_missing_layer_is_told_before_anything_is_made() {
+    with_mounts(|site| {
+        let service = site.open();
+        let id = layer(&service, "A", "");
+        let image = service.dir(id).join(layerdir::IMAGE);
+        File::options().write(true).open(&image).unwrap().set_len(100).unwrap();
+        assert_eq!(status(service.prepare("a", "A", &none())), Status::DataLoss);
+        fs::remove_file(&image).unwrap();
+        assert_eq!(status(service.view("a", "A", &none())), Status::DataLoss);
+        assert_eq!(status(service.stat("a")), Status::NotFound);
+        // Removing it works with whatever is missing, so that it can be pulled again.
+        fs::remove_dir_all(service.dir(id)).unwrap();
+        service.remove("A").unwrap();
+        service.cleanup().unwrap();
+        layer(&service, "A", "");
+        service.view("a", "A", &none()).unwrap();
+    });
+}
+
+#[test]
+fn a_layer_that_was_converted_once_is_linked() {
+    with_mounts(|site| {
+        let service = site.open();
+        let id = layer(&service, "A", "");
+        let image = service.dir(id).join(layerdir::IMAGE);
+        service.images().keep(DIFF_ID, &image).unwrap();
+        let mounts = service.prepare("k", "", &unpack_labels()).unwrap();
+        assert_eq!(mounts[0].options[0], "ro");
+        assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["A"]);
+        service.commit("B", "k", "", &none()).unwrap();
+        // Only for a base layer that says whose it is.
+        let mut without = unpack_labels();
+        without.remove("containerd.io/snapshot.ref");
+        assert_eq!(service.prepare("n", "", &without).unwrap()[0].options[0], "rw");
+        let parented = service.prepare("p", "A", &unpack_labels()).unwrap();
+        assert_eq!(parented[0].fs_type, "overlay");
+        for key in ["A", "B", "n", "p"].iter().rev() {
+            service.remove(key).unwrap();
+        }
+        service.cleanup().unwrap();
+        assert_eq!(service.images().find(DIFF_ID), None);
+    });
+}
+
+#[test]
+fn read_only_caches_are_linked_to_and_damaged_ones_passed_over() {
+    with_mounts(|site| {
+        let caches = ["c1", "c2"].map(|name| site.dir.path().join(name));
+        for (cache, is_whole) in caches.iter().zip([false, true]) {
+            let image = cache.join(layerdir::layer_path(DIFF_ID).unwrap());
+            fs::create_dir_all(image.parent().unwrap()).unwrap();
+            build_image(&tree_with(site, "cached"), &image);
+            if !is_whole {
+                File::options().write(true).open(&image).unwrap().set_len(100).unwrap();
+            }
+        }
+        let service =
+            Snapshotter::open(Config { caches: caches.to_vec(), ..site.config() }).unwrap();
+        let mounts = service.prepare("k", "", &unpack_labels()).unwrap();
+        assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["cached"]);
+        let link = fs::read_link(service.dir(1).join(layerdir::IMAGE)).unwrap();
+        assert!(link.starts_with(&caches[1]), "{}", link.display());
+        service.commit("K", "k", "", &none()).unwrap();
+        // The link itself, which may need a block for a long path.
+        let usage = service.usage("K").unwrap();
+        assert!(usage.size <= 4096 && usage.inodes == 1, "{usage:?}");
+        service.remove("K").unwrap();
+        service.cleanup().unwrap();
+        assert!(link.exists() && site.directories().is_empty());
+    });
+}
+
+#[test]
+fn layers_are_mounted_once_and_go_with_their_last_user() {
+    with_mounts(|site| {
+        let service = site.open();
+        layer(&service, "A", "");
+        layer(&service, "B", "A");
+        let keys = ["k1", "k2"];
+        let trees = keys.map(|key| {
+            let mounts = service.prepare(key, "B", &none()).unwrap();
+            Tree::of(&mounts, site.target(key))
+        });
+        assert_eq!(site.lowers(), ["l/1", "l/2"]);
+        service.remove("k1").unwrap();
+        service.cleanup().unwrap();
+        assert_eq!(site.lowers(), ["l/1", "l/2"]);
+        service.remove("k2").unwrap();
+        service.cleanup().unwrap();
+        assert_eq!(site.lowers(), Vec::<String>::new());
+        // Containers that still run keep what they stand on, and their upper directories.
+        for tree in &trees {
+            assert_eq!((tree.read("A"), tree.read("B")), ("A".into(), "B".into()));
+            write(&tree.join("written"), "later");
+        }
+        assert_eq!(site.directories(), ["1", "2", "3", "4"]);
+        drop(trees);
+        service.cleanup().unwrap();
+        assert_eq!(site.directories(), ["1", "2"]);
+        assert_eq!(names_of(&site.state.path().join("l")), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn many_at_once_mount_each_layer_once() {
+    with_mounts(|site| {
+        let service = site.open();
+        layer(&service, "A", "");
+        layer(&service, "B", "A");
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let service = &service;
+                scope.spawn(move || {
+                    for round in 0..5 {
+                        let key = format!("{thread} {round}");
+                        service.prepare(&key, "B", &none()).unwrap();
+                        if round % 2 == 0 {
+                            service.remove(&key).unwrap();
+                            service.cleanup().unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(site.lowers(), ["l/1", "l/2"]);
+        service.cleanup().unwrap();
+        assert_eq!(site.directories().len(), 2 + 16);
+    });
+}
+
+#[test]
+fn loop_devices_work_as_well_and_vanish() {
+    with_mounts(|site| {
+        let config = Config { backing: Backing::Loop, ..site.config() };
+        let service = Snapshotter::open(config).unwrap();
+        layer(&service, "A", "");
+        let mounts = service.view("v", "A", &none()).unwrap();
+        let entry = mounted_at(Path::new(&mounts[0].source)).unwrap();
+        let device = PathBuf::from(entry.source);
+        assert!(
+            device.starts_with("/dev") && Tree::of(&mounts, site.target("v")).names("") == ["A"]
+        );
+        let backing = || {
+            let name = device.file_name().unwrap().to_str().unwrap();
+            fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).unwrap_or_default()
+        };
+        let image = service.dir(1).join(layerdir::IMAGE);
+        assert_eq!(backing().trim_end(), image.to_str().unwrap());
+        service.remove("v").unwrap();
+        service.cleanup().unwrap();
+        assert_ne!(backing().trim_end(), image.to_str().unwrap());
+    });
+}
+
+#[test]
+fn the_managed_profile_mounts_nothing_itself() {
+    with_mounts(|site| {
+        let config = Config { profile: Profile::Managed, ..site.config() };
+        let service = Snapshotter::open(config).unwrap();
+        let id = layer(&service, "A", "");
+        let image = service.dir(id).join(layerdir::IMAGE);
+        let mounts = service.prepare("k", "A", &none()).unwrap();
+        assert_eq!(mounts[0].source, image.to_str().unwrap());
+        assert_eq!(mounts[1].fs_type, "format/mkdir/overlay");
+        assert_eq!(layerdir::of_mounts(&mounts), Some(service.dir(2)));
+        assert_eq!(site.lowers(), Vec::<String>::new());
+        fs::remove_file(&image).unwrap();
+        assert_eq!(status(service.mounts("k")), Status::DataLoss);
+    });
+}

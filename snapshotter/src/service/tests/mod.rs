@@ -1,0 +1,190 @@
+//! The service with real images and real mounts. Each test has a mount table of its own.
+
+mod chain;
+mod faults;
+mod layers;
+mod owners;
+mod recovery;
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+use tempfile::TempDir;
+
+use super::*;
+use crate::mounts::{Backing, mounted_at, table};
+use crate::store::Labels;
+use crate::sys::namespace::in_private_mount_namespace;
+
+/// Directories of one service. The state directory has as many bytes as the default one.
+struct Site {
+    dir: TempDir,
+    state: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        let state = tempfile::Builder::new().prefix("e").rand_bytes(6).tempdir_in("/run").unwrap();
+        Self { dir: tempfile::tempdir_in("/var/tmp").unwrap(), state }
+    }
+
+    fn config(&self) -> Config {
+        let state = self.state.path().to_owned();
+        Config { state, ..Config::new(self.dir.path().join("root")) }
+    }
+
+    fn open(&self) -> Snapshotter {
+        Snapshotter::open(self.config()).unwrap()
+    }
+
+    /// A directory to mount at.
+    fn target(&self, name: &str) -> PathBuf {
+        let target = self.dir.path().join("mnt").join(name);
+        fs::create_dir_all(&target).unwrap();
+        target
+    }
+
+    /// What is mounted below the state directory, relative to it.
+    fn lowers(&self) -> Vec<String> {
+        let state = self.state.path();
+        let mut found: Vec<_> = table::below(&table::read().unwrap(), state)
+            .map(|e| e.mount_point.strip_prefix(state).unwrap().to_str().unwrap().to_owned())
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// The names in `snapshots`.
+    fn directories(&self) -> Vec<String> {
+        let mut names = names_of(&self.dir.path().join("root/snapshots"));
+        names.sort_unstable();
+        names
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for dir in [self.dir.path(), self.state.path()] {
+            unmount_below(dir);
+        }
+    }
+}
+
+fn unmount_below(dir: &Path) {
+    let mut table = table::read().unwrap();
+    table.reverse();
+    for entry in table.iter().filter(|entry| entry.mount_point.starts_with(dir)) {
+        rustix::mount::unmount(&entry.mount_point, UnmountFlags::DETACH).ok();
+    }
+}
+
+/// Runs `work` with mounts that nobody else sees; says so where that is not possible.
+fn with_mounts(work: impl FnOnce(&Site) + Send) {
+    let outcome = in_private_mount_namespace(|| work(&Site::new()));
+    if let Err(errno) = outcome {
+        assert!(std::env::var_os("CI").is_none(), "no mount namespace: {errno}");
+        println!("skipped: no mount namespace: {errno}");
+    }
+}
+
+/// Something mounted, until this is dropped.
+struct Tree(PathBuf);
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, UnmountFlags::empty()).unwrap();
+    }
+}
+
+impl Tree {
+    /// Does what containerd does with the one mount of the plain profile.
+    fn of(mounts: &[Mount], target: PathBuf) -> Self {
+        let [mount] = mounts else { panic!("{mounts:?}") };
+        let is_ro = mount.options.iter().any(|o| o == "ro");
+        if mount.fs_type == "bind" {
+            rustix::mount::mount_bind_recursive(&mount.source, &target).unwrap();
+            let flags = MountFlags::BIND | MountFlags::RDONLY;
+            if is_ro {
+                rustix::mount::mount_remount(&target, flags, c"").unwrap();
+            }
+        } else {
+            let data = CString::new(mount.options.join(",")).unwrap();
+            let (source, fs_type) = (mount.source.as_str(), mount.fs_type.as_str());
+            let done = rustix::mount::mount(source, &target, fs_type, MountFlags::empty(), &*data);
+            done.unwrap_or_else(|e| panic!("{e}: {mount:?}"));
+        }
+        Self(target)
+    }
+
+    fn join(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.join(path)).unwrap()
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let mut names = names_of(&self.join(path));
+        names.sort_unstable();
+        names
+    }
+}
+
+fn names_of(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn write(path: &Path, text: &str) {
+    File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+fn none() -> Labels {
+    Labels::new()
+}
+
+/// A layer named `name` on `parent`, with one file called `name` that says `name`.
+fn layer(service: &Snapshotter, name: &str, parent: &str) -> u64 {
+    let key = format!("making {name}");
+    service.prepare(&key, parent, &none()).unwrap();
+    let id = service.store.snapshot(&key).unwrap().id;
+    write(&service.dir(id).join(layerdir::UPPER).join(name), name);
+    service.commit(name, &key, "", &none()).unwrap();
+    id
+}
+
+/// What a differ of containerd leaves: an image of `tree` in the directory of these mounts.
+fn apply(mounts: &[Mount], tree: &Path) -> PathBuf {
+    let dir = layerdir::of_mounts(mounts).unwrap();
+    let image = dir.join(layerdir::IMAGE);
+    build_image(tree, &image);
+    image
+}
+
+fn build_image(tree: &Path, image: &Path) {
+    use erolith_mkfs::build::{Builder, Finish, Options};
+    use erolith_mkfs::io::FileSink;
+    let file = File::create_new(image).unwrap();
+    let scratch = File::open(image.parent().unwrap()).unwrap();
+    let mut builder =
+        Builder::new(FileSink::new(file, scratch.into()), Options::default()).unwrap();
+    builder.fill_from_dir(std::os::fd::AsFd::as_fd(&File::open(tree).unwrap())).unwrap();
+    builder.finish(&Finish::default()).unwrap();
+}
+
+fn status(result: Result<impl std::fmt::Debug>) -> crate::Status {
+    result.unwrap_err().status()
+}

@@ -1,0 +1,70 @@
+//! Mapped owners.
+
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+use crate::Status;
+
+fn mapped(host: u32) -> Labels {
+    let map = format!("0:{host}:65536");
+    labels(&[
+        ("containerd.io/snapshot/uidmapping", map.as_str()),
+        ("containerd.io/snapshot/gidmapping", map.as_str()),
+    ])
+}
+
+fn owner(path: PathBuf) -> (u32, u32) {
+    let found = fs::symlink_metadata(path).unwrap();
+    (found.uid(), found.gid())
+}
+
+#[test]
+fn layers_are_seen_with_mapped_owners_and_others_see_them_as_they_are() {
+    with_mounts(|site| {
+        let service = site.open();
+        let mounts = service.prepare("a", "", &none()).unwrap();
+        let file = Path::new(&mounts[0].source).join("file");
+        write(&file, "file");
+        std::os::unix::fs::chown(&file, Some(5), Some(6)).unwrap();
+        service.commit("A", "a", "", &none()).unwrap();
+        layer(&service, "B", "A");
+        for host in [100_000, 200_000] {
+            let key = host.to_string();
+            let tree =
+                Tree::of(&service.prepare(&key, "B", &mapped(host)).unwrap(), site.target(&key));
+            assert_eq!(owner(tree.0.clone()), (host, host));
+            assert_eq!(owner(tree.join("file")), (host + 5, host + 6));
+            write(&tree.join("file"), "changed");
+            assert_eq!(owner(tree.join("file")), (host + 5, host + 6));
+            let key = format!("v{host}");
+            let view =
+                Tree::of(&service.view(&key, "A", &mapped(host)).unwrap(), site.target(&key));
+            assert_eq!(owner(view.join("file")), (host + 5, host + 6));
+            assert_eq!(service.mounts(&key).unwrap()[0].options, ["ro", "rbind"]);
+        }
+        let plain = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        assert_eq!(owner(plain.join("file")), (5, 6));
+        let base = service.prepare("base", "", &mapped(300_000)).unwrap();
+        assert_eq!(owner(PathBuf::from(&base[0].source)), (300_000, 300_000));
+        // One space for each way of mapping, and only while it is used.
+        let spaces = || names_of(site.state.path()).iter().filter(|n| n.starts_with('m')).count();
+        assert_eq!(spaces(), 2);
+        drop(plain);
+        for key in ["100000", "v100000", "200000", "v200000", "v"] {
+            service.remove(key).unwrap();
+        }
+        service.cleanup().unwrap();
+        assert_eq!((spaces(), site.lowers()), (0, Vec::new()));
+    });
+}
+
+#[test]
+fn maps_that_make_no_sense_make_no_snapshot() {
+    with_mounts(|site| {
+        let service = site.open();
+        let one = labels(&[("containerd.io/snapshot/uidmapping", "0:1:1")]);
+        assert_eq!(status(service.prepare("k", "", &one)), Status::InvalidArgument);
+        assert_eq!(status(service.view("k", "", &one)), Status::InvalidArgument);
+        assert_eq!(site.directories(), Vec::<String>::new());
+    });
+}

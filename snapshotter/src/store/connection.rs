@@ -1,0 +1,186 @@
+//! Connections to the database: one that writes, some that read, and the ids that are given out.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use super::error::{Error, Result};
+use super::{schema, sql};
+
+/// How long a connection waits for a lock of another process, such as somebody's `sqlite3`.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Statements kept prepared in each connection; more than there are.
+const STATEMENTS: usize = 32;
+
+/// Readers that stay open when nobody reads.
+const IDLE_READERS: usize = 8;
+
+/// Bytes to which the write-ahead log is cut after a checkpoint.
+const LOG_LIMIT: i64 = 4 << 20;
+
+/// Ids reserved at a time. Ids that a crash or failure leaves unused are lost, and numbers are short again after
+/// all: a million starts of the daemon make them three digits longer.
+const RESERVED: u64 = 64;
+
+/// Ids that no other snapshot ever had. They are reserved by a transaction of their own, before the one that uses
+/// them, so that an id whose transaction was undone or cut short does not come again: its directory may be there.
+#[derive(Debug)]
+pub(super) struct Ids {
+    next: u64,
+    end: u64,
+}
+
+impl Ids {
+    /// The next id. Callers have reserved before.
+    pub(super) fn take(&mut self) -> Result<u64> {
+        if self.next >= self.end {
+            return Err(Error::corrupt("no id was reserved"));
+        }
+        let id = self.next;
+        self.next += 1;
+        Ok(id)
+    }
+}
+
+/// The connection that writes.
+#[derive(Debug)]
+pub(super) struct Writer {
+    conn: Connection,
+    ids: Ids,
+}
+
+impl Writer {
+    /// Opens the database, makes it when there is none, and checks it.
+    ///
+    /// # Errors
+    /// [`Error::TooNew`] before anything is changed; [`Error::Corrupt`].
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut conn = Connection::open_with_flags(path, flags)?;
+        configure(&conn)?;
+        let found = schema::look(&conn)?;
+        let mode: String =
+            conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(Error::corrupt(format!(
+                "cannot use a write-ahead log here, only `{mode}`"
+            )));
+        }
+        // In this mode FULL syncs the log at every commit: what was answered survives a power cut.
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        conn.pragma_update(None, "journal_size_limit", LOG_LIMIT)?;
+        if found == schema::Found::Nothing {
+            schema::create(&mut conn)?;
+            sync_directory(path)?;
+        }
+        schema::check(&conn)?;
+        Ok(Self { conn, ids: Ids { next: 0, end: 0 } })
+    }
+
+    /// Runs `change` in a transaction. Its error, or its panic, undoes everything.
+    pub(super) fn transact<T>(
+        &mut self,
+        change: impl FnOnce(&Transaction<'_>, &mut Ids) -> crate::Result<T>,
+    ) -> crate::Result<T> {
+        let tx = begin(&mut self.conn)?;
+        let value = change(&tx, &mut self.ids)?;
+        tx.commit().map_err(Error::from)?;
+        Ok(value)
+    }
+
+    /// Makes sure that there is an id to take.
+    pub(super) fn reserve(&mut self) -> Result<()> {
+        if self.ids.next < self.ids.end {
+            return Ok(());
+        }
+        let tx = begin(&mut self.conn)?;
+        let step = i64::try_from(RESERVED).unwrap_or(1);
+        let end: i64 = tx.prepare_cached(sql::RESERVE)?.query_row([step], |row| row.get(0))?;
+        tx.commit()?;
+        let end = u64::try_from(end).map_err(|_| Error::corrupt("ids have run out"))?;
+        self.ids = Ids { next: end.saturating_sub(RESERVED), end };
+        Ok(())
+    }
+
+    /// The connection, for tests that look behind the scenes.
+    #[cfg(test)]
+    pub(super) fn connection(&mut self) -> &mut Connection {
+        &mut self.conn
+    }
+}
+
+/// Takes the write lock at once, so that no transaction fails halfway for want of it.
+fn begin(conn: &mut Connection) -> Result<Transaction<'_>> {
+    Ok(conn.transaction_with_behavior(TransactionBehavior::Immediate)?)
+}
+
+/// Connections that only read. Each read sees one state of the database and never waits for the writer.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), idle: Mutex::default() }
+    }
+
+    /// Runs `query` on one state of the database.
+    pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let idle = lock(&self.idle).pop();
+        let mut conn = match idle {
+            Some(conn) => conn,
+            None => self.connect()?,
+        };
+        let tx = conn.transaction()?;
+        let result = query(&tx);
+        // Nothing was written. A connection that cannot even end a read is not used again.
+        if tx.finish().is_ok() {
+            let mut idle = lock(&self.idle);
+            if idle.len() < IDLE_READERS {
+                idle.push(conn);
+            }
+        }
+        result
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(&self.path, flags)?;
+        configure(&conn)?;
+        Ok(conn)
+    }
+}
+
+/// What every connection is told.
+fn configure(conn: &Connection) -> Result<()> {
+    conn.busy_timeout(PATIENCE)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.pragma_update(None, "foreign_keys", true)?;
+    // The file may be damaged or come from elsewhere: its cells are checked, its schema gets to call no function.
+    conn.pragma_update(None, "cell_size_check", true)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    Ok(())
+}
+
+/// Makes the name of a new database as durable as its content.
+fn sync_directory(path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|source| Error::Directory { path: parent.to_path_buf(), source })
+}
+
+/// Locks. A thread that panicked left its transaction undone, so what it guarded is whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,92 @@
+//! What snapshots there are: their names, parents, kinds, times, labels and sizes, in SQLite.
+//!
+//! The semantics are those of containerd's own store (`core/snapshots/storage`), which its clients and its test
+//! suite rely on. What is answered is durable. One connection writes; others read, each one state of the database,
+//! so that `Stat` goes on while a list is sent or a layer is placed.
+//!
+//! - `changes`, `queries`, `blobs`: the operations.
+//! - [`Filters`]: which snapshots a list shows. `update`: what a field mask does. Both without the database.
+//! - `schema`, `sql`, `rows`, `connection`: the database itself.
+
+mod blobs;
+mod changes;
+mod connection;
+mod error;
+mod filters;
+mod queries;
+mod rows;
+mod schema;
+mod sql;
+mod types;
+mod update;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use rusqlite::{Connection, Transaction};
+
+pub use self::error::Error;
+pub use self::filters::Filters;
+pub use self::types::{Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, Usage};
+
+use self::connection::{Ids, Readers, Writer, lock};
+
+/// The snapshots of one root directory. Usable from several threads at once.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    // Closed first: the last connection to close tidies up the log, which readers may not.
+    readers: Readers,
+    writer: Mutex<Writer>,
+}
+
+impl Store {
+    /// Opens the database at `path` and checks it; makes it when there is none. The caller makes sure that no other
+    /// process works on the same root.
+    ///
+    /// # Errors
+    /// [`Error::TooNew`], before anything is changed; [`Error::Corrupt`] for damaged files and those of others.
+    pub fn open(path: &Path) -> crate::Result<Self> {
+        let writer = Writer::open(path).map_err(|e| e.located(path))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            readers: Readers::new(path),
+            writer: Mutex::new(writer),
+        })
+    }
+
+    /// Runs `query` on one state of the database, without waiting for who writes.
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> error::Result<T>) -> crate::Result<T> {
+        Ok(self.readers.read(query).map_err(|e| e.located(&self.path))?)
+    }
+
+    /// Runs `change` in a transaction that its error undoes.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> crate::Result<T>,
+    ) -> crate::Result<T> {
+        let outcome = lock(&self.writer).transact(|tx, _| change(tx));
+        outcome.map_err(|e| self.located(e))
+    }
+
+    /// As [`Self::write`], with an id to take. It is reserved before, under the same lock.
+    fn write_new<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>, &mut Ids) -> crate::Result<T>,
+    ) -> crate::Result<T> {
+        let mut writer = lock(&self.writer);
+        let outcome = writer.reserve().map_err(Into::into).and_then(|()| writer.transact(change));
+        outcome.map_err(|e| self.located(e))
+    }
+
+    /// Names the database in errors that are its own.
+    fn located(&self, error: crate::Error) -> crate::Error {
+        match error {
+            crate::Error::Store(e) => e.located(&self.path).into(),
+            other => other,
+        }
+    }
+}

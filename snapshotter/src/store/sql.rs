@@ -1,0 +1,92 @@
+//! Every statement that runs more than once. All but those of lists and cleanup find their rows by an index.
+
+/// Parameters: how many. Gives the end of the reserved range.
+pub(super) const RESERVE: &str = "UPDATE ids SET next = next + ?1 RETURNING next";
+
+/// Parameters: key.
+pub(super) const FIND: &str = "
+SELECT s.id, s.kind, s.parent, p.key, s.created, s.updated, s.size, s.inodes
+FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
+WHERE s.key = ?1";
+
+/// Parameters: id.
+pub(super) const PARENT_OF: &str = "SELECT parent FROM snapshots WHERE id = ?1";
+
+/// Parameters: id. The oldest child.
+pub(super) const CHILD_OF: &str = "SELECT key FROM snapshots WHERE parent = ?1 ORDER BY id LIMIT 1";
+
+/// Parameters: id.
+pub(super) const LABELS_OF: &str = "SELECT key, value FROM labels WHERE snapshot = ?1";
+
+/// Parameters: id, key, parent, kind, time.
+pub(super) const INSERT: &str = "
+INSERT INTO snapshots (id, key, parent, kind, created, updated) VALUES (?1, ?2, ?3, ?4, ?5, ?5)";
+
+/// Parameters: id, key, parent, kind, time, size, inodes.
+pub(super) const COMMIT: &str = "
+UPDATE snapshots SET key = ?2, parent = ?3, kind = ?4, created = ?5, updated = ?5, size = ?6, inodes = ?7
+WHERE id = ?1";
+
+/// Parameters: id, time. Gives the time kept, which is never before the snapshot was made.
+pub(super) const TOUCH: &str =
+    "UPDATE snapshots SET updated = max(created, ?2) WHERE id = ?1 RETURNING updated";
+
+/// Parameters: id. The labels go with it.
+pub(super) const DELETE: &str = "DELETE FROM snapshots WHERE id = ?1";
+
+/// Parameters: id.
+pub(super) const DROP_LABELS: &str = "DELETE FROM labels WHERE snapshot = ?1";
+
+/// Parameters: id, key, value.
+pub(super) const PUT_LABEL: &str = "INSERT INTO labels (snapshot, key, value) VALUES (?1, ?2, ?3)";
+
+/// Parameters: digest, diffID, size. What was known of the digest is forgotten.
+pub(super) const PUT_BLOB: &str =
+    "INSERT OR REPLACE INTO blobs (digest, diff_id, size) VALUES (?1, ?2, ?3)";
+
+/// Parameters: how many to keep. The oldest go.
+pub(super) const CUT_BLOBS: &str =
+    "DELETE FROM blobs WHERE seq <= (SELECT max(seq) FROM blobs) - ?1";
+
+/// Parameters: digest.
+pub(super) const BLOB: &str = "SELECT diff_id, size FROM blobs WHERE digest = ?1";
+
+/// The statements above, which must cost the same however many snapshots there are.
+#[cfg(test)]
+pub(super) const QUICK: &[&str] = &[
+    FIND,
+    PARENT_OF,
+    CHILD_OF,
+    LABELS_OF,
+    INSERT,
+    COMMIT,
+    TOUCH,
+    DELETE,
+    DROP_LABELS,
+    PUT_LABEL,
+    PUT_BLOB,
+    CUT_BLOBS,
+    BLOB,
+];
+
+/// All snapshots, oldest first.
+pub(super) const LIST: &str = "
+SELECT s.id, s.kind, s.parent, p.key, s.created, s.updated, s.size, s.inodes, s.key
+FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
+ORDER BY s.id";
+
+/// All labels, in the order of [`LIST`].
+pub(super) const LIST_LABELS: &str =
+    "SELECT snapshot, key, value FROM labels ORDER BY snapshot, key";
+
+/// All ids.
+pub(super) const IDS: &str = "SELECT id FROM snapshots ORDER BY id";
+
+/// Parameters: the kind of layers. Everything below what is not a layer. UNION ends the walk even in a circle.
+pub(super) const LOWERS: &str = "
+WITH RECURSIVE used (id) AS (
+    SELECT parent FROM snapshots WHERE kind <> ?1 AND parent IS NOT NULL
+    UNION
+    SELECT s.parent FROM used JOIN snapshots s ON s.id = used.id WHERE s.parent IS NOT NULL
+)
+SELECT id FROM used";

@@ -1,0 +1,132 @@
+//! What the store keeps of a snapshot, in the words of containerd's API.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds of a second.
+const SECOND: i64 = 1_000_000_000;
+
+/// What a snapshot is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// To be read; never to become a layer.
+    View,
+    /// To be written; may become a layer.
+    Active,
+    /// A layer: it never changes, and others may have it as parent.
+    Committed,
+}
+
+impl Kind {
+    /// The word that filters and messages use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::View => "view",
+            Self::Active => "active",
+            Self::Committed => "committed",
+        }
+    }
+
+    /// As it is stored: the numbers of `containerd.services.snapshots.v1.Kind`.
+    pub(super) const fn number(self) -> i64 {
+        match self {
+            Self::View => 1,
+            Self::Active => 2,
+            Self::Committed => 3,
+        }
+    }
+
+    /// The other way; nothing for a number that no kind has.
+    pub(super) const fn from_number(number: i64) -> Option<Self> {
+        match number {
+            1 => Some(Self::View),
+            2 => Some(Self::Active),
+            3 => Some(Self::Committed),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A moment in UTC, as `google.protobuf.Timestamp` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Seconds since 1970, before it negative.
+    pub seconds: i64,
+    /// Nanoseconds within the second, less than 10^9; they count forward, before 1970 too.
+    pub nanos: u32,
+}
+
+impl Timestamp {
+    /// From nanoseconds since 1970.
+    pub(super) fn from_nanoseconds(count: i64) -> Self {
+        let nanos = u32::try_from(count.rem_euclid(SECOND)).unwrap_or_default();
+        Self { seconds: count.div_euclid(SECOND), nanos }
+    }
+}
+
+/// The clock, in nanoseconds since 1970. Stands still at the ends of what 64 bits hold: 1677 and 2262.
+pub(super) fn now() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |n| -n),
+    }
+}
+
+/// Names and values given by the caller. A label with an empty value is the same as none, as in containerd's store.
+pub type Labels = BTreeMap<String, String>;
+
+/// What `Stat` and `List` say of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// The key of an active snapshot or a view, the name of a committed one.
+    pub name: String,
+    /// Name of the parent; empty when there is none.
+    pub parent: String,
+    /// What it is.
+    pub kind: Kind,
+    /// When it was made or, for a committed one, committed.
+    pub created: Timestamp,
+    /// When its labels last changed; never before `created`, whatever the clock did.
+    pub updated: Timestamp,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// What a snapshot takes on disk, without its parents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes in allocated blocks.
+    pub size: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
+/// A snapshot with its chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Names its directory, and never comes again: not after removal, not after a failure, not after a crash.
+    pub id: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// Ids of its parents, the nearest first.
+    pub parents: Vec<u64>,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// Which fields of an [`Info`] an update sets (`UpdateSnapshotRequest.update_mask`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpdateMask {
+    /// Everything that can change, which is the labels.
+    All,
+    /// `labels` or `labels.<name>`; an empty list is the same as [`UpdateMask::All`].
+    Paths(Vec<String>),
+}

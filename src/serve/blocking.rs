@@ -1,0 +1,61 @@
+//! Work that blocks, away from the threads that serve connections.
+
+use erolith_differ::decode::Cancel;
+use tracing::Span;
+
+use super::error::{Error, Result};
+
+/// Runs `work` on a thread that may block. When the caller goes away, the future is dropped and the flag that `work` got
+/// is set; `work` then ends as soon as it looks at the flag, or completes.
+///
+/// # Errors
+/// Those of `work`, and [`Error::WorkerDied`] when it panicked.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce(&Cancel) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let cancel = Cancel::default();
+    let _guard = CancelOnDrop(cancel.clone());
+    let span = Span::current();
+    let worker = tokio::task::spawn_blocking(move || span.in_scope(|| work(&cancel)));
+    worker.await.unwrap_or(Err(Error::WorkerDied))
+}
+
+/// Sets the flag in any case: after the work is done nobody looks at it.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_is_told_when_nobody_waits_for_it() {
+        let (told, was_told) = mpsc::channel();
+        let work = blocking(move |cancel| {
+            while cancel.check().is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            told.send(()).unwrap();
+            Ok(())
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(20), work).await.is_err());
+        let told =
+            tokio::task::spawn_blocking(move || was_told.recv_timeout(Duration::from_secs(9)));
+        told.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_this_request_alone() {
+        let result: Result<()> = blocking(|_| panic!("on purpose")).await;
+        assert!(matches!(result, Err(Error::WorkerDied)));
+        assert_eq!(blocking(|_| Ok(7)).await.unwrap(), 7);
+    }
+}

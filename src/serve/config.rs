@@ -1,0 +1,458 @@
+//! The daemon's configuration: a TOML file in which unknown keys are errors, and flags that go before it.
+//!
+//! `dist/config.toml` documents every key; a test keeps it equal to the defaults.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use erolith_differ::processors::Processor;
+use erolith_snapshotter::{mounts, service};
+use serde::Deserialize;
+
+/// Where the configuration is looked for when no file is named. It need not be there.
+pub(crate) const DEFAULT_PATH: &str = "/etc/erolith/config.toml";
+
+/// What the daemon is told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Directory of the snapshots and their database. Below containerd's root its mount manager and the accounting of
+    /// CRI find it.
+    pub(crate) root: PathBuf,
+    /// Directory of the mounts of layers; on a filesystem that is empty after a reboot.
+    pub(crate) state: PathBuf,
+    /// Socket of the services.
+    pub(crate) address: PathBuf,
+    /// How to reach containerd.
+    pub(crate) containerd: Containerd,
+    /// The Snapshots service.
+    pub(crate) snapshotter: Snapshotter,
+    /// The Diff service.
+    pub(crate) differ: Differ,
+    /// Programs that turn layers into others, by the names that containerd knows them by.
+    pub(crate) stream_processors: BTreeMap<String, StreamProcessor>,
+    /// What is logged.
+    pub(crate) log: Log,
+    /// What is measured.
+    pub(crate) metrics: Metrics,
+}
+
+/// How to reach containerd.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Containerd {
+    /// Its socket.
+    pub(crate) address: PathBuf,
+    /// Its root: blobs are read straight from there where that is possible. Empty: never.
+    pub(crate) root: PathBuf,
+    /// Are blobs in there what their digests say, because containerd verified them when they came in? Then EROFS layers
+    /// are taken without being read whole.
+    pub(crate) trusted: bool,
+}
+
+/// The Snapshots service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Snapshotter {
+    /// Which mounts callers are given.
+    pub(crate) profile: Profile,
+    /// How images get under the filesystem.
+    pub(crate) backing: Backing,
+    /// Further options of every overlay, appended last.
+    pub(crate) overlay_options: Vec<String>,
+    /// Is what was done durable when the answer is sent?
+    pub(crate) sync: bool,
+    /// Directories of converted layers to use and not to write, by diffID: `<algorithm>/<2 digits>/<digits>.erofs`.
+    pub(crate) caches: Vec<PathBuf>,
+}
+
+/// Which mounts callers are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Profile {
+    /// One overlay or bind mount that every caller of mount(2) can use; layers are mounted by the daemon.
+    Plain,
+    /// EROFS mounts and a template for the mount manager of containerd 2.2.
+    Managed,
+}
+
+/// How images get under the filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Backing {
+    /// Straight from their files where the kernel can, else through loop devices.
+    Auto,
+    /// Straight from their files.
+    File,
+    /// Through loop devices.
+    Loop,
+}
+
+/// The Diff service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Differ {
+    /// Layers that are converted at the same time. 0: as many as there are processors.
+    pub(crate) parallel: usize,
+    /// How a layer that is an image already may share its bytes with containerd's store.
+    pub(crate) share: Share,
+    /// Most bytes that a layer may expand to.
+    pub(crate) max_layer_bytes: u64,
+    /// Largest zstd window of a layer, as a power of two.
+    pub(crate) zstd_window_log: u32,
+    /// Longest time, in seconds, that one layer may take. 0: any.
+    pub(crate) max_seconds: u64,
+}
+
+/// How an image may share its bytes with containerd's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Share {
+    /// It is a copy.
+    Never,
+    /// It shares extents where the filesystem can do that.
+    Reflink,
+    /// It is the same file where both are on one filesystem, else as `Reflink`.
+    Link,
+}
+
+/// A program that turns a layer into another, as containerd's `[stream_processors]` have it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StreamProcessor {
+    /// Media types that it takes.
+    pub(crate) accepts: Vec<String>,
+    /// Media type that it gives.
+    pub(crate) returns: String,
+    /// The program: a path, or a name to be found in `PATH`.
+    pub(crate) path: PathBuf,
+    /// Its arguments.
+    #[serde(default)]
+    pub(crate) args: Vec<String>,
+    /// Further variables of its environment, `NAME=value`.
+    #[serde(default)]
+    pub(crate) env: Vec<String>,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    /// Least important level that is logged, or directives as `tracing` has them: `info,erolith=debug`.
+    pub(crate) level: String,
+    /// Form of a line.
+    pub(crate) format: LogFormat,
+}
+
+/// Form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Metrics {
+    /// Where `GET /metrics` is answered: empty for nowhere.
+    pub(crate) address: MetricsAddress,
+}
+
+/// Where metrics can be fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum MetricsAddress {
+    /// Nowhere.
+    #[default]
+    None,
+    /// On a TCP address.
+    Tcp(SocketAddr),
+    /// On a socket of its own, `unix:PATH`.
+    Unix(PathBuf),
+}
+
+impl FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self::None);
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+            let absolute = path.is_absolute();
+            return absolute.then_some(Self::Unix(path)).ok_or("the path must be absolute".into());
+        }
+        text.parse()
+            .map(Self::Tcp)
+            .map_err(|_| format!("{text:?} is neither IP:PORT nor unix:/PATH"))
+    }
+}
+
+impl TryFrom<String> for MetricsAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/containerd/io.containerd.snapshotter.v1.erolith".into(),
+            state: "/run/erolith".into(),
+            address: "/run/erolith/erolith.sock".into(),
+            containerd: Containerd::default(),
+            snapshotter: Snapshotter::default(),
+            differ: Differ::default(),
+            stream_processors: BTreeMap::new(),
+            log: Log::default(),
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+impl Default for Containerd {
+    fn default() -> Self {
+        Self {
+            address: "/run/containerd/containerd.sock".into(),
+            root: "/var/lib/containerd".into(),
+            trusted: true,
+        }
+    }
+}
+
+impl Default for Snapshotter {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Plain,
+            backing: Backing::Auto,
+            overlay_options: Vec::new(),
+            sync: true,
+            caches: Vec::new(),
+        }
+    }
+}
+
+impl Default for Differ {
+    fn default() -> Self {
+        let budget = erolith_differ::decode::Budget::default();
+        Self {
+            parallel: 0,
+            share: Share::Link,
+            max_layer_bytes: budget.max_output,
+            zstd_window_log: budget.zstd_window_log,
+            max_seconds: 0,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file cannot be read.
+    #[error("reading {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {source}", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that cannot be.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key, as a path.
+        key: &'static str,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads `path`; without one, the default file if it is there.
+    ///
+    /// # Errors
+    /// When it cannot be read or has keys or values that it should not have.
+    pub(crate) fn read(path: Option<&Path>) -> Result<Self, Error> {
+        let at = path.unwrap_or(Path::new(DEFAULT_PATH)).to_owned();
+        match std::fs::read_to_string(&at) {
+            Ok(text) => toml::from_str(&text)
+                .map_err(|source| Error::Parse { path: at, source: Box::new(source) }),
+            Err(e) if path.is_none() && e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(Error::Read { path: at, source }),
+        }
+    }
+
+    /// Checks what types cannot say.
+    ///
+    /// # Errors
+    /// [`Error::Value`], naming the key.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let paths = [
+            ("root", &self.root),
+            ("state", &self.state),
+            ("address", &self.address),
+            ("containerd.address", &self.containerd.address),
+        ];
+        let optional = Some(("containerd.root", &self.containerd.root))
+            .filter(|(_, path)| !path.as_os_str().is_empty());
+        let caches = self.snapshotter.caches.iter().map(|path| ("snapshotter.caches", path));
+        for (key, path) in paths.into_iter().chain(optional).chain(caches) {
+            if !path.is_absolute() {
+                let reason = format!("{} is not an absolute path", path.display());
+                return Err(Error::Value { key, reason });
+            }
+        }
+        if !(10..=31).contains(&self.differ.zstd_window_log) {
+            let reason = format!("{} is not within 10 to 31", self.differ.zstd_window_log);
+            return Err(Error::Value { key: "differ.zstd_window_log", reason });
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// What the snapshotter is told.
+    pub(crate) fn snapshotter(&self) -> service::Config {
+        let Snapshotter { profile, backing, overlay_options, sync, caches } = &self.snapshotter;
+        service::Config {
+            profile: match profile {
+                Profile::Plain => service::Profile::Plain,
+                Profile::Managed => service::Profile::Managed,
+            },
+            backing: match backing {
+                Backing::Auto => mounts::Backing::Auto,
+                Backing::File => mounts::Backing::File,
+                Backing::Loop => mounts::Backing::Loop,
+            },
+            root: self.root.clone(),
+            state: self.state.clone(),
+            overlay_options: overlay_options.clone(),
+            sync: *sync,
+            caches: caches.clone(),
+        }
+    }
+}
+
+impl Config {
+    /// The programs that turn layers into others.
+    pub(crate) fn processors(&self) -> Vec<Processor> {
+        let processors = self.stream_processors.iter().map(|(id, processor)| {
+            let StreamProcessor { accepts, returns, path, args, env } = processor.clone();
+            Processor { id: id.clone(), accepts, returns, path, args, env }
+        });
+        processors.collect()
+    }
+}
+
+impl Differ {
+    /// How many layers are converted at the same time.
+    pub(crate) fn parallel(&self) -> NonZeroUsize {
+        let processors = std::thread::available_parallelism();
+        let processors = processors.unwrap_or(NonZeroUsize::MIN);
+        NonZeroUsize::new(self.parallel).unwrap_or(processors)
+    }
+
+    /// What decoding one layer may cost.
+    pub(crate) fn budget(&self) -> erolith_differ::decode::Budget {
+        let seconds = Some(self.max_seconds).filter(|seconds| *seconds > 0);
+        erolith_differ::decode::Budget {
+            max_output: self.max_layer_bytes,
+            zstd_window_log: self.zstd_window_log,
+            max_time: seconds.map(std::time::Duration::from_secs),
+            ..erolith_differ::decode::Budget::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        let config: Config = toml::from_str(text).map_err(|e| e.to_string())?;
+        config.validate().map_err(|e| e.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn the_example_documents_the_defaults() {
+        let example = include_str!("../../dist/config.toml");
+        assert_eq!(parse(example).unwrap(), Config::default());
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_key_is_in_the_example() {
+        let example = include_str!("../../dist/config.toml");
+        let debug = format!("{:#?}", Config::default());
+        let keys = debug.lines().filter_map(|line| line.trim().split_once(": "));
+        for (key, _) in keys {
+            let named =
+                example.contains(&format!("{key} = ")) || example.contains(&format!("[{key}"));
+            assert!(named, "{key} is not in dist/config.toml");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_errors_that_name_them() {
+        for (text, word) in [
+            ("adress = '/x'", "adress"),
+            ("[snapshotter]\nprofil = 'plain'", "profil"),
+            ("[snapshotter]\nprofile = 'fast'", "fast"),
+            ("[differ]\nparallel = -1", "-1"),
+            ("[differ]\nzstd_window_log = 40", "differ.zstd_window_log"),
+            ("root = 'relative'", "root"),
+            ("[snapshotter]\ncaches = ['relative']", "snapshotter.caches"),
+            ("[metrics]\naddress = 'localhost'", "localhost"),
+            ("[metrics]\naddress = 'unix:relative'", "absolute"),
+            ("[stream_processors.x]\naccepts = []\nreturns = ''", "path"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn metrics_addresses_are_tcp_or_unix() {
+        let tcp = "127.0.0.1:9464".parse().unwrap();
+        for (text, want) in [
+            ("", MetricsAddress::None),
+            ("127.0.0.1:9464", MetricsAddress::Tcp(tcp)),
+            ("unix:/run/m", MetricsAddress::Unix("/run/m".into())),
+            ("unix:///run/m", MetricsAddress::Unix("/run/m".into())),
+        ] {
+            assert_eq!(text.parse::<MetricsAddress>().unwrap(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_only_when_it_was_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("none.toml");
+        assert!(matches!(Config::read(Some(&missing)), Err(Error::Read { .. })));
+    }
+}

@@ -1,0 +1,186 @@
+//! The part of containerd's configuration that makes it use this daemon.
+
+use std::path::Path;
+
+use crate::serve::config::Config;
+
+/// What the plugin of snapshots is called in containerd; also the last part of the default root.
+const SNAPSHOTTER: &str = "erolith";
+/// What the plugin of differences is called. containerd 1.7 has one table for both.
+const DIFFER: &str = "erolith-diff";
+
+/// Versions of containerd whose configurations differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Version {
+    /// 1.7.4 and later.
+    #[value(name = "1.7")]
+    V1_7,
+    /// 2.0 to 2.2.
+    #[value(name = "2.1")]
+    V2_1,
+    /// 2.3 and later.
+    #[value(name = "2.3")]
+    V2_3,
+}
+
+/// The configuration as TOML. `platform` is `os/architecture`.
+pub(crate) fn text(version: Version, config: &Config, platform: &str) -> String {
+    let parts = [
+        head(version),
+        proxies(version, config, platform),
+        differ_service(),
+        transfer(version, platform),
+        cri(version),
+    ];
+    parts.join("\n")
+}
+
+/// A string in TOML.
+fn quoted(text: impl AsRef<str>) -> String {
+    toml::Value::from(text.as_ref()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    quoted(path.to_string_lossy())
+}
+
+/// The platform that plugins say they are for. With the feature, images whose layers are EROFS match too.
+fn superset(version: Version, platform: &str) -> String {
+    let featured = platform.replacen('/', "(+erofs)/", 1);
+    quoted(if version == Version::V2_3 { &featured } else { platform })
+}
+
+fn head(version: Version) -> String {
+    let (name, format) = match version {
+        Version::V1_7 => ("1.7", 2),
+        Version::V2_1 => ("2.0 to 2.2", 3),
+        Version::V2_3 => ("2.3 and later", 3),
+    };
+    format!(
+        "# For containerd {name}: merge this into /etc/containerd/config.toml and restart containerd.\n\
+         version = {format}\n"
+    )
+}
+
+fn proxies(version: Version, config: &Config, platform: &str) -> String {
+    let address = path(&config.address);
+    let plugin = |name, kind| {
+        format!("[proxy_plugins.{name}]\n  type = \"{kind}\"\n  address = {address}\n")
+    };
+    let (snapshotter, differ) = (plugin(SNAPSHOTTER, "snapshot"), plugin(DIFFER, "diff"));
+    // Versions before 1.7.28 know neither platforms nor capabilities of such plugins.
+    if version == Version::V1_7 {
+        return format!("{snapshotter}{differ}");
+    }
+    let platform = format!("  platform = {}\n", superset(version, platform));
+    // `rebase`: layers are unpacked side by side (2.2). `remap-ids`: containers with user namespaces need no copy.
+    let capabilities = "  capabilities = [\"rebase\", \"remap-ids\", \"only-remap-ids\"]\n";
+    let root = path(&config.root);
+    let exports = format!("  [proxy_plugins.{SNAPSHOTTER}.exports]\n    root = {root}\n");
+    format!("{snapshotter}{platform}{capabilities}{exports}{differ}{platform}")
+}
+
+fn differ_service() -> String {
+    format!(
+        "# Layers of other snapshotters go on to containerd's own differ.\n\
+         [plugins.\"io.containerd.service.v1.diff-service\"]\n  default = [\"{DIFFER}\", \"walking\"]\n"
+    )
+}
+
+fn transfer(version: Version, platform: &str) -> String {
+    const PLUGIN: &str = "plugins.\"io.containerd.transfer.v1.local\"";
+    let unpack = |platform: &str, snapshotter, differ| {
+        format!(
+            "  [[{PLUGIN}.unpack_config]]\n    platform = {platform}\n    \
+             snapshotter = \"{snapshotter}\"\n    differ = \"{differ}\"\n"
+        )
+    };
+    let mut text = format!("[{PLUGIN}]\n");
+    let plain = quoted(platform);
+    if version == Version::V2_3 {
+        text.push_str("  max_concurrent_unpacks = 4\n");
+        text.push_str(&unpack(&superset(version, platform), SNAPSHOTTER, DIFFER));
+        text.push_str(
+            "    layer_types = [\"application/vnd.erofs\", \"application/vnd.erofs+zstd\"]\n",
+        );
+    }
+    text.push_str(&unpack(&plain, SNAPSHOTTER, DIFFER));
+    // Naming one takes the defaults away.
+    text.push_str(&unpack(&plain, "overlayfs", "walking"));
+    text
+}
+
+fn cri(version: Version) -> String {
+    let (table, key) = match version {
+        Version::V1_7 => ("plugins.\"io.containerd.grpc.v1.cri\".containerd", "snapshotter"),
+        Version::V2_1 | Version::V2_3 => ("plugins.\"io.containerd.cri.v1.images\"", "snapshotter"),
+    };
+    format!("# For Kubernetes: pods run on erolith.\n[{table}]\n  {key} = \"{SNAPSHOTTER}\"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::{Table, Value};
+
+    use super::*;
+
+    const VERSIONS: [Version; 3] = [Version::V1_7, Version::V2_1, Version::V2_3];
+
+    fn parsed(version: Version, config: &Config) -> Table {
+        text(version, config, "linux/amd64").parse().unwrap()
+    }
+
+    fn at<'t>(table: &'t Table, path: &[&str]) -> Option<&'t Value> {
+        let (last, parents) = path.split_last()?;
+        let table = parents.iter().try_fold(table, |table, key| table.get(*key)?.as_table())?;
+        table.get(*last)
+    }
+
+    #[test]
+    fn every_version_gets_a_file_it_can_read() {
+        let address = "/run/it's \"here\".sock";
+        let config = Config { address: address.into(), ..Config::default() };
+        for version in VERSIONS {
+            let table = parsed(version, &config);
+            for (name, kind) in [(SNAPSHOTTER, "snapshot"), (DIFFER, "diff")] {
+                let plugin = at(&table, &["proxy_plugins", name]).unwrap();
+                assert_eq!(plugin["type"].as_str(), Some(kind));
+                assert_eq!(plugin["address"].as_str(), Some(address));
+                assert_eq!(plugin.get("platform").is_some(), version != Version::V1_7);
+            }
+            let service = ["plugins", "io.containerd.service.v1.diff-service", "default"];
+            let order = at(&table, &service).unwrap().as_array().unwrap();
+            assert_eq!(
+                order.iter().map(|v| v.as_str().unwrap()).collect::<Vec<_>>(),
+                [DIFFER, "walking"]
+            );
+            let unpack = ["plugins", "io.containerd.transfer.v1.local", "unpack_config"];
+            let unpack = at(&table, &unpack).unwrap().as_array().unwrap();
+            assert_eq!(unpack.last().unwrap()["snapshotter"].as_str(), Some("overlayfs"));
+        }
+    }
+
+    #[test]
+    fn versions_differ_where_containerd_does() {
+        let config = Config::default();
+        let [old, middle, new] = VERSIONS.map(|version| parsed(version, &config));
+        let version = |table| at(table, &["version"]).unwrap().as_integer();
+        assert_eq!([&old, &middle, &new].map(version), [Some(2), Some(3), Some(3)]);
+        let platform = ["proxy_plugins", SNAPSHOTTER, "platform"];
+        assert_eq!(at(&old, &platform), None);
+        assert_eq!(at(&middle, &platform).unwrap().as_str(), Some("linux/amd64"));
+        assert_eq!(at(&new, &platform).unwrap().as_str(), Some("linux(+erofs)/amd64"));
+        let root = ["proxy_plugins", SNAPSHOTTER, "exports", "root"];
+        assert_eq!(at(&new, &root).unwrap().as_str(), config.root.to_str());
+        let old_cri = ["plugins", "io.containerd.grpc.v1.cri", "containerd", "snapshotter"];
+        assert_eq!(at(&old, &old_cri).unwrap().as_str(), Some(SNAPSHOTTER));
+        let new_cri = ["plugins", "io.containerd.cri.v1.images", "snapshotter"];
+        assert_eq!(at(&new, &new_cri).unwrap().as_str(), Some(SNAPSHOTTER));
+    }
+
+    #[test]
+    fn the_default_root_is_where_cri_looks() {
+        let name = format!("io.containerd.snapshotter.v1.{SNAPSHOTTER}");
+        assert!(Config::default().root.ends_with(name));
+    }
+}

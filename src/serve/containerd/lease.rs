@@ -1,0 +1,86 @@
+//! Leases: what they name is not collected as garbage. A proxied call does not bring the lease of its caller along, so
+//! what is uploaded needs one of ours.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use erolith_mkfs::meta::Time;
+use tonic::metadata::{Ascii, MetadataValue};
+
+use super::{Containerd, Scope};
+use crate::serve::error::{Error, Result};
+use crate::serve::proto::leases::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
+
+/// How long a blob is kept for its caller to take it over. The lease ends by itself then.
+const LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// The label that says when a lease ends, in the form of RFC 3339 (core/metadata of containerd).
+const EXPIRE: &str = "containerd.io/gc.expire";
+
+/// A scope with a lease. One that was made here lasts an hour unless it is given up.
+#[derive(Debug)]
+pub(super) struct Leased {
+    /// With the lease.
+    pub(super) scope: Scope,
+    /// The lease, when it is ours.
+    id: Option<String>,
+}
+
+/// When a lease of `lifetime` that begins `now` ends, to the second.
+fn expiry(now: SystemTime, lifetime: Duration) -> String {
+    let end = now.duration_since(UNIX_EPOCH).unwrap_or_default() + lifetime;
+    let sec = i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
+    crate::text::iso(Time { sec, nsec: 0 })
+}
+
+impl Containerd {
+    /// The scope itself if it has a lease, else with a new one.
+    ///
+    /// # Errors
+    /// When containerd gives none.
+    pub(super) fn leased(&self, scope: &Scope) -> Result<Leased> {
+        if scope.lease.is_some() {
+            return Ok(Leased { scope: scope.clone(), id: None });
+        }
+        let id = format!("erolith-{}", uuid::Uuid::new_v4());
+        let labels = BTreeMap::from([(EXPIRE.to_owned(), expiry(SystemTime::now(), LIFETIME))]);
+        let create = CreateRequest { id: id.clone(), labels };
+        self.wait(self.leases.clone().create(scope.request(create)))
+            .map_err(Error::containerd("making a lease"))?;
+        let bad = |_| Error::Request(format!("{id:?} is no lease"));
+        let lease: MetadataValue<Ascii> = id.parse().map_err(bad)?;
+        Ok(Leased { scope: scope.with_lease(lease), id: Some(id) })
+    }
+
+    /// Adds a blob that was there already to our lease; one of the caller's is left as it is.
+    ///
+    /// # Errors
+    /// When containerd does not take it.
+    pub(super) fn protect(&self, leased: &Leased, digest: &str) -> Result<()> {
+        let Some(id) = leased.id.clone() else { return Ok(()) };
+        let resource = Resource { id: digest.to_owned(), r#type: "content".to_owned() };
+        let add = AddResourceRequest { id, resource: Some(resource) };
+        let added = self.wait(self.leases.clone().add_resource(leased.scope.request(add)));
+        added.map(drop).map_err(Error::containerd(format!("adding blob {digest} to a lease")))
+    }
+
+    /// Gives our lease up, because nothing came of it.
+    pub(super) fn give_up(&self, leased: &Leased) {
+        let Some(id) = leased.id.clone() else { return };
+        let delete = DeleteRequest { id, sync: false };
+        if let Err(status) = self.wait(self.leases.clone().delete(leased.scope.request(delete))) {
+            // It ends by itself.
+            tracing::debug!(%status, "a lease could not be given up");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_end_at_a_time_that_containerd_can_read() {
+        let now = UNIX_EPOCH + Duration::new(1_760_000_000, 123);
+        assert_eq!(expiry(now, Duration::from_secs(3600)), "2025-10-09T09:53:20Z");
+    }
+}

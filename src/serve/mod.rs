@@ -1,0 +1,198 @@
+//! `erolith serve`: the daemon that containerd uses as a snapshotter and a differ. What snapshots, mounts and layers are
+//! is in the libraries; here they meet gRPC, the configuration, the log and the service manager.
+
+mod blocking;
+pub(crate) mod config;
+pub(crate) mod containerd;
+mod diff;
+mod error;
+pub(crate) mod log;
+mod metrics;
+mod notify;
+pub(crate) mod proto;
+mod snapshots;
+pub(crate) mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use erolith_snapshotter::mounts::table;
+use erolith_snapshotter::service::Snapshotter;
+use erolith_snapshotter::store::{Filters, Kind};
+use tokio::net::UnixListener;
+use tokio::runtime::Builder;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+use tracing::{info, warn};
+
+use self::blocking::blocking;
+use self::config::Config;
+use self::containerd::Containerd;
+pub(crate) use self::error::Error;
+use self::metrics::http::Incoming;
+use self::metrics::{Counted, Metrics};
+use self::notify::Signals;
+use self::proto::diff::diff_server::DiffServer;
+use self::proto::snapshots::snapshots_server::SnapshotsServer;
+
+/// Threads that may block: as many requests can be worked on at the same time.
+const MAX_BLOCKING: usize = 256;
+/// Largest message, as containerd has it.
+const MAX_MESSAGE: usize = 16 << 20;
+/// How long requests may go on once we are asked to stop.
+const GRACE: Duration = Duration::from_secs(7);
+/// How long work that was called off may go on after that.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the daemon cannot start, or its socket fails.
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    log::start(&config.log)?;
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING)
+        .thread_name("erolith")
+        .build()
+        .context("starting threads")?;
+    let result = runtime.block_on(serve(config));
+    // Work whose request is gone is told so. What does not end is left: everything is made to survive kill -9.
+    runtime.shutdown_timeout(LAST_WORDS);
+    result
+}
+
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    let mut signals = Signals::catch().context("handling signals")?;
+    // Holds the root first: of two daemons on one root the second touches no socket.
+    let daemon = Daemon::open(config).await?;
+    let socket = socket::listen(&config.address)?;
+    let incoming = UnixListener::from_std(socket.listener.try_clone()?)?;
+    let (health, health_service) = health_reporter();
+    let router = daemon.router(&health).await.add_service(health_service);
+    let metrics = Incoming::bind(&config.metrics.address).await?;
+    let background = daemon.background(metrics);
+    tokio::pin!(background);
+
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let stopped = async {
+        // Whichever end it is that goes.
+        let _ = stopped.await;
+    };
+    let server = router.serve_with_incoming_shutdown(UnixListenerStream::new(incoming), stopped);
+    tokio::pin!(server);
+    notify::ready();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        root = %config.root.display(),
+        address = %config.address.display(),
+        profile = ?config.snapshotter.profile,
+        "serving"
+    );
+    let signal = tokio::select! {
+        signal = signals.wait() => signal,
+        never = &mut background => match never {},
+        ended = &mut server => return ended.context("serving the socket"),
+    };
+    info!(signal, "stopping");
+    notify::stopping();
+    health.set_service_status("", ServingStatus::NotServing).await;
+    let _ = stop.send(());
+    match tokio::time::timeout(GRACE, &mut server).await {
+        Ok(ended) => ended.context("serving the socket"),
+        Err(_) => {
+            warn!("requests that still go on are called off");
+            Ok(())
+        }
+    }
+}
+
+/// What the services share.
+#[derive(Debug, Clone)]
+struct Daemon {
+    snapshotter: Arc<Snapshotter>,
+    metrics: Arc<Metrics>,
+    diff: diff::Service,
+    state: Arc<Path>,
+}
+
+impl Daemon {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        let wanted = config.snapshotter();
+        let open = blocking(move |_| Ok(Snapshotter::open(wanted)?));
+        let context = || format!("opening {}", config.root.display());
+        let snapshotter = Arc::new(open.await.with_context(context)?);
+        let metrics = Arc::new(Metrics::new());
+        let containerd = Containerd::at(&config.containerd.address)?;
+        let diff =
+            diff::Service::new(config, Arc::clone(&snapshotter), containerd, Arc::clone(&metrics));
+        Ok(Self { snapshotter, metrics, diff, state: config.state.as_path().into() })
+    }
+
+    /// The services of containerd, healthy.
+    async fn router(&self, health: &HealthReporter) -> Router {
+        let snapshots =
+            snapshots::Service::new(Arc::clone(&self.snapshotter), Arc::clone(&self.metrics));
+        let snapshots = SnapshotsServer::new(snapshots)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let diff = DiffServer::new(self.diff.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        health.set_serving::<SnapshotsServer<snapshots::Service>>().await;
+        health.set_serving::<DiffServer<diff::Service>>().await;
+        Server::builder().add_service(snapshots).add_service(diff)
+    }
+
+    /// What goes on beside the services; it does not end.
+    fn background(&self, metrics: Option<Incoming>) -> impl Future<Output = Infallible> + use<> {
+        let (well, measured) = (self.clone(), self.clone());
+        async move {
+            let watchdog = notify::watchdog(move || well.clone().answers());
+            let metrics = async {
+                if let Some(incoming) = metrics {
+                    incoming.serve(move || measured.clone().text()).await;
+                }
+            };
+            tokio::join!(watchdog, metrics);
+            std::future::pending().await
+        }
+    }
+
+    /// Does the database answer?
+    async fn answers(self) -> bool {
+        blocking(move |_| Ok(self.snapshotter.store().diff_id_of("")?)).await.is_ok()
+    }
+
+    /// The metrics, or nothing when something cannot be counted.
+    async fn text(self) -> Option<String> {
+        let text = blocking(move |_| {
+            let counted = self.count()?;
+            Ok(self.metrics.text(counted))
+        });
+        text.await.inspect_err(|error| warn!(%error, "metrics cannot be counted")).ok()
+    }
+
+    fn count(&self) -> error::Result<Counted> {
+        let mut counted = Counted::default();
+        for info in self.snapshotter.list(&Filters::parse(&[])?)? {
+            match info.kind {
+                Kind::Active => counted.active += 1,
+                Kind::View => counted.view += 1,
+                Kind::Committed => counted.committed += 1,
+            }
+        }
+        let mounts = table::below(&table::read()?, &self.state).count();
+        counted.mounts = i64::try_from(mounts).unwrap_or(i64::MAX);
+        Ok(counted)
+    }
+}

@@ -1,0 +1,300 @@
+//! containerd's Snapshots service over [`Snapshotter`].
+//!
+//! The name of the snapshotter in each request is whatever containerd's configuration calls this plugin; it is not
+//! looked at.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use erolith_snapshotter::service::{Mount, Snapshotter};
+use erolith_snapshotter::store::{Filters, Info, Kind, Timestamp, UpdateMask};
+use tokio_stream::Iter;
+use tonic::{Code, Request, Response, Status};
+use tracing::{debug, info};
+
+use super::blocking::blocking;
+use super::error::{Error, Result};
+use super::metrics::Metrics;
+use super::proto::snapshots::snapshots_server::Snapshots;
+use super::proto::snapshots::{self as api};
+use super::proto::types;
+
+/// Infos in one message of a list, as containerd sends them.
+const BATCH: usize = 100;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    snapshotter: Arc<Snapshotter>,
+    metrics: Arc<Metrics>,
+}
+
+impl Service {
+    /// The service over `snapshotter`.
+    pub(crate) fn new(snapshotter: Arc<Snapshotter>, metrics: Arc<Metrics>) -> Self {
+        Self { snapshotter, metrics }
+    }
+
+    /// Answers a call of `method` about `key` with what `work` gives.
+    async fn call<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        key: &str,
+        work: impl FnOnce(&Snapshotter) -> erolith_snapshotter::Result<T> + Send + 'static,
+    ) -> Result<T, Status> {
+        let snapshotter = Arc::clone(&self.snapshotter);
+        let work = blocking(move |_| Ok(work(&snapshotter)?));
+        timed(&self.metrics, "Snapshots", method, key, work).await
+    }
+}
+
+/// Waits for `work`, measures and logs it, and puts its error into gRPC's words.
+pub(crate) async fn timed<T>(
+    metrics: &Metrics,
+    service: &'static str,
+    method: &'static str,
+    key: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T, Status> {
+    let call = metrics.call(service, method);
+    let result = work.await;
+    let code = result.as_ref().map_or_else(Error::code, |_| Code::Ok);
+    let took = call.answered(code);
+    match result {
+        Ok(value) => {
+            debug!(service, method, key, ?took, "done");
+            Ok(value)
+        }
+        Err(error) => {
+            let status = Status::from(error);
+            // Most of them are the ordinary course of things: a key that is taken, a snapshot that is gone.
+            if matches!(code, Code::Internal | Code::DataLoss | Code::ResourceExhausted) {
+                tracing::error!(service, method, key, ?code, error = status.message(), "failed");
+            } else {
+                info!(service, method, key, ?code, error = status.message(), "refused");
+            }
+            Err(status)
+        }
+    }
+}
+
+/// Mounts as containerd reads them.
+pub(crate) fn to_mounts(mounts: Vec<Mount>) -> Vec<types::Mount> {
+    let mounts = mounts.into_iter().map(|mount| types::Mount {
+        r#type: mount.fs_type,
+        source: mount.source,
+        target: mount.target,
+        options: mount.options,
+    });
+    mounts.collect()
+}
+
+/// Mounts as containerd sends them.
+pub(crate) fn from_mounts(mounts: Vec<types::Mount>) -> Vec<Mount> {
+    let mounts = mounts.into_iter().map(|mount| Mount {
+        fs_type: mount.r#type,
+        source: mount.source,
+        target: mount.target,
+        options: mount.options,
+    });
+    mounts.collect()
+}
+
+fn to_kind(kind: Kind) -> api::Kind {
+    match kind {
+        Kind::View => api::Kind::View,
+        Kind::Active => api::Kind::Active,
+        Kind::Committed => api::Kind::Committed,
+    }
+}
+
+fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
+    let nanos = i32::try_from(time.nanos).unwrap_or_default();
+    prost_types::Timestamp { seconds: time.seconds, nanos }
+}
+
+fn to_info(info: Info) -> api::Info {
+    api::Info {
+        name: info.name,
+        parent: info.parent,
+        kind: to_kind(info.kind).into(),
+        created_at: Some(to_timestamp(info.created)),
+        updated_at: Some(to_timestamp(info.updated)),
+        labels: info.labels,
+    }
+}
+
+fn to_mask(mask: Option<prost_types::FieldMask>) -> UpdateMask {
+    mask.map_or(UpdateMask::All, |mask| UpdateMask::Paths(mask.paths))
+}
+
+/// A list in messages of at most [`BATCH`]; an empty one has none.
+fn batches(infos: Vec<Info>) -> Vec<Result<api::ListSnapshotsResponse, Status>> {
+    let mut rest = infos.into_iter().map(to_info).peekable();
+    let mut out = Vec::new();
+    while rest.peek().is_some() {
+        let info = rest.by_ref().take(BATCH).collect();
+        out.push(Ok(api::ListSnapshotsResponse { info }));
+    }
+    out
+}
+
+#[tonic::async_trait]
+impl Snapshots for Service {
+    async fn prepare(
+        &self,
+        request: Request<api::PrepareSnapshotRequest>,
+    ) -> Result<Response<api::PrepareSnapshotResponse>, Status> {
+        let api::PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+        let name = key.clone();
+        let prepare = move |s: &Snapshotter| s.prepare(&key, &parent, &labels);
+        let mounts = self.call("Prepare", &name, prepare).await?;
+        Ok(Response::new(api::PrepareSnapshotResponse { mounts: to_mounts(mounts) }))
+    }
+
+    async fn view(
+        &self,
+        request: Request<api::ViewSnapshotRequest>,
+    ) -> Result<Response<api::ViewSnapshotResponse>, Status> {
+        let api::ViewSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+        let name = key.clone();
+        let view = move |s: &Snapshotter| s.view(&key, &parent, &labels);
+        let mounts = self.call("View", &name, view).await?;
+        Ok(Response::new(api::ViewSnapshotResponse { mounts: to_mounts(mounts) }))
+    }
+
+    async fn mounts(
+        &self,
+        request: Request<api::MountsRequest>,
+    ) -> Result<Response<api::MountsResponse>, Status> {
+        let key = request.into_inner().key;
+        let name = key.clone();
+        let mounts = self.call("Mounts", &name, move |s| s.mounts(&key)).await?;
+        Ok(Response::new(api::MountsResponse { mounts: to_mounts(mounts) }))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<api::CommitSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        let api::CommitSnapshotRequest { name, key, labels, parent, .. } = request.into_inner();
+        let shown = key.clone();
+        let commit = move |s: &Snapshotter| s.commit(&name, &key, &parent, &labels);
+        self.call("Commit", &shown, commit).await.map(Response::new)
+    }
+
+    async fn remove(
+        &self,
+        request: Request<api::RemoveSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        let key = request.into_inner().key;
+        let name = key.clone();
+        self.call("Remove", &name, move |s| s.remove(&key)).await.map(Response::new)
+    }
+
+    async fn stat(
+        &self,
+        request: Request<api::StatSnapshotRequest>,
+    ) -> Result<Response<api::StatSnapshotResponse>, Status> {
+        let key = request.into_inner().key;
+        let name = key.clone();
+        let info = self.call("Stat", &name, move |s| s.stat(&key)).await?;
+        Ok(Response::new(api::StatSnapshotResponse { info: Some(to_info(info)) }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<api::UpdateSnapshotRequest>,
+    ) -> Result<Response<api::UpdateSnapshotResponse>, Status> {
+        let api::UpdateSnapshotRequest { info, update_mask, .. } = request.into_inner();
+        let missing = || Status::invalid_argument("an update without a snapshot");
+        let api::Info { name, labels, .. } = info.ok_or_else(missing)?;
+        let (mask, shown) = (to_mask(update_mask), name.clone());
+        let update = move |s: &Snapshotter| s.update(&name, &labels, &mask);
+        let info = self.call("Update", &shown, update).await?;
+        Ok(Response::new(api::UpdateSnapshotResponse { info: Some(to_info(info)) }))
+    }
+
+    type ListStream = Iter<std::vec::IntoIter<Result<api::ListSnapshotsResponse, Status>>>;
+
+    /// The list is taken before the first message goes out, so the reader may ask for anything meanwhile.
+    async fn list(
+        &self,
+        request: Request<api::ListSnapshotsRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let filters = request.into_inner().filters;
+        let list = move |s: &Snapshotter| s.list(&Filters::parse(&filters)?).map(batches);
+        let batches = self.call("List", "", list).await?;
+        Ok(Response::new(tokio_stream::iter(batches)))
+    }
+
+    async fn usage(
+        &self,
+        request: Request<api::UsageRequest>,
+    ) -> Result<Response<api::UsageResponse>, Status> {
+        let key = request.into_inner().key;
+        let name = key.clone();
+        let usage = self.call("Usage", &name, move |s| s.usage(&key)).await?;
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let (size, inodes) = (number(usage.size), number(usage.inodes));
+        Ok(Response::new(api::UsageResponse { size, inodes }))
+    }
+
+    async fn cleanup(
+        &self,
+        _request: Request<api::CleanupRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.call("Cleanup", "", Snapshotter::cleanup).await.map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(name: &str) -> Info {
+        let time = Timestamp { seconds: 7, nanos: 999_999_999 };
+        Info {
+            name: name.into(),
+            parent: "p".into(),
+            kind: Kind::Committed,
+            created: time,
+            updated: time,
+            labels: [("a".to_owned(), "b".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn mounts_keep_every_field_both_ways() {
+        let mount = Mount {
+            fs_type: "overlay".into(),
+            source: "overlay".into(),
+            target: "t".into(),
+            options: vec!["ro".into(), "lowerdir=/a:/b".into()],
+        };
+        let there = to_mounts(vec![mount.clone()]);
+        assert_eq!((there[0].r#type.as_str(), there[0].target.as_str()), ("overlay", "t"));
+        let back = from_mounts(there);
+        assert_eq!(format!("{back:?}"), format!("{:?}", vec![mount]));
+    }
+
+    #[test]
+    fn infos_keep_nanoseconds_and_labels() {
+        let info = to_info(info("n"));
+        assert_eq!(info.kind(), api::Kind::Committed);
+        let time = info.created_at.unwrap();
+        assert_eq!((time.seconds, time.nanos), (7, 999_999_999));
+        assert_eq!(info.labels["a"], "b");
+    }
+
+    #[test]
+    fn lists_go_out_in_batches() {
+        for (count, want) in [(0, vec![]), (1, vec![1]), (100, vec![100]), (201, vec![100, 100, 1])]
+        {
+            let infos = (0..count).map(|n| info(&n.to_string())).collect();
+            let sizes: Vec<_> =
+                batches(infos).into_iter().map(|batch| batch.unwrap().info.len()).collect();
+            assert_eq!(sizes, want);
+        }
+    }
+}

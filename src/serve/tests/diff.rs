@@ -1,0 +1,208 @@
+use std::os::unix::fs::MetadataExt;
+
+use erolith_differ::Digest;
+use erolith_differ::decode::{LayerStream, Request as Decode};
+use erolith_tests::tarball::Tarball;
+use tonic::{Code, Request, Status};
+
+use super::*;
+use crate::serve::proto::diff::{ApplyRequest, DiffRequest};
+use crate::serve::proto::types::Descriptor;
+
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
+fn layer() -> Vec<u8> {
+    Tarball::new().dir("etc/").file("etc/name", "erolith").end()
+}
+
+fn describe(data: &[u8], media_type: &str) -> Descriptor {
+    Descriptor {
+        media_type: media_type.into(),
+        digest: Digest::of(data).to_string(),
+        size: i64::try_from(data.len()).unwrap(),
+        ..Default::default()
+    }
+}
+
+impl Node {
+    async fn apply(&self, diff: &Descriptor, mounts: &[Mount]) -> Result<Descriptor, Status> {
+        let request = ApplyRequest {
+            diff: Some(diff.clone()),
+            mounts: mounts.to_vec(),
+            ..Default::default()
+        };
+        let answer = self.diff().apply(request).await?;
+        Ok(answer.into_inner().applied.unwrap())
+    }
+
+    /// A call in the namespace `k8s.io`.
+    async fn compare(&self, request: DiffRequest) -> Result<Descriptor, Status> {
+        let mut request = Request::new(request);
+        request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().unwrap());
+        let answer = self.diff().diff(request).await?;
+        Ok(answer.into_inner().diff.unwrap())
+    }
+
+    async fn view(&self, key: &str) -> Vec<Mount> {
+        let request = api::ViewSnapshotRequest { key: key.into(), ..Default::default() };
+        self.snapshots().view(request).await.unwrap().into_inner().mounts
+    }
+
+    /// An active snapshot with a file in it, and an empty view.
+    async fn changed(&self) -> (Vec<Mount>, Vec<Mount>) {
+        let mounts = self.prepare("changed").await;
+        let mut file = std::fs::File::create(layer_dir(&mounts).join("fs/new")).unwrap();
+        std::io::Write::write_all(&mut file, b"content").unwrap();
+        (self.view("nothing").await, mounts)
+    }
+}
+
+fn inode(dir: &Path) -> u64 {
+    std::fs::metadata(dir.join("layer.erofs")).unwrap().ino()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_is_converted_once_and_linked_then() {
+    let node = Node::start().await;
+    let data = layer();
+    let blob = node.containerd.put(&data);
+    let first = node.prepare("first").await;
+    let applied = node.apply(&describe(&data, TAR), &first).await.unwrap();
+    assert_eq!(applied, describe(&data, TAR), "the diffID of a plain archive is its digest");
+
+    let second = node.prepare("second").await;
+    assert_eq!(node.apply(&describe(&data, TAR), &second).await.unwrap(), applied);
+    assert_eq!(inode(&layer_dir(&first)), inode(&layer_dir(&second)));
+    assert_eq!(*node.containerd.reads.lock().unwrap(), [blob]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_depends_on_those_below_is_converted_again() {
+    let node = Node::start().await;
+    // Nobody describes the directory.
+    let data = Tarball::new().file("etc/name", "erolith").end();
+    node.containerd.put(&data);
+    for key in ["first", "second"] {
+        let mounts = node.prepare(key).await;
+        node.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    }
+    assert_eq!(node.containerd.reads.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_convert_a_layer_once() {
+    let node = Arc::new(Node::start().await);
+    let data = layer();
+    node.containerd.put(&data);
+    let mut work = Vec::new();
+    for n in 0..8 {
+        let (node, data) = (Arc::clone(&node), data.clone());
+        work.push(tokio::spawn(async move {
+            let mounts = node.prepare(&format!("k{n}")).await;
+            node.apply(&describe(&data, TAR), &mounts).await.unwrap()
+        }));
+    }
+    for work in work {
+        assert_eq!(work.await.unwrap(), describe(&data, TAR));
+    }
+    assert_eq!(node.containerd.reads.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_in_reach_are_not_asked_for() {
+    let node = Node::start().await;
+    let data = layer();
+    let digest = Digest::of(&data);
+    let blobs = node.dir.path().join("containerd/io.containerd.content.v1.content/blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let mut file = std::fs::File::create(blobs.join(digest.hex())).unwrap();
+    std::io::Write::write_all(&mut file, &data).unwrap();
+    let mounts = node.prepare("k").await;
+    node.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    assert!(node.containerd.reads.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_ours_is_left_to_the_next_differ() {
+    let node = Node::start().await;
+    let data = layer();
+    node.containerd.put(&data);
+    let ours = node.prepare("k").await;
+    let foreign = Mount { source: "/var/tmp/fs".into(), ..ours[0].clone() };
+    let mut damaged = describe(&data, TAR);
+    damaged.size += 1;
+    for (diff, mounts, code) in [
+        (describe(&data, TAR), vec![foreign], Code::Unimplemented),
+        (describe(&data, TAR), vec![], Code::Unimplemented),
+        (describe(&data, "text/plain"), ours.clone(), Code::Unimplemented),
+        (describe(b"unknown", TAR), ours.clone(), Code::NotFound),
+        (damaged, ours.clone(), Code::DataLoss),
+        (Descriptor { size: -1, ..describe(&data, TAR) }, ours.clone(), Code::InvalidArgument),
+        (
+            Descriptor { digest: "x".into(), ..describe(&data, TAR) },
+            ours.clone(),
+            Code::InvalidArgument,
+        ),
+    ] {
+        let status = node.apply(&diff, &mounts).await.unwrap_err();
+        assert_eq!(status.code(), code, "{diff:?}: {status}");
+    }
+    assert!(!layer_dir(&ours).join("layer.erofs").exists());
+    let request = ApplyRequest { diff: None, mounts: ours, ..Default::default() };
+    assert_eq!(node.diff().apply(request).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_snapshot_holds_becomes_a_protected_blob() {
+    let node = Node::start().await;
+    let (left, right) = node.changed().await;
+    let request = DiffRequest {
+        left,
+        right,
+        labels: labels(&[("mine", "1")]),
+        source_date_epoch: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+        ..Default::default()
+    };
+    let diff = node.compare(request.clone()).await.unwrap();
+    assert_eq!(diff.media_type, format!("{TAR}+gzip"));
+    let stored = node.containerd.blobs.lock().unwrap()[&diff.digest].clone();
+    assert_eq!(stored.namespace, "k8s.io");
+    assert_eq!(stored.labels["mine"], "1");
+    let expire =
+        node.containerd.leases.lock().unwrap()[&stored.lease]["containerd.io/gc.expire"].clone();
+    assert!(expire.ends_with('Z'), "{expire}");
+    // It is what its label says.
+    let decode = Decode {
+        diff_id: Some(stored.labels["containerd.io/uncompressed"].parse().unwrap()),
+        ..Decode::default()
+    };
+    LayerStream::open(std::io::Cursor::new(stored.data), decode).unwrap().finish().unwrap();
+
+    // The same once more is there already; the new lease protects it too.
+    assert_eq!(node.compare(request).await.unwrap(), diff);
+    let resources = node.containerd.resources.lock().unwrap().clone();
+    assert!(resources.iter().any(|(_, digest)| *digest == diff.digest), "{resources:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_of_others_and_in_other_forms_are_left_to_the_next_differ() {
+    let node = Node::start().await;
+    let (left, right) = node.changed().await;
+    let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip".to_owned();
+    for request in [
+        DiffRequest {
+            left: left.clone(),
+            right: right.clone(),
+            media_type: docker,
+            ..Default::default()
+        },
+        DiffRequest { left: right.clone(), right: right.clone(), ..Default::default() },
+        DiffRequest { left: left.clone(), right: left.clone(), ..Default::default() },
+        DiffRequest { left: vec![], right: right.clone(), ..Default::default() },
+        DiffRequest::default(),
+    ] {
+        let status = node.compare(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented, "{status}");
+    }
+    assert!(node.containerd.leases.lock().unwrap().is_empty());
+}

@@ -1,0 +1,364 @@
+//! A node: erolith's daemon and a real containerd that uses it, both stopped and everything unmounted when dropped.
+
+mod daemon;
+mod isolated;
+mod leftovers;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+pub use self::daemon::{Daemon, Setup};
+pub use self::isolated::{disk, isolated};
+pub use self::leftovers::Leftovers;
+use crate::tools::{self, cache};
+
+/// Which containerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Containerd {
+    /// 2.1, of Debian sid.
+    Sid,
+    /// 1.7, of Debian trixie.
+    Trixie,
+}
+
+/// One way to unpack: a snapshotter of containerd and its differ. `erolith` is ours, in both places.
+pub type Pair = (&'static str, &'static str);
+
+/// A containerd with the plugins of a daemon, in namespaces of their own.
+#[derive(Debug)]
+pub struct Node {
+    // First, so that it is dropped before the world it runs in.
+    daemon: Option<Daemon>,
+    setup: Setup,
+    dir: tempfile::TempDir,
+    world: u32,
+    /// Which containerd it is.
+    pub containerd: Containerd,
+}
+
+impl Containerd {
+    fn root(self) -> &'static str {
+        match self {
+            Self::Sid => "sid",
+            Self::Trixie => "trixie",
+        }
+    }
+
+    fn installed(self) -> Result<(), String> {
+        let path = cache().join(self.root()).join("usr/bin/containerd");
+        if path.exists() {
+            return Ok(());
+        }
+        Err(format!("{} is missing: run testdata/{}-root.sh", path.display(), self.root()))
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/containerd.sh")
+}
+
+/// Plugins of `address` and the ways to unpack; the first differ is that of the diff service too.
+fn plugins(address: &Path, root: &Path, pairs: &[Pair]) -> String {
+    let mut text = format!(
+        "[proxy_plugins.erolith]\ntype = \"snapshot\"\naddress = {address:?}\n\
+         [proxy_plugins.erolith.exports]\nroot = {root:?}\n\
+         [proxy_plugins.erolith-diff]\ntype = \"diff\"\naddress = {address:?}\n"
+    );
+    let differ =
+        |name: &str| if name == "erolith" { "erolith-diff".into() } else { name.to_owned() };
+    let mut order: Vec<_> = pairs.iter().map(|(_, name)| differ(name)).collect();
+    order.push("walking".to_owned());
+    order.dedup();
+    text += &format!("[plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = {order:?}\n");
+    for (snapshotter, name) in pairs {
+        let platform = format!("linux/{}", crate::layout::host_architecture());
+        text += &format!(
+            "[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\nplatform = {platform:?}\n\
+             snapshotter = {snapshotter:?}\ndiffer = {:?}\n",
+            differ(name)
+        );
+    }
+    text
+}
+
+impl Node {
+    /// Starts both. `config` is more of erolith's configuration: tables.
+    ///
+    /// # Errors
+    /// What is missing, for [`crate::need!`].
+    ///
+    /// # Panics
+    /// When everything is there and does not start.
+    pub fn start(
+        program: &str,
+        containerd: Containerd,
+        pairs: &[Pair],
+        config: &str,
+    ) -> Result<Self, String> {
+        containerd.installed()?;
+        let dir = disk()?;
+        let place = dir.path().join("c");
+        let setup = Setup {
+            state: "/run/e".into(),
+            containerd: (place.join("sock"), place.join("root")),
+            config: config.to_owned(),
+            ..Setup::alone(program, &place.join("e"))
+        };
+        let extra = plugins(&setup.socket(), &setup.root, pairs);
+        Ok(Self::start_with(dir, setup, containerd, &extra))
+    }
+
+    /// Starts both with the part of containerd's configuration that concerns erolith as `erolith serve` prints it.
+    ///
+    /// # Errors
+    /// What is missing, for [`crate::need!`].
+    ///
+    /// # Panics
+    /// When everything is there and does not start.
+    pub fn start_as_printed(program: &str, containerd: Containerd) -> Result<Self, String> {
+        containerd.installed()?;
+        let dir = disk()?;
+        let place = dir.path().join("c");
+        let setup = Setup {
+            state: "/run/e".into(),
+            containerd: (place.join("sock"), place.join("root")),
+            ..Setup::alone(program, &place.join("e"))
+        };
+        let version = if containerd == Containerd::Sid { "2.1" } else { "1.7" };
+        let out = Command::new(program)
+            .arg("serve")
+            .args([format!("--print-containerd-config={version}")])
+            .arg(format!("--address={}", setup.socket().display()))
+            .arg(format!("--root={}", setup.root.display()))
+            .output();
+        let out = out.unwrap_or_else(|e| panic!("{program}: {e}"));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        // The one key that the rest of the file has too.
+        let extra: String =
+            text.lines().filter(|l| !l.starts_with("version")).map(|l| format!("{l}\n")).collect();
+        Ok(Self::start_with(dir, setup, containerd, &extra))
+    }
+
+    fn start_with(
+        dir: tempfile::TempDir,
+        mut setup: Setup,
+        containerd: Containerd,
+        extra: &str,
+    ) -> Self {
+        let file = dir.path().join("extra.toml");
+        let written = File::create(&file).and_then(|mut file| file.write_all(extra.as_bytes()));
+        written.unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let place = dir.path().join("c");
+        let shared = setup.program.parent().unwrap_or(Path::new("/")).to_owned();
+        let out = Command::new(script())
+            .arg("start")
+            .args([&place, &file])
+            .env("EROLITH_CONTAINERD", containerd.root())
+            .env("EROLITH_SHARED", shared)
+            .env("EROLITH_CACHE", cache())
+            .stdin(Stdio::null())
+            .output();
+        let out = out.unwrap_or_else(|e| panic!("containerd.sh: {e}"));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let world = Command::new(script()).arg("world").arg(&place).output();
+        let world = world.ok().and_then(|out| String::from_utf8(out.stdout).ok());
+        let world = world.and_then(|text| text.trim().parse().ok());
+        let world = world.unwrap_or_else(|| panic!("containerd.sh world gives no process"));
+        setup.enter = entering(world);
+        let created = fs::create_dir_all(&setup.dir);
+        created.unwrap_or_else(|e| panic!("{}: {e}", setup.dir.display()));
+        let mut node = Self { daemon: None, setup, dir, world, containerd };
+        node.start_daemon();
+        node
+    }
+
+    /// Starts the daemon.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_daemon(&mut self) {
+        self.daemon = Some(Daemon::start(self.setup.clone()).unwrap_or_else(|e| panic!("{e}")));
+    }
+
+    /// `kill -9` of the daemon.
+    pub fn kill_daemon(&mut self) {
+        self.daemon.take().map(Daemon::kill);
+    }
+
+    /// SIGTERM to the daemon.
+    ///
+    /// # Panics
+    /// When it does not end well.
+    pub fn stop_daemon(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.stop().unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+
+    /// `kill -9` of containerd, and starts it again.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub fn restart_containerd(&self) {
+        let out = Command::new(script()).arg("restart").arg(self.place()).output();
+        let out = out.unwrap_or_else(|e| panic!("containerd.sh: {e}"));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+
+    /// Everything of containerd and, in `e`, of the daemon; the same name inside and outside.
+    pub fn place(&self) -> PathBuf {
+        self.dir.path().join("c")
+    }
+
+    /// Where the daemon keeps its snapshots.
+    pub fn root(&self) -> PathBuf {
+        self.setup.root.clone()
+    }
+
+    /// A path of the node's world as this process reaches it, mounts included.
+    pub fn inside(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.world))
+    }
+
+    /// Runs a command in the node's world.
+    ///
+    /// # Panics
+    /// When there is no way in.
+    pub fn run(&self, words: &[&str]) -> Output {
+        let enter = entering(self.world);
+        let (first, rest) = enter.split_first().unwrap_or_else(|| panic!("no way in"));
+        let out = Command::new(first).args(rest).args(words).stdin(Stdio::null()).output();
+        out.unwrap_or_else(|e| panic!("{first}: {e}"))
+    }
+
+    /// What a command in the node's world prints, or its complaint.
+    ///
+    /// # Errors
+    /// The complaint.
+    pub fn try_exec(&self, words: &[&str]) -> Result<String, String> {
+        let out = self.run(words);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if out.status.success() {
+            return Ok(text(&out.stdout));
+        }
+        Err(format!("{words:?}: {}: {}{}", out.status, text(&out.stdout), text(&out.stderr)))
+    }
+
+    /// What a command in the node's world prints; it must succeed.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn exec(&self, words: &[&str]) -> String {
+        self.try_exec(words).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// `ctr`, which may fail.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn try_ctr(&self, words: &[&str]) -> Result<String, String> {
+        let socket = self.place().join("sock").display().to_string();
+        self.try_exec(&[&["ctr", "--address", &socket], words].concat())
+    }
+
+    /// `ctr`; it must succeed.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn ctr(&self, words: &[&str]) -> String {
+        self.try_ctr(words).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Imports a layout's image under the name it has there with `image:` before it, and unpacks nothing.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn import(&self, layout: &Path) {
+        let archive = self.place().join("import.tar");
+        let tar =
+            Command::new("tar").arg("-C").arg(layout).arg("-cf").arg(&archive).arg(".").status();
+        assert!(tar.is_ok_and(|status| status.success()), "tar of {}", layout.display());
+        let archive = archive.display().to_string();
+        self.ctr(&["images", "import", "--no-unpack", "--base-name", "image", &archive]);
+        fs::remove_file(&archive).unwrap_or_else(|e| panic!("{archive}: {e}"));
+    }
+
+    /// The keys of the snapshots that containerd lists: name, parent and kind.
+    ///
+    /// # Panics
+    /// When `ctr` fails.
+    pub fn snapshots(&self, snapshotter: &str) -> Vec<(String, String, String)> {
+        let text = self.ctr(&["snapshots", "--snapshotter", snapshotter, "ls"]);
+        let lines = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines
+            .filter_map(|words| match words.as_slice() {
+                [name, kind] => Some(((*name).into(), String::new(), (*kind).into())),
+                [name, parent, kind] => Some(((*name).into(), (*parent).into(), (*kind).into())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Removes every image, has containerd collect its garbage, and waits until nothing of the daemon's is left.
+    ///
+    /// # Panics
+    /// With what stays.
+    pub fn leaves_nothing(&self) {
+        for image in self.ctr(&["images", "ls", "-q"]).lines() {
+            self.ctr(&["images", "rm", "--sync", image]);
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.snapshots("erolith").is_empty() && Instant::now() < deadline {
+            // Deleting a lease so makes the collector run now.
+            self.ctr(&["leases", "create", "--id", "collect"]);
+            self.ctr(&["leases", "delete", "--sync", "collect"]);
+        }
+        assert_eq!(self.snapshots("erolith"), [], "snapshots that containerd keeps");
+        let left = Leftovers::vanish(self.world, &self.setup.root, &self.setup.state);
+        left.unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// What of the daemon's there is now.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn leftovers(&self) -> Leftovers {
+        let left = Leftovers::of(self.world, &self.setup.root, &self.setup.state);
+        left.unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.place().join("log")).unwrap_or_default();
+            tools::relay(&format!("containerd's log:\n{}", daemon::tail(&log)));
+        }
+        drop(self.daemon.take());
+        // Everything else goes with the namespaces.
+        let _ = Command::new(script()).arg("stop").arg(self.place()).output();
+    }
+}
+
+/// The command that runs those behind it in the namespaces of process `world`, with an environment of its own.
+fn entering(world: u32) -> Vec<String> {
+    let world = world.to_string();
+    let words = [
+        "nsenter",
+        "--target",
+        &world,
+        "--mount",
+        "--pid",
+        "--root",
+        "--wd",
+        "env",
+        "-i",
+        "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME=/root",
+    ];
+    words.map(str::to_owned).to_vec()
+}
