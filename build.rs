@@ -3,8 +3,14 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-const FILES: [&str; 5] =
-    ["types.proto", "snapshots.proto", "diff.proto", "content.proto", "leases.proto"];
+const FILES: [&str; 6] = [
+    "types.proto",
+    "snapshots.proto",
+    "diff.proto",
+    "content.proto",
+    "leases.proto",
+    "introspection.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     writeln!(io::stdout(), "cargo::rerun-if-changed=proto")?;

@@ -63,7 +63,10 @@ INSIDE='
         mkdir -p "./$shared"
         mount --bind "$shared" "./$shared"
     done
-    exec chroot . /bin/bash -c "touch \"$dir/ready\" && sleep infinity & wait"
+    # Not only chroot: processes that enter the mount namespace, as runc exec does, begin at its root.
+    mkdir -p run/old
+    pivot_root . run/old
+    exec chroot . /bin/bash -c "umount -l /run/old && touch \"$dir/ready\" && sleep infinity & wait"
 '
 
 start() {

@@ -20,12 +20,14 @@ address = "/nowhere"
 root = ""
 [snapshotter]
 profile = "$PROFILE"
+default_size = "$SIZE"
+limit_by = "image"
 TOML
     exec "$EROLITH" serve --config "$ROOT/../erolith.toml"
 "#;
 
-/// Runs one subtest.
-fn suite(profile: &str, subtest: &str) {
+/// Runs one subtest, with this limit of writable layers.
+fn suite(profile: &str, size: &str, subtest: &str) {
     isolated(|| {
         let program = need!(tools::judge("snapshotter-suite"));
         let out = Command::new(program)
@@ -34,24 +36,32 @@ fn suite(profile: &str, subtest: &str) {
             .env("SUITE_STRICT", "1")
             .env("EROLITH", env!("CARGO_BIN_EXE_erolith"))
             .env("PROFILE", profile)
+            .env("SIZE", size)
             .env("TMPDIR", "/var/tmp")
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         let passed = text.contains(&format!("--- PASS: TestSnapshotter/{subtest} "));
         let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(out.status.success() && passed, "{profile}, {subtest}: {text}{complaint}");
+        assert!(out.status.success() && passed, "{profile} {size}, {subtest}: {text}{complaint}");
     });
 }
 
-/// The subtests by the names that the suite gives them, misprints and all, once for each mount profile.
+/// The subtests by the names that the suite gives them, misprints and all, once for each mount profile without
+/// and with a limit, that of containerd's own test of this kind (`TestErofsWithQuota`).
 macro_rules! subtests {
     ($($test:ident = $name:literal,)*) => {
         mod plain {
-            $(#[test] fn $test() { super::suite("plain", $name); })*
+            $(#[test] fn $test() { super::suite("plain", "", $name); })*
         }
         mod managed {
-            $(#[test] fn $test() { super::suite("managed", $name); })*
+            $(#[test] fn $test() { super::suite("managed", "", $name); })*
+        }
+        mod sized {
+            $(#[test] fn $test() { super::suite("plain", "16MiB", $name); })*
+        }
+        mod managed_sized {
+            $(#[test] fn $test() { super::suite("managed", "16MiB", $name); })*
         }
         /// Every subtest that there is.
         const KNOWN: &[&str] = &[$($name),*];

@@ -33,7 +33,9 @@ check() {
 make_test_data() {
     "$EROLITH_REPO/testdata/real-image.sh"
     "$EROLITH_REPO/testdata/oracle.sh"
+    "$EROLITH_REPO/testdata/trixie-root.sh"
     "$EROLITH_REPO/testdata/snapshotter-suite.sh"
+    "$EROLITH_REPO/testdata/ctd-decoder.sh"
 } </dev/null >/dev/null
 
 dependencies() {
@@ -69,7 +71,7 @@ count_tests() {
 
 need_root
 need_build_tools
-need_packages acl attr chromium debootstrap isal shellcheck umoci
+need_packages acl attr chromium debootstrap e2fsprogs isal shellcheck umoci
 export PATH=$EROLITH_CACHE/bin:$EROLITH_CACHE/cargo/bin:$PATH
 cd "$EROLITH_REPO"
 

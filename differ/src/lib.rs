@@ -12,6 +12,7 @@ pub mod decode;
 mod digest;
 mod error;
 pub mod fault;
+mod flusher;
 pub mod gate;
 mod media;
 pub mod oci;

@@ -14,10 +14,19 @@ use rustix::io::Errno;
 
 use crate::content::Staging;
 use crate::fault;
+use crate::flusher::Flusher;
 use crate::{Error, Result};
 
 /// What the short-lived second name of a file that replaces another begins with.
 const SECOND: &str = ".erolith-new-";
+
+/// The short-lived second name of a file that replaces another called `name`. A process that was killed may leave it.
+#[must_use]
+pub fn second_name(name: &OsStr) -> OsString {
+    let mut second = OsString::from(SECOND);
+    second.push(name);
+    second
+}
 
 /// Permissions of an output that everybody may read.
 pub const READABLE: u32 = 0o644;
@@ -112,8 +121,7 @@ impl Place {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let lock = rustix::fs::openat(&self.dir, c".", flags, Mode::empty())?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-        let mut second = OsString::from(SECOND);
-        second.push(name);
+        let second = second_name(name);
         let remove = || rustix::fs::unlinkat(&self.dir, &second, AtFlags::empty());
         match remove() {
             // Somebody died here.
@@ -134,6 +142,7 @@ impl Place {
 pub struct Unnamed {
     file: File,
     place: Place,
+    flusher: Option<Flusher>,
 }
 
 impl Unnamed {
@@ -154,7 +163,13 @@ impl Unnamed {
             e => failed()(e.into()),
         })?;
         fault::point("output.after_create").map_err(failed())?;
-        Ok(Self { file: file.into(), place })
+        Ok(Self { file: file.into(), place, flusher: None })
+    }
+
+    /// Has the disk work while the file is written, so that publishing it takes less time.
+    #[must_use]
+    pub fn written_back(self) -> Self {
+        Self { flusher: Some(Flusher::start(&self.file)), ..self }
     }
 
     /// Gives the file its name: data synced, then named, then the directory synced. Another file of that name is
@@ -162,7 +177,8 @@ impl Unnamed {
     ///
     /// # Errors
     /// What the storage reports. Then the file does not have the name.
-    pub fn publish(self, sync: Sync) -> Result<()> {
+    pub fn publish(mut self, sync: Sync) -> Result<()> {
+        self.flusher = None;
         self.place.publish(&self.file, sync)
     }
 }

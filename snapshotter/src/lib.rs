@@ -6,6 +6,7 @@
 //! - [`service`]: snapshots as containerd wants them, over [`store`], their database, and [`layerdir`], their
 //!   directories.
 //! - `lowers`: layers mounted once for everybody.
+//! - `uppers`: writable layers that cannot grow beyond a limit.
 //! - `sys`: ioctls and system calls that no safe crate offers; the only `unsafe`.
 
 mod errno;
@@ -19,5 +20,6 @@ pub mod mounts;
 pub mod service;
 pub mod store;
 mod sys;
+mod uppers;
 
 pub use error::{Class, Error, Result, Status};

@@ -13,6 +13,8 @@ use erolith_differ::processors::Processor;
 use erolith_snapshotter::{mounts, service};
 use serde::Deserialize;
 
+use super::size::Size;
+
 /// Where the configuration is looked for when no file is named. It need not be there.
 pub(crate) const DEFAULT_PATH: &str = "/etc/erolith/config.toml";
 
@@ -50,7 +52,7 @@ pub(crate) struct Containerd {
     /// Its root: blobs are read straight from there where that is possible. Empty: never.
     pub(crate) root: PathBuf,
     /// Are blobs in there what their digests say, because containerd verified them when they came in? Then EROFS layers
-    /// are taken without being read whole.
+    /// are taken without being read whole, and of archives only what they decompress to is hashed.
     pub(crate) trusted: bool,
 }
 
@@ -66,8 +68,24 @@ pub(crate) struct Snapshotter {
     pub(crate) overlay_options: Vec<String>,
     /// Is what was done durable when the answer is sent?
     pub(crate) sync: bool,
+    /// Most that a container may write, when the label `containerd.io/snapshot/max-size` says nothing. 0: any.
+    pub(crate) default_size: Size,
+    /// How writable layers are kept to their size.
+    pub(crate) limit_by: LimitBy,
     /// Directories of converted layers to use and not to write, by diffID: `<algorithm>/<2 digits>/<digits>.erofs`.
     pub(crate) caches: Vec<PathBuf>,
+}
+
+/// How writable layers are kept to their size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LimitBy {
+    /// By project quota where the filesystem of the root has it, else by image.
+    Auto,
+    /// By project quota.
+    Quota,
+    /// Each is a filesystem of its own, in a sparse file.
+    Image,
 }
 
 /// Which mounts callers are given.
@@ -106,6 +124,8 @@ pub(crate) struct Differ {
     pub(crate) zstd_window_log: u32,
     /// Longest time, in seconds, that one layer may take. 0: any.
     pub(crate) max_seconds: u64,
+    /// Are converted images put into containerd's content store too, and taken from there?
+    pub(crate) keep_images: bool,
 }
 
 /// How an image may share its bytes with containerd's store.
@@ -238,6 +258,8 @@ impl Default for Snapshotter {
             backing: Backing::Auto,
             overlay_options: Vec::new(),
             sync: true,
+            default_size: Size(0),
+            limit_by: LimitBy::Auto,
             caches: Vec::new(),
         }
     }
@@ -252,6 +274,7 @@ impl Default for Differ {
             max_layer_bytes: budget.max_output,
             zstd_window_log: budget.zstd_window_log,
             max_seconds: 0,
+            keep_images: false,
         }
     }
 }
@@ -337,7 +360,7 @@ impl Config {
 impl Config {
     /// What the snapshotter is told.
     pub(crate) fn snapshotter(&self) -> service::Config {
-        let Snapshotter { profile, backing, overlay_options, sync, caches } = &self.snapshotter;
+        let Snapshotter { profile, backing, limit_by, overlay_options, .. } = &self.snapshotter;
         service::Config {
             profile: match profile {
                 Profile::Plain => service::Profile::Plain,
@@ -351,8 +374,14 @@ impl Config {
             root: self.root.clone(),
             state: self.state.clone(),
             overlay_options: overlay_options.clone(),
-            sync: *sync,
-            caches: caches.clone(),
+            sync: self.snapshotter.sync,
+            default_size: self.snapshotter.default_size.0,
+            limit_by: match limit_by {
+                LimitBy::Auto => service::LimitBy::Auto,
+                LimitBy::Quota => service::LimitBy::Quota,
+                LimitBy::Image => service::LimitBy::Image,
+            },
+            caches: self.snapshotter.caches.clone(),
         }
     }
 }
@@ -427,12 +456,24 @@ mod tests {
             ("[differ]\nzstd_window_log = 40", "differ.zstd_window_log"),
             ("root = 'relative'", "root"),
             ("[snapshotter]\ncaches = ['relative']", "snapshotter.caches"),
+            ("[snapshotter]\ndefault_size = 'much'", "much"),
+            ("[snapshotter]\ndefault_size = -1", "default_size"),
+            ("[snapshotter]\nlimit_by = 'hope'", "hope"),
             ("[metrics]\naddress = 'localhost'", "localhost"),
             ("[metrics]\naddress = 'unix:relative'", "absolute"),
             ("[stream_processors.x]\naccepts = []\nreturns = ''", "path"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_numbers_or_texts() {
+        for (written, want) in [("0", 0), ("''", 0), ("67108864", 64 << 20), ("'10GiB'", 10 << 30)]
+        {
+            let config = parse(&format!("[snapshotter]\ndefault_size = {written}")).unwrap();
+            assert_eq!(config.snapshotter().default_size, want, "{written}");
         }
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod log;
 mod metrics;
 mod notify;
 pub(crate) mod proto;
+mod size;
 mod snapshots;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -49,9 +50,11 @@ const MAX_BLOCKING: usize = 256;
 /// Largest message, as containerd has it.
 const MAX_MESSAGE: usize = 16 << 20;
 /// How long requests may go on once we are asked to stop.
-const GRACE: Duration = Duration::from_secs(7);
+const GRACE: Duration = Duration::from_secs(6);
 /// How long work that was called off may go on after that.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long short work that nobody waits for may go on in the end.
+const END: Duration = Duration::from_secs(1);
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -66,8 +69,8 @@ pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
         .build()
         .context("starting threads")?;
     let result = runtime.block_on(serve(config));
-    // Work whose request is gone is told so. What does not end is left: everything is made to survive kill -9.
-    runtime.shutdown_timeout(LAST_WORDS);
+    // What does not end is left: everything is made to survive kill -9.
+    runtime.shutdown_timeout(END);
     result
 }
 
@@ -107,13 +110,20 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     notify::stopping();
     health.set_service_status("", ServingStatus::NotServing).await;
     let _ = stop.send(());
-    match tokio::time::timeout(GRACE, &mut server).await {
-        Ok(ended) => ended.context("serving the socket"),
-        Err(_) => {
-            warn!("requests that still go on are called off");
-            Ok(())
-        }
+    let ended = tokio::time::timeout(GRACE, &mut server).await;
+    if ended.is_err() {
+        warn!("requests that still go on are called off");
     }
+    daemon.diff.stop();
+    let rest = async {
+        // A connection that is silent keeps the server, too.
+        if ended.is_err() {
+            let _ = (&mut server).await;
+        }
+        daemon.diff.settled().await;
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, rest).await;
+    ended.unwrap_or(Ok(())).context("serving the socket")
 }
 
 /// What the services share.
@@ -128,7 +138,7 @@ struct Daemon {
 impl Daemon {
     async fn open(config: &Config) -> anyhow::Result<Self> {
         let wanted = config.snapshotter();
-        let open = blocking(move |_| Ok(Snapshotter::open(wanted)?));
+        let open = blocking(move || Ok(Snapshotter::open(wanted)?));
         let context = || format!("opening {}", config.root.display());
         let snapshotter = Arc::new(open.await.with_context(context)?);
         let metrics = Arc::new(Metrics::new());
@@ -170,12 +180,12 @@ impl Daemon {
 
     /// Does the database answer?
     async fn answers(self) -> bool {
-        blocking(move |_| Ok(self.snapshotter.store().diff_id_of("")?)).await.is_ok()
+        blocking(move || Ok(self.snapshotter.store().diff_id_of("")?)).await.is_ok()
     }
 
     /// The metrics, or nothing when something cannot be counted.
     async fn text(self) -> Option<String> {
-        let text = blocking(move |_| {
+        let text = blocking(move || {
             let counted = self.count()?;
             Ok(self.metrics.text(counted))
         });

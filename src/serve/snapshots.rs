@@ -43,7 +43,7 @@ impl Service {
         work: impl FnOnce(&Snapshotter) -> erolith_snapshotter::Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let snapshotter = Arc::clone(&self.snapshotter);
-        let work = blocking(move |_| Ok(work(&snapshotter)?));
+        let work = blocking(move || Ok(work(&snapshotter)?));
         timed(&self.metrics, "Snapshots", method, key, work).await
     }
 }
@@ -67,11 +67,16 @@ pub(crate) async fn timed<T>(
         }
         Err(error) => {
             let status = Status::from(error);
-            // Most of them are the ordinary course of things: a key that is taken, a snapshot that is gone.
-            if matches!(code, Code::Internal | Code::DataLoss | Code::ResourceExhausted) {
-                tracing::error!(service, method, key, ?code, error = status.message(), "failed");
-            } else {
-                info!(service, method, key, ?code, error = status.message(), "refused");
+            let error = status.message();
+            match code {
+                Code::Internal | Code::DataLoss | Code::ResourceExhausted => {
+                    tracing::error!(service, method, key, ?code, error, "failed");
+                }
+                // The ordinary course of things: who asks wants to know just that.
+                Code::NotFound | Code::AlreadyExists => {
+                    debug!(service, method, key, ?code, error, "refused");
+                }
+                _ => info!(service, method, key, ?code, error, "refused"),
             }
             Err(status)
         }

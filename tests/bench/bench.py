@@ -281,6 +281,28 @@ def node_tables(place, _inputs):
         )
 
 
+def native_tables(place, _inputs):
+    """A layer of 500 MB that is an EROFS image already: erolith links it, containerd's differ copies it."""
+    source, image = place.disk / "native-files", place.disk / "native.erofs"
+    source.mkdir()
+    subprocess.run(f"head -c 500M /dev/urandom | split -b 5M - {source}/file-", shell=True, check=True)
+    subprocess.run(["mkfs.erofs", "--quiet", image, source], check=True, stdout=subprocess.DEVNULL)
+    remove(source)
+    layout = layouts.single_layer(place.disk / "native-layout", image, image, layouts.NATIVE)
+    with peers.Node(place.disk / "native-node", layout) as node, peers.Containerd(
+        place.disk / "native-plain", layout, []
+    ) as plain:
+        yield Table(
+            "containerd unpacks a native EROFS layer (disk)",
+            "500 MB",
+            [
+                node.unpack("erolith serve", "erolith", peer=False),
+                plain.unpack("containerd, EROFS differ", "erofs"),
+            ],
+            [Target("erolith serve", "containerd, EROFS differ", 0.5)],
+        )
+
+
 def latency_tables(place, _inputs):
     """Calls to erolith's daemon and to containerd's EROFS snapshotter, served in the same way to the same client."""
     layer = place.disk / "tiny.erofs"
@@ -289,7 +311,6 @@ def latency_tables(place, _inputs):
     subprocess.run(["mkfs.erofs", "--quiet", layer, empty], check=True, stdout=subprocess.DEVNULL)
     servers = {
         "erolith serve": latency.erolith,
-        "erolith serve, sync = false": lambda directory: latency.erolith(directory, "[snapshotter]\nsync = false\n"),
         "containerd's EROFS snapshotter": latency.reference,
     }
     yield latency.table(place.disk, layer, servers)
@@ -303,6 +324,7 @@ GROUPS = {
     "check": check_tables,
     "mount": mount_tables,
     "node": node_tables,
+    "native": native_tables,
     "latency": latency_tables,
 }
 

@@ -24,9 +24,9 @@ root = ""
 """
 
 
-def erolith(directory, more=""):
+def erolith(directory):
     config = directory / "erolith.toml"
-    config.write_text(CONFIG.format(directory=directory) + more)
+    config.write_text(CONFIG.format(directory=directory))
     return ["erolith", "serve", "--config", config], directory / "s/sock"
 
 
@@ -57,7 +57,7 @@ def measure(name, start, disk, layer, count):
     command, socket = start(directory)
     with served(command, socket):
         client = ["snapshotter-latency", "--address", socket, "--layer", layer, "--snapshots", str(count)]
-        out = subprocess.run(list(map(str, client)), check=True, capture_output=True, text=True).stdout
+        out = subprocess.run(list(map(str, client)), check=True, stdout=subprocess.PIPE, text=True).stdout
     # What it has mounted goes with the namespace of the measurements; here it is only in the way.
     with open("/proc/self/mountinfo", encoding="utf-8") as table:
         points = [line.split()[4] for line in table]

@@ -6,6 +6,8 @@ import json
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+# How containerd 2.1 knows an EROFS layer: by the end of its media type.
+NATIVE = "application/vnd.oci.image.layer.v1.erofs"
 
 
 def blob(layout, digest):
@@ -31,17 +33,17 @@ def put(layout, media_type, value):
     return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
 
-def single_layer(layout, gz, tar):
-    """Makes a layout with an image `latest` of one layer: `gz`, which inflates to `tar`."""
+def single_layer(layout, file, decoded, media_type=LAYER):
+    """Makes a layout with an image `latest` of one layer: `file`, which is `decoded` uncompressed."""
     (layout / "blobs/sha256").mkdir(parents=True)
-    digest = digest_of(gz)
-    blob(layout, digest).hardlink_to(gz)
+    digest = digest_of(file)
+    blob(layout, digest).hardlink_to(file)
     config = put(
         layout,
         CONFIG,
-        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(tar)]}},
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(decoded)]}},
     )
-    layer = {"mediaType": LAYER, "digest": digest, "size": gz.stat().st_size}
+    layer = {"mediaType": media_type, "digest": digest, "size": file.stat().st_size}
     manifest = put(layout, MANIFEST, {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]})
     manifest["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

@@ -23,16 +23,25 @@ impl Layout {
     /// # Errors
     /// What could not be written.
     pub fn create(path: &Path, layers: &[Vec<u8>]) -> Result<Self> {
+        let media_type = "application/vnd.oci.image.layer.v1.tar";
+        let layers: Vec<_> =
+            layers.iter().map(|tar| (media_type, tar.as_slice(), tar.as_slice())).collect();
+        Self::of_blobs(path, &layers)
+    }
+
+    /// A layout with one image named `latest`. Each layer has a media type, a blob, and what that is uncompressed.
+    ///
+    /// # Errors
+    /// What could not be written.
+    pub fn of_blobs(path: &Path, layers: &[(&str, &[u8], &[u8])]) -> Result<Self> {
         let layout = Self(path.to_owned());
         fs::create_dir_all(path.join("blobs/sha256")).map_err(|e| e.to_string())?;
         write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         let mut diff_ids = Vec::new();
         let mut descriptors = Vec::new();
-        for layer in layers {
-            let media_type = "application/vnd.oci.image.layer.v1.tar";
-            let descriptor = layout.add(media_type, layer)?;
-            diff_ids.push(descriptor["digest"].clone());
-            descriptors.push(descriptor);
+        for (media_type, blob, tar) in layers {
+            diff_ids.push(format!("sha256:{}", hex(tar)));
+            descriptors.push(layout.add(media_type, blob)?);
         }
         let config = json!({
             "architecture": host_architecture(),
@@ -40,8 +49,8 @@ impl Layout {
             "config": {},
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
-        let config = layout
-            .add("application/vnd.oci.image.config.v1+json", config.to_string().as_bytes())?;
+        let media_type = "application/vnd.oci.image.config.v1+json";
+        let config = layout.add(media_type, config.to_string().as_bytes())?;
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2,
@@ -49,11 +58,17 @@ impl Layout {
             "config": config,
             "layers": descriptors,
         });
-        let mut entry = layout.add(media_type, manifest.to_string().as_bytes())?;
+        layout.add_image(&manifest)?;
+        Ok(layout)
+    }
+
+    /// Makes a manifest the image `latest`.
+    fn add_image(&self, manifest: &Value) -> Result<()> {
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let mut entry = self.add(media_type, manifest.to_string().as_bytes())?;
         entry["annotations"] = json!({ REF_NAME: "latest" });
         let index = json!({ "schemaVersion": 2, "manifests": [entry] });
-        write(&path.join("index.json"), index.to_string().as_bytes())?;
-        Ok(layout)
+        write(&self.0.join("index.json"), index.to_string().as_bytes())
     }
 
     /// The image that `testdata/real-image.sh` makes.
@@ -92,11 +107,7 @@ impl Layout {
         push(&mut manifest["layers"], descriptor)?;
         let media_type = text(&manifest["config"]["mediaType"]).to_owned();
         manifest["config"] = layout.add(&media_type, config.to_string().as_bytes())?;
-        let media_type = "application/vnd.oci.image.manifest.v1+json";
-        let mut entry = layout.add(media_type, manifest.to_string().as_bytes())?;
-        entry["annotations"] = json!({ REF_NAME: "latest" });
-        let index = json!({ "schemaVersion": 2, "manifests": [entry] });
-        write(&path.join("index.json"), index.to_string().as_bytes())?;
+        layout.add_image(&manifest)?;
         Ok(layout)
     }
 

@@ -6,11 +6,12 @@
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
+use std::time::Instant;
 
 use erolith_mkfs::build::{self, Summary};
 
 use super::native;
-use super::{Built, Lowers, build_tar, take_native};
+use super::{Built, Lowers, Times, build_tar, take_native};
 use crate::content::Blob;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
@@ -81,7 +82,8 @@ pub enum Trust {
     #[default]
     Nothing,
     /// The store, which verified them when they came in and has kept them from others since. An image is then
-    /// taken without being read whole. Its structure is checked in any case.
+    /// taken without being read whole, and an archive's blob is not hashed: what it decompresses to is, and whoever
+    /// asked compares that with the diffID of the image. Structure and checksums are checked in any case.
     Store,
 }
 
@@ -92,7 +94,7 @@ pub struct Options {
     pub build: build::Options,
     /// Whether an image may share its bytes with the blob.
     pub share: Share,
-    /// Who vouches for a blob that is an image.
+    /// Who vouches for a stored blob.
     pub trust: Trust,
     /// Whether the result survives a power cut.
     pub sync: Sync,
@@ -136,6 +138,8 @@ pub struct Applied {
     pub how: How,
     /// What was built; `None` for a layer that was an image already.
     pub summary: Option<Summary>,
+    /// How long it took. A stored image that is taken as it is has only been read.
+    pub times: Times,
 }
 
 /// Applies `layer`, whose bytes `source` has, so that its image is the file `target`: `layer.erofs` in the directory
@@ -157,14 +161,17 @@ pub fn apply(
     if let (true, LayerType::Erofs { compression: Compression::None }, Source::Stored(blob)) =
         (steps.is_empty() && native::is_named_by_its_diff_id(layer), layer_type, &source)
     {
+        let start = Instant::now();
         let how = native::take(blob, layer, target, options)?;
         let (digest, size) = (layer.digest.clone(), layer.size);
         let (media_type, summary) = (decoded, None);
-        return Ok(Applied { media_type, digest, size, inherits: false, how, summary });
+        let times = Times { read: start.elapsed(), ..Times::default() };
+        return Ok(Applied { media_type, digest, size, inherits: false, how, summary, times });
     }
     let mut request = Request {
         layer_type: Some(layer_type),
         blob: Some((layer.digest.clone(), layer.size)),
+        is_vouched_for: options.trust == Trust::Store && matches!(source, Source::Stored(_)),
         diff_id: layer.diff_id.clone(),
         digests: Digests::DiffId,
         budget: options.budget,
@@ -180,7 +187,7 @@ pub fn apply(
         let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
         blob = Box::new(Processed::start(&steps, &layer.payloads, input)?);
     }
-    let staging = staging(target)?;
+    let staging = staging(target, options.sync)?;
     let (built, how) = match layer_type {
         LayerType::Tar { .. } => {
             let build = options.build.clone();
@@ -208,8 +215,9 @@ fn watched(source: Source, options: &Options) -> Watched<Box<dyn Read + Send>> {
 }
 
 /// The file that becomes the image.
-pub(super) fn staging(target: &Path) -> Result<Unnamed> {
-    Unnamed::create(target, MODE)
+pub(super) fn staging(target: &Path, sync: Sync) -> Result<Unnamed> {
+    let staging = Unnamed::create(target, MODE)?;
+    Ok(if sync == Sync::Durable { staging.written_back() } else { staging })
 }
 
 fn publish(
@@ -218,9 +226,11 @@ fn publish(
     how: How,
     options: &Options,
 ) -> Result<Applied> {
-    let Built { staging, source, summary, inherits } = built;
+    let Built { staging, source, summary, inherits, times } = built;
     let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
     options.cancel.check()?;
+    let start = Instant::now();
     staging.publish(options.sync)?;
-    Ok(Applied { media_type, digest, size: source.size, inherits, how, summary })
+    let times = Times { publish: start.elapsed(), ..times };
+    Ok(Applied { media_type, digest, size: source.size, inherits, how, summary, times })
 }

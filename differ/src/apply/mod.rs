@@ -13,6 +13,7 @@ mod tests;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
 use erolith_mkfs::check;
@@ -37,6 +38,17 @@ pub fn image_uuid(diff_id: &Digest) -> [u8; 16] {
     *uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, name.as_bytes()).as_bytes()
 }
 
+/// How long the parts of a conversion took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Times {
+    /// The blob was read, decoded and verified, and content was written on the way.
+    pub read: Duration,
+    /// The metadata of the image were planned and written; or an image that came as a stream was checked.
+    pub build: Duration,
+    /// The image was synced and named, and its directory synced.
+    pub publish: Duration,
+}
+
 /// An image that is written and not yet published.
 #[derive(Debug)]
 pub struct Built<S> {
@@ -49,6 +61,8 @@ pub struct Built<S> {
     /// Does the image depend on the layers below? It takes attributes of directories from them that it does not
     /// describe itself.
     pub inherits: bool,
+    /// How long it took.
+    pub times: Times,
 }
 
 /// Decodes a tar layer into an image in `staging`, which must be empty.
@@ -62,6 +76,7 @@ pub fn build_tar<S: Staging>(
     options: Options,
     lowers: &dyn Lowers,
 ) -> Result<Built<S>> {
+    let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
     let file = staging.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
     let sink = FileSink::new(file, staging.scratch_dir()?);
@@ -71,6 +86,7 @@ pub fn build_tar<S: Staging>(
         return Err(stream.take_error().unwrap_or(error.into()));
     }
     let source = stream.finish()?;
+    let read = start.elapsed();
     let inherits = !base && builder.tree().has_implicit_dirs();
     if inherits {
         let images = lowers.images()?;
@@ -82,7 +98,8 @@ pub fn build_tar<S: Staging>(
     let uuid = source.diff_id.as_ref().map(image_uuid).unwrap_or_default();
     let finish = Finish { uuid, ..Finish::default() };
     let (_, summary) = builder.finish(&finish)?;
-    Ok(Built { staging, source, summary: Some(summary), inherits })
+    let times = Times { read, build: start.elapsed().saturating_sub(read), ..Times::default() };
+    Ok(Built { staging, source, summary: Some(summary), inherits, times })
 }
 
 /// Takes a layer that is an EROFS image as it is, once it has been checked: no kernel sees an image before that.
@@ -96,13 +113,16 @@ pub fn take_native<S: Staging>(
     blob: impl Read + Send + 'static,
     request: Request,
 ) -> Result<Built<S>> {
+    let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
     if let Err(error) = copy_all(&mut stream, staging.file()) {
         return Err(stream.take_error().unwrap_or_else(|| Error::io("copying an image")(error)));
     }
     let source = stream.finish()?;
+    let read = start.elapsed();
     check_image(staging.file())?;
-    Ok(Built { staging, source, summary: None, inherits: false })
+    let times = Times { read, build: start.elapsed().saturating_sub(read), ..Times::default() };
+    Ok(Built { staging, source, summary: None, inherits: false, times })
 }
 
 /// Writes the blocks of the decoder as they are.

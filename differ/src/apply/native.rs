@@ -46,7 +46,7 @@ pub(super) fn take(blob: &Blob, layer: &Layer, target: &Path, options: &Options)
     {
         return Ok(How::Linked);
     }
-    let staging = staging(target)?;
+    let staging = staging(target, options.sync)?;
     let how = match whole_file(blob)? {
         Some(file) if options.share != Share::Never && reflink(file, staging.file())? => {
             How::Reflinked

@@ -213,6 +213,7 @@ impl<'a> Work<'a> {
         let request = Request {
             layer_type: Some(layer.layer_type),
             blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
+            is_vouched_for: false,
             diff_id: Some(layer.diff_id.clone()),
             digests: Digests::Expected,
             budget: self.options.budget,

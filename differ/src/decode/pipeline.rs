@@ -108,15 +108,19 @@ impl ReadStage {
 
     fn verify(self, bytes: u64) -> Result<ReadOutcome> {
         let blob = self.blob.map(Hasher::finish);
+        let content = self.content.map(Hasher::finish);
         if let Some((expected, size)) = self.expected {
             if bytes != size {
                 return Err(Error::BlobSize { digest: expected, expected: size, actual: bytes });
             }
-            if let Some(actual) = blob.clone().filter(|d| *d != expected) {
+            // Every digest that there is of these bytes, whatever it was computed for.
+            let comparable = |d: &&Digest| d.algorithm() == expected.algorithm();
+            let wrong = blob.iter().chain(&content).filter(comparable).find(|d| **d != expected);
+            if let Some(actual) = wrong.cloned() {
                 return Err(Error::BlobDigest { expected, actual });
             }
         }
-        Ok(ReadOutcome { blob, content: self.content.map(Hasher::finish), bytes })
+        Ok(ReadOutcome { blob, content, bytes })
     }
 }
 

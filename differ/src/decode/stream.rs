@@ -39,6 +39,8 @@ pub struct Request {
     pub layer_type: Option<LayerType>,
     /// Digest and size of the blob by its descriptor.
     pub blob: Option<(Digest, u64)>,
+    /// Does somebody else vouch for the digest of the blob? Then it is not computed for that; the size is verified.
+    pub is_vouched_for: bool,
     /// Digest of the decoded bytes by the image's config.
     pub diff_id: Option<Digest>,
     /// What else is to be known of it.
@@ -95,7 +97,8 @@ impl Hashers {
     fn of(request: &Request) -> Self {
         let blob = request.blob.as_ref().map(|(digest, _)| digest.algorithm());
         let diff_id = request.diff_id.as_ref().map(Digest::algorithm);
-        let wants_blob = blob.is_some() || request.digests == Digests::Both;
+        let verifies_blob = blob.is_some() && !request.is_vouched_for;
+        let wants_blob = verifies_blob || request.digests == Digests::Both;
         let wants_diff_id = diff_id.is_some() || request.digests != Digests::Expected;
         let (blob, diff_id) = (blob.unwrap_or_default(), diff_id.unwrap_or_default());
         Self {

@@ -384,6 +384,33 @@ fn z13_size_and_digest_of_the_blob_are_verified() {
     }
 }
 
+/// What somebody vouches for is not hashed, but its size counts, and so does a digest that is known anyway.
+#[test]
+fn a_blob_that_is_vouched_for_is_not_hashed_again() {
+    let content = archive(600_000);
+    for blob in [content.clone(), gzip(&content), zst(&content)] {
+        let len = blob.len() as u64;
+        let vouched = |blob: &[u8], digest: &[u8], size| Request {
+            blob: Some((Digest::of(digest), size)),
+            is_vouched_for: true,
+            ..Request { digests: Digests::DiffId, ..expecting(blob, &content) }
+        };
+        let (_, decoded) = decode(blob.clone(), vouched(&blob, &blob, len)).unwrap();
+        assert_eq!(decoded.blob, None);
+        assert_eq!(decoded.diff_id, Some(Digest::of(&content)));
+        let error = decode(blob.clone(), vouched(&blob, &blob, len + 1)).unwrap_err();
+        assert_eq!(error.code(), "blob-size-mismatch");
+        let other = decode(blob.clone(), vouched(&blob, b"something else", len));
+        match blob == content {
+            true => assert_eq!(other.unwrap_err().code(), "blob-digest-mismatch"),
+            false => assert_eq!(other.unwrap().1.diff_id, Some(Digest::of(&content))),
+        }
+        let mut damaged = blob.clone();
+        damaged[blob.len() / 2] ^= 1;
+        assert!(decode(damaged, vouched(&blob, &blob, len)).is_err());
+    }
+}
+
 #[test]
 fn z14_finish_drains_and_hashes_what_the_consumer_left() {
     let content = archive(2_000_000);

@@ -186,6 +186,12 @@ pub enum Error {
         /// Its name.
         key: String,
     },
+    /// A layer cannot be written where one is in use.
+    #[error("{}: the snapshot is not active, its layer is not written again", .dir.display())]
+    Finished {
+        /// The directory of the layer.
+        dir: PathBuf,
+    },
     /// Another daemon works on the same directory.
     #[error("{}: in use by {}", .dir.display(), .pid.map_or("another process".to_owned(), |pid| format!("process {pid}")))]
     InUse {
@@ -230,6 +236,44 @@ pub enum Error {
         /// Why.
         source: erolith_mkfs::Error,
     },
+    /// A label or a setting that gives the size of writable layers is not one.
+    #[error("{what} {value}: {reason}")]
+    Limit {
+        /// The label or the setting.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A snapshot was made with a limit that nobody would keep it to.
+    #[error("{}: the limit of the writable layer would not be kept: {reason}", .dir.display())]
+    Unlimited {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A program of the system could not be started.
+    #[error("starting {program}, of the package {package}: {source}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The package that has it.
+        package: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The program that makes filesystems did not.
+    #[error("{image}: mkfs.ext4 ended with {status}: {said}")]
+    Mkfs {
+        /// Where the filesystem should be.
+        image: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it said.
+        said: String,
+    },
     /// The mount table has a line we cannot read.
     #[error("/proc/thread-self/mountinfo line {line}: not in the form that proc(5) gives")]
     MountTable {
@@ -263,12 +307,17 @@ impl Error {
             Self::IdMap { .. } => "id-map",
             Self::Config { .. } => "config",
             Self::Committed { .. } => "committed",
+            Self::Finished { .. } => "finished",
             Self::InUse { .. } => "in-use",
             Self::DatabaseMissing { .. } => "database-missing",
             Self::Gone { .. } => "gone",
             Self::Raced { .. } => "raced",
             Self::Storage { .. } => "storage",
             Self::Convert { source, .. } => source.code(),
+            Self::Limit { .. } => "limit",
+            Self::Unlimited { .. } => "unlimited",
+            Self::Program { .. } => "program",
+            Self::Mkfs { .. } => "mkfs",
         }
     }
 
@@ -287,6 +336,8 @@ impl Error {
             | Self::IdMap { .. }
             | Self::Config { .. }
             | Self::Committed { .. }
+            | Self::Finished { .. }
+            | Self::Limit { .. }
             | Self::Raced { .. } => Class::Usage,
             Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
             Self::Store(error) => error.class(),
@@ -300,6 +351,9 @@ impl Error {
             | Self::LoopRace { .. }
             | Self::LoopNode { .. }
             | Self::InUse { .. }
+            | Self::Unlimited { .. }
+            | Self::Program { .. }
+            | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
         }
     }
@@ -339,6 +393,10 @@ impl Error {
                 "put metadata.db back, or remove the directory `snapshots` to start anew"
             }
             Self::Gone { .. } => "remove the image and pull it again",
+            Self::Unlimited { .. } => {
+                "mount the filesystem with project quota (prjquota or pquota), or let limits be kept by images"
+            }
+            Self::Program { .. } => "install the package, or use a filesystem with project quota",
             Self::Store(error) => return error.advice(),
             Self::Kernel { errno, .. } => return kernel_advice(*errno),
             _ => return None,

@@ -39,13 +39,17 @@ impl Error {
             | Self::ValueTooLong { .. }
             | Self::Option { .. }
             | Self::IdMap { .. }
+            | Self::Limit { .. }
             | Self::Config { .. } => Status::InvalidArgument,
             Self::TooManyLayers { .. }
             | Self::OptionsTooLong { .. }
             | Self::NotMounted { .. }
             | Self::NotOurs { .. }
             | Self::Committed { .. }
+            | Self::Finished { .. }
             | Self::InUse { .. }
+            | Self::Unlimited { .. }
+            | Self::Program { .. }
             | Self::DatabaseMissing { .. } => Status::FailedPrecondition,
             Self::NotErofs { .. }
             | Self::Truncated { .. }
@@ -58,7 +62,7 @@ impl Error {
             Self::Kernel { errno, .. } => of_errno(*errno),
             Self::Read { source, .. } | Self::Storage { source, .. } => of_io(source),
             Self::Convert { source, .. } => of_conversion(source),
-            Self::MountTable { .. } => Status::Internal,
+            Self::MountTable { .. } | Self::Mkfs { .. } => Status::Internal,
         }
     }
 }

@@ -34,6 +34,8 @@ pub enum Feature {
     XattrEscape,
     /// Overlay whiteouts that are files with an xattr (6.7).
     XattrWhiteout,
+    /// An overlay that writes to the directory.
+    OverlayUpper,
     /// A free loop device.
     Loop,
     /// A loop device with direct I/O on a file of the directory.
@@ -48,16 +50,24 @@ pub enum Feature {
     Verity,
     /// The immutable flag on a file of the directory.
     Immutable,
+    /// Types of files in listings of the directory.
+    DirTypes,
+    /// Attributes of files in the directory that only root sees.
+    TrustedXattrs,
     /// Files without a name in the directory.
     TmpFile,
     /// Files of the directory that share blocks.
     Reflink,
     /// Copies inside the kernel between files of the directory.
     CopyFileRange,
+    /// Files of the directory kept to a limit by a project quota.
+    ProjectQuota,
+    /// A filesystem of limited size in a file of the directory.
+    SizedImage,
 }
 
 /// Every feature, in the order of a report.
-pub const ALL: [Feature; 32] = {
+pub const ALL: [Feature; 37] = {
     use Feature as F;
     [
         F::Erofs,
@@ -82,6 +92,7 @@ pub const ALL: [Feature; 32] = {
         F::DetachedLayers,
         F::XattrEscape,
         F::XattrWhiteout,
+        F::OverlayUpper,
         F::Loop,
         F::LoopDirectIo,
         F::IdMapped,
@@ -89,9 +100,13 @@ pub const ALL: [Feature; 32] = {
         F::Fuse,
         F::Verity,
         F::Immutable,
+        F::DirTypes,
+        F::TrustedXattrs,
         F::TmpFile,
         F::Reflink,
         F::CopyFileRange,
+        F::ProjectQuota,
+        F::SizedImage,
     ]
 };
 
@@ -122,6 +137,7 @@ impl Feature {
             Self::DetachedLayers => "overlay-detached-layers",
             Self::XattrEscape => "overlay-xattr-escape",
             Self::XattrWhiteout => "overlay-xattr-whiteout",
+            Self::OverlayUpper => "overlay-upper",
             Self::Loop => "loop",
             Self::LoopDirectIo => "loop-direct-io",
             Self::IdMapped => "erofs-id-mapped",
@@ -129,9 +145,13 @@ impl Feature {
             Self::Fuse => "fuse",
             Self::Verity => "fs-verity",
             Self::Immutable => "immutable-flag",
+            Self::DirTypes => "dir-types",
+            Self::TrustedXattrs => "trusted-xattrs",
             Self::TmpFile => "tmpfile",
             Self::Reflink => "reflink",
             Self::CopyFileRange => "copy-file-range",
+            Self::ProjectQuota => "project-quota",
+            Self::SizedImage => "sized-image",
         }
     }
 
@@ -171,6 +191,9 @@ impl Feature {
             }
             Self::XattrEscape => "nested overlays lose their overlay xattrs; kernel 6.7",
             Self::XattrWhiteout => "device whiteouts are used instead; kernel 6.7 for the others",
+            Self::OverlayUpper => {
+                "containers cannot write here; keep the root on ext4, xfs or btrfs, not on overlayfs or NFS"
+            }
             Self::Loop => {
                 "load it (modprobe loop), give access to /dev/loop-control, or free a device"
             }
@@ -187,11 +210,18 @@ impl Feature {
             Self::Immutable => {
                 "images are protected by permissions only; ext4, xfs and btrfs have the flag"
             }
+            Self::DirTypes => "overlayfs needs them; make xfs with ftype=1, ext4 with filetype",
+            Self::TrustedXattrs => "images are checked at each mount; opaque directories are lost",
             Self::TmpFile => "temporary files have names and are removed at the next start",
             Self::Reflink => {
                 "shared content is copied or hard-linked; xfs and btrfs can share blocks"
             }
             Self::CopyFileRange => "content is copied through the process; slower, nothing fails",
+            Self::ProjectQuota => {
+                "writable layers with a limit are images; for quotas, xfs mounted with pquota, or ext4 with \
+                 tune2fs -O project,quota mounted with prjquota"
+            }
+            Self::SizedImage => "writable layers are limited by quota only; install e2fsprogs",
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Nothing is concluded from a version number: distributions carry features back and leave others out. Each
 //! attempt uses files without a name, mounts that are attached nowhere and loop devices that clear themselves,
-//! so nothing is left behind, also when the process is killed in between.
+//! so nothing is left behind, also when the process is killed in between; but for the directory `.erolith-probe-*` that an
+//! overlay needs to be written through.
 
 mod feature;
 mod images;
+mod limits;
 mod overlay;
 mod probe;
 
@@ -13,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use feature::{ALL, Feature};
+pub(crate) use limits::project_quota;
 pub(crate) use overlay::overlay_route;
 
 use crate::Result;
@@ -128,6 +131,13 @@ impl KernelCaps {
         };
         ALL.iter().map(explain).collect()
     }
+}
+
+/// The type of the filesystem that `dir` is on, as the mount table has it; `unknown` where that cannot be told.
+#[must_use]
+pub fn fs_type(dir: &Path) -> String {
+    let opened = crate::files::open_dir(dir);
+    opened.map_or_else(|_| "unknown".to_owned(), |dir| probe::fs_type(&dir))
 }
 
 #[cfg(test)]

@@ -13,10 +13,14 @@ use rustix::mount::MountAttrFlags;
 use super::images::{self, EMPTY, Node, PLAIN, Spec};
 use super::{Feature, Finding, KernelCaps, Place, State};
 use crate::errno::describe;
+use crate::files::{make_dir, open_dir};
+use crate::layerdir::remove_tree;
 use crate::mounts::plan::OverlayStep;
 use crate::mounts::{FsContext, OverlayRoute, mount_overlay, table};
+use crate::sys::loopdev::{self, Access};
 use crate::sys::userns::UserNamespace;
-use crate::sys::{idmap, loopdev, verity};
+use crate::sys::{idmap, verity};
+use crate::uppers::{MIN_LIMIT, mkfs};
 use crate::{Error, Result};
 
 /// One attempt: what worked, in words, or why it did not.
@@ -84,7 +88,7 @@ pub(super) fn probe(dir: &Path) -> Result<KernelCaps> {
     Ok(prober.caps)
 }
 
-fn fs_type(dir: &OwnedFd) -> String {
+pub(super) fn fs_type(dir: &OwnedFd) -> String {
     let id = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
     let table = table::read().unwrap_or_default();
     let entry = id.ok().and_then(|stat| table::by_id(&table, stat.stx_mnt_id));
@@ -120,6 +124,7 @@ impl Prober {
             Feature::DetachedLayers => self.detached_layers(),
             Feature::XattrEscape => self.xattr_escape(),
             Feature::XattrWhiteout => self.xattr_whiteout(),
+            Feature::OverlayUpper => self.overlay_upper(),
             Feature::Loop => self.loop_device().map(|device| device.path().display().to_string()),
             Feature::LoopDirectIo => self.loop_direct_io(),
             Feature::IdMapped => self.id_mapped(),
@@ -129,9 +134,13 @@ impl Prober {
             Feature::Fuse => fuse(),
             Feature::Verity => self.verity(),
             Feature::Immutable => self.immutable(),
+            Feature::DirTypes => self.dir_types(),
+            Feature::TrustedXattrs => self.trusted_xattrs(),
             Feature::TmpFile => self.tmpfile().map(|_| "made one".to_owned()).map_err(Into::into),
             Feature::Reflink => self.reflink(),
             Feature::CopyFileRange => self.copy_file_range(),
+            Feature::ProjectQuota => super::project_quota(self.dir.as_fd()).map_err(Into::into),
+            Feature::SizedImage => self.sized_image(),
         }
     }
 
@@ -144,14 +153,19 @@ impl Prober {
         rustix::fs::openat(&self.dir, ".", flags, Mode::RUSR | Mode::WUSR).map(File::from)
     }
 
+    /// A name in the directory that nobody has.
+    fn free_name() -> String {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        format!(".erolith-probe-{}-{count}", std::process::id())
+    }
+
     /// A file in the directory that has no name, at the latest when this returns.
     fn file(&self, content: &[u8]) -> Result<File, Failure> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
         let file = match self.tmpfile() {
             Ok(file) => file,
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
-                let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-                let name = format!(".erolith-probe-{}-{count}", std::process::id());
+                let name = Self::free_name();
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
                 let fd = rustix::fs::openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR)?;
                 rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())?;
@@ -171,7 +185,7 @@ impl Prober {
             context.file("source", image.as_fd())?;
             return Ok(context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?);
         }
-        let device = loopdev::attach(image.as_fd(), 512)?;
+        let device = loopdev::attach(image.as_fd(), 512, Access::ReadOnly)?;
         context.string("source", &device.path().to_string_lossy())?;
         Ok(context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?)
     }
@@ -261,9 +275,39 @@ impl Prober {
         }
     }
 
+    /// An overlay takes no upper directory without a name, so there is one for a moment.
+    fn overlay_upper(&self) -> Attempt {
+        self.needs(Feature::Overlay)?;
+        let path = self.caps.place.dir.join(Self::free_name());
+        make_dir(&path, 0o700)?;
+        let tried = written_overlay(&path);
+        remove_tree(&path)?;
+        tried.map(|()| format!("wrote through an overlay over {}", self.caps.place.fs_type))
+    }
+
+    fn dir_types(&self) -> Attempt {
+        // Every directory has this name, and overlayfs asks with it too.
+        for entry in rustix::fs::Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            if entry.file_name() == c"." {
+                let known = entry.file_type() == rustix::fs::FileType::Directory;
+                let unknown = || Failure::Kernel(Errno::NOTSUP, "not told".to_owned());
+                return known.then(|| "told".to_owned()).ok_or_else(unknown);
+            }
+        }
+        Err(Failure::Kernel(Errno::NOENT, "the directory does not list itself".to_owned()))
+    }
+
+    fn trusted_xattrs(&self) -> Attempt {
+        let file = self.file(&[])?;
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::fsetxattr(&file, "trusted.erolith.probe", b"1", flags)?;
+        Ok("set on a file".to_owned())
+    }
+
     fn loop_device(&self) -> Result<loopdev::LoopDevice, Failure> {
         let file = self.file(&[0; 4096])?;
-        Ok(loopdev::attach(file.as_fd(), 4096)?)
+        Ok(loopdev::attach(file.as_fd(), 4096, Access::ReadOnly)?)
     }
 
     fn loop_direct_io(&self) -> Attempt {
@@ -313,6 +357,31 @@ impl Prober {
         let copied = rustix::fs::copy_file_range(&from, Some(&mut 0), &to, Some(&mut 0), 4096)?;
         Ok(format!("copied {copied} bytes"))
     }
+
+    fn sized_image(&self) -> Attempt {
+        self.needs(Feature::Loop)?;
+        let file = self.file(&[])?;
+        mkfs::make(&file, "a filesystem", MIN_LIMIT, None)?;
+        let device = loopdev::attach(file.as_fd(), 4096, Access::ReadWrite)?;
+        let context = FsContext::open("ext4")?;
+        context.string("source", &device.path().to_string_lossy())?;
+        context.mount(MountAttrFlags::empty())?;
+        Ok("made and mounted an ext4 of 16 MiB".to_owned())
+    }
+}
+
+/// Mounts an overlay over directories in `dir`, and writes a file.
+fn written_overlay(dir: &Path) -> Result<(), Failure> {
+    let names = ["lowerdir", "upperdir", "workdir"];
+    let context = FsContext::open("overlay")?;
+    for name in names {
+        make_dir(&dir.join(name), 0o700)?;
+        context.file(name, open_dir(&dir.join(name))?.as_fd())?;
+    }
+    let mount = context.mount(MountAttrFlags::empty())?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(&mount, "file", flags, Mode::RUSR)?;
+    Ok(())
 }
 
 fn fuse() -> Attempt {

@@ -4,6 +4,7 @@
 //! <root>/snapshots/<id>/
 //!   fs/            0755  the upper directory, or the tree itself when there is no parent
 //!   work/          0711  overlayfs' own, of active snapshots
+//!   rwlayer.img    0600  instead of work/: a filesystem of limited size that the upper directory is in; fs/ is empty
 //!   .erofslayer    0644  says to differs: write the layer here; of active snapshots
 //!   layer.erofs          the layer; or a symbolic link into a read-only cache
 //! ```
@@ -31,10 +32,15 @@ pub(crate) use remove::remove_tree;
 pub const MARKER: &str = ".erofslayer";
 /// The image of a layer.
 pub const IMAGE: &str = "layer.erofs";
+/// A second name, under which an image that takes the place of another waits for a moment. Whoever was killed in that
+/// moment left it.
+pub const REPLACING: &str = ".erolith-new-layer.erofs";
 /// The upper directory.
 pub const UPPER: &str = "fs";
 /// The work directory of the overlay.
 pub const WORK: &str = "work";
+/// The filesystem that the upper directory is in, of a snapshot that is limited that way.
+pub const RWLAYER: &str = "rwlayer.img";
 /// The second name of an image that a commit made from the upper directory, until the commit is done. While it is
 /// there and the snapshot is active, the truth is in the upper directory and the image may be old.
 pub(crate) const CONVERTED: &str = "commit.erofs";
@@ -95,10 +101,12 @@ pub(crate) fn is_applied(dir: &Path) -> Result<bool> {
     Ok(stat(&dir.join(IMAGE))?.is_some() && stat(&dir.join(CONVERTED))?.is_none())
 }
 
-/// Takes back what a commit made that did not come to its end. Returns whether there was something.
+/// Takes back what a commit or a differ made that did not come to its end. Returns whether there was something. The lock
+/// of the directory keeps a differ of ours from replacing its image meanwhile.
 pub(crate) fn undo_converted(dir: &Path) -> Result<bool> {
     let (image, converted) = (dir.join(IMAGE), dir.join(CONVERTED));
-    let Some(second) = stat(&converted)? else { return Ok(false) };
+    let replacing = unlink(&dir.join(REPLACING))?;
+    let Some(second) = stat(&converted)? else { return Ok(replacing) };
     // A differ may have written another image since.
     if stat(&image)?.is_some_and(|first| first.st_ino == second.st_ino) {
         unlink(&image)?;
@@ -173,6 +181,28 @@ mod tests {
         std::fs::remove_file(dir.path().join("a").join(MARKER)).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("a").join(MARKER)).unwrap();
         assert_eq!(of_mounts(&mounts("a")), None);
+    }
+
+    #[test]
+    fn what_was_left_half_done_is_taken_back() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let make = |name: &str| make_file(&at(name), 0o600).unwrap();
+        // Names that are there, those that are left, and whether something was taken.
+        let table: [(&[&str], &[&str], bool); 4] = [
+            (&[IMAGE], &[IMAGE], false),
+            (&[IMAGE, REPLACING], &[IMAGE], true),
+            (&[REPLACING, CONVERTED], &[], true),
+            (&[], &[], false),
+        ];
+        for (there, left, undone) in table {
+            there.iter().for_each(|name| make(name));
+            assert_eq!(undo_converted(root.path()).unwrap(), undone, "{there:?}");
+            for name in [IMAGE, REPLACING, CONVERTED] {
+                assert_eq!(at(name).exists(), left.contains(&name), "{there:?}: {name}");
+                let _ = std::fs::remove_file(at(name));
+            }
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod space;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -61,7 +61,7 @@ impl Lower {
     }
 
     /// The other way; nothing for what is no name of a mount.
-    fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         let (digits, bare) = name.strip_suffix('v').map_or((name, false), |rest| (rest, true));
         let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         let id = is_number.then(|| digits.parse().ok()).flatten()?;
@@ -106,6 +106,11 @@ impl Lowers {
     /// While this is held nothing is unmounted.
     pub(crate) fn hold(&self) -> RwLockReadGuard<'_, ()> {
         self.users.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held nobody holds.
+    pub(crate) fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.users.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The space of these maps, made if need be. For those who hold.
@@ -174,6 +179,24 @@ impl Lowers {
         attach_at(clone.as_fd(), place)
     }
 
+    /// Undoes every mount of the layer `id`, because its image was or will be written again. Whoever has it bound keeps
+    /// what it has.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] and [`Error::Storage`].
+    pub(crate) fn forget(&self, id: u64) -> Result<()> {
+        let _alone = self.alone();
+        for dir in space::all(&self.state)? {
+            for bare in [false, true] {
+                unmount(
+                    &dir.join(Lower { id, bare }.name()),
+                    UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
     /// Undoes the mounts of layers that `wanted` does not name. It is asked again while nothing is handed out, since
     /// what it said before may be old by then. Failures are logged: the next sweep tries again.
     ///
@@ -193,7 +216,7 @@ impl Lowers {
             unused.retain(|(_, lower)| !keep.contains(&lower.id));
             let left = unused.len();
             unused.truncate(BATCH);
-            let _alone = self.users.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = self.alone();
             let ids: Vec<u64> = unused.iter().map(|(_, lower)| lower.id).collect();
             let keep = if ids.is_empty() { Vec::new() } else { wanted(&ids)? };
             unused.retain(|(_, lower)| !keep.contains(&lower.id));
@@ -243,7 +266,8 @@ fn mount_image(id: u64, image: &Path, place: &Path, backing: Backing) -> Result<
     point("lower.after_mount")
 }
 
-fn attach_at(mount: std::os::fd::BorrowedFd<'_>, place: &Path) -> Result<()> {
+/// Attaches a mount at a directory, which is made if need be.
+pub(crate) fn attach_at(mount: std::os::fd::BorrowedFd<'_>, place: &Path) -> Result<()> {
     make_place(place)?;
     let target: OwnedFd = crate::files::open_dir(place)?;
     mounts::attach(mount, target.as_fd()).map_err(|errno| kernel("attach at", place, errno))?;
@@ -256,7 +280,7 @@ fn make_place(place: &Path) -> Result<()> {
 }
 
 /// Undoes what is mounted at `place`, if anything is, and removes the directory.
-fn unmount(place: &Path, flags: UnmountFlags) -> Result<()> {
+pub(crate) fn unmount(place: &Path, flags: UnmountFlags) -> Result<()> {
     while is_mounted(place)? {
         rustix::mount::unmount(place, flags).map_err(|errno| kernel("unmount", place, errno))?;
     }

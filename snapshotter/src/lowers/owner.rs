@@ -47,7 +47,8 @@ pub(super) fn take(state: &Path, identity: &str) -> Result<File> {
 /// Undoes every mount in every space. Detached, for nobody may keep us from forgetting what is not ours.
 fn disown(state: &Path) -> Result<()> {
     let spaces = space::all(state)?;
-    for dir in &spaces {
+    let uppers = state.join(crate::uppers::PLACE);
+    for dir in spaces.iter().chain([&uppers]) {
         for name in names(dir)?.iter().filter(|name| Lower::from_name(name).is_some()) {
             unmount(&dir.join(name), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
         }

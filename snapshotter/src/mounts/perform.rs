@@ -21,7 +21,8 @@ use super::plan::{
     Backing, LayerStep, MountPlan, OVERLAY_OPTIONS, OVERLAY_SOURCE, OverlayRoute, OverlayStep,
     scratch_name,
 };
-use crate::sys::{loopdev, namespace};
+use crate::sys::loopdev::{self, Access};
+use crate::sys::namespace;
 use crate::{Error, Result};
 
 /// A layer as it comes in: open files, so that what is checked is what is mounted.
@@ -160,7 +161,7 @@ fn mount_loop(step: &LayerStep, layer: &Layer) -> Result<(OwnedFd, Vec<MountedLo
     for (file, key) in std::iter::once((&layer.image, "source"))
         .chain(layer.devices.iter().map(|device| (device, "device")))
     {
-        let device = loopdev::attach(file.as_fd(), step.loop_block)?;
+        let device = loopdev::attach(file.as_fd(), step.loop_block, Access::ReadOnly)?;
         context.string(key, &device.path().to_string_lossy())?;
         devices.push(device);
     }

@@ -5,10 +5,11 @@
 //! - [`managed`]: the arrays of containerd's own EROFS snapshotter (plugins/snapshots/erofs), for its mount manager
 //!   from 2.2 on, and for shims that want the images themselves.
 
-use crate::layerdir::{IMAGE, UPPER, WORK};
+use crate::layerdir::{IMAGE, RWLAYER, UPPER, WORK};
 use crate::lowers::{IdMaps, Lower};
 use crate::mounts::plan::{MAX_LAYERS, OVERLAY_OPTIONS};
 use crate::store::Kind;
+use crate::uppers::{IMAGE_UPPER, IMAGE_WORK, Upper};
 use crate::{Error, Result};
 
 use super::Mount;
@@ -26,6 +27,8 @@ pub(super) struct Shape<'a> {
     pub(super) id: u64,
     /// An active snapshot whose layer is already there.
     pub(super) applied: bool,
+    /// Where what is written goes.
+    pub(super) upper: Upper,
     /// The nearest first.
     pub(super) parents: &'a [u64],
     pub(super) maps: Option<&'a IdMaps>,
@@ -38,6 +41,8 @@ pub(super) struct Places<'a> {
     pub(super) snapshots: &'a str,
     /// The directory of mounted layers, `<state>/<space>`.
     pub(super) lowers: &'a str,
+    /// The directory of mounted writable layers, `<state>/w`.
+    pub(super) uppers: &'a str,
     /// Appended to the options of every overlay.
     pub(super) overlay_options: &'a [String],
 }
@@ -68,7 +73,7 @@ pub(super) fn plain(shape: &Shape<'_>, places: &Places<'_>) -> Result<Planned> {
     let own = shape.applied.then_some(shape.id);
     let stack: Vec<u64> = own.into_iter().chain(shape.parents.iter().copied()).collect();
     let (mount, bare) = match (is_writable, stack.as_slice()) {
-        (_, []) => (bind(places.of(shape.id, UPPER), is_writable), false),
+        (_, []) => (bind(upper_and_work(shape, places).0, is_writable), false),
         (false, &[id]) => (bind(places.lower(Lower { id, bare: true }), false), true),
         _ => (plain_overlay(shape, places, is_writable, &stack)?, false),
     };
@@ -101,40 +106,86 @@ fn plain_overlay(
     Ok(overlay("overlay", options))
 }
 
-/// The mounts of the profile `managed`.
+/// The mounts of the profile `managed`. A writable layer that is a filesystem of its own comes first.
 pub(super) fn managed(shape: &Shape<'_>, places: &Places<'_>) -> Result<Vec<Mount>> {
-    let count = shape.parents.len();
-    if count > MAX_MANAGED {
-        return Err(Error::TooManyLayers { count, limit: MAX_MANAGED });
+    let Shape { id, parents, .. } = *shape;
+    let is_writable = shape.kind == Kind::Active && shape.upper != Upper::None;
+    let filesystem = match shape.upper {
+        Upper::Image(bytes) => Some(filesystem(places, id, bytes)),
+        Upper::Directory | Upper::None => None,
+    };
+    let (first, limit) = (usize::from(filesystem.is_some()), MAX_MANAGED);
+    if parents.len() + first > limit {
+        return Err(Error::TooManyLayers { count: parents.len(), limit: limit - first });
     }
-    let is_active = shape.kind == Kind::Active;
-    if count == 0 && shape.applied {
-        return Ok(vec![image(places, shape.id)]);
-    }
-    if count == 0 {
-        return Ok(vec![bind(places.of(shape.id, UPPER), is_active)]);
-    }
-    let mut mounts: Vec<_> = shape.parents.iter().map(|&id| image(places, id)).collect();
-    if count == 1 && !is_active {
-        return Ok(mounts);
+    if parents.is_empty() {
+        return Ok(match filesystem {
+            _ if shape.applied => vec![image(places, id)],
+            Some(filesystem) => {
+                let mut bind = bind(format!("{FIRST}/{IMAGE_UPPER}"), true);
+                bind.fs_type = "format/mkdir/bind".to_owned();
+                bind.options.insert(0, make_dir_option(IMAGE_UPPER));
+                vec![filesystem, bind]
+            }
+            None => vec![bind(places.of(id, UPPER), is_writable)],
+        });
     }
     let mut options = Vec::new();
-    if is_active {
+    if filesystem.is_some() {
+        options.extend([IMAGE_UPPER, IMAGE_WORK].map(make_dir_option));
+        options.push(format!("workdir={FIRST}/{IMAGE_WORK}"));
+        options.push(format!("upperdir={FIRST}/{IMAGE_UPPER}"));
+    } else if is_writable {
         options.extend(upper_options(shape, places));
     }
+    let images = parents.iter().map(|&id| image(places, id));
+    let mut mounts: Vec<_> = filesystem.into_iter().chain(images).collect();
+    if parents.len() == 1 && !is_writable {
+        return Ok(mounts);
+    }
     options.extend(shape.maps.map(IdMaps::mount_options).into_iter().flatten());
-    options.push(match count - 1 {
-        0 => "lowerdir={{ mount 0 }}".to_owned(),
-        last => format!("lowerdir={{{{ overlay 0 {last} }}}}"),
+    options.push(match (first, mounts.len() - 1) {
+        (first, last) if first == last => format!("lowerdir={{{{ mount {first} }}}}"),
+        (first, last) => format!("lowerdir={{{{ overlay {first} {last} }}}}"),
     });
     options.extend_from_slice(places.overlay_options);
     mounts.push(overlay("format/mkdir/overlay", options));
     Ok(mounts)
 }
 
+/// Where the mount manager has the first mount.
+const FIRST: &str = "{{ mount 0 }}";
+
+/// The filesystem of a writable layer. The mount manager would make it if it were not there.
+fn filesystem(places: &Places<'_>, id: u64, bytes: u64) -> Mount {
+    let options = [
+        "X-containerd.mkfs.fs=ext4".to_owned(),
+        format!("X-containerd.mkfs.size={bytes}"),
+        "rw".to_owned(),
+        "loop".to_owned(),
+    ];
+    let (fs_type, source) = ("mkfs/ext4".to_owned(), places.of(id, RWLAYER));
+    Mount { fs_type, source, target: String::new(), options: options.into() }
+}
+
+fn make_dir_option(name: &str) -> String {
+    format!("X-containerd.mkdir.path={FIRST}/{name}:0755")
+}
+
 fn upper_options(shape: &Shape<'_>, places: &Places<'_>) -> [String; 2] {
-    let work = places.of(shape.id, WORK);
-    [format!("workdir={work}"), format!("upperdir={}", places.of(shape.id, UPPER))]
+    let (upper, work) = upper_and_work(shape, places);
+    [format!("workdir={work}"), format!("upperdir={upper}")]
+}
+
+fn upper_and_work(shape: &Shape<'_>, places: &Places<'_>) -> (String, String) {
+    let id = shape.id;
+    match shape.upper {
+        Upper::Directory | Upper::None => (places.of(id, UPPER), places.of(id, WORK)),
+        Upper::Image(_) => {
+            let of = |name| format!("{}/{id}/{name}", places.uppers);
+            (of(IMAGE_UPPER), of(IMAGE_WORK))
+        }
+    }
 }
 
 fn bind(source: String, is_writable: bool) -> Mount {

@@ -10,7 +10,7 @@ use crate::fault::point;
 use crate::files::{failed, names};
 use crate::layerdir::{UPPER, remove_tree};
 use crate::mounts::table::{self, MountEntry};
-use crate::store::Filters;
+use crate::store::{Filters, Kind};
 
 /// What directories are called from the moment nobody owns them.
 const GONE: &str = "gone-";
@@ -25,16 +25,25 @@ impl Snapshotter {
     pub fn cleanup(&self) -> Result<()> {
         let _alone = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
         self.lowers.sweep(&|ids| self.wanted(ids))?;
+        let is_active = |id| Ok(self.store.kind_of(id)? == Some(Kind::Active));
+        self.uppers.sweep(&is_active, || self.lowers.alone())?;
         self.set_orphans_aside()?;
         point("cleanup.after_aside")?;
         for name in names(&self.snapshots)?.iter().filter(|name| name.starts_with(GONE)) {
-            if let Err(error) = remove_tree(&self.snapshots.join(name)) {
+            if let Err(error) = self.discard(&self.snapshots.join(name)) {
                 tracing::warn!(%error, "left for the next cleanup");
             }
         }
         point("cleanup.after_delete")?;
         self.images.sweep()?;
         Ok(())
+    }
+
+    /// Deletes a directory that nobody owns and nobody writes to, and what limits it.
+    pub(super) fn discard(&self, dir: &Path) -> Result<()> {
+        // First, for with the directory goes the knowledge of it.
+        self.uppers.release(dir)?;
+        remove_tree(dir)
     }
 
     /// Which of these layers have to stay mounted.

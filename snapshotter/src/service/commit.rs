@@ -14,7 +14,7 @@
 //! write on, and the next commit starts again.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use erolith_mkfs::build::{Builder, Finish, Options};
@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use super::{Snapshotter, usage};
 use crate::fault::point;
 use crate::files::{failed, make_dir, open_dir, stat, sync_dir, unlink};
-use crate::layerdir::{self, CONVERTED, IMAGE, UPPER, WORK};
+use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK};
 use crate::mounts;
 use crate::store::{Kind, Labels, Usage};
 use crate::{Error, Result};
@@ -85,15 +85,22 @@ impl Snapshotter {
         let lock = open_dir(&dir)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(failed("locking", &dir))?;
         layerdir::undo_converted(&dir)?;
+        // A differ may have replaced the image since it was last shown: who stands on the layer gets the one there is.
+        self.lowers.forget(id)?;
         let is_converted = stat(&dir.join(IMAGE))?.is_none();
         if is_converted {
-            convert(id, &dir, lock.as_fd())?;
+            convert(id, &dir, lock.as_fd(), self.open_upper(id)?)?;
         }
         let image = dir.join(IMAGE);
         let file = File::open(&image).map_err(failed("opening", &image))?;
         // What another program wrote may be cut off, may be hostile, and may still be only in memory.
         mounts::inspect(&image.display().to_string(), &file, &[])?;
         layerdir::require_checked(&image, &file)?;
+        if !is_converted {
+            // What was written beside it is no part of the layer, and nobody can write there any more.
+            self.uppers.release(&dir)?;
+            unlink(&dir.join(RWLAYER))?;
+        }
         if self.config.sync {
             rustix::fs::fsync(&file).map_err(failed("syncing", &image))?;
             rustix::fs::fsync(&lock).map_err(failed("syncing", &dir))?;
@@ -101,7 +108,7 @@ impl Snapshotter {
             sync_dir(&self.snapshots)?;
         }
         point("commit.after_dir_sync")?;
-        let usage = usage::of_image(&dir)?;
+        let usage = usage::of_file(&image)?;
         Ok(Ready { id, usage, is_converted, _lock: lock })
     }
 
@@ -121,9 +128,11 @@ impl Snapshotter {
         rustix::fs::renameat_with(CWD, &empty, CWD, &upper, exchange)
             .map_err(failed("setting aside", &upper))?;
         point("commit.after_upper")?;
-        match rustix::fs::rename(dir.join(WORK), aside.join(WORK)) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed("setting aside", &dir.join(WORK))(errno)),
+        for name in [WORK, RWLAYER] {
+            match rustix::fs::rename(dir.join(name), aside.join(name)) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(failed("setting aside", &dir.join(name))(errno)),
+            }
         }
         point("commit.after_work")?;
         unlink(&dir.join(CONVERTED))?;
@@ -132,13 +141,13 @@ impl Snapshotter {
 }
 
 /// Makes the image of the upper directory, under both of its names.
-fn convert(id: u64, dir: &Path, dir_fd: std::os::fd::BorrowedFd<'_>) -> Result<()> {
+fn convert(id: u64, dir: &Path, dir_fd: BorrowedFd<'_>, upper: OwnedFd) -> Result<()> {
     point("commit.before_convert")?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir_fd, c".", flags, Mode::from_raw_mode(0o600))
         .map_err(failed("making an image in", dir))?;
     let file = File::from(file);
-    build(&file, dir_fd, &dir.join(UPPER)).map_err(|error| match error {
+    build(&file, dir_fd, dir, upper).map_err(|error| match error {
         Fill::Storage(error) => error,
         Fill::Image(source) => Error::Convert { id, source },
     })?;
@@ -169,19 +178,18 @@ impl From<erolith_mkfs::Error> for Fill {
 }
 
 /// The same upper gives the same bytes: nothing comes from the clock or the host.
-fn build(file: &File, dir: std::os::fd::BorrowedFd<'_>, upper: &Path) -> Result<(), Fill> {
-    let storage = |what, path| move |e: std::io::Error| Fill::Storage(failed(what, path)(e));
+fn build(file: &File, dir: BorrowedFd<'_>, path: &Path, upper: OwnedFd) -> Result<(), Fill> {
+    let storage = |what| move |e: std::io::Error| Fill::Storage(failed(what, path)(e));
     let mut options = Options::default();
     options.layer.whiteouts = false;
     options.layer.xattrs.keep_trusted = true;
     options.layer.xattrs.overlay = OverlayXattrs::Upper;
     // Some filesystems list attributes of their own, which mean nothing elsewhere.
     options.layer.xattrs.drop_unknown = true;
-    let root = open_dir(upper).map_err(Fill::Storage)?;
-    let output = file.try_clone().map_err(storage("opening an image beside", upper))?;
-    let scratch = dir.try_clone_to_owned().map_err(storage("opening the directory of", upper))?;
+    let output = file.try_clone().map_err(storage("opening an image in"))?;
+    let scratch = dir.try_clone_to_owned().map_err(storage("opening"))?;
     let mut builder = Builder::new(FileSink::new(output, scratch), options)?;
-    builder.fill_from_dir(root.as_fd())?;
+    builder.fill_from_dir(upper.as_fd())?;
     builder.finish(&Finish::default())?;
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::limit;
 use crate::mounts::Backing;
+use crate::uppers::LimitBy;
 use crate::{Error, Result};
 
 /// What kind of mounts containerd is given.
@@ -30,6 +32,11 @@ pub struct Config {
     pub overlay_options: Vec<String>,
     /// Whether what is acknowledged survives a power cut. Without it, it survives the end of the process.
     pub sync: bool,
+    /// The limit, in bytes, of writable layers whose labels name none; 0 for none. Snapshots that layers are unpacked
+    /// into have none then.
+    pub default_size: u64,
+    /// How writable layers are kept to their limits.
+    pub limit_by: LimitBy,
     /// Read-only caches of layers, `<algorithm>/<2 hex>/<hex>.erofs` by diffID, as containerd's
     /// `layer_content_caches`. What a snapshot uses must stay there.
     pub caches: Vec<PathBuf>,
@@ -46,6 +53,8 @@ impl Config {
             backing: Backing::default(),
             overlay_options: Vec::new(),
             sync: true,
+            default_size: 0,
+            limit_by: LimitBy::default(),
             caches: Vec::new(),
         }
     }
@@ -64,6 +73,9 @@ impl Config {
                 let value = option.clone();
                 Error::Config { setting: "overlay option", value, reason }
             })?;
+        }
+        if self.default_size > 0 {
+            limit::check("default size", self.default_size)?;
         }
         Ok(())
     }
@@ -131,5 +143,10 @@ mod tests {
         let mut config = Config::new(PathBuf::from("/r"));
         config.caches = vec![PathBuf::from("relative")];
         assert!(config.validate().is_err());
+        let mut config = Config::new(PathBuf::from("/r"));
+        for (size, is_good) in [(0, true), (1, false), ((16 << 20) - 1, false), (16 << 20, true)] {
+            config.default_size = size;
+            assert_eq!(config.validate().is_ok(), is_good, "{size}");
+        }
     }
 }

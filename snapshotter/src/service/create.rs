@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
-use super::{Mount, Snapshotter};
+use super::{Mount, Snapshotter, limit};
 use crate::Result;
 use crate::fault::point;
 use crate::files::{failed, sync_dir};
@@ -15,24 +15,28 @@ use crate::layerdir::{self, IMAGE, UPPER};
 use crate::lowers::IdMaps;
 use crate::mounts;
 use crate::store::{Kind, Labels, Snapshot};
+use crate::uppers::Owner;
 
 /// The chain that a layer will end; containerd sends it when it unpacks.
-const REF_LABEL: &str = "containerd.io/snapshot.ref";
+pub(super) const REF_LABEL: &str = "containerd.io/snapshot.ref";
 /// The diffID of the layer, from containerd 2.4 on.
 const DIFF_ID_LABEL: &str = "containerd.io/snapshot/diff-id";
 
 /// A directory that is complete but has no number yet. It goes when it never gets one.
-pub(super) struct Fresh {
+pub(super) struct Fresh<'s> {
+    service: &'s Snapshotter,
     path: PathBuf,
-    /// It has a layer from a cache.
-    has_layer: bool,
+    /// Something in it is worth a sync: a layer from a cache, or the filesystem of a writable layer.
+    has_content: bool,
+    /// A limit that is set when the number is known.
+    limit: Option<u64>,
     is_placed: bool,
 }
 
-impl Drop for Fresh {
+impl Drop for Fresh<'_> {
     fn drop(&mut self) {
         if !self.is_placed
-            && let Err(error) = layerdir::remove_tree(&self.path)
+            && let Err(error) = self.service.discard(&self.path)
         {
             tracing::warn!(%error, "a new directory is left for the next cleanup");
         }
@@ -49,12 +53,18 @@ impl Snapshotter {
         labels: &Labels,
     ) -> Result<Vec<Mount>> {
         let maps = IdMaps::from_labels(labels)?;
+        let limit = self.limit_of(kind, key, labels)?;
         let snapshot = {
             let _creating = self.creating.read().unwrap_or_else(PoisonError::into_inner);
             point("create.before_directory")?;
             let mut fresh = self.fresh(kind)?;
             if kind == Kind::Active && parent.is_empty() {
-                fresh.has_layer = self.take_cached(&fresh.path, labels)?;
+                fresh.has_content = self.take_cached(&fresh.path, labels)?;
+            }
+            // With a layer there is nothing to write to.
+            if let Some(bytes) = limit.filter(|_| !fresh.has_content) {
+                let below = self.parent_of_new(parent)?;
+                self.limit(&mut fresh, bytes, self.owner_of(below, maps.as_ref())?)?;
             }
             point("create.after_directory")?;
             self.store.create(kind, key, parent, labels, &mut |snapshot| {
@@ -71,33 +81,60 @@ impl Snapshotter {
     }
 
     /// Everything a new snapshot has in its directory.
-    pub(super) fn fresh(&self, kind: Kind) -> Result<Fresh> {
+    pub(super) fn fresh(&self, kind: Kind) -> Result<Fresh<'_>> {
         let path =
             self.snapshots.join(format!("new-{}-{}", std::process::id(), self.next_serial()));
-        let fresh = Fresh { path, has_layer: false, is_placed: false };
+        let fresh =
+            Fresh { service: self, path, has_content: false, limit: None, is_placed: false };
         // A killed process may have had the same number.
         layerdir::remove_tree(&fresh.path)?;
         layerdir::make(&fresh.path, kind)?;
         Ok(fresh)
     }
 
+    /// What the writable layer of a new snapshot is limited to, if it has one and it is.
+    pub(super) fn limit_of(&self, kind: Kind, key: &str, labels: &Labels) -> Result<Option<u64>> {
+        match kind {
+            Kind::Active => limit::of(key, labels, self.config.default_size),
+            Kind::View | Kind::Committed => Ok(None),
+        }
+    }
+
+    /// Limits what will be written to a new directory.
+    pub(super) fn limit(&self, fresh: &mut Fresh<'_>, bytes: u64, owner: Owner) -> Result<()> {
+        match self.uppers.prepare(&fresh.path, bytes, owner)? {
+            true => fresh.limit = Some(bytes),
+            false => fresh.has_content = true,
+        }
+        Ok(())
+    }
+
+    /// The number of the parent that a new snapshot will have.
+    fn parent_of_new(&self, parent: &str) -> Result<Option<u64>> {
+        if parent.is_empty() { Ok(None) } else { Ok(Some(self.store.snapshot(parent)?.id)) }
+    }
+
     /// Gives the directory its number. Runs before the row is committed, so that a row is never without a directory;
     /// a directory without a row is what cleanup looks for.
     ///
-    /// Only a layer is worth a sync: an empty directory follows from its row, and is made from it again if a power
+    /// Only a layer, or a writable layer's own filesystem, is worth a sync: an empty directory follows from its row, and is made from it again if a power
     /// cut took it. What a container syncs in it later takes the directory along, on every filesystem with a journal.
     pub(super) fn place(
         &self,
-        fresh: &mut Fresh,
+        fresh: &mut Fresh<'_>,
         snapshot: &Snapshot,
         maps: Option<&IdMaps>,
     ) -> Result<()> {
-        if let Some((uid, gid)) = self.owner_of(snapshot, maps)? {
+        let parent = snapshot.parents.first().copied();
+        if let Some((uid, gid)) = self.owner_of(parent, maps)? {
             let upper = fresh.path.join(UPPER);
             let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             rustix::fs::chownat(CWD, &upper, Some(uid), Some(gid), flags)
                 .map_err(failed("setting the owner of", &upper))?;
+        }
+        if let Some(bytes) = fresh.limit {
+            self.uppers.number(&fresh.path, snapshot.id, bytes)?;
         }
         let dir = self.dir(snapshot.id);
         if let Err(errno) = rustix::fs::rename(&fresh.path, &dir) {
@@ -110,7 +147,7 @@ impl Snapshotter {
         }
         fresh.is_placed = true;
         point("create.after_rename")?;
-        if self.config.sync && fresh.has_layer {
+        if self.config.sync && fresh.has_content {
             sync_dir(&dir)?;
             sync_dir(&self.snapshots)?;
         }
@@ -118,10 +155,10 @@ impl Snapshotter {
     }
 
     /// Who owns the root directory: whom the maps say, else who owns that of the parent.
-    fn owner_of(&self, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<Option<(u32, u32)>> {
-        match (maps, snapshot.parents.first()) {
+    pub(super) fn owner_of(&self, parent: Option<u64>, maps: Option<&IdMaps>) -> Result<Owner> {
+        match (maps, parent) {
             (Some(maps), _) => Ok(Some(maps.root())),
-            (None, Some(&parent)) => layerdir::owner(&self.dir(parent)).map(Some),
+            (None, Some(parent)) => layerdir::owner(&self.dir(parent)).map(Some),
             (None, None) => Ok(None),
         }
     }

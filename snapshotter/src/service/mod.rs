@@ -19,24 +19,32 @@ mod cleanup;
 mod commit;
 mod config;
 mod create;
+mod limit;
+mod paths;
 mod recover;
+mod room;
 mod root;
+mod target;
 mod usage;
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, RwLock};
 
 use crate::fault::point;
-use crate::files::{ensure_dir, failed, stat, sync_dir};
+use crate::files::{ensure_dir, failed, open_dir, stat, sync_dir};
 use crate::layerdir::{self, Images};
 use crate::lowers::{IdMaps, Lowers};
 use crate::store::{Filters, Info, Kind, Labels, Snapshot, Store, UpdateMask, Usage};
 use crate::{Error, Result};
 
+pub use crate::uppers::{LimitBy, MIN_LIMIT};
+use crate::uppers::{Upper, Uppers};
 use arrays::{Places, Planned, Shape};
 pub use config::{Config, Profile};
+pub use paths::Paths;
 
 /// A mount as containerd's API has it (`containerd.types.Mount`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +67,11 @@ pub struct Snapshotter {
     config: Config,
     /// `<root>/snapshots`.
     snapshots: PathBuf,
+    paths: Paths,
     store: Store,
     images: Images,
     lowers: Lowers,
+    uppers: Uppers,
     /// Shared while a directory is made and its row is not yet committed; exclusive while directories without a row
     /// are looked for.
     creating: RwLock<()>,
@@ -93,12 +103,15 @@ impl Snapshotter {
         let identity = root::identity(root)?;
         sync_dir(root)?;
         let lowers = Lowers::open(&config.state, &identity, config.backing)?;
+        let uppers = Uppers::open(&config.state, &snapshots, &identity, config.limit_by)?;
         point("open.after_lowers")?;
         let opened = Self {
             snapshots,
+            paths: Paths::new(root, &config.state),
             store,
             images,
             lowers,
+            uppers,
             creating: RwLock::default(),
             cleaning: Mutex::default(),
             serial: AtomicU64::new(0),
@@ -111,12 +124,15 @@ impl Snapshotter {
 
     /// Makes an active snapshot on `parent`, which is committed, or on nothing when it is empty.
     ///
+    /// The label `containerd.io/snapshot/max-size`, or else the default of the configuration, limits what can be
+    /// written to it.
+    ///
     /// With the labels `containerd.io/snapshot.ref` and `containerd.io/snapshot/diff-id` and no parent, the layer is
     /// looked for in the caches; the snapshot then has it from the beginning, which read-only mounts tell.
     ///
     /// # Errors
-    /// Those of containerd's `storage.CreateSnapshot`, [`Error::IdMap`], and whatever keeps its parents from being
-    /// mounted; nothing is left of it then.
+    /// Those of containerd's `storage.CreateSnapshot`, [`Error::IdMap`], [`Error::Limit`], and whatever keeps it from
+    /// being limited or its parents from being mounted; nothing is left of it then.
     pub fn prepare(&self, key: &str, parent: &str, labels: &Labels) -> Result<Vec<Mount>> {
         self.create(Kind::Active, key, parent, labels)
     }
@@ -184,7 +200,7 @@ impl Snapshotter {
     pub fn usage(&self, key: &str) -> Result<Usage> {
         let (snapshot, stored) = self.store.usage(key)?;
         match snapshot.kind {
-            Kind::Active => usage::of_active(&self.dir(snapshot.id)),
+            Kind::Active => self.usage_of_active(snapshot.id),
             Kind::Committed | Kind::View => Ok(stored),
         }
     }
@@ -201,25 +217,67 @@ impl Snapshotter {
         &self.images
     }
 
+    /// The upper directory and, when it is already there, the image.
+    fn usage_of_active(&self, id: u64) -> Result<Usage> {
+        let dir = self.dir(id);
+        let filesystem = dir.join(layerdir::RWLAYER);
+        let upper = match stat(&filesystem)? {
+            None => usage::of_tree(&dir.join(layerdir::UPPER))?,
+            Some(_) if self.uppers.is_mounted(id)? => usage::of_tree(&self.uppers.upper(id))?,
+            // Somebody else mounts it, or nobody since the last reboot: what it takes is all that is known.
+            Some(_) => usage::of_file(&filesystem)?,
+        };
+        Ok(usage::sum(upper, usage::of_file(&dir.join(layerdir::IMAGE))?))
+    }
+
+    /// Opens the upper directory of an active snapshot, also where it is in a filesystem that nobody has mounted now.
+    fn open_upper(&self, id: u64) -> Result<OwnedFd> {
+        let dir = self.dir(id);
+        match (self.uppers.find(id, &dir, false)?, self.config.profile) {
+            (Upper::Directory | Upper::None, _) => open_dir(&dir.join(layerdir::UPPER)),
+            (Upper::Image(_), Profile::Managed) => {
+                self.uppers.peek(id, &dir.join(layerdir::RWLAYER))
+            }
+            (Upper::Image(_), Profile::Plain) => {
+                let _held = self.lowers.hold();
+                self.uppers.ensure(id, &dir.join(layerdir::RWLAYER))?;
+                // Open, it cannot be unmounted.
+                open_dir(&self.uppers.upper(id))
+            }
+        }
+    }
+
     fn dir(&self, id: u64) -> PathBuf {
         self.snapshots.join(id.to_string())
     }
 
     /// The mounts of a snapshot, with the layers below them mounted.
     fn arrays(&self, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<Vec<Mount>> {
-        let applied =
-            snapshot.kind == Kind::Active && layerdir::is_applied(&self.dir(snapshot.id))?;
         let Snapshot { id, kind, parents, .. } = snapshot;
-        let shape = Shape { kind: *kind, id: *id, applied, parents, maps };
+        let dir = self.dir(*id);
+        let applied = *kind == Kind::Active && layerdir::is_applied(&dir)?;
+        let upper = match kind {
+            Kind::Active => {
+                self.uppers.require_limit(&dir)?;
+                self.uppers.find(*id, &dir, applied)?
+            }
+            Kind::View | Kind::Committed => Upper::Directory,
+        };
+        let shape = Shape { kind: *kind, id: *id, applied, upper, parents, maps };
         let _held = self.lowers.hold();
         let places = |lowers| Places {
             snapshots: text(&self.snapshots),
             lowers,
+            uppers: text(self.uppers.places()),
             overlay_options: &self.config.overlay_options,
         };
         match self.config.profile {
             Profile::Managed => {
                 self.require_images(applied.then_some(*id), parents)?;
+                if let Upper::Image(_) = upper {
+                    // Left from the other profile. Whoever mounts it now has a loop device of his own.
+                    self.uppers.unmount(*id)?;
+                }
                 arrays::managed(&shape, &places(""))
             }
             Profile::Plain => {
@@ -228,6 +286,9 @@ impl Snapshotter {
                 let Planned { mounts, lowers } = arrays::plain(&shape, &places(text(space.dir())))?;
                 let image = |id| self.dir(id).join(layerdir::IMAGE);
                 self.lowers.ensure(&space, &lowers, &image)?;
+                if let Upper::Image(_) = upper {
+                    self.uppers.ensure(*id, &dir.join(layerdir::RWLAYER))?;
+                }
                 Ok(mounts)
             }
         }

@@ -34,26 +34,26 @@ impl Snapshotter {
         point("recover.before_rows")?;
         let rows = self.rows()?;
         for id in unfinished {
-            match rows.get(&id).map(|snapshot| snapshot.kind) {
+            match rows.get(&id).map(|(_, snapshot)| snapshot.kind) {
                 Some(Kind::Committed) => self.finish_commit(id)?,
                 Some(_) => commit::undo(&self.dir(id))?,
                 None => {}
             }
         }
         for id in missing {
-            if let Some(snapshot) = rows.get(&id) {
-                self.rebuild(snapshot)?;
+            if let Some((key, snapshot)) = rows.get(&id) {
+                self.rebuild(key, snapshot)?;
             }
         }
         Ok(())
     }
 
-    /// Every snapshot, by number.
-    fn rows(&self) -> Result<BTreeMap<u64, Snapshot>> {
+    /// Every snapshot with its key, by number.
+    fn rows(&self) -> Result<BTreeMap<u64, (String, Snapshot)>> {
         let mut rows = BTreeMap::new();
         for info in self.store.list(&Filters::parse(&[])?)? {
             let snapshot = self.store.snapshot(&info.name)?;
-            rows.insert(snapshot.id, snapshot);
+            rows.insert(snapshot.id, (info.name, snapshot));
         }
         Ok(rows)
     }
@@ -61,16 +61,21 @@ impl Snapshotter {
     /// Makes the directory of a snapshot anew, empty. A power cut may take one in which nothing was ever synced. A
     /// layer was synced, so somebody's hand took it; it stays without its image, and whoever wants to stand on it is
     /// told.
-    fn rebuild(&self, snapshot: &Snapshot) -> Result<()> {
-        let Snapshot { id, kind, .. } = snapshot;
+    fn rebuild(&self, key: &str, snapshot: &Snapshot) -> Result<()> {
+        let Snapshot { id, kind, parents, labels } = snapshot;
         match kind {
             Kind::Committed => tracing::error!(id, "a layer was lost; pull its image again"),
             Kind::Active | Kind::View => {
                 tracing::warn!(id, "a directory was lost; it starts empty")
             }
         }
-        let maps = IdMaps::from_labels(&snapshot.labels)?;
-        self.place(&mut self.fresh(*kind)?, snapshot, maps.as_ref())?;
+        let maps = IdMaps::from_labels(labels)?;
+        let mut fresh = self.fresh(*kind)?;
+        if let Some(bytes) = self.limit_of(*kind, key, labels)? {
+            let owner = self.owner_of(parents.first().copied(), maps.as_ref())?;
+            self.limit(&mut fresh, bytes, owner)?;
+        }
+        self.place(&mut fresh, snapshot, maps.as_ref())?;
         point("recover.after_directory")
     }
 }

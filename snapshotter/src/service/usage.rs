@@ -9,26 +9,32 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::files::{failed, open_dir, stat};
-use crate::layerdir::{IMAGE, UPPER};
 use crate::store::Usage;
 use crate::{Error, Result};
 
-/// The image of a layer; a link into a cache takes nothing but itself.
-pub(super) fn of_image(dir: &Path) -> Result<Usage> {
-    Ok(stat(&dir.join(IMAGE))?.map_or_else(Usage::default, |stat| of_stat(&stat)))
+/// A file, or a link itself; nothing when it is not there.
+pub(super) fn of_file(path: &Path) -> Result<Usage> {
+    Ok(stat(path)?.map_or_else(Usage::default, |stat| of_stat(&stat)))
 }
 
-/// The upper directory and, when it is already there, the image.
-pub(super) fn of_active(dir: &Path) -> Result<Usage> {
-    let image = of_image(dir)?;
-    let mut count = Count { usage: image, seen: BTreeSet::new() };
-    match open_dir(&dir.join(UPPER)) {
-        Ok(upper) => count.tree(&upper).map_err(failed("counting", &dir.join(UPPER)))?,
+/// The tree of an upper directory.
+pub(super) fn of_tree(upper: &Path) -> Result<Usage> {
+    let mut count = Count { usage: Usage::default(), seen: BTreeSet::new() };
+    match open_dir(upper) {
+        Ok(root) => count.tree(&root).map_err(failed("counting", upper))?,
         // Removed meanwhile.
         Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     Ok(count.usage)
+}
+
+/// Both together.
+pub(super) fn sum(one: Usage, other: Usage) -> Usage {
+    Usage {
+        size: one.size.saturating_add(other.size),
+        inodes: one.inodes.saturating_add(other.inodes),
+    }
 }
 
 fn of_stat(stat: &Stat) -> Usage {
@@ -82,16 +88,14 @@ impl Count {
         if stat.st_nlink > 1 && !is_dir && !self.seen.insert((stat.st_dev, stat.st_ino)) {
             return;
         }
-        let Usage { size, inodes } = of_stat(stat);
-        self.usage.size = self.usage.size.saturating_add(size);
-        self.usage.inodes = self.usage.inodes.saturating_add(inodes);
+        self.usage = sum(self.usage, of_stat(stat));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layerdir;
+    use crate::layerdir::{self, IMAGE, UPPER};
     use crate::store::Kind;
 
     #[test]
@@ -106,14 +110,17 @@ mod tests {
         file.sync_all().unwrap();
         std::fs::hard_link(upper.join("d/f"), upper.join("g")).unwrap();
         std::os::unix::fs::symlink("/usr", upper.join("link")).unwrap();
-        let usage = of_active(&dir).unwrap();
+        let usage = of_tree(&upper).unwrap();
         assert_eq!(usage.inodes, 4);
         assert!((9000..40_000).contains(&usage.size), "{}", usage.size);
         let image = std::fs::File::create(dir.join(IMAGE)).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&image, &[1; 4096], 0).unwrap();
         image.sync_all().unwrap();
-        assert_eq!(of_active(&dir).unwrap().inodes, 5);
-        assert_eq!(of_image(&dir).unwrap(), Usage { size: 4096, inodes: 1 });
-        assert_eq!(of_active(&root.path().join("none")).unwrap(), Usage::default());
+        let of_image = of_file(&dir.join(IMAGE)).unwrap();
+        assert_eq!(of_image, Usage { size: 4096, inodes: 1 });
+        assert_eq!(sum(usage, of_image).inodes, 5);
+        for missing in [of_tree, of_file] {
+            assert_eq!(missing(&root.path().join("none")).unwrap(), Usage::default());
+        }
     }
 }

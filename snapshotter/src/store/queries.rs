@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, Rows};
+use rusqlite::{Connection, OptionalExtension, Rows};
 
 use super::error::{Error, Result};
 use super::filters::Filters;
-use super::rows::{Record, get, labels_of, unsigned};
+use super::rows::{Record, get, integer, labels_of, unsigned};
 use super::types::{Info, Kind, Labels, Snapshot, Usage};
 use super::{Store, sql};
 
@@ -17,6 +17,20 @@ impl Store {
     /// [`Error::NotFound`], and those of the database.
     pub fn snapshot(&self, key: &str) -> crate::Result<Snapshot> {
         self.read(|conn| get(conn, key)?.snapshot(conn))
+    }
+
+    /// The kind of the snapshot with this id; nothing when there is none.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn kind_of(&self, id: u64) -> crate::Result<Option<Kind>> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(sql::KIND_OF)?;
+            let number: Option<i64> =
+                statement.query_row([integer(id)], |row| row.get(0)).optional()?;
+            let unknown = |number| Error::corrupt(format!("snapshot {id} is of kind {number}"));
+            number.map(|n| Kind::from_number(n).ok_or_else(|| unknown(n))).transpose()
+        })
     }
 
     /// What `Stat` says of a snapshot.

@@ -10,6 +10,9 @@ FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
 WHERE s.key = ?1";
 
 /// Parameters: id.
+pub(super) const KIND_OF: &str = "SELECT kind FROM snapshots WHERE id = ?1";
+
+/// Parameters: id.
 pub(super) const PARENT_OF: &str = "SELECT parent FROM snapshots WHERE id = ?1";
 
 /// Parameters: id. The oldest child.
@@ -55,6 +58,7 @@ pub(super) const BLOB: &str = "SELECT diff_id, size FROM blobs WHERE digest = ?1
 #[cfg(test)]
 pub(super) const QUICK: &[&str] = &[
     FIND,
+    KIND_OF,
     PARENT_OF,
     CHILD_OF,
     LABELS_OF,

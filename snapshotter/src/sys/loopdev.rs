@@ -1,12 +1,12 @@
-//! Loop devices, for kernels and filesystems where EROFS cannot be mounted from a file.
+//! Loop devices, for kernels and filesystems where EROFS cannot be mounted from a file, and for writable layers that
+//! are filesystems of their own.
 //!
-//! Devices are read-only and autoclear: the kernel frees one when its last user, the mounted filesystem,
-//! is gone. Nobody has to remember them, and a killed process leaks none. Numbers and layouts are those of
-//! `include/uapi/linux/loop.h`.
+//! Devices are autoclear: the kernel frees one when its last user, the mounted filesystem, is gone. Nobody has to
+//! remember them, and a killed process leaks none. Numbers and layouts are those of `include/uapi/linux/loop.h`.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -107,6 +107,24 @@ unsafe impl Ioctl for GetFree {
     }
 }
 
+/// What a device allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Writes are refused.
+    ReadOnly,
+    /// Writes reach the backing file, which is open for writing.
+    ReadWrite,
+}
+
+impl Access {
+    fn open_flags(self) -> OFlags {
+        match self {
+            Self::ReadOnly => OFlags::RDONLY | OFlags::CLOEXEC,
+            Self::ReadWrite => OFlags::RDWR | OFlags::CLOEXEC,
+        }
+    }
+}
+
 /// A configured loop device. It stays configured while this, or a filesystem mounted from it, lives.
 #[derive(Debug)]
 pub(crate) struct LoopDevice {
@@ -117,6 +135,8 @@ pub(crate) struct LoopDevice {
 /// What the kernel says of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Status {
+    /// Filesystem of the backing file, as `st_dev`.
+    pub(crate) device: u64,
     /// Inode number of the backing file.
     pub(crate) inode: u64,
     /// Writes are refused.
@@ -141,24 +161,27 @@ impl LoopDevice {
     }
 }
 
-/// Puts `backing` behind a free loop device: read-only, autoclear, with direct I/O where the backing
-/// filesystem can.
+/// Puts `backing` behind a free loop device: autoclear, with direct I/O where the backing filesystem can.
 ///
 /// `block_size` is the device's logical block size; the image's block size must be a multiple of it.
 ///
 /// # Errors
 /// [`Error::Kernel`] when there is no loop driver, no right or no free device; [`Error::LoopNode`] when the
 /// node is missing; [`Error::LoopRace`] when others were quicker [`TRIES`] times.
-pub(crate) fn attach(backing: BorrowedFd<'_>, block_size: u32) -> Result<LoopDevice> {
+pub(crate) fn attach(
+    backing: BorrowedFd<'_>,
+    block_size: u32,
+    access: Access,
+) -> Result<LoopDevice> {
     let control = open_control()?;
     // Released with the descriptor, also when we are killed.
     rustix::fs::flock(&control, FlockOperation::LockExclusive)
         .map_err(|errno| failed("lock /dev/loop-control".to_owned(), errno))?;
     for _ in 0..TRIES {
         let number = free_number(&control)?;
-        let fd = rustix::fs::open(node(number), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        let fd = rustix::fs::open(node(number), access.open_flags(), Mode::empty())
             .map_err(|errno| Error::LoopNode { number, errno })?;
-        match configure(&fd, backing, block_size) {
+        match configure(&fd, backing, block_size, access) {
             Ok(()) => return Ok(LoopDevice { fd, number }),
             Err(Errno::BUSY) => {}
             Err(errno) => return Err(failed(format!("configure /dev/loop{number}"), errno)),
@@ -167,11 +190,38 @@ pub(crate) fn attach(backing: BorrowedFd<'_>, block_size: u32) -> Result<LoopDev
     Err(Error::LoopRace { tries: TRIES })
 }
 
+/// The device behind which `backing` is already, whoever put it there: two devices over one file would be two caches
+/// of it, and a filesystem mounted from both would destroy itself.
+///
+/// # Errors
+/// [`Error::Storage`] when the devices cannot be listed or the file not be examined.
+pub(crate) fn find(backing: BorrowedFd<'_>) -> Result<Option<LoopDevice>> {
+    let devices = Path::new("/sys/block");
+    let stat = rustix::fs::fstat(backing).map_err(crate::files::failed("listing", devices))?;
+    for name in crate::files::names(devices)? {
+        let Some(number) = name.strip_prefix("loop").and_then(|digits| digits.parse().ok()) else {
+            continue;
+        };
+        // Only of a device that has a file is there this directory.
+        if !devices.join(&name).join("loop").exists() {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let Ok(fd) = rustix::fs::open(node(number), flags, Mode::empty()) else { continue };
+        // Held open, it cannot go away between this answer and its use.
+        let is_same = |status: Status| (status.device, status.inode) == (stat.st_dev, stat.st_ino);
+        if status_of(fd.as_fd(), number).is_ok_and(is_same) {
+            return Ok(Some(LoopDevice { fd, number }));
+        }
+    }
+    Ok(None)
+}
+
 /// The state of the loop device at `path`, which is what a mount table has as a source.
 ///
 /// # Errors
 /// [`Error::Kernel`] when it cannot be opened, or is no configured loop device.
-pub(crate) fn status_of_node(path: &std::path::Path) -> Result<Status> {
+pub(crate) fn status_of_node(path: &Path) -> Result<Status> {
     let open = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let fd = open.map_err(|errno| failed(format!("open {}", path.display()), errno))?;
     status_of(fd.as_fd(), 0)
@@ -189,11 +239,15 @@ fn free_number(control: &File) -> Result<u32> {
         .map_err(|errno| failed("find a free loop device".to_owned(), errno))
 }
 
-fn configure(device: &OwnedFd, backing: BorrowedFd<'_>, block_size: u32) -> Result<(), Errno> {
-    let mut info = LoopInfo64 {
-        flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
-        ..LoopInfo64::ZERO
-    };
+fn configure(
+    device: &OwnedFd,
+    backing: BorrowedFd<'_>,
+    block_size: u32,
+    access: Access,
+) -> Result<(), Errno> {
+    let read_only = if access == Access::ReadOnly { LO_FLAGS_READ_ONLY } else { 0 };
+    let flags = read_only | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
+    let mut info = LoopInfo64 { flags, ..LoopInfo64::ZERO };
     if let Some(name) = info.file_name.get_mut(..TAG.len()) {
         name.copy_from_slice(TAG);
     }
@@ -213,6 +267,7 @@ fn status_of(fd: BorrowedFd<'_>, number: u32) -> Result<Status> {
     let info = unsafe { ioctl::ioctl(fd, get) }
         .map_err(|errno| failed(format!("read the state of /dev/loop{number}"), errno))?;
     Ok(Status {
+        device: info.device,
         inode: info.inode,
         read_only: info.flags & LO_FLAGS_READ_ONLY != 0,
         autoclear: info.flags & LO_FLAGS_AUTOCLEAR != 0,
@@ -257,7 +312,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..20 {
-                        attach(backing.as_fd(), 512).unwrap();
+                        attach(backing.as_fd(), 512, Access::ReadOnly).unwrap();
                     }
                 });
             }
@@ -275,9 +330,10 @@ mod tests {
         let content: Vec<u8> = (0..8192u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
         backing.write_all(&content).unwrap();
         for block_size in [512, 4096] {
-            let device = attach(backing.as_fd(), block_size).unwrap();
+            let device = attach(backing.as_fd(), block_size, Access::ReadOnly).unwrap();
             let status = device.status().unwrap();
-            assert_eq!(status.inode, backing.metadata().unwrap().ino());
+            let file = backing.metadata().unwrap();
+            assert_eq!((status.device, status.inode), (file.dev(), file.ino()));
             assert!(status.read_only && status.autoclear && status.ours, "{status:?}");
             assert_eq!(rustix::fs::ioctl_blksszget(&device.fd).unwrap(), block_size);
             let mut read = vec![0; 8192];
@@ -288,6 +344,34 @@ mod tests {
             // Someone else may have the number by now, but not with our file behind it.
             let after = status_of_node(&path);
             assert!(after.is_err() || after.is_ok_and(|now| now.inode != status.inode));
+        }
+    }
+
+    #[test]
+    fn a_writable_device_writes_to_its_file_and_is_found_by_it() {
+        if !needs_root() {
+            return;
+        }
+        let open = || tempfile::tempfile_in("/var/tmp").unwrap();
+        let (backing, other) = (open(), open());
+        for file in [&backing, &other] {
+            file.set_len(8192).unwrap();
+        }
+        assert!(find(backing.as_fd()).unwrap().is_none());
+        let device = attach(backing.as_fd(), 4096, Access::ReadWrite).unwrap();
+        assert!(!device.status().unwrap().read_only);
+        let node = File::options().write(true).open(device.path()).unwrap();
+        node.write_all_at(&[7; 4096], 4096).unwrap();
+        node.sync_all().unwrap();
+        let mut read = [0; 4096];
+        backing.read_exact_at(&mut read, 4096).unwrap();
+        assert_eq!(read, [7; 4096]);
+        assert_eq!(find(backing.as_fd()).unwrap().unwrap().path(), device.path());
+        assert!(find(other.as_fd()).unwrap().is_none());
+        drop((node, device));
+        // The kernel clears it when the last one has closed it, which may be another program that looks at devices.
+        while find(backing.as_fd()).unwrap().is_some() {
+            std::thread::yield_now();
         }
     }
 }

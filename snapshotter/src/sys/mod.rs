@@ -5,5 +5,7 @@
 pub(crate) mod idmap;
 pub(crate) mod loopdev;
 pub(crate) mod namespace;
+pub(crate) mod project;
+pub(crate) mod quota;
 pub(crate) mod userns;
 pub(crate) mod verity;

@@ -5,9 +5,9 @@ use std::path::Path;
 use crate::serve::config::Config;
 
 /// What the plugin of snapshots is called in containerd; also the last part of the default root.
-const SNAPSHOTTER: &str = "erolith";
+pub(crate) const SNAPSHOTTER: &str = "erolith";
 /// What the plugin of differences is called. containerd 1.7 has one table for both.
-const DIFFER: &str = "erolith-diff";
+pub(crate) const DIFFER: &str = "erolith-diff";
 
 /// Versions of containerd whose configurations differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -17,8 +17,8 @@ const LIFETIME: Duration = Duration::from_secs(60 * 60);
 const EXPIRE: &str = "containerd.io/gc.expire";
 
 /// A scope with a lease. One that was made here lasts an hour unless it is given up.
-#[derive(Debug)]
-pub(super) struct Leased {
+#[derive(Debug, Clone)]
+pub(crate) struct Leased {
     /// With the lease.
     pub(super) scope: Scope,
     /// The lease, when it is ours.
@@ -63,8 +63,8 @@ impl Containerd {
         added.map(drop).map_err(Error::containerd(format!("adding blob {digest} to a lease")))
     }
 
-    /// Gives our lease up, because nothing came of it.
-    pub(super) fn give_up(&self, leased: &Leased) {
+    /// Gives our lease up, because nothing came of it, or because something else protects what it did.
+    pub(crate) fn give_up(&self, leased: &Leased) {
         let Some(id) = leased.id.clone() else { return };
         let delete = DeleteRequest { id, sync: false };
         if let Err(status) = self.wait(self.leases.clone().delete(leased.scope.request(delete))) {

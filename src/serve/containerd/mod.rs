@@ -3,9 +3,10 @@
 //! Everything here waits, on threads that may.
 
 pub(crate) mod config;
+pub(crate) mod labels;
 mod lease;
 mod read;
-mod upload;
+pub(crate) mod upload;
 
 use std::future::Future;
 use std::path::Path;
@@ -56,6 +57,11 @@ impl Scope {
         Self { namespace: given(NAMESPACE).unwrap_or_else(default), lease: given(LEASE) }
     }
 
+    /// The same for what outlasts the call, which may take its lease with it.
+    pub(crate) fn without_lease(&self) -> Self {
+        Self { lease: None, ..self.clone() }
+    }
+
     /// The same for what `lease` protects.
     fn with_lease(&self, lease: MetadataValue<Ascii>) -> Self {
         Self { lease: Some(lease), ..self.clone() }
@@ -93,6 +99,11 @@ impl Containerd {
             leases: LeasesClient::new(channel),
             runtime: Handle::current(),
         })
+    }
+
+    /// What our tasks run on.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// Waits for one answer.

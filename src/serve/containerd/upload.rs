@@ -1,30 +1,35 @@
 //! A blob on its way into containerd's content store.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use erolith_differ::Digest;
-use erolith_differ::compare::Compared;
 use prost::bytes::{Bytes, BytesMut};
-use prost_types::FieldMask;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::labels::{Labels, UNCOMPRESSED};
 use super::lease::Leased;
 use super::{Containerd, Scope};
 use crate::serve::error::{Error, Result};
-use crate::serve::proto::content::{
-    AbortRequest, Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest,
-};
+use crate::serve::proto::content::{AbortRequest, WriteAction, WriteContentRequest};
 
 /// Bytes in one message.
 const CHUNK: usize = 1 << 20;
 /// Messages on their way.
 const MESSAGES: usize = 4;
-/// The label of a blob that says what it decompresses to (core/labels of containerd).
-const UNCOMPRESSED: &str = "containerd.io/uncompressed";
+
+/// What was written turned out to be this.
+#[derive(Debug)]
+pub(crate) struct Written<'a> {
+    /// Its digest.
+    pub(crate) digest: &'a Digest,
+    /// What it decompresses to.
+    pub(crate) diff_id: &'a Digest,
+    /// Its bytes.
+    pub(crate) size: u64,
+}
 
 /// A blob whose digest becomes known while it is written. Dropped before [`Upload::commit`] it leaves nothing.
 #[derive(Debug)]
@@ -75,16 +80,6 @@ impl Containerd {
             committed: false,
         })
     }
-
-    /// The blob's labels, or `None` where there is no such blob.
-    fn labels(&self, scope: &Scope, digest: &Digest) -> Result<Option<BTreeMap<String, String>>> {
-        let info = InfoRequest { digest: digest.to_string() };
-        match self.wait(self.content.clone().info(scope.request(info))) {
-            Ok(answer) => Ok(Some(answer.into_inner().info.unwrap_or_default().labels)),
-            Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(Error::containerd(format!("examining blob {digest}"))(status)),
-        }
-    }
 }
 
 impl Upload {
@@ -132,23 +127,26 @@ impl Upload {
         self.containerd.wait(async { answers.await.unwrap_or_else(died) })
     }
 
-    /// Commits what was written as what `compared` says, with `labels` and the one that says what it decompresses to. A blob that
-    /// was there already gets that one too.
+    /// Commits what was written, with `labels` and the one that says what it decompresses to. A blob that was there
+    /// already gets that one and those of `always` that it does not have. Returns what keeps the blob from being
+    /// collected: a lease of ours, which ends by itself, or is given up when something else keeps the blob.
     ///
     /// # Errors
     /// When containerd does not take it.
     pub(crate) fn commit(
         mut self,
-        compared: &Compared,
-        mut labels: BTreeMap<String, String>,
-    ) -> Result<()> {
-        let Compared { digest, diff_id, size, .. } = compared;
+        written: &Written<'_>,
+        mut labels: Labels,
+        mut always: Labels,
+    ) -> Result<Leased> {
+        let Written { digest, diff_id, size } = *written;
         let failed = || Error::containerd(format!("writing blob {digest}"));
         let broken = |e: io::Error| failed()(Status::unavailable(e.to_string()));
-        labels.insert(UNCOMPRESSED.to_owned(), diff_id.to_string());
+        always.insert(UNCOMPRESSED.to_owned(), diff_id.to_string());
+        labels.extend(always.clone());
         self.flush_buffer().map_err(broken)?;
         let commit = WriteContentRequest {
-            total: i64::try_from(*size).unwrap_or(i64::MAX),
+            total: i64::try_from(size).unwrap_or(i64::MAX),
             expected: digest.to_string(),
             labels,
             ..self.message(WriteAction::Commit, Bytes::new())
@@ -163,26 +161,8 @@ impl Upload {
         if already {
             self.containerd.protect(&self.leased, &digest.to_string())?;
         }
-        self.label(digest, diff_id)
-    }
-
-    fn label(&self, digest: &Digest, diff_id: &Digest) -> Result<()> {
-        let scope = &self.leased.scope;
-        let gone = || Status::not_found("it is gone");
-        let failed = || Error::containerd(format!("labelling blob {digest}"));
-        let labels = self.containerd.labels(scope, digest)?.ok_or_else(|| failed()(gone()))?;
-        if labels.contains_key(UNCOMPRESSED) {
-            return Ok(());
-        }
-        let label = (UNCOMPRESSED.to_owned(), diff_id.to_string());
-        let labels = BTreeMap::from([label]);
-        let update = UpdateRequest {
-            info: Some(Info { digest: digest.to_string(), labels, ..Info::default() }),
-            update_mask: Some(FieldMask { paths: vec![format!("labels.{UNCOMPRESSED}")] }),
-        };
-        let updated =
-            self.containerd.wait(self.containerd.content.clone().update(scope.request(update)));
-        updated.map(drop).map_err(failed())
+        self.containerd.complete(&self.leased.scope, digest, always)?;
+        Ok(self.leased.clone())
     }
 }
 

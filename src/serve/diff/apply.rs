@@ -1,7 +1,7 @@
 //! A layer comes in: it becomes the image in the directory of the snapshot that the mounts are of.
 //!
 //! A layer that was converted before is linked: what a blob decompresses to is remembered in the database, and the
-//! image of every such layer is kept by its diffID. Not so where the image says more than the layer, because directories
+//! image of every such layer is kept by its diffID. Not so in directories of another snapshotter; where the image says more than the layer, because directories
 //! that the layer does not describe took their attributes from the layers below; nor where the layer was decrypted,
 //! because who may have the blob may not be one who may read it.
 
@@ -10,10 +10,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use erolith_differ::apply::layer::{self, Applied, How, Layer, Options};
+use erolith_differ::apply::Times;
+use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Sync};
-use erolith_differ::{Digest, LayerType};
+use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
 use erolith_snapshotter::layerdir::{self, IMAGE};
 use prost::Message;
@@ -21,6 +22,7 @@ use prost_types::Any;
 use tracing::{debug, info, warn};
 
 use super::Differ;
+use super::keep::{Job, Kept};
 use crate::serve::containerd::Scope;
 use crate::serve::error::{Error, Result};
 use crate::serve::proto::diff::ApplyRequest;
@@ -47,14 +49,25 @@ fn name(how: How) -> &'static str {
     }
 }
 
+/// Is it an archive, so that its image is something else?
+fn is_tar(layer_type: LayerType) -> bool {
+    matches!(layer_type, LayerType::Tar { .. })
+}
+
+/// The diffID and size of an archive that is not compressed: those of its blob.
+fn own_diff_id(layer: &Layer, layer_type: LayerType) -> Option<(String, u64)> {
+    let plain = matches!(layer_type, LayerType::Tar { compression: Compression::None, .. });
+    plain.then(|| (layer.digest.to_string(), layer.size))
+}
+
 /// Where a layer goes.
 struct Target {
     dir: PathBuf,
     /// Images of the layers below, the nearest first.
     lowers: Vec<PathBuf>,
     sync: Sync,
-    /// May others who have the blob use its image?
-    for_others: bool,
+    /// Is it the directory of a snapshot of ours? An image of another snapshotter is in no other place.
+    is_ours: bool,
 }
 
 /// A layer that came in.
@@ -63,6 +76,8 @@ struct Done {
     diff_id: String,
     size: u64,
     how: &'static str,
+    /// Is there an image by its diffID, which containerd may not have?
+    to_keep: bool,
 }
 
 impl Differ {
@@ -85,24 +100,31 @@ impl Differ {
         };
         let mounts = from_mounts(mounts);
         let foreign = Error::NotOurs("the mounts are not those of an EROFS layer directory");
-        let dir = layerdir::of_mounts(&mounts).ok_or(foreign)?;
+        let dir = self.snapshotter.layer_dir(&mounts)?.ok_or(foreign)?;
         let lowers = self.places.stack(&mounts).map(|stack| stack.lowers).unwrap_or_default();
+        let sync = if self.sync || sync_fs { Sync::Durable } else { Sync::Skipped };
+        let target = Target { is_ours: self.places.is_ours(&dir), dir, lowers, sync };
 
         let _running = self.metrics.apply_running();
+        let waiting = Instant::now();
         let _pass = self.gate.enter(&layer.digest.to_string(), cancel)?;
-        let sync = if self.sync || sync_fs { Sync::Durable } else { Sync::Skipped };
-        let there = layer_type.map(|layer_type| self.reuse(&layer, layer_type, &dir, sync));
-        let done = match there.transpose()?.flatten() {
+        self.metrics.apply_stage("wait", waiting.elapsed());
+        let there = match self.reuse(&layer, layer_type, &target)? {
+            None => self.take_kept(&layer, layer_type, &target, scope, cancel)?,
+            reused => reused,
+        };
+        let done = match there {
             Some(done) => done,
-            None => {
-                let target = Target { dir, lowers, sync, for_others: layer_type.is_some() };
-                self.convert(&layer, &target, scope, cancel)?
-            }
+            None => self.convert(&layer, layer_type, &target, scope, cancel)?,
         };
         let took = start.elapsed();
         self.metrics.applied(done.how, took, layer.size, done.size);
-        let Done { media_type, diff_id, size, how } = done;
+        let Done { media_type, diff_id, size, how, to_keep } = done;
         info!(blob = %layer.digest, diff_id, how, bytes = size, ?took, "applied");
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| to_keep) {
+            let (scope, blob) = (scope.clone(), layer.digest.clone());
+            keeper.submit(Job { scope, blob, diff_id: diff_id.parse()?, size });
+        }
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         Ok(Descriptor { media_type, digest: diff_id, size, ..Descriptor::default() })
     }
@@ -111,59 +133,152 @@ impl Differ {
     fn reuse(
         &self,
         layer: &Layer,
-        layer_type: LayerType,
-        dir: &Path,
-        sync: Sync,
+        layer_type: Option<LayerType>,
+        target: &Target,
     ) -> Result<Option<Done>> {
+        let Some(layer_type) = layer_type.filter(|_| target.is_ours) else { return Ok(None) };
         let known = self.snapshotter.store().diff_id_of(&layer.digest.to_string())?;
-        let Some((diff_id, size)) = known else { return Ok(None) };
+        let Some((diff_id, size)) = known.or_else(|| own_diff_id(layer, layer_type)) else {
+            return Ok(None);
+        };
         let Some(image) = self.snapshotter.images().find(&diff_id) else { return Ok(None) };
+        // The mark of what was checked comes with the link.
         let linked = File::open(&image)
             .map_err(|source| Error::Storage { action: "opening", path: image.clone(), source })
-            .and_then(|file| Ok(Place::new(&dir.join(IMAGE))?.publish(&file, sync)?));
+            .and_then(|file| Ok(Place::new(&target.dir.join(IMAGE))?.publish(&file, target.sync)?));
         if let Err(error) = linked {
             // It went meanwhile, or has as many names as the filesystem allows: it can be made once more.
             debug!(%error, image = %image.display(), "a converted layer could not be linked");
             return Ok(None);
         }
         let media_type = layer_type.decoded_media_type(&layer.media_type);
-        Ok(Some(Done { media_type, diff_id, size, how: "reused" }))
+        let to_keep = is_tar(layer_type);
+        Ok(Some(Done { media_type, diff_id, size, how: "reused", to_keep }))
+    }
+
+    /// Takes the image that containerd has of a layer, if it was kept there. One that is not what it should be is as good
+    /// as none. It is not for callers of other namespaces: labels of one say nothing in another.
+    fn take_kept(
+        &self,
+        layer: &Layer,
+        layer_type: Option<LayerType>,
+        target: &Target,
+        scope: &Scope,
+        cancel: &Cancel,
+    ) -> Result<Option<Done>> {
+        let Some(layer_type) = layer_type.filter(|layer_type| is_tar(*layer_type)) else {
+            return Ok(None);
+        };
+        let Some(keeper) = &self.keeper else { return Ok(None) };
+        let taken = keeper.find(scope, &layer.digest).and_then(|kept| {
+            let Some(kept) = kept else { return Ok(None) };
+            let how = self.take_image(&kept, target, scope, cancel)?;
+            Ok(Some((kept, how)))
+        });
+        match taken {
+            Ok(Some((Kept { diff_id, diff_size: size, .. }, how))) => {
+                let media_type = layer_type.decoded_media_type(&layer.media_type);
+                let (diff_id, how) = (diff_id.to_string(), name(how));
+                Ok(Some(Done { media_type, diff_id, size, how, to_keep: false }))
+            }
+            Ok(None) => Ok(None),
+            Err(Error::Differ(error @ erolith_differ::Error::Cancelled)) => Err(error.into()),
+            Err(error) => {
+                warn!(blob = %layer.digest, %error, "the image kept of a layer cannot be used");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes an image of the content store that of the target, verified as a layer that came as an image.
+    fn take_image(
+        &self,
+        kept: &Kept,
+        target: &Target,
+        scope: &Scope,
+        cancel: &Cancel,
+    ) -> Result<How> {
+        let Kept { digest, size, .. } = kept;
+        let source = self.containerd.open(scope, &self.containerd_root, digest, *size)?;
+        let layer = Layer {
+            media_type: EROFS_LAYER.to_owned(),
+            digest: digest.clone(),
+            size: *size,
+            diff_id: None,
+            payloads: BTreeMap::new(),
+        };
+        let options = Options { processors: Vec::new(), ..self.options(target, cancel) };
+        let image = target.dir.join(IMAGE);
+        let applied = layer::apply(source, &layer, &image, &target.lowers, &options)?;
+        self.mark(target);
+        self.stages(applied.times);
+        Ok(applied.how)
+    }
+
+    fn stages(&self, times: Times) {
+        let Times { read, build, publish } = times;
+        for (stage, took) in [("read", read), ("build", build), ("publish", publish)] {
+            self.metrics.apply_stage(stage, took);
+        }
     }
 
     fn convert(
         &self,
         layer: &Layer,
+        layer_type: Option<LayerType>,
         target: &Target,
         scope: &Scope,
         cancel: &Cancel,
     ) -> Result<Done> {
-        let Target { dir, lowers, sync, for_others } = target;
         let root = &self.containerd_root;
         let source = self.containerd.open(scope, root, &layer.digest, layer.size)?;
+        let options = self.options(target, cancel);
+        let image = target.dir.join(IMAGE);
+        let applied = layer::apply(source, layer, &image, &target.lowers, &options)?;
+        self.mark(target);
+        // What a power cut may have damaged is not for others either.
+        let for_others = layer_type.is_some() && target.is_ours && target.sync == Sync::Durable;
+        let remembered =
+            for_others && !applied.inherits && self.remember(&layer.digest, &applied, &image);
+        let to_keep = remembered && layer_type.is_some_and(is_tar);
+        let Applied { media_type, digest, size, how, times, .. } = applied;
+        self.stages(times);
+        Ok(Done { media_type, diff_id: digest.to_string(), size, how: name(how), to_keep })
+    }
+
+    fn options(&self, target: &Target, cancel: &Cancel) -> Options {
         let mut build = build::Options::default();
         build.layer.root_inherits = false;
-        let options = Options {
+        // The flags that another snapshotter sets on its images would be those of containerd's blob.
+        let share = match self.share {
+            Share::Link if !target.is_ours => Share::Reflink,
+            share => share,
+        };
+        Options {
             build,
-            share: self.share,
+            share,
             trust: self.trust,
-            sync: *sync,
+            sync: target.sync,
             processors: self.processors.clone(),
             budget: self.budget,
             cancel: cancel.clone(),
             ..Options::default()
-        };
-        let image = dir.join(IMAGE);
-        let applied = layer::apply(source, layer, &image, lowers, &options)?;
-        // What a power cut may have damaged is not for others either.
-        if *for_others && !applied.inherits && *sync == Sync::Durable {
-            self.remember(&layer.digest, &applied, &image);
         }
-        let Applied { media_type, digest, size, how, .. } = applied;
-        Ok(Done { media_type, diff_id: digest.to_string(), size, how: name(how) })
     }
 
-    /// Keeps the image for others. Without that it is only converted again.
-    fn remember(&self, blob: &Digest, applied: &Applied, image: &Path) {
+    /// Says on the image that it was checked or made here, so that the first commit, during which containerd does nothing
+    /// else, need not check it.
+    fn mark(&self, target: &Target) {
+        if !target.is_ours {
+            return;
+        }
+        if let Err(error) = layerdir::mark_checked(&target.dir) {
+            debug!(%error, "a commit will check the image once more");
+        }
+    }
+
+    /// Keeps the image for others. Without that it is only converted again. Returns whether that was possible.
+    fn remember(&self, blob: &Digest, applied: &Applied, image: &Path) -> bool {
         let diff_id = applied.digest.to_string();
         let store = self.snapshotter.store();
         let kept = self
@@ -171,8 +286,9 @@ impl Differ {
             .images()
             .keep(&diff_id, image)
             .and_then(|()| store.remember_blob(&blob.to_string(), &diff_id, applied.size));
-        if let Err(error) = kept {
+        if let Err(error) = &kept {
             warn!(%error, diff_id, "a converted layer could not be kept for others");
         }
+        kept.is_ok()
     }
 }

@@ -1,6 +1,5 @@
 //! A layer goes out: what a snapshot holds above its layers becomes a blob in containerd's content store.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -8,13 +7,15 @@ use std::time::Instant;
 use erolith_differ::compare::{Compare, Compared, Kind};
 use erolith_differ::decode::Cancel;
 use erolith_differ::{Compression, OCI_LAYER};
-use erolith_snapshotter::layerdir::{self, IMAGE, UPPER};
+use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
 use erolith_snapshotter::service::Mount;
 use tracing::info;
 
 use super::Differ;
 use super::stack::Stack;
 use crate::serve::containerd::Scope;
+use crate::serve::containerd::labels::Labels;
+use crate::serve::containerd::upload::Written;
 use crate::serve::error::{Error, Result};
 use crate::serve::proto::diff::DiffRequest;
 use crate::serve::proto::types::Descriptor;
@@ -32,14 +33,18 @@ fn media_type(asked: &str) -> Result<(String, Compression)> {
     Ok((asked.to_owned(), compression))
 }
 
-/// Does `right` stand on exactly what `left` shows? Only then is its upper directory the difference.
+/// Does `right` stand on exactly what `left` shows? Only then is its upper directory the difference. `is_empty` tells
+/// whether there is nothing in the upper directory of a layer directory.
 fn stands_on(right: &Stack, left: &Stack, is_empty: impl Fn(&Path) -> bool) -> bool {
-    right.lowers == left.lowers && left.upper.as_deref().is_none_or(is_empty)
+    right.lowers == left.lowers && left.top.as_deref().is_none_or(is_empty)
 }
 
-fn is_empty_dir(dir: &Path) -> bool {
-    std::fs::read_dir(dir).is_ok_and(|mut names| names.next().is_none())
+fn has_empty_upper(dir: &Path) -> bool {
+    let is_empty = std::fs::read_dir(dir.join(UPPER)).is_ok_and(|mut names| names.next().is_none());
+    is_empty && !dir.join(RWLAYER).exists()
 }
+
+const FOREIGN: Error = Error::NotOurs("the mounts are not those of an active EROFS snapshot");
 
 impl Differ {
     /// Makes a blob of what `right` has and `left` has not.
@@ -52,12 +57,8 @@ impl Differ {
     ) -> Result<Descriptor> {
         let (media_type, compression) = media_type(&request.media_type)?;
         let (left, right) = (from_mounts(request.left), from_mounts(request.right));
-        let (upper, kind) = self.upper(&left, &right)?;
-        let directory = File::open(&upper).map_err(|source| Error::Storage {
-            action: "opening",
-            path: upper.clone(),
-            source,
-        })?;
+        let (dir, kind) = self.changed(&left, &right)?;
+        let directory = self.snapshotter.open_upper_of(&dir)?.ok_or(FOREIGN)?;
         let mut upload = self.containerd.upload(scope, &request.r#ref)?;
         let compare = Compare {
             source_date_epoch: request.source_date_epoch.map(|time| time.seconds),
@@ -65,29 +66,28 @@ impl Differ {
             ..Compare::new(kind, compression)
         };
         let compared = compare.write(directory.as_fd(), &mut upload)?;
-        upload.commit(&compared, request.labels)?;
         let Compared { digest, diff_id, size, entries, .. } = compared;
+        let written = Written { digest: &digest, diff_id: &diff_id, size };
+        // The lease stays until the caller has taken the blob over.
+        upload.commit(&written, request.labels, Labels::new())?;
         let took = start.elapsed();
         self.metrics.compared(took, size);
-        info!(blob = %digest, %diff_id, bytes = size, entries, ?took, dir = %upper.display(), "compared");
+        info!(blob = %digest, %diff_id, bytes = size, entries, ?took, dir = %dir.display(), "compared");
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         let digest = digest.to_string();
         Ok(Descriptor { media_type, digest, size, ..Descriptor::default() })
     }
 
-    /// The directory that holds the difference, and whether there are layers below it.
-    fn upper(&self, left: &[Mount], right: &[Mount]) -> Result<(PathBuf, Kind)> {
-        let foreign = || Error::NotOurs("the mounts are not those of an active EROFS snapshot");
-        let dir = layerdir::of_mounts(right).ok_or_else(foreign)?;
-        let upper = dir.join(UPPER);
-        let stack = self.places.stack(right).filter(|stack| stack.upper.as_ref() == Some(&upper));
-        let stack = stack.ok_or_else(foreign)?;
-        let below = self.places.stack(left).ok_or_else(foreign)?;
+    /// The layer directory whose upper directory is the difference, and whether there are layers below it.
+    fn changed(&self, left: &[Mount], right: &[Mount]) -> Result<(PathBuf, Kind)> {
+        let right = self.places.stack(right).ok_or(FOREIGN)?;
+        let left = self.places.stack(left).ok_or(FOREIGN)?;
+        let dir = right.top.clone().filter(|dir| dir.join(MARKER).is_file()).ok_or(FOREIGN)?;
         // With an image, the directory is not what the snapshot shows.
-        if !stands_on(&stack, &below, is_empty_dir) || dir.join(IMAGE).exists() {
-            return Err(foreign());
+        if !stands_on(&right, &left, has_empty_upper) || dir.join(IMAGE).exists() {
+            return Err(FOREIGN);
         }
-        Ok((upper, if stack.lowers.is_empty() { Kind::Base } else { Kind::Upper }))
+        Ok((dir, if right.lowers.is_empty() { Kind::Base } else { Kind::Upper }))
     }
 }
 
@@ -121,17 +121,17 @@ mod tests {
 
     #[test]
     fn the_left_side_must_be_what_the_right_side_stands_on() {
-        let stack = |upper: Option<&str>, lowers: &[&str]| Stack {
-            upper: upper.map(PathBuf::from),
+        let stack = |top: Option<&str>, lowers: &[&str]| Stack {
+            top: top.map(PathBuf::from),
             lowers: lowers.iter().map(PathBuf::from).collect(),
         };
-        let right = stack(Some("/9/fs"), &["/2", "/1"]);
+        let right = stack(Some("/9"), &["/2", "/1"]);
         let empty = |path: &Path| path == Path::new("/empty");
         assert!(stands_on(&right, &stack(None, &["/2", "/1"]), empty));
         assert!(!stands_on(&right, &stack(None, &["/1", "/2"]), empty));
         assert!(!stands_on(&right, &stack(None, &["/1"]), empty));
-        assert!(!stands_on(&right, &stack(Some("/8/fs"), &["/2", "/1"]), empty));
-        let base = stack(Some("/9/fs"), &[]);
+        assert!(!stands_on(&right, &stack(Some("/8"), &["/2", "/1"]), empty));
+        let base = stack(Some("/9"), &[]);
         assert!(stands_on(&base, &stack(Some("/empty"), &[]), empty));
         assert!(!stands_on(&base, &stack(Some("/full"), &[]), empty));
         assert!(!stands_on(&base, &stack(None, &["/1"]), empty));

@@ -2,6 +2,7 @@
 
 mod apply;
 mod compare;
+mod keep;
 mod stack;
 
 use std::path::PathBuf;
@@ -9,25 +10,32 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_differ::apply::layer;
-use erolith_differ::decode::Budget;
+use erolith_differ::decode::{Budget, Cancel};
 use erolith_differ::gate::Gate;
 use erolith_differ::processors::Processor;
 use erolith_snapshotter::service::Snapshotter;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-use super::blocking::blocking;
+use super::blocking::cancellable;
 use super::config::{Config, Share};
 use super::containerd::{Containerd, Scope};
+use super::error::{Error, Result};
 use super::metrics::Metrics;
 use super::proto::diff as api;
 use super::proto::diff::diff_server::Diff;
 use super::snapshots::timed;
 
+use self::keep::Keeper;
 use self::stack::Places;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct Service(Arc<Differ>);
+
+/// Layers that come in and go out at the same time, those that wait for their turn included. Each has a thread; the
+/// others are for short work.
+const MAX_CALLS: usize = super::MAX_BLOCKING / 2;
 
 /// What every call needs.
 #[derive(Debug)]
@@ -44,6 +52,11 @@ struct Differ {
     budget: Budget,
     processors: Vec<Processor>,
     sync: bool,
+    /// Puts what was converted into the content store, if that is wanted.
+    keeper: Option<Keeper>,
+    room: Semaphore,
+    /// Calls off all work.
+    stop: Cancel,
 }
 
 impl Service {
@@ -54,6 +67,11 @@ impl Service {
         containerd: Containerd,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let stop = Cancel::default();
+        let keeper = config.differ.keep_images.then(|| {
+            let (snapshotter, metrics) = (Arc::clone(&snapshotter), Arc::clone(&metrics));
+            Keeper::new(containerd.clone(), snapshotter, metrics, stop.clone())
+        });
         Self(Arc::new(Differ {
             snapshotter,
             containerd,
@@ -73,7 +91,32 @@ impl Service {
             budget: config.differ.budget(),
             processors: config.processors(),
             sync: config.snapshotter.sync,
+            keeper,
+            room: Semaphore::new(MAX_CALLS),
+            stop,
         }))
+    }
+
+    /// Calls off what is going on.
+    pub(crate) fn stop(&self) {
+        self.0.stop.cancel();
+    }
+
+    /// Waits for what goes on behind the answers.
+    pub(crate) async fn settled(&self) {
+        if let Some(keeper) = &self.0.keeper {
+            keeper.settled().await;
+        }
+    }
+
+    /// Does `work` on a thread of its own, once there is room.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Differ, &Cancel) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let _room = self.0.room.acquire().await.map_err(|_| Error::WorkerDied)?;
+        let differ = Arc::clone(&self.0);
+        cancellable(&self.0.stop, move |cancel| work(&differ, cancel)).await
     }
 }
 
@@ -86,8 +129,7 @@ impl Diff for Service {
         let scope = Scope::of(request.metadata());
         let request = request.into_inner();
         let blob = request.diff.as_ref().map(|diff| diff.digest.clone()).unwrap_or_default();
-        let differ = Arc::clone(&self.0);
-        let work = blocking(move |cancel| differ.apply(request, &scope, cancel));
+        let work = self.work(move |differ, cancel| differ.apply(request, &scope, cancel));
         let applied = timed(&self.0.metrics, "Diff", "Apply", &blob, work).await?;
         Ok(Response::new(api::ApplyResponse { applied: Some(applied) }))
     }
@@ -100,8 +142,7 @@ impl Diff for Service {
         let scope = Scope::of(request.metadata());
         let request = request.into_inner();
         let reference = request.r#ref.clone();
-        let differ = Arc::clone(&self.0);
-        let work = blocking(move |cancel| differ.compare(request, &scope, start, cancel));
+        let work = self.work(move |differ, cancel| differ.compare(request, &scope, start, cancel));
         let diff = timed(&self.0.metrics, "Diff", "Diff", &reference, work).await?;
         Ok(Response::new(api::DiffResponse { diff: Some(diff) }))
     }

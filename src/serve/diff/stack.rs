@@ -2,71 +2,78 @@
 
 use std::path::{Path, PathBuf};
 
-use erolith_snapshotter::layerdir::{IMAGE, UPPER};
-use erolith_snapshotter::service::Mount;
+use erolith_snapshotter::layerdir::IMAGE;
+use erolith_snapshotter::service::{Mount, Paths};
 
 /// Where the snapshotter keeps layers and mounts them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Places {
-    snapshots: PathBuf,
-    state: PathBuf,
-}
+pub(super) struct Places(Paths);
 
 /// The directories and images that some mounts are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stack {
-    /// The directory that is written to, or is the tree itself.
-    pub(super) upper: Option<PathBuf>,
+    /// The layer directory whose upper directory is written to, or is the tree itself.
+    pub(super) top: Option<PathBuf>,
     /// Images of the layers below, the nearest first.
     pub(super) lowers: Vec<PathBuf>,
 }
 
 impl Places {
     pub(super) fn new(root: &Path, state: &Path) -> Self {
-        Self { snapshots: root.join("snapshots"), state: state.to_owned() }
+        Self(Paths::new(root, state))
+    }
+
+    /// Is `dir` the directory of a snapshot of ours? What is in one of another snapshotter may get flags that keep it there
+    /// (immutable, fs-verity), or be written again.
+    pub(super) fn is_ours(&self, dir: &Path) -> bool {
+        self.0.is_dir(dir)
     }
 
     /// What `mounts` are made of; nothing when a part of it is not known here.
     pub(super) fn stack(&self, mounts: &[Mount]) -> Option<Stack> {
+        let Self(paths) = self;
         let (last, first) = mounts.split_last()?;
-        // In the managed profile the layers are mounts by themselves, which the overlay refers to by number.
-        let images: Option<Vec<_>> = first.iter().map(image_of_mount).collect();
-        let mut lowers = images?;
+        // In the managed profile the layers are mounts by themselves, which the overlay refers to by number; and so is the
+        // filesystem that the upper directory is in, before them.
+        let (filesystem, images) = match first.split_first() {
+            Some((mount, rest)) if mount.fs_type.starts_with("mkfs/") => (Some(mount), rest),
+            _ => (None, first),
+        };
+        let lowers: Option<Vec<_>> = images.iter().map(image_of_mount).collect();
+        let mut lowers = lowers?;
+        let top = |upper: &str| match filesystem {
+            Some(mount) => Path::new(&mount.source).parent().map(Path::to_owned),
+            None => paths.dir_of_upper(Path::new(upper)),
+        };
+        let image_at = |dir: &str| {
+            let id = paths.layer_at(Path::new(dir))?;
+            Some(paths.dir(id).join(IMAGE))
+        };
         let option = |key: &str| last.options.iter().find_map(|option| option.strip_prefix(key));
         match last.fs_type.rsplit('/').next()? {
-            "bind" if last.source.ends_with(&format!("/{UPPER}")) => {
-                Some(Stack { upper: Some(last.source.clone().into()), lowers })
-            }
-            "bind" => {
-                lowers.push(self.image_of(Path::new(&last.source))?);
-                Some(Stack { upper: None, lowers })
-            }
+            "bind" => match top(&last.source) {
+                None => {
+                    lowers.push(image_at(&last.source)?);
+                    Some(Stack { top: None, lowers })
+                }
+                top => Some(Stack { top, lowers }),
+            },
             "erofs" => {
                 lowers.push(image_of_mount(last)?);
-                Some(Stack { upper: None, lowers })
+                Some(Stack { top: None, lowers })
             }
             "overlay" => {
                 let below = option("lowerdir=")?;
                 if lowers.is_empty() {
-                    let images = below.split(':').map(|dir| self.image_of(Path::new(dir)));
-                    lowers = images.collect::<Option<_>>()?;
+                    lowers = below.split(':').map(image_at).collect::<Option<_>>()?;
                 }
-                Some(Stack { upper: option("upperdir=").map(PathBuf::from), lowers })
+                let Some(upper) = option("upperdir=") else {
+                    return Some(Stack { top: None, lowers });
+                };
+                Some(Stack { top: Some(top(upper)?), lowers })
             }
             _ => None,
         }
-    }
-
-    /// The image that is mounted at `dir`: `<state>/<space>/<id>`, with a `v` behind it where containers see it bare.
-    fn image_of(&self, dir: &Path) -> Option<PathBuf> {
-        let below = dir.strip_prefix(&self.state).ok()?;
-        let mut names = below.iter();
-        let (_space, name, None) = (names.next()?, names.next()?.to_str()?, names.next()) else {
-            return None;
-        };
-        let id = name.strip_suffix('v').unwrap_or(name);
-        let is_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
-        is_id.then(|| self.snapshots.join(id).join(IMAGE))
     }
 }
 
@@ -92,20 +99,25 @@ mod tests {
         Places::new(Path::new("/r"), Path::new("/s")).stack(mounts)
     }
 
-    fn known(upper: Option<&str>, lowers: &[&str]) -> Option<Stack> {
+    fn known(top: Option<&str>, lowers: &[&str]) -> Option<Stack> {
         let lowers = lowers.iter().map(PathBuf::from).collect();
-        Some(Stack { upper: upper.map(PathBuf::from), lowers })
+        Some(Stack { top: top.map(PathBuf::from), lowers })
     }
 
     #[test]
     fn mounts_of_the_plain_profile() {
         let layers = ["/r/snapshots/3/layer.erofs", "/r/snapshots/1/layer.erofs"];
         let bare = mount("bind", "/r/snapshots/5/fs", &["rw", "rbind"]);
-        assert_eq!(stack(&[bare]), known(Some("/r/snapshots/5/fs"), &[]));
+        assert_eq!(stack(&[bare]), known(Some("/r/snapshots/5"), &[]));
         let active =
             ["workdir=/r/snapshots/5/work", "upperdir=/r/snapshots/5/fs", "lowerdir=/s/l/3:/s/l/1"];
         let overlay = mount("overlay", "overlay", &active);
-        assert_eq!(stack(&[overlay]), known(Some("/r/snapshots/5/fs"), &layers));
+        assert_eq!(stack(&[overlay]), known(Some("/r/snapshots/5"), &layers));
+        let limited = ["upperdir=/s/w/5/upper", "lowerdir=/s/l/3:/s/l/1"];
+        let overlay = mount("overlay", "overlay", &limited);
+        assert_eq!(stack(&[overlay]), known(Some("/r/snapshots/5"), &layers));
+        let bare = mount("bind", "/s/w/5/upper", &["rw", "rbind"]);
+        assert_eq!(stack(&[bare]), known(Some("/r/snapshots/5"), &[]));
         let view = mount("overlay", "overlay", &["lowerdir=/s/mabc/3:/s/mabc/1"]);
         assert_eq!(stack(&[view]), known(None, &layers));
         let one = mount("bind", "/s/l/3v", &["ro", "rbind"]);
@@ -119,7 +131,15 @@ mod tests {
         assert_eq!(stack(std::slice::from_ref(&top)), known(None, &layers[..1]));
         let options = ["upperdir=/r/snapshots/5/fs", "lowerdir={{ overlay 0 1 }}"];
         let overlay = mount("format/mkdir/overlay", "overlay", &options);
-        assert_eq!(stack(&[top, base, overlay]), known(Some("/r/snapshots/5/fs"), &layers));
+        let list = [top.clone(), base.clone(), overlay];
+        assert_eq!(stack(&list), known(Some("/r/snapshots/5"), &layers));
+        let filesystem = mount("mkfs/ext4", "/r/snapshots/5/rwlayer.img", &["rw", "loop"]);
+        let options = ["upperdir={{ mount 0 }}/upper", "lowerdir={{ overlay 1 2 }}"];
+        let overlay = mount("format/mkdir/overlay", "overlay", &options);
+        let list = [filesystem.clone(), top, base, overlay];
+        assert_eq!(stack(&list), known(Some("/r/snapshots/5"), &layers));
+        let bind = mount("format/mkdir/bind", "{{ mount 0 }}/upper", &["rw", "rbind"]);
+        assert_eq!(stack(&[filesystem, bind]), known(Some("/r/snapshots/5"), &[]));
     }
 
     #[test]
@@ -132,9 +152,29 @@ mod tests {
             vec![mount("bind", "/s/l/3/etc", &["ro"])],
             vec![mount("overlay", "overlay", &["lowerdir=/s/l/3:/elsewhere/1"])],
             vec![mount("overlay", "overlay", &["upperdir=/r/snapshots/5/fs"])],
+            vec![mount("overlay", "overlay", &["upperdir=/elsewhere/upper", "lowerdir=/s/l/3"])],
+            vec![mount("bind", "/s/w/5/work", &["rw"])],
             vec![mount("ext4", "/dev/sda", &[]), mount("bind", "/s/l/3v", &[])],
         ] {
             assert_eq!(stack(&mounts), None, "{mounts:?}");
+        }
+    }
+
+    #[test]
+    fn directories_of_ours_are_told_from_those_of_others() {
+        let places = Places::new(Path::new("/r"), Path::new("/s"));
+        for (dir, ours) in [
+            ("/r/snapshots/5", true),
+            ("/r/snapshots/5/", true),
+            ("/r/snapshots/5/fs", false),
+            ("/r/snapshots/new-1", false),
+            ("/r/snapshots/5/../6", false),
+            ("/r/snapshots", false),
+            ("/r/5", false),
+            ("/other/snapshots/5", false),
+            ("snapshots/5", false),
+        ] {
+            assert_eq!(places.is_ours(Path::new(dir)), ours, "{dir}");
         }
     }
 }

@@ -6,16 +6,17 @@ use erolith_tests::tarball::Tarball;
 use tonic::{Code, Request, Status};
 
 use super::*;
+use crate::serve::config::StreamProcessor;
 use crate::serve::proto::diff::{ApplyRequest, DiffRequest};
 use crate::serve::proto::types::Descriptor;
 
-const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(super) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
-fn layer() -> Vec<u8> {
+pub(super) fn layer() -> Vec<u8> {
     Tarball::new().dir("etc/").file("etc/name", "erolith").end()
 }
 
-fn describe(data: &[u8], media_type: &str) -> Descriptor {
+pub(super) fn describe(data: &[u8], media_type: &str) -> Descriptor {
     Descriptor {
         media_type: media_type.into(),
         digest: Digest::of(data).to_string(),
@@ -25,7 +26,11 @@ fn describe(data: &[u8], media_type: &str) -> Descriptor {
 }
 
 impl Node {
-    async fn apply(&self, diff: &Descriptor, mounts: &[Mount]) -> Result<Descriptor, Status> {
+    pub(super) async fn apply(
+        &self,
+        diff: &Descriptor,
+        mounts: &[Mount],
+    ) -> Result<Descriptor, Status> {
         let request = ApplyRequest {
             diff: Some(diff.clone()),
             mounts: mounts.to_vec(),
@@ -36,7 +41,7 @@ impl Node {
     }
 
     /// A call in the namespace `k8s.io`.
-    async fn compare(&self, request: DiffRequest) -> Result<Descriptor, Status> {
+    pub(super) async fn compare(&self, request: DiffRequest) -> Result<Descriptor, Status> {
         let mut request = Request::new(request);
         request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().unwrap());
         let answer = self.diff().diff(request).await?;
@@ -49,12 +54,15 @@ impl Node {
     }
 
     /// An active snapshot with a file in it, and an empty view.
-    async fn changed(&self) -> (Vec<Mount>, Vec<Mount>) {
+    pub(super) async fn changed(&self) -> (Vec<Mount>, Vec<Mount>) {
         let mounts = self.prepare("changed").await;
-        let mut file = std::fs::File::create(layer_dir(&mounts).join("fs/new")).unwrap();
-        std::io::Write::write_all(&mut file, b"content").unwrap();
+        write(&layer_dir(&mounts).join("fs/new"), b"content");
         (self.view("nothing").await, mounts)
     }
+}
+
+fn write(path: &Path, data: &[u8]) {
+    std::io::Write::write_all(&mut std::fs::File::create(path).unwrap(), data).unwrap();
 }
 
 fn inode(dir: &Path) -> u64 {
@@ -77,6 +85,85 @@ async fn a_layer_is_converted_once_and_linked_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_archive_is_known_by_its_diff_id_when_it_comes_uncompressed() {
+    let node = Node::start().await;
+    let data = layer();
+    let file = node.dir.path().join("layer");
+    write(&file, &data);
+    let gzip = std::process::Command::new("gzip").arg("-c").arg(&file).output().unwrap().stdout;
+    let blob = node.containerd.put(&gzip);
+    let first = node.prepare("first").await;
+    node.apply(&describe(&gzip, &format!("{TAR}+gzip")), &first).await.unwrap();
+    let second = node.prepare("second").await;
+    let applied = node.apply(&describe(&data, TAR), &second).await.unwrap();
+    assert_eq!(applied, describe(&data, TAR));
+    assert_eq!(inode(&layer_dir(&first)), inode(&layer_dir(&second)));
+    assert_eq!(*node.containerd.reads.lock().unwrap(), [blob], "the archive is not even there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_says_that_it_was_checked() {
+    let node = Node::start().await;
+    let data = layer();
+    node.containerd.put(&data);
+    for key in ["converted", "reused"] {
+        let mounts = node.prepare(key).await;
+        node.apply(&describe(&data, TAR), &mounts).await.unwrap();
+        let image = layer_dir(&mounts).join("layer.erofs");
+        let mut value = [0; 64];
+        let length = rustix::fs::getxattr(image, "trusted.erolith.checked", &mut value);
+        assert!(length.unwrap() > 0, "{key}");
+    }
+}
+
+/// containerd's EROFS snapshotter may make what is in its directories immutable.
+#[tokio::test(flavor = "multi_thread")]
+async fn images_of_another_snapshotter_are_in_no_other_place() {
+    let node = Node::start().await;
+    let data = layer();
+    node.containerd.put(&data);
+    for key in ["1", "2"] {
+        let dir = node.dir.path().join("theirs").join(key);
+        std::fs::create_dir_all(dir.join("fs")).unwrap();
+        std::fs::File::create(dir.join(".erofslayer")).unwrap();
+        let source = dir.join("fs").to_str().unwrap().to_owned();
+        let mounts = [Mount { r#type: "bind".into(), source, ..Default::default() }];
+        assert_eq!(node.apply(&describe(&data, TAR), &mounts).await.unwrap(), describe(&data, TAR));
+        assert_eq!(std::fs::metadata(dir.join("layer.erofs")).unwrap().nlink(), 1);
+    }
+    assert_eq!(node.containerd.reads.lock().unwrap().len(), 2);
+    let kept = std::fs::read_dir(node.dir.path().join("root/images")).unwrap();
+    assert_eq!(kept.count(), 0);
+}
+
+/// The second name that a differ was killed with, when it replaced an image.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_apply_left_goes() {
+    use erolith_snapshotter::layerdir::{IMAGE, REPLACING};
+    assert_eq!(erolith_differ::publish::second_name(IMAGE.as_ref()), REPLACING);
+    let node = Node::start().await;
+    let data = layer();
+    node.containerd.put(&data);
+    let mounts = node.prepare("k").await;
+    let dir = layer_dir(&mounts);
+    let stray = dir.join(REPLACING);
+    for again in [false, true] {
+        node.apply(&describe(&data, TAR), &mounts).await.unwrap();
+        assert!(!stray.exists(), "again: {again}");
+        write(&stray, b"half of an image");
+    }
+    let commit =
+        api::CommitSnapshotRequest { name: "layer".into(), key: "k".into(), ..Default::default() };
+    node.snapshots().commit(commit).await.unwrap();
+    assert!(!stray.exists() && dir.join(IMAGE).exists());
+    write(&stray, b"half of an image");
+    let remove = api::RemoveSnapshotRequest { key: "layer".into(), ..Default::default() };
+    node.snapshots().remove(remove).await.unwrap();
+    node.snapshots().cleanup(api::CleanupRequest::default()).await.unwrap();
+    assert!(!dir.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_depends_on_those_below_is_converted_again() {
     let node = Node::start().await;
     // Nobody describes the directory.
@@ -87,6 +174,38 @@ async fn a_layer_that_depends_on_those_below_is_converted_again() {
         node.apply(&describe(&data, TAR), &mounts).await.unwrap();
     }
     assert_eq!(node.containerd.reads.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decrypted_layer_is_nobody_elses() {
+    let encrypted = format!("{TAR}+encrypted");
+    let node = Node::with(|config| {
+        let program = StreamProcessor {
+            accepts: vec![encrypted.clone()],
+            returns: TAR.into(),
+            path: "sh".into(),
+            // Whoever has the key.
+            args: vec!["-c".into(), "grep -q the-key <&3 && exec cat".into()],
+            env: vec![],
+        };
+        config.stream_processors.insert("decoder".into(), program);
+    })
+    .await;
+    let data = layer();
+    node.containerd.put(&data);
+    let apply = async |key: &str, payload: &str| {
+        let payload = prost_types::Any { type_url: "key".into(), value: payload.into() };
+        let request = ApplyRequest {
+            diff: Some(describe(&data, &encrypted)),
+            mounts: node.prepare(key).await,
+            payloads: [("decoder".to_owned(), payload)].into(),
+            ..Default::default()
+        };
+        Ok::<_, Status>(node.diff().apply(request).await?.into_inner().applied.unwrap())
+    };
+    assert_eq!(apply("first", "the-key").await.unwrap(), describe(&data, TAR));
+    let status = apply("second", "no key").await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,8 +234,7 @@ async fn blobs_in_reach_are_not_asked_for() {
     let digest = Digest::of(&data);
     let blobs = node.dir.path().join("containerd/io.containerd.content.v1.content/blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
-    let mut file = std::fs::File::create(blobs.join(digest.hex())).unwrap();
-    std::io::Write::write_all(&mut file, &data).unwrap();
+    write(&blobs.join(digest.hex()), &data);
     let mounts = node.prepare("k").await;
     node.apply(&describe(&data, TAR), &mounts).await.unwrap();
     assert!(node.containerd.reads.lock().unwrap().is_empty());

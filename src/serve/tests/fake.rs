@@ -76,8 +76,9 @@ fn header(metadata: &MetadataMap, key: &str) -> String {
 impl Content for Fake {
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let digest = request.into_inner().digest;
-        let labels = self.get(&digest)?.labels;
-        let info = Some(Info { digest, labels, ..Default::default() });
+        let Stored { labels, data, .. } = self.get(&digest)?;
+        let size = i64::try_from(data.len()).unwrap();
+        let info = Some(Info { digest, size, labels, ..Default::default() });
         Ok(Response::new(InfoResponse { info }))
     }
 

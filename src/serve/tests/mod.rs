@@ -2,6 +2,8 @@
 
 mod diff;
 mod fake;
+mod keep;
+mod metrics;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ struct Node {
     dir: tempfile::TempDir,
     channel: Channel,
     containerd: Arc<Fake>,
+    daemon: Daemon,
     servers: Vec<JoinHandle<()>>,
 }
 
@@ -48,6 +51,11 @@ async fn connect(path: &Path) -> Channel {
 
 impl Node {
     async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// One whose configuration is changed.
+    async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::Builder::new()
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in("/var/tmp")
@@ -61,6 +69,7 @@ impl Node {
         };
         config.containerd.address = at("containerd.sock");
         config.containerd.root = at("containerd");
+        change(&mut config);
         let containerd = Arc::new(Fake::default());
         let mut servers = vec![serve_fake(&config.containerd.address, &containerd)];
         let daemon = Daemon::open(&config).await.unwrap();
@@ -73,7 +82,7 @@ impl Node {
             router.serve_with_incoming(UnixListenerStream::new(incoming)).await.unwrap();
         }));
         let channel = connect(&config.address).await;
-        Self { dir, channel, containerd, servers }
+        Self { dir, channel, containerd, daemon, servers }
     }
 
     fn snapshots(&self) -> SnapshotsClient<Channel> {

@@ -23,6 +23,8 @@ type activator struct {
 	lock   sync.Mutex
 	lists  int
 	points []string
+	// Where writable filesystems are mounted, by their files: a second loop device over one would destroy it.
+	writable map[string]string
 }
 
 func (a *activator) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
@@ -59,8 +61,19 @@ func (a *activator) activate(mounts []mount.Mount) ([]mount.Mount, error) {
 	var active []string
 	last := len(mounts) - 1
 	for i, lower := range mounts[:last] {
+		if point, ok := a.writable[lower.Source]; ok {
+			active = append(active, point)
+			continue
+		}
 		point := filepath.Join(a.dir, strconv.Itoa(a.lists), strconv.Itoa(i))
 		if err := os.MkdirAll(point, 0700); err != nil {
+			return nil, err
+		}
+		if strings.HasPrefix(lower.Type, "mkfs/") {
+			a.writable[lower.Source] = point
+		}
+		lower, err := made(lower)
+		if err != nil {
 			return nil, err
 		}
 		if err := lower.Mount(point); err != nil {
@@ -74,7 +87,6 @@ func (a *activator) activate(mounts []mount.Mount) ([]mount.Mount, error) {
 	if !ok {
 		return []mount.Mount{final}, nil
 	}
-	// Without X-containerd.mkdir options `mkdir` does nothing.
 	final.Type = strings.TrimPrefix(formatted, "mkdir/")
 	var err error
 	if final.Source, err = fill(final.Source, active); err != nil {
@@ -85,7 +97,65 @@ func (a *activator) activate(mounts []mount.Mount) ([]mount.Mount, error) {
 			return nil, err
 		}
 	}
+	if final.Options, err = withDirectories(final.Options); err != nil {
+		return nil, err
+	}
 	return []mount.Mount{final}, nil
+}
+
+// made takes `mkfs/` and its options away. The filesystem is to be there already, of the size that the options say.
+func made(m mount.Mount) (mount.Mount, error) {
+	plain, ok := strings.CutPrefix(m.Type, "mkfs/")
+	if !ok {
+		return m, nil
+	}
+	made := mount.Mount{Type: plain, Source: m.Source, Target: m.Target}
+	size := ""
+	for _, option := range m.Options {
+		if value, ok := strings.CutPrefix(option, "X-containerd.mkfs.size="); ok {
+			size = value
+		} else if option != "X-containerd.mkfs.fs="+plain {
+			made.Options = append(made.Options, option)
+		}
+	}
+	info, err := os.Stat(m.Source)
+	if err != nil {
+		return m, err
+	}
+	if got := strconv.FormatInt(info.Size(), 10); got != size {
+		return m, fmt.Errorf("%s has %s bytes, its mount says %s", m.Source, got, size)
+	}
+	return made, nil
+}
+
+// withDirectories makes the directories of X-containerd.mkdir.path options and takes the options away. One that is there
+// has the mode that is asked for.
+func withDirectories(options []string) ([]string, error) {
+	var plain []string
+	for _, option := range options {
+		value, ok := strings.CutPrefix(option, "X-containerd.mkdir.path=")
+		if !ok {
+			plain = append(plain, option)
+			continue
+		}
+		path, octal, _ := strings.Cut(value, ":")
+		mode, err := strconv.ParseUint(octal, 8, 32)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", option, err)
+		}
+		err = os.Mkdir(path, os.FileMode(mode))
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if info.Mode().Perm() != os.FileMode(mode) {
+			return nil, fmt.Errorf("%s has mode %v, its mount says %s", path, info.Mode(), octal)
+		}
+	}
+	return plain, nil
 }
 
 var template = regexp.MustCompile(`\{\{ *(mount|overlay) +([0-9]+)(?: +([0-9]+))? *\}\}`)

@@ -83,7 +83,7 @@ func start(ctx context.Context, root string) (snapshots.Snapshotter, func() erro
 		return nil, nil, err
 	}
 	served := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "erofs")
-	activated := &activator{Snapshotter: served, dir: filepath.Join(state, "t")}
+	activated := &activator{Snapshotter: served, dir: filepath.Join(state, "t"), writable: map[string]string{}}
 	cleanup := func() error {
 		defer conn.Close()
 		err := errors.Join(activated.deactivate(), s.empty(ctx, served), s.stop(), s.leftMounts())

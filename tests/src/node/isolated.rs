@@ -8,8 +8,9 @@ use crate::tools;
 /// Set in a test process that is inside.
 const INSIDE: &str = "EROLITH_TESTS_INSIDE";
 
-/// What the shell does first inside: `/run` is empty, so that state directories are short and vanish.
-const PREPARE: &str = r#"mount -t tmpfs tmpfs /run && exec "$@""#;
+/// What process 1 inside does: `/run` is empty, so that state directories are short and vanish; and it reaps what the test
+/// leaves behind.
+const PREPARE: &str = r#"mount -t tmpfs tmpfs /run && { "$@" & wait $!; }"#;
 
 /// Runs `body`, the body of the calling test, in a process with mount and process namespaces of its own.
 ///
@@ -30,7 +31,7 @@ pub fn isolated(body: impl FnOnce()) {
     let mut child = Command::new("unshare");
     child
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        .args(["--propagation", "private", "sh", "-c", PREPARE, "sh"])
+        .args(["--propagation", "private", "bash", "-c", PREPARE, "bash"])
         .arg(&program)
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")

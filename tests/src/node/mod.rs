@@ -322,13 +322,33 @@ impl Node {
         left.unwrap_or_else(|e| panic!("{e}"));
     }
 
-    /// What of the daemon's there is now.
+    /// Waits until what there is of the daemon's is as wanted.
     ///
     /// # Panics
-    /// When it cannot be read.
-    pub fn leftovers(&self) -> Leftovers {
-        let left = Leftovers::of(self.world, &self.setup.root, &self.setup.state);
-        left.unwrap_or_else(|e| panic!("{e}"))
+    /// When that takes more than 10 s, with what there is.
+    pub fn settles(&self, what: &str, wanted: impl Fn(&Leftovers) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = Leftovers::of(self.world, &self.root(), &self.setup.state);
+            let left = left.unwrap_or_else(|e| panic!("{e}"));
+            if wanted(&left) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {left:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until containerd speaks to the daemon again, which it tries every few seconds.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn reconnected(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(why) = self.try_ctr(&["snapshots", "--snapshotter", "erolith", "ls"]) {
+            assert!(Instant::now() < deadline, "{why}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 

@@ -7,11 +7,11 @@ const PLAIN_HEAD: [&str; 4] = ["redirect_dir=nofollow", "metacopy=off", "index=o
 const UPPER_OF_9: [&str; 2] = ["workdir=/r/9/work", "upperdir=/r/9/fs"];
 
 fn shape(kind: Kind, applied: bool, parents: &[u64]) -> Shape<'_> {
-    Shape { kind, id: 9, applied, parents, maps: None }
+    Shape { kind, id: 9, applied, upper: Upper::Directory, parents, maps: None }
 }
 
 fn places(options: &[String]) -> Places<'_> {
-    Places { snapshots: "/r", lowers: "/s/l", overlay_options: options }
+    Places { snapshots: "/r", lowers: "/s/l", uppers: "/s/w", overlay_options: options }
 }
 
 fn mount(fs_type: &str, source: &str, options: &[&str]) -> Mount {
@@ -85,6 +85,56 @@ fn managed_mounts_are_those_of_containerd() {
     assert_eq!(mounts[2].options, ["lowerdir={{ overlay 0 1 }}", "index=off"]);
 }
 
+const WRITABLE: Upper = Upper::Image(64 << 20);
+
+#[test]
+fn plain_mounts_over_an_image_are_in_its_place() {
+    let limited = |parents| Shape { upper: WRITABLE, ..shape(Kind::Active, false, parents) };
+    let bare = plain(&limited(&[]), &places(&[])).unwrap();
+    assert_eq!(bare.mounts, [mount("bind", "/s/w/9/upper", &["rw", "rbind"])]);
+    let planned = plain(&limited(&[5, 3]), &places(&[])).unwrap();
+    let over = ["workdir=/s/w/9/work", "upperdir=/s/w/9/upper", "lowerdir=/s/l/5:/s/l/3"];
+    let options = [&PLAIN_HEAD[..], &over].concat();
+    assert_eq!(planned.mounts, [mount("overlay", "overlay", &options)]);
+    // Without an upper directory.
+    let sealed = Shape { upper: Upper::None, ..shape(Kind::Active, true, &[3]) };
+    let unlimited = Shape { upper: Upper::Directory, ..sealed };
+    assert_eq!(plain(&sealed, &places(&[])).unwrap(), plain(&unlimited, &places(&[])).unwrap());
+}
+
+#[test]
+fn managed_mounts_over_an_image_are_those_of_containerds_block_mode() {
+    let image = |id: u64| mount("erofs", &format!("/r/{id}/layer.erofs"), &["ro", "loop"]);
+    let make = ["X-containerd.mkfs.fs=ext4", "X-containerd.mkfs.size=67108864", "rw", "loop"];
+    let filesystem = || mount("mkfs/ext4", "/r/9/rwlayer.img", &make);
+    let limited = |parents| Shape { upper: WRITABLE, ..shape(Kind::Active, false, parents) };
+    let make_upper = "X-containerd.mkdir.path={{ mount 0 }}/upper:0755";
+    let bind = mount("format/mkdir/bind", "{{ mount 0 }}/upper", &[make_upper, "rw", "rbind"]);
+    assert_eq!(managed(&limited(&[]), &places(&[])).unwrap(), [filesystem(), bind]);
+    let overlay = |lowers| {
+        let options = [
+            make_upper,
+            "X-containerd.mkdir.path={{ mount 0 }}/work:0755",
+            "workdir={{ mount 0 }}/work",
+            "upperdir={{ mount 0 }}/upper",
+            lowers,
+        ];
+        mount("format/mkdir/overlay", "overlay", &options)
+    };
+    let one = managed(&limited(&[3]), &places(&[])).unwrap();
+    assert_eq!(one, [filesystem(), image(3), overlay("lowerdir={{ mount 1 }}")]);
+    let two = managed(&limited(&[5, 3]), &places(&[])).unwrap();
+    assert_eq!(two, [filesystem(), image(5), image(3), overlay("lowerdir={{ overlay 1 2 }}")]);
+    let sealed = |parents| Shape { upper: Upper::None, ..shape(Kind::Active, true, parents) };
+    assert_eq!(managed(&sealed(&[3]), &places(&[])).unwrap(), [image(3)]);
+    assert_eq!(managed(&sealed(&[]), &places(&[])).unwrap(), [image(9)]);
+    let parents: Vec<u64> = (1..=254).collect();
+    match managed(&limited(&parents), &places(&[])).unwrap_err() {
+        Error::TooManyLayers { count: 254, limit: 253 } => {}
+        other => panic!("{other}"),
+    }
+}
+
 #[test]
 fn maps_are_left_to_the_mount_manager_and_done_by_us_in_plain() {
     let labels = ["uidmapping", "gidmapping"]
@@ -104,6 +154,7 @@ fn options_are_whole_or_refused_with_numbers() {
     let places = Places {
         snapshots: "/var/lib/containerd/io.containerd.snapshotter.v1.erolith/snapshots",
         lowers: "/run/erolith/mabc",
+        uppers: "/run/erolith/w",
         overlay_options: &[],
     };
     let parents: Vec<u64> = (0..600).map(|i| 999_999 - i).collect();

@@ -25,6 +25,21 @@ fn missing(service: &Snapshotter, key: &str) -> bool {
     }
 }
 
+/// Where a container writes to: that of B has a limit.
+fn upper(service: &Snapshotter, name: &str, id: u64) -> PathBuf {
+    match (name, limit_by()) {
+        ("B", LimitBy::Image) => service.uppers.upper(id),
+        _ => service.dir(id).join(layerdir::UPPER),
+    }
+}
+
+/// The points that the story passes, here: a limit is kept by one of two ways.
+fn points() -> impl Iterator<Item = &'static str> {
+    let other = if limit_by() == LimitBy::Image { "quota." } else { "upper." };
+    let is_passed = move |point: &&str| !point.starts_with("recover.") && !point.starts_with(other);
+    POINTS.iter().copied().filter(is_passed)
+}
+
 /// A layer, if it is not there yet: prepared, written by a container, committed.
 fn step(service: &Snapshotter, name: &str, parent: &str, done: &mut dyn FnMut(&str)) -> Result<()> {
     if !missing(service, name) {
@@ -32,12 +47,13 @@ fn step(service: &Snapshotter, name: &str, parent: &str, done: &mut dyn FnMut(&s
     }
     let key = format!("making {name}");
     if missing(service, &key) {
-        service.prepare(&key, parent, &none())?;
+        let labels = if name == "B" { limited() } else { none() };
+        service.prepare(&key, parent, &labels)?;
         done(&format!("prepared {name}"));
     }
     service.mounts(&key)?;
     let id = service.store.snapshot(&key)?.id;
-    write(&service.dir(id).join(layerdir::UPPER).join(name), name);
+    write(&upper(service, name, id).join(name), name);
     done(&format!("written {name}"));
     service.commit(name, &key, "", &none())?;
     done(&format!("committed {name}"));
@@ -69,7 +85,7 @@ fn story(service: &Snapshotter, done: &mut dyn FnMut(&str)) -> Result<()> {
 fn child_config() -> Config {
     let path = |name| PathBuf::from(std::env::var_os(name).unwrap());
     let state = path("EROLITH_TEST_STATE");
-    Config { state, ..Config::new(path("EROLITH_TEST_ROOT")) }
+    Config { state, limit_by: limit_by(), ..Config::new(path("EROLITH_TEST_ROOT")) }
 }
 
 /// Not a test: what the other tests run in a process of its own.
@@ -155,7 +171,7 @@ fn check_promises(site: &Site, service: &Snapshotter, fault: &str) {
             service.remove("promise").unwrap();
         } else if acknowledged.contains(&format!("written {name}")) {
             let id = service.store.snapshot(&key).unwrap_or_else(|e| panic!("{fault}: {e}")).id;
-            let file = service.dir(id).join(layerdir::UPPER).join(name);
+            let file = upper(service, name, id).join(name);
             assert_eq!(fs::read_to_string(file).unwrap(), name, "{fault}");
             assert_ne!(service.mounts(&key).unwrap()[0].options[0], "ro", "{fault}");
         } else if acknowledged.contains(&format!("prepared {name}")) {
@@ -173,11 +189,15 @@ fn check_places(site: &Site, service: &Snapshotter, fault: &str) {
         let dir = service.snapshots.join(id);
         assert!(!dir.join(layerdir::CONVERTED).exists(), "{fault}");
         assert!(dir.join(layerdir::UPPER).is_dir(), "{fault}");
+        // With one of the two, and neither once it is a layer.
+        let limits = [layerdir::WORK, layerdir::RWLAYER].map(|name| dir.join(name).exists());
+        assert_ne!(limits, [true, true], "{fault}");
     }
     let used = service.store.lowers_in_use().unwrap();
     let active = service.store.ids().unwrap();
     for lower in site.lowers() {
-        let id: u64 = lower.trim_start_matches("l/").trim_end_matches('v').parse().unwrap();
+        let name = lower.split('/').nth(1).unwrap();
+        let id: u64 = name.trim_end_matches('v').parse().unwrap();
         assert!(used.contains(&id) || active.contains(&id), "{fault}: {lower}");
     }
 }
@@ -197,12 +217,15 @@ fn check_all(site: &Site, fault: &str) {
     assert_eq!(site.directories(), Vec::<String>::new(), "{fault}");
     assert_eq!(site.lowers(), Vec::<String>::new(), "{fault}");
     assert_eq!(service.images().find(DIFF_ID), None, "{fault}");
-    assert_eq!(names_of(&site.state.path().join("l")), Vec::<String>::new(), "{fault}");
+    quota::wait_for_projects(site, &[], fault);
+    for space in ["l", "w"] {
+        assert_eq!(names_of(&site.state.path().join(space)), Vec::<String>::new(), "{fault}");
+    }
 }
 
 #[test]
 fn killed_at_every_point() {
-    for &point in POINTS.iter().filter(|point| !point.starts_with("recover.")) {
+    for point in points() {
         for visit in 1..=3 {
             with_mounts(|site| {
                 let fault = format!("{point}=kill:{visit}");
@@ -245,7 +268,7 @@ fn killed_while_recovering() {
 
 #[test]
 fn failing_at_every_point_for_want_of_space() {
-    for &point in POINTS.iter().filter(|point| !point.starts_with("recover.")) {
+    for point in points() {
         for visit in 1..=2 {
             with_mounts(|site| {
                 let fault = format!("{point}=error(ENOSPC):{visit}");

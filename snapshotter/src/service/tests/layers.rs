@@ -46,6 +46,32 @@ fn an_applied_layer_is_shown_read_only_and_committed_as_it_is() {
     });
 }
 
+/// As when the answer to the first Apply got lost.
+#[test]
+fn a_layer_can_be_written_again_until_it_is_committed() {
+    with_mounts(|site| {
+        let service = site.open();
+        let first = service.prepare("a", "", &none()).unwrap();
+        let dir = service.layer_dir(&first).unwrap().unwrap();
+        apply(&first, &tree_with(site, "one"));
+        let shown = service.mounts("a").unwrap();
+        assert_eq!(Tree::of(&shown, site.target("a")).names(""), ["one"]);
+        assert_eq!(service.layer_dir(&shown).unwrap(), Some(dir.clone()));
+        assert_eq!(site.lowers(), Vec::<String>::new(), "the old layer is not shown any more");
+        apply(&first, &tree_with(site, "two"));
+        assert_eq!(Tree::of(&service.mounts("a").unwrap(), site.target("b")).names(""), ["two"]);
+        // A differ of somebody else tells nobody.
+        apply(&first, &tree_with(site, "three"));
+        service.commit("A", "a", "", &none()).unwrap();
+        let view = service.view("v", "A", &none()).unwrap();
+        assert_eq!(Tree::of(&view, site.target("v")).names(""), ["three"]);
+        for mounts in [&first, &shown, &view] {
+            let refused = service.layer_dir(mounts);
+            assert_eq!(status(refused.map(|_| ())), Status::FailedPrecondition, "{mounts:?}");
+        }
+    });
+}
+
 #[test]
 fn an_unfinished_image_is_never_committed() {
     with_mounts(|site| {

@@ -3,7 +3,9 @@
 mod chain;
 mod faults;
 mod layers;
+mod limits;
 mod owners;
+mod quota;
 mod recovery;
 
 use std::ffi::CString;
@@ -34,11 +36,12 @@ impl Site {
 
     fn config(&self) -> Config {
         let state = self.state.path().to_owned();
-        Config { state, ..Config::new(self.dir.path().join("root")) }
+        Config { state, limit_by: limit_by(), ..Config::new(self.dir.path().join("root")) }
     }
 
     fn open(&self) -> Snapshotter {
-        Snapshotter::open(self.config()).unwrap()
+        let is_passing = |error: &Error| matches!(error, Error::InUse { .. });
+        patiently(is_passing, || Snapshotter::open(self.config())).unwrap()
     }
 
     /// A directory to mount at.
@@ -91,12 +94,30 @@ fn with_mounts(work: impl FnOnce(&Site) + Send) {
     }
 }
 
+/// Calls again what failed for a reason that passes: the tests are threads of one process, and a program that one of them
+/// starts has the descriptors of all between fork and exec.
+fn patiently<T, E>(
+    is_passing: impl Fn(&E) -> bool,
+    call: impl Fn() -> Result<T, E>,
+) -> Result<T, E> {
+    for _ in 0..200 {
+        match call() {
+            Err(error) if is_passing(&error) => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            done => return done,
+        }
+    }
+    call()
+}
+
 /// Something mounted, until this is dropped.
 struct Tree(PathBuf);
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        rustix::mount::unmount(&self.0, UnmountFlags::empty()).unwrap();
+        let unmount = || rustix::mount::unmount(&self.0, UnmountFlags::empty());
+        patiently(|errno| *errno == rustix::io::Errno::BUSY, unmount).unwrap();
     }
 }
 
@@ -152,6 +173,23 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
     pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
+/// How limits are kept: by images wherever this runs, but where `tests/vm/quota.sh` says that there are quotas.
+fn limit_by() -> LimitBy {
+    if std::env::var_os(QUOTA).is_some() { LimitBy::Quota } else { LimitBy::Image }
+}
+
+/// Set where the filesystem of `/var/tmp` keeps project quotas: `on`, `last` when it does so for
+/// the last time, or `off` when it did a moment ago.
+const QUOTA: &str = "EROLITH_TEST_QUOTA";
+
+/// Bytes that limited snapshots have in tests.
+const LIMIT: u64 = 16 << 20;
+
+/// The label of a limited snapshot.
+fn limited() -> Labels {
+    labels(&[("containerd.io/snapshot/max-size", &LIMIT.to_string())])
+}
+
 fn none() -> Labels {
     Labels::new()
 }
@@ -170,7 +208,10 @@ fn layer(service: &Snapshotter, name: &str, parent: &str) -> u64 {
 fn apply(mounts: &[Mount], tree: &Path) -> PathBuf {
     let dir = layerdir::of_mounts(mounts).unwrap();
     let image = dir.join(layerdir::IMAGE);
-    build_image(tree, &image);
+    // What is there is replaced, and not written over.
+    let new = dir.join("new.erofs");
+    build_image(tree, &new);
+    fs::rename(new, &image).unwrap();
     image
 }
 

@@ -40,6 +40,7 @@ fn steps(store: &Store) -> Vec<i32> {
         run(sql::INSERT, &[&500_000, &"new", &1_000_000, &2, &7]),
         run(sql::PUT_LABEL, &[&500_000, &"label", &"value"]),
         run(sql::FIND, &[&"new"]),
+        run(sql::KIND_OF, &[&500_000]),
         run(sql::PARENT_OF, &[&500_000]),
         run(sql::CHILD_OF, &[&500_000]),
         run(sql::LABELS_OF, &[&500_000]),

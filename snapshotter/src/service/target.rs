@@ -1,0 +1,114 @@
+//! Which directory the mounts of a snapshot are of: where a differ writes its layer, and reads what a container wrote.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::cleanup::number;
+use super::paths::Paths;
+use super::{Mount, Snapshotter};
+use crate::files::{open_dir, stat};
+use crate::layerdir::{self, MARKER, RWLAYER, UPPER};
+use crate::store::Kind;
+use crate::{Error, Result};
+
+impl Snapshotter {
+    /// The layer directory that `mounts` are of, by the rule of [`layerdir::of_mounts`]; nothing when they are of a
+    /// snapshotter without such directories.
+    ///
+    /// Two more are found by what we mounted: a snapshot whose writable layer is a filesystem of its own; and one whose
+    /// layer is there already, so that a layer can be applied again when the first answer got lost. What shows that
+    /// layer is unmounted: it would go on to show the old one.
+    ///
+    /// # Errors
+    /// [`Error::Finished`] for one of our directories whose snapshot is not active: containers may be running on its
+    /// layer. What the database gives.
+    pub fn layer_dir(&self, mounts: &[Mount]) -> Result<Option<PathBuf>> {
+        let Some(dir) = layerdir::of_mounts(mounts).or_else(|| self.mounted(mounts)) else {
+            return Ok(None);
+        };
+        if let Some(id) = self.require_active(&dir)? {
+            self.lowers.forget(id)?;
+        }
+        Ok(Some(dir))
+    }
+
+    /// Opens the upper directory of the active snapshot in `dir`, wherever it is. Of another snapshotter's directory
+    /// only one that lies in there can be.
+    ///
+    /// # Errors
+    /// [`Error::Finished`] for one of our directories whose snapshot is not active, [`Error::Gone`], and what mounting
+    /// gives.
+    pub fn open_upper_of(&self, dir: &Path) -> Result<Option<File>> {
+        let upper = match self.require_active(dir)? {
+            Some(id) => self.open_upper(id)?,
+            None if stat(&dir.join(RWLAYER))?.is_some() => return Ok(None),
+            None => open_dir(&dir.join(UPPER))?,
+        };
+        Ok(Some(File::from(upper)))
+    }
+
+    /// The number of the active snapshot whose directory this is; nothing for those of others.
+    fn require_active(&self, dir: &Path) -> Result<Option<u64>> {
+        if dir.parent() != Some(&self.snapshots) {
+            return Ok(None);
+        }
+        let id = dir.file_name().and_then(|name| number(name.to_str()?));
+        let kind = id.map(|id| self.store.kind_of(id)).transpose()?.flatten();
+        match (id, kind) {
+            (Some(id), Some(Kind::Active)) => Ok(Some(id)),
+            _ => Err(Error::Finished { dir: dir.to_owned() }),
+        }
+    }
+
+    /// The directory of what we mounted on top.
+    fn mounted(&self, mounts: &[Mount]) -> Option<PathBuf> {
+        let dir = dir_on_top(mounts, &self.paths)?;
+        dir.join(MARKER).is_file().then_some(dir)
+    }
+}
+
+/// The directory of the layer that a mount of the profile `plain` has on top of all others, or of the upper directory
+/// that is above them.
+fn dir_on_top(mounts: &[Mount], paths: &Paths) -> Option<PathBuf> {
+    let [mount] = mounts else { return None };
+    let option = |key: &str| mount.options.iter().find_map(|option| option.strip_prefix(key));
+    let top = match (mount.fs_type.as_str(), option("upperdir=")) {
+        ("bind", _) => mount.source.as_str(),
+        ("overlay", Some(upper)) => upper,
+        ("overlay", None) => option("lowerdir=")?.split(':').next()?,
+        _ => return None,
+    };
+    let top = Path::new(top);
+    paths.layer_at(top).map(|id| paths.dir(id)).or_else(|| paths.dir_of_upper(top))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_top_is_read_from_paths_of_ours_only() {
+        let mount = |fs_type: &str, source: &str, options: &[&str]| Mount {
+            fs_type: fs_type.to_owned(),
+            source: source.to_owned(),
+            target: String::new(),
+            options: options.iter().map(|&o| o.to_owned()).collect(),
+        };
+        let over = |upper| mount("overlay", "overlay", &[upper, "lowerdir=/s/l/8"]);
+        let table = [
+            (mount("bind", "/s/l/7v", &["ro", "rbind"]), Some("/r/snapshots/7")),
+            (mount("overlay", "overlay", &["lowerdir=/s/l/8:/s/l/7"]), Some("/r/snapshots/8")),
+            (mount("bind", "/s/w/9/upper", &["rw", "rbind"]), Some("/r/snapshots/9")),
+            (over("upperdir=/s/w/9/upper"), Some("/r/snapshots/9")),
+            (over("upperdir=/s/w/9/work"), None),
+            (mount("bind", "/s/w/9", &["rw"]), None),
+            (mount("bind", "/other/l/7v", &[]), None),
+            (mount("erofs", "/s/l/7v", &[]), None),
+        ];
+        let paths = Paths::new(Path::new("/r"), Path::new("/s"));
+        for (mount, want) in table {
+            let got = dir_on_top(std::slice::from_ref(&mount), &paths);
+            assert_eq!(got.as_deref(), want.map(Path::new), "{mount:?}");
+        }
+    }
+}
