@@ -40,6 +40,8 @@ start_node() {
     erolith serve "${settings[@]}" --print-containerd-config=2.1 | grep -v '^version' >plugins.toml
     EROLITH_SHARED=$(dirname "$(command -v erolith)") containerd start "$WORK/plugins.toml"
     containerd exec "$(command -v erolith)" serve "${settings[@]}" &
+    # It ends with the node; nobody needs to be told.
+    disown
     # shellcheck disable=SC2016 # expanded by the inner shell
     timeout 10 bash -c 'until [[ -S $0 ]]; do sleep 0.05; done' "$WORK/node/erolith.sock"
 }
@@ -47,7 +49,7 @@ start_node() {
 # The containers of the tour.
 run_node() {
     tar -C docker/ -cf node/image.tar .
-    show ctr images import --no-unpack --base-name demo node/image.tar
+    show ctr images import --no-unpack --base-name demo "$WORK/node/image.tar"
     time show ctr run --rm --snapshotter erolith demo:latest first cat /etc/issue
     time show ctr run --rm --snapshotter erolith demo:latest second \
         python3 -c 'import numpy; print("numpy", numpy.__version__, "in a container on EROFS")'

@@ -78,7 +78,7 @@ cd "$EROLITH_REPO"
 make_test_data &
 made=$!
 check format cargo fmt --all --check
-check scripts shellcheck .ci/run testdata/*.sh tests/*.sh tests/bench/*.sh
+check scripts shellcheck .ci/run testdata/*.sh tests/*.sh tests/bench/*.sh tests/vm/*.sh
 check lint cargo clippy --workspace --all-targets --quiet -- -D warnings
 check build cargo build --workspace --quiet
 check dependencies dependencies

@@ -1,5 +1,6 @@
 """Latencies of the calls of snapshotters that are served over a socket, with few snapshots and with many."""
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -13,6 +14,9 @@ COUNTS = (10, 10_000)
 BOUND, FLAT = 0.8, 1.5
 # Commit after Apply, at p99, in seconds.
 COMMIT = 0.05
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+MNT_DETACH = 2
 
 CONFIG = """
 root = "{directory}/root"
@@ -62,7 +66,8 @@ def measure(name, start, disk, layer, count):
     with open("/proc/self/mountinfo", encoding="utf-8") as table:
         points = [line.split()[4] for line in table]
     for point in sorted((p for p in points if p.startswith(f"{directory}/")), reverse=True):
-        subprocess.run(["umount", "--lazy", point], check=True)
+        # umount(8) reads the whole table for each of ten thousand.
+        LIBC.umount2(point.encode(), MNT_DETACH)
     remove(directory)
     return json.loads(out)
 
