@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags};
 
 use super::error::{Error, Result};
 use super::{schema, sql};
@@ -87,11 +87,11 @@ impl Writer {
     /// Runs `change` in a transaction. Its error, or its panic, undoes everything.
     pub(super) fn transact<T>(
         &mut self,
-        change: impl FnOnce(&Transaction<'_>, &mut Ids) -> crate::Result<T>,
+        change: impl FnOnce(&Connection, &mut Ids) -> crate::Result<T>,
     ) -> crate::Result<T> {
-        let tx = begin(&mut self.conn)?;
-        let value = change(&tx, &mut self.ids)?;
-        tx.commit().map_err(Error::from)?;
+        let tx = Change::begin(&self.conn)?;
+        let value = change(&self.conn, &mut self.ids)?;
+        tx.commit()?;
         Ok(value)
     }
 
@@ -100,9 +100,10 @@ impl Writer {
         if self.ids.next < self.ids.end {
             return Ok(());
         }
-        let tx = begin(&mut self.conn)?;
+        let tx = Change::begin(&self.conn)?;
         let step = i64::try_from(RESERVED).unwrap_or(1);
-        let end: i64 = tx.prepare_cached(sql::RESERVE)?.query_row([step], |row| row.get(0))?;
+        let mut reserve = self.conn.prepare_cached(sql::RESERVE)?;
+        let end: i64 = reserve.query_row([step], |row| row.get(0))?;
         tx.commit()?;
         let end = u64::try_from(end).map_err(|_| Error::corrupt("ids have run out"))?;
         self.ids = Ids { next: end.saturating_sub(RESERVED), end };
@@ -116,9 +117,34 @@ impl Writer {
     }
 }
 
-/// Takes the write lock at once, so that no transaction fails halfway for want of it.
-fn begin(conn: &mut Connection) -> Result<Transaction<'_>> {
-    Ok(conn.transaction_with_behavior(TransactionBehavior::Immediate)?)
+/// A transaction that is undone unless it is committed. rusqlite's own would have its words parsed each time.
+struct Change<'conn>(&'conn Connection);
+
+impl<'conn> Change<'conn> {
+    /// Takes the write lock at once, so that no transaction fails halfway for want of it.
+    fn begin(conn: &'conn Connection) -> Result<Self> {
+        run(conn, "BEGIN IMMEDIATE")?;
+        Ok(Self(conn))
+    }
+
+    fn commit(self) -> Result<()> {
+        run(self.0, "COMMIT")
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        // Not so when it was committed, or when an error has undone it already.
+        if !self.0.is_autocommit() {
+            // The next one finds a connection that is in a transaction, and fails.
+            let _ = run(self.0, "ROLLBACK");
+        }
+    }
+}
+
+fn run(conn: &Connection, statement: &str) -> Result<()> {
+    conn.prepare_cached(statement)?.execute([])?;
+    Ok(())
 }
 
 /// Connections that only read. Each read sees one state of the database and never waits for the writer.
@@ -136,14 +162,14 @@ impl Readers {
     /// Runs `query` on one state of the database.
     pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let idle = lock(&self.idle).pop();
-        let mut conn = match idle {
+        let conn = match idle {
             Some(conn) => conn,
             None => self.connect()?,
         };
-        let tx = conn.transaction()?;
-        let result = query(&tx);
+        run(&conn, "BEGIN")?;
+        let result = query(&conn);
         // Nothing was written. A connection that cannot even end a read is not used again.
-        if tx.finish().is_ok() {
+        if run(&conn, "COMMIT").is_ok() {
             let mut idle = lock(&self.idle);
             if idle.len() < IDLE_READERS {
                 idle.push(conn);
@@ -169,6 +195,9 @@ fn configure(conn: &Connection) -> Result<()> {
     conn.pragma_update(None, "cell_size_check", true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    // A plan does not depend on what is asked for. Otherwise each new key has its statement parsed and planned again,
+    // which takes longer than all the rest.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
 }
 

@@ -26,7 +26,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::Connection;
 
 pub use self::error::Error;
 pub use self::filters::Filters;
@@ -66,7 +66,7 @@ impl Store {
     /// Runs `change` in a transaction that its error undoes.
     fn write<T>(
         &self,
-        change: impl FnOnce(&Transaction<'_>) -> crate::Result<T>,
+        change: impl FnOnce(&Connection) -> crate::Result<T>,
     ) -> crate::Result<T> {
         let outcome = lock(&self.writer).transact(|tx, _| change(tx));
         outcome.map_err(|e| self.located(e))
@@ -75,7 +75,7 @@ impl Store {
     /// As [`Self::write`], with an id to take. It is reserved before, under the same lock.
     fn write_new<T>(
         &self,
-        change: impl FnOnce(&Transaction<'_>, &mut Ids) -> crate::Result<T>,
+        change: impl FnOnce(&Connection, &mut Ids) -> crate::Result<T>,
     ) -> crate::Result<T> {
         let mut writer = lock(&self.writer);
         let outcome = writer.reserve().map_err(Into::into).and_then(|()| writer.transact(change));

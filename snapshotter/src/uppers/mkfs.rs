@@ -19,6 +19,10 @@ const PLACES: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 /// The program reads and writes what it is given as standard input.
 const TARGET: &str = "/proc/self/fd/0";
 
+/// Bytes of the largest one: 2^32 blocks, which is also the largest file that ext4 holds. What XFS would hold beyond
+/// that is no size for a writable layer, and `mkfs.ext4` gives up on it in other words on each host.
+const MAX: u64 = 1 << 44;
+
 /// Makes a filesystem of `bytes` bytes in `image`, which is empty and open for reading and writing, with what is in
 /// the directory `tree`. `name` is what errors call it.
 ///
@@ -26,6 +30,9 @@ const TARGET: &str = "/proc/self/fd/0";
 /// [`Error::Program`] when the program is not there, [`Error::Mkfs`] with what it says, [`Error::Storage`].
 pub(crate) fn make(image: &File, name: &str, bytes: u64, tree: Option<&Path>) -> Result<()> {
     let storage = |source| Error::Storage { action: format!("making {name}"), source };
+    if bytes > MAX {
+        return Err(storage(Errno::FBIG.into()));
+    }
     image.set_len(bytes).map_err(storage)?;
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(OsString::from(format!(":{PLACES}")));
@@ -91,7 +98,9 @@ mod tests {
         let error = make(&open("small"), "small", 65536, None).unwrap_err();
         assert_eq!(error.code(), "mkfs");
         assert!(error.to_string().contains("small"), "{error}");
-        let error = make(&open("huge"), "huge", u64::MAX >> 1, None).unwrap_err();
-        assert_eq!(error.status(), crate::Status::ResourceExhausted, "{error}");
+        for bytes in [MAX + 4096, u64::MAX >> 1] {
+            let error = make(&open("huge"), "huge", bytes, None).unwrap_err();
+            assert_eq!(error.status(), crate::Status::ResourceExhausted, "{error}");
+        }
     }
 }
