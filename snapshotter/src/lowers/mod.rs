@@ -22,7 +22,7 @@ mod space;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
@@ -108,6 +108,15 @@ impl Lowers {
         self.users.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As [`Self::hold`] when there is nobody to wait for.
+    pub(crate) fn try_hold(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        match self.users.try_read() {
+            Ok(held) => Some(held),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// While this is held nobody holds.
     pub(crate) fn alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.users.write().unwrap_or_else(PoisonError::into_inner)
@@ -119,6 +128,16 @@ impl Lowers {
             None => Ok(Space::plain(&self.state)),
             Some(maps) => Space::of(&self.state, maps),
         }
+    }
+
+    /// Whether all of these are mounted. For those who hold.
+    pub(crate) fn are_mounted(&self, space: &Space, lowers: &[Lower]) -> Result<bool> {
+        for lower in lowers {
+            if !is_mounted(&space.dir().join(lower.name()))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Mounts what is not mounted yet. `image` tells where the image of a layer is. For those who hold.

@@ -20,6 +20,7 @@ mod commit;
 mod config;
 mod create;
 mod limit;
+mod mounts;
 mod paths;
 mod recover;
 mod room;
@@ -33,16 +34,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, RwLock};
 
+use crate::Result;
 use crate::fault::point;
-use crate::files::{ensure_dir, failed, open_dir, stat, sync_dir};
+use crate::files::{ensure_dir, open_dir, stat, sync_dir};
 use crate::layerdir::{self, Images};
-use crate::lowers::{IdMaps, Lowers};
-use crate::store::{Filters, Info, Kind, Labels, Snapshot, Store, UpdateMask, Usage};
-use crate::{Error, Result};
+use crate::lowers::Lowers;
+use crate::store::{Filters, Info, Kind, Labels, Store, UpdateMask, Usage};
 
 pub use crate::uppers::{LimitBy, MIN_LIMIT};
 use crate::uppers::{Upper, Uppers};
-use arrays::{Places, Planned, Shape};
 pub use config::{Config, Profile};
 pub use paths::Paths;
 
@@ -148,19 +148,6 @@ impl Snapshotter {
         self.create(Kind::View, key, parent, labels)
     }
 
-    /// What to mount for an active snapshot or a view. Layers that are not mounted, as after a reboot, are.
-    ///
-    /// # Errors
-    /// `NotFound`, [`Error::Committed`], and whatever keeps its parents from being mounted.
-    pub fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
-        let snapshot = self.store.snapshot(key)?;
-        if snapshot.kind == Kind::Committed {
-            return Err(Error::Committed { key: key.to_owned() });
-        }
-        let maps = IdMaps::from_labels(&snapshot.labels)?;
-        self.arrays(&snapshot, maps.as_ref())
-    }
-
     /// Removes a snapshot on which no other stands. Its directory goes in [`Snapshotter::cleanup`].
     ///
     /// # Errors
@@ -252,66 +239,6 @@ impl Snapshotter {
 
     fn dir(&self, id: u64) -> PathBuf {
         self.snapshots.join(id.to_string())
-    }
-
-    /// The mounts of a snapshot, with the layers below them mounted.
-    fn arrays(&self, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<Vec<Mount>> {
-        let Snapshot { id, kind, parents, .. } = snapshot;
-        let dir = self.dir(*id);
-        let applied = *kind == Kind::Active && layerdir::is_applied(&dir)?;
-        let upper = match kind {
-            Kind::Active => {
-                // With its layer there, nobody writes any more.
-                if !applied {
-                    self.uppers.require_limit(&dir)?;
-                }
-                self.uppers.find(*id, &dir, applied)?
-            }
-            Kind::View | Kind::Committed => Upper::Directory,
-        };
-        let shape = Shape { kind: *kind, id: *id, applied, upper, parents, maps };
-        let _held = self.lowers.hold();
-        let places = |lowers| Places {
-            snapshots: text(&self.snapshots),
-            lowers,
-            uppers: text(self.uppers.places()),
-            overlay_options: &self.config.overlay_options,
-        };
-        match self.config.profile {
-            Profile::Managed => {
-                self.require_images(applied.then_some(*id), parents)?;
-                if let Upper::Image(_) = upper {
-                    self.uppers.hand_over(*id, &dir.join(layerdir::RWLAYER))?;
-                }
-                arrays::managed(&shape, &places(""))
-            }
-            Profile::Plain => {
-                // Without layers there is nothing to map: the upper directory has its owners already.
-                let space = self.lowers.space(maps.filter(|_| applied || !parents.is_empty()))?;
-                let Planned { mounts, lowers } = arrays::plain(&shape, &places(text(space.dir())))?;
-                let image = |id| self.dir(id).join(layerdir::IMAGE);
-                self.lowers.ensure(&space, &lowers, &image)?;
-                if let Upper::Image(_) = upper {
-                    self.uppers.ensure(*id, &dir.join(layerdir::RWLAYER))?;
-                }
-                Ok(mounts)
-            }
-        }
-    }
-
-    /// Others will mount these: what is missing or unsound shall be our error, and not theirs later. Parents were
-    /// checked when they were committed.
-    fn require_images(&self, own: Option<u64>, parents: &[u64]) -> Result<()> {
-        for &id in own.iter().chain(parents) {
-            let path = self.dir(id).join(layerdir::IMAGE);
-            if stat(&path)?.is_none() {
-                return Err(Error::Gone { id, path });
-            }
-        }
-        let Some(id) = own else { return Ok(()) };
-        let path = self.dir(id).join(layerdir::IMAGE);
-        let file = File::open(&path).map_err(failed("opening", &path))?;
-        layerdir::require_checked(&path, &file)
     }
 
     fn next_serial(&self) -> u64 {

@@ -64,10 +64,7 @@ impl Store {
     }
 
     /// Runs `change` in a transaction that its error undoes.
-    fn write<T>(
-        &self,
-        change: impl FnOnce(&Connection) -> crate::Result<T>,
-    ) -> crate::Result<T> {
+    fn write<T>(&self, change: impl FnOnce(&Connection) -> crate::Result<T>) -> crate::Result<T> {
         let outcome = lock(&self.writer).transact(|tx, _| change(tx));
         outcome.map_err(|e| self.located(e))
     }

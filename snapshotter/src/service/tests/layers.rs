@@ -282,3 +282,32 @@ fn the_managed_profile_mounts_nothing_itself() {
         assert_eq!(status(service.mounts("k")), Status::DataLoss);
     });
 }
+
+#[test]
+fn what_stands_is_answered_at_once_and_nothing_else_is() {
+    with_mounts(|site| {
+        let service = site.open();
+        layer(&service, "A", "");
+        layer(&service, "B", "A");
+        let mounts = service.prepare("k", "B", &none()).unwrap();
+        let limited = labels(&[("containerd.io/snapshot/max-size", "16777216")]);
+        service.prepare("limited", "B", &limited).unwrap();
+        let mapped = labels(&[
+            ("containerd.io/snapshot/uidmapping", "0:9:9"),
+            ("containerd.io/snapshot/gidmapping", "0:9:9"),
+        ]);
+        service.prepare("mapped", "B", &mapped).unwrap();
+        assert_eq!(service.standing_mounts("k").unwrap(), Some(mounts));
+        for key in ["limited", "mapped"] {
+            assert_eq!(service.standing_mounts(key).unwrap(), None, "{key}");
+        }
+        assert_eq!(status(service.standing_mounts("A")), Status::InvalidArgument);
+        assert_eq!(status(service.standing_mounts("none")), Status::NotFound);
+        let alone = service.lowers.alone();
+        assert_eq!(service.standing_mounts("k").unwrap(), None);
+        drop(alone);
+        unmount_below(site.state.path());
+        assert_eq!(service.standing_mounts("k").unwrap(), None);
+        assert_eq!(site.lowers(), Vec::<String>::new());
+    });
+}

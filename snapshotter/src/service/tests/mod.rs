@@ -18,6 +18,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
 use super::*;
+use crate::Error;
 use crate::mounts::{Backing, mounted_at, table};
 use crate::store::Labels;
 use crate::sys::namespace::in_private_mount_namespace;
