@@ -8,6 +8,7 @@ mod progress;
 mod ranges;
 mod serve;
 mod source;
+mod sys;
 mod text;
 mod xattr_text;
 
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    sys::memory::give_back();
     let cli = cli::Cli::parse();
     // Unlocked, so that a progress bar can be drawn meanwhile; buffered, so that a listing is not a write a line.
     let mut out = io::BufWriter::new(io::stdout());

@@ -70,14 +70,26 @@ class Containerd:
     def unpack(self, name, snapshotter, peer=True):
         """Unpacks every layer and mounts the result, which takes some milliseconds of the whole."""
         target = f"/run/{snapshotter}-image"
-        self.must("exec", "mkdir", target)
+        self.must("exec", "mkdir", "-p", target)
         command = self.ctr("images", "mount", "--snapshotter", snapshotter, "image:latest", target)
         return Contender(name, command, before=lambda: self.forget(snapshotter, target), servers=self.servers, peer=peer)
 
     def run(self, name, snapshotter, peer=True):
-        """Runs a container of the unpacked image from beginning to end."""
-        command = self.ctr("run", "--rm", "--snapshotter", snapshotter, "image:latest", "bench", "true")
-        return Contender(name, command, servers=self.servers, peer=peer)
+        """Runs a container of the unpacked image from beginning to end, with nothing else to be written."""
+        return Contender(name, self.run_command(snapshotter), before=os.sync, servers=self.servers, peer=peer)
+
+    def first_run(self, name, snapshotter, peer=True):
+        """The same when the image has just been unpacked, and what that left to be written is on its way."""
+        unpack = self.unpack(name, snapshotter)
+
+        def before():
+            unpack.before()
+            subprocess.run(unpack.command, check=True, stdout=subprocess.DEVNULL)
+
+        return Contender(name, self.run_command(snapshotter), before=before, servers=self.servers, peer=peer)
+
+    def run_command(self, snapshotter):
+        return self.ctr("run", "--rm", "--snapshotter", snapshotter, "image:latest", "bench", "true")
 
     def forget(self, snapshotter, target):
         """Takes back what unpacking did, down to the files."""

@@ -11,7 +11,7 @@ use crate::meta::Segment;
 /// Bytes behind an inode that a tail may need besides itself: the largest inode.
 const INODE_ROOM: u64 = 64;
 /// Writes are gathered up to this many bytes.
-const GATHER: usize = 1 << 20;
+const GATHER: usize = 512 << 10;
 /// A piece this large is written directly.
 const DIRECT: usize = 128 << 10;
 

@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn image(mut area: DataArea<FileSink>) -> Vec<u8> {
-        area.flush().unwrap();
+        area.settle().unwrap();
         let mut bytes = Vec::new();
         let mut file = area.into_sink().into_file();
         io::Seek::rewind(&mut file).unwrap();

@@ -40,7 +40,7 @@ pub(super) struct Tails {
 impl Tails {
     /// Bytes of tails gathered in memory; while more come, as many again are on their way to the scratch
     /// file, twice.
-    pub(super) const MEMORY: usize = 8 << 20;
+    pub(super) const MEMORY: usize = 1 << 20;
 
     /// Where the next tail will be.
     pub(super) fn next(&self) -> Tail {

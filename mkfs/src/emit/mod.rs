@@ -23,7 +23,7 @@ pub(crate) struct Identity {
 }
 
 /// Bytes gathered before they are written.
-const GATHER: usize = 2 << 20;
+const GATHER: usize = 512 << 10;
 
 /// Writes forward only; what is skipped reads as zeros.
 struct Out<'a, S> {

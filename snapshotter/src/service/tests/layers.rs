@@ -301,7 +301,7 @@ fn what_stands_is_answered_at_once_and_nothing_else_is() {
         for key in ["limited", "mapped"] {
             assert_eq!(service.standing_mounts(key).unwrap(), None, "{key}");
         }
-        assert_eq!(status(service.standing_mounts("A")), Status::InvalidArgument);
+        assert_eq!(service.standing_mounts("A").unwrap_err().code(), "committed");
         assert_eq!(status(service.standing_mounts("none")), Status::NotFound);
         let alone = service.lowers.alone();
         assert_eq!(service.standing_mounts("k").unwrap(), None);

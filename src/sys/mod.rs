@@ -1,0 +1,3 @@
+//! Calls that no safe crate has.
+
+pub(crate) mod memory;
