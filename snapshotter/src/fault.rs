@@ -31,6 +31,9 @@ pub const POINTS: &[&str] = &[
     "upper.after_mount",
     "commit.before_convert",
     "commit.after_convert",
+    "seal.after_digest",
+    "seal.after_enable",
+    "seal.after_note",
     "commit.after_sync",
     "commit.after_name",
     "commit.after_link",
@@ -47,6 +50,7 @@ pub const POINTS: &[&str] = &[
     "cleanup.before_aside",
     "cleanup.after_aside",
     "quota.after_release",
+    "remove.after_clear",
     "cleanup.after_delete",
     "images.after_link",
 ];

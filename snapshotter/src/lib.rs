@@ -5,6 +5,7 @@
 //! - [`mounts`]: a pure plan from images and capabilities to steps, and the thin code that performs it.
 //! - [`service`]: snapshots as containerd wants them, over [`store`], their database, and [`layerdir`], their
 //!   directories.
+//! - [`protect`]: what keeps the image of a layer from being changed, and finds out when it was.
 //! - `lowers`: layers mounted once for everybody.
 //! - `uppers`: writable layers that cannot grow beyond a limit.
 //! - `sys`: ioctls and system calls that no safe crate offers; the only `unsafe`.
@@ -17,6 +18,7 @@ pub mod kernel;
 pub mod layerdir;
 mod lowers;
 pub mod mounts;
+pub mod protect;
 pub mod service;
 pub mod store;
 mod sys;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::errno::describe;
+use crate::protect::Fault;
 use crate::store;
 
 pub use status::Status;
@@ -228,6 +229,24 @@ pub enum Error {
         /// What storage said.
         source: std::io::Error,
     },
+    /// An image is not the one that was committed, or is not protected as it should be.
+    #[error("{image}: not used: {fault}")]
+    Unsealed {
+        /// The image.
+        image: String,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// A layer was found damaged, now or before, and its image was put away.
+    #[error("layer {name} (snapshot {id}) is damaged and its image was put away: {reason}")]
+    Damaged {
+        /// Number of the snapshot.
+        id: u64,
+        /// Its name.
+        name: String,
+        /// What was found.
+        reason: String,
+    },
     /// The content of a snapshot could not be made an image.
     #[error("snapshot {id}: making its image: {source}")]
     Convert {
@@ -314,6 +333,10 @@ impl Error {
             Self::Raced { .. } => "raced",
             Self::Storage { .. } => "storage",
             Self::Convert { source, .. } => source.code(),
+            Self::Unsealed { fault: Fault::Changed { .. }, .. } => "verity-mismatch",
+            Self::Unsealed { fault: Fault::Lost { .. }, .. } => "verity-lost",
+            Self::Unsealed { fault: Fault::Missing, .. } => "verity-missing",
+            Self::Damaged { .. } => "layer-damaged",
             Self::Limit { .. } => "limit",
             Self::Unlimited { .. } => "unlimited",
             Self::Program { .. } => "program",
@@ -339,7 +362,12 @@ impl Error {
             | Self::Finished { .. }
             | Self::Limit { .. }
             | Self::Raced { .. } => Class::Usage,
-            Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
+            Self::Unsealed { fault: Fault::Missing, .. } => Class::Environment,
+            Self::NotErofs { .. }
+            | Self::Truncated { .. }
+            | Self::Check { .. }
+            | Self::Unsealed { .. }
+            | Self::Damaged { .. } => Class::Input,
             Self::Store(error) => error.class(),
             Self::Gone { .. } | Self::DatabaseMissing { .. } | Self::Storage { .. } => Class::Io,
             Self::Convert { .. } => Class::Input,
@@ -355,6 +383,23 @@ impl Error {
             | Self::Program { .. }
             | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
+        }
+    }
+
+    /// Whether it tells that the image of a layer is not what it was: gone, cut off, written over or replaced. Then only
+    /// another image helps.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::NotErofs { .. }
+            | Self::Truncated { .. }
+            | Self::Check { .. }
+            | Self::Gone { .. }
+            | Self::Kernel { errno: Errno::BADMSG | Errno::UCLEAN, .. } => true,
+            Self::Unsealed { fault, .. } => fault.is_damage(),
+            // What fs-verity says to a page that was changed, and a disk to one that it lost.
+            Self::Read { source, .. } => source.raw_os_error() == Some(Errno::IO.raw_os_error()),
+            _ => false,
         }
     }
 
@@ -393,6 +438,13 @@ impl Error {
                 "put metadata.db back, or remove the directory `snapshots` to start anew"
             }
             Self::Gone { .. } => "remove the image and pull it again",
+            Self::Unsealed { fault: Fault::Missing, .. } => {
+                "pull the image again, or let `fs_verity` be \"if-possible\""
+            }
+            Self::Unsealed { .. } => "somebody changed or replaced the file: pull the image again",
+            Self::Damaged { .. } => {
+                "pull the image again; where that changes nothing, remove it first. `erolith scrub` checks every layer"
+            }
             Self::Unlimited { .. } => {
                 "mount the filesystem with project quota (prjquota or pquota), or let limits be kept by images"
             }

@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::Error;
+use crate::protect::Fault;
 
 /// What a caller of the service has to know of an error: the codes of containerd's errdefs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +51,14 @@ impl Error {
             | Self::InUse { .. }
             | Self::Unlimited { .. }
             | Self::Program { .. }
+            | Self::Unsealed { fault: Fault::Missing, .. }
             | Self::DatabaseMissing { .. } => Status::FailedPrecondition,
             Self::NotErofs { .. }
             | Self::Truncated { .. }
             | Self::Devices { .. }
             | Self::Check { .. }
+            | Self::Unsealed { .. }
+            | Self::Damaged { .. }
             | Self::Gone { .. } => Status::DataLoss,
             Self::LoopRace { .. } | Self::Raced { .. } => Status::Unavailable,
             Self::LoopNode { errno, .. } => of_errno(*errno),
@@ -81,7 +85,7 @@ fn of_errno(errno: Errno) -> Status {
         | Errno::NFILE
         | Errno::USERS
         | Errno::FBIG => Status::ResourceExhausted,
-        Errno::AGAIN => Status::Unavailable,
+        Errno::AGAIN | Errno::TXTBSY => Status::Unavailable,
         _ => Status::Internal,
     }
 }

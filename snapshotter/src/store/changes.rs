@@ -6,7 +6,8 @@ use rusqlite::{Connection, params};
 use super::connection::Ids;
 use super::error::{Error, Result};
 use super::rows::{Record, chain, find, get, integer, labels_of, set_labels};
-use super::types::{Info, Kind, Labels, Snapshot, UpdateMask, Usage, now};
+use super::seals::put_seal;
+use super::types::{Content, Info, Kind, Labels, Snapshot, UpdateMask, now};
 use super::update::{updated, without_empty};
 use super::{Store, sql};
 
@@ -55,14 +56,14 @@ impl Store {
         key: &str,
         parent: &str,
         labels: &Labels,
-        usage: Usage,
+        content: impl Into<Content>,
         place: &mut dyn FnMut(&Snapshot) -> crate::Result<()>,
     ) -> crate::Result<Snapshot> {
         if name.is_empty() {
             return Err(Error::EmptyKey.into());
         }
         self.write(|tx| {
-            let snapshot = turn(tx, name, key, parent, without_empty(labels), usage)?;
+            let snapshot = turn(tx, name, key, parent, without_empty(labels), content.into())?;
             place(&snapshot)?;
             Ok(snapshot)
         })
@@ -128,7 +129,7 @@ fn turn(
     key: &str,
     parent: &str,
     labels: Labels,
-    usage: Usage,
+    content: Content,
 ) -> Result<Snapshot> {
     if find(conn, name)?.is_some() {
         return Err(Error::AlreadyExists { key: name.to_owned() });
@@ -155,9 +156,12 @@ fn turn(
         above.map(integer),
         Kind::Committed.number(),
         now(),
-        integer(usage.size),
-        integer(usage.inodes),
+        integer(content.usage.size),
+        integer(content.usage.inodes),
     ])?;
+    if let Some(pin) = content.pin {
+        put_seal(conn, record.id, pin)?;
+    }
     set_labels(conn, record.id, &labels)?;
     let parents = chain(conn, above)?;
     Ok(Snapshot { id: record.id, kind: Kind::Committed, parents, labels })

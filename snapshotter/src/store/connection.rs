@@ -76,9 +76,13 @@ impl Writer {
         // In this mode FULL syncs the log at every commit: what was answered survives a power cut.
         conn.pragma_update(None, "synchronous", "FULL")?;
         conn.pragma_update(None, "journal_size_limit", LOG_LIMIT)?;
-        if found == schema::Found::Nothing {
-            schema::create(&mut conn)?;
-            sync_directory(path)?;
+        match found {
+            schema::Found::Nothing => {
+                schema::create(&mut conn)?;
+                sync_directory(path)?;
+            }
+            schema::Found::Older => schema::migrate(&mut conn)?,
+            schema::Found::Ours => {}
         }
         schema::check(&conn)?;
         Ok(Self { conn, ids: Ids { next: 0, end: 0 } })

@@ -4,7 +4,7 @@
 //! suite rely on. What is answered is durable. One connection writes; others read, each one state of the database,
 //! so that `Stat` goes on while a list is sent or a layer is placed.
 //!
-//! - `changes`, `queries`, `blobs`: the operations.
+//! - `changes`, `queries`, `blobs`, `seals`: the operations.
 //! - [`Filters`]: which snapshots a list shows. `update`: what a field mask does. Both without the database.
 //! - `schema`, `sql`, `rows`, `connection`: the database itself.
 
@@ -16,6 +16,7 @@ mod filters;
 mod queries;
 mod rows;
 mod schema;
+mod seals;
 mod sql;
 mod types;
 mod update;
@@ -30,7 +31,7 @@ use rusqlite::Connection;
 
 pub use self::error::Error;
 pub use self::filters::Filters;
-pub use self::types::{Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, Usage};
+pub use self::types::{Content, Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, Usage};
 
 use self::connection::{Ids, Readers, Writer, lock};
 

@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::{Error, Result};
 
 /// The version this code reads and writes, kept in `user_version`.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// `EROL` in `application_id`: tells our databases from others with a `user_version`.
 const APPLICATION: i64 = 0x4552_4f4c;
@@ -17,7 +17,7 @@ const APPLICATION: i64 = 0x4552_4f4c;
 ///
 /// `ids.next` is the first id that was never reserved. `blobs.seq` orders what was learned, so that the oldest goes
 /// first. Times are nanoseconds since 1970.
-const TABLES: &str = "
+const TABLES_1: &str = "
 CREATE TABLE ids (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     next INTEGER NOT NULL CHECK (next > 0)
@@ -48,11 +48,30 @@ CREATE TABLE blobs (
 ) STRICT;
 ";
 
+/// The tables that version 2 has besides.
+///
+/// `seals` has the fs-verity digests of layers, and whether the kernel held the image against it when it was committed.
+/// `quarantine` has the layers that were found damaged. Tables of their own, and no columns: a table that is altered
+/// does not have the text of one that is made.
+const TABLES_2: &str = "
+CREATE TABLE seals (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+    digest TEXT NOT NULL CHECK (digest <> ''),
+    enforced INTEGER NOT NULL CHECK (enforced IN (0, 1))
+) STRICT;
+CREATE TABLE quarantine (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+    reason TEXT NOT NULL
+) STRICT;
+";
+
 /// What stands in the file before anything is written to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// No table at all: a new file, or one whose making was cut short.
     Nothing,
+    /// Our tables, as an earlier version has them.
+    Older,
     /// Our tables.
     Ours,
 }
@@ -74,16 +93,33 @@ pub(super) fn look(conn: &Connection) -> Result<Found> {
     if version > VERSION {
         return Err(Error::TooNew { path: PathBuf::new(), version, known: VERSION });
     }
-    Ok(Found::Ours)
+    Ok(if version < VERSION { Found::Older } else { Found::Ours })
 }
 
 /// Makes the tables, all or none.
 pub(super) fn create(conn: &mut Connection) -> Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    tx.execute_batch(TABLES)?;
+    tx.execute_batch(TABLES_1)?;
+    tx.execute_batch(TABLES_2)?;
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
+}
+
+/// Makes an older database one of this version, in one transaction. There is no way back.
+pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(TABLES_2)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    Ok(tx.commit()?)
+}
+
+/// Makes a database as version 1 had it.
+#[cfg(test)]
+pub(super) fn create_first(conn: &Connection) -> Result<()> {
+    conn.execute_batch(TABLES_1)?;
+    conn.pragma_update(None, "application_id", APPLICATION)?;
+    Ok(conn.pragma_update(None, "user_version", 1)?)
 }
 
 /// Reads everything once: pages, constraints, references, and that the tables are those of the version.
@@ -97,7 +133,8 @@ pub(super) fn check(conn: &Connection) -> Result<()> {
     }
     let found = objects(conn)?;
     let fresh = Connection::open_in_memory()?;
-    fresh.execute_batch(TABLES)?;
+    fresh.execute_batch(TABLES_1)?;
+    fresh.execute_batch(TABLES_2)?;
     for (name, sql) in objects(&fresh)? {
         match found.get(&name) {
             None => return Err(Error::corrupt(format!("`{name}` is missing from its schema"))),

@@ -54,6 +54,23 @@ pub(super) const CUT_BLOBS: &str =
 /// Parameters: digest.
 pub(super) const BLOB: &str = "SELECT diff_id, size FROM blobs WHERE digest = ?1";
 
+/// Parameters: id, digest, whether the kernel holds the image against it.
+pub(super) const PUT_SEAL: &str =
+    "INSERT OR REPLACE INTO seals (snapshot, digest, enforced) VALUES (?1, ?2, ?3)";
+
+/// Parameters: id.
+pub(super) const SEAL: &str = "SELECT digest, enforced FROM seals WHERE snapshot = ?1";
+
+/// Parameters: id, reason. What was found first stays.
+pub(super) const PUT_DAMAGED: &str =
+    "INSERT INTO quarantine (snapshot, reason) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+
+/// Parameters: id.
+pub(super) const DROP_DAMAGED: &str = "DELETE FROM quarantine WHERE snapshot = ?1";
+
+/// Parameters: id.
+pub(super) const KEY_OF: &str = "SELECT key FROM snapshots WHERE id = ?1";
+
 /// The statements above, which must cost the same however many snapshots there are.
 #[cfg(test)]
 pub(super) const QUICK: &[&str] = &[
@@ -71,7 +88,20 @@ pub(super) const QUICK: &[&str] = &[
     PUT_BLOB,
     CUT_BLOBS,
     BLOB,
+    PUT_SEAL,
+    SEAL,
+    PUT_DAMAGED,
+    DROP_DAMAGED,
+    KEY_OF,
 ];
+
+/// All layers that are damaged, which most of the time are none.
+pub(super) const DAMAGED: &str = "SELECT snapshot, reason FROM quarantine";
+
+/// Parameters: digest. The damaged layers that had it.
+pub(super) const DAMAGED_WITH: &str = "
+SELECT q.snapshot FROM quarantine q JOIN seals s ON s.snapshot = q.snapshot
+WHERE s.digest = ?1 ORDER BY q.snapshot";
 
 /// All snapshots, oldest first.
 pub(super) const LIST: &str = "

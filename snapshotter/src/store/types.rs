@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::protect::Pin;
+
 /// Nanoseconds of a second.
 const SECOND: i64 = 1_000_000_000;
 
@@ -107,6 +109,21 @@ pub struct Usage {
     pub size: u64,
     /// Inodes.
     pub inodes: u64,
+}
+
+/// What a layer is on disk when it is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Content {
+    /// What it takes.
+    pub usage: Usage,
+    /// The digest of its image, when it has one.
+    pub pin: Option<Pin>,
+}
+
+impl From<Usage> for Content {
+    fn from(usage: Usage) -> Self {
+        Self { usage, pin: None }
+    }
 }
 
 /// A snapshot with its chain.

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
-use rustix::ioctl::{self, Opcode, Setter, opcode};
+use rustix::ioctl::{self, Opcode, Setter, Updater, opcode};
 
 /// `struct fsverity_enable_arg` of `include/uapi/linux/fsverity.h`.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,32 @@ const FS_IOC_ENABLE_VERITY: Opcode = opcode::write::<EnableArg>(b'f', 133);
 const _: () = assert!(FS_IOC_ENABLE_VERITY == 0x4080_6685);
 
 const FS_VERITY_HASH_ALG_SHA256: u32 = 1;
+
+/// `struct fsverity_digest`, with room behind it for the longest digest there is.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct Digest {
+    algorithm: u16,
+    size: u16,
+    bytes: [u8; MAX_DIGEST],
+}
+
+/// `FS_VERITY_MAX_DIGEST_SIZE`.
+const MAX_DIGEST: usize = 64;
+const _: () = assert!(size_of::<Digest>() == 4 + MAX_DIGEST);
+
+/// The number counts the fixed part of the struct only.
+const FS_IOC_MEASURE_VERITY: Opcode = opcode::read_write::<[u16; 2]>(b'f', 134);
+const _: () = assert!(FS_IOC_MEASURE_VERITY == 0xC004_6686);
+
+/// What the kernel says of a file that has fs-verity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Measured {
+    /// The digest of a tree of SHA-256.
+    Sha256([u8; 32]),
+    /// Some other algorithm.
+    Other,
+}
 
 /// Enables fs-verity with SHA-256 over 4 KiB blocks. `file` is open for reading, and nobody has it open for
 /// writing.
@@ -50,4 +76,52 @@ pub(crate) fn enable(file: BorrowedFd<'_>) -> Result<(), Errno> {
     let set = unsafe { Setter::<FS_IOC_ENABLE_VERITY, EnableArg>::new(arg) };
     // SAFETY: as above; the kernel writes nothing back.
     unsafe { ioctl::ioctl(file, set) }
+}
+
+/// The digest that the kernel holds every read of `file` against; nothing for a file without fs-verity, and where there
+/// is no such thing.
+///
+/// # Errors
+/// What the kernel answers otherwise.
+pub(crate) fn measure(file: BorrowedFd<'_>) -> Result<Option<Measured>, Errno> {
+    let room = u16::try_from(MAX_DIGEST).unwrap_or(0);
+    let mut digest = Digest { algorithm: 0, size: room, bytes: [0; MAX_DIGEST] };
+    // SAFETY: FS_IOC_MEASURE_VERITY reads and fills a `struct fsverity_digest`, which `Digest` is (asserted above), with
+    // at most as many bytes behind it as `size` says are there.
+    let update = unsafe { Updater::<FS_IOC_MEASURE_VERITY, Digest>::new(&mut digest) };
+    // SAFETY: as above; every bit pattern is a valid `Digest`.
+    match unsafe { ioctl::ioctl(file, update) } {
+        Ok(()) => Ok(Some(read(&digest))),
+        Err(Errno::NODATA | Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn read(digest: &Digest) -> Measured {
+    let bytes = digest.bytes.first_chunk::<32>();
+    match (u32::from(digest.algorithm), digest.size, bytes) {
+        (FS_VERITY_HASH_ALG_SHA256, 32, Some(bytes)) => Measured::Sha256(*bytes),
+        _ => Measured::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_digest_is_told_by_its_algorithm_and_size() {
+        let digest = |algorithm, size| read(&Digest { algorithm, size, bytes: [7; MAX_DIGEST] });
+        assert_eq!(digest(1, 32), Measured::Sha256([7; 32]));
+        assert_eq!(digest(2, 64), Measured::Other);
+        assert_eq!(digest(1, 64), Measured::Other);
+    }
+
+    #[test]
+    fn a_file_without_verity_has_no_measurement() {
+        let file = tempfile::tempfile_in("/var/tmp").unwrap();
+        assert_eq!(measure(file.as_fd()), Ok(None));
+    }
 }

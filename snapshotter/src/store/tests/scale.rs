@@ -49,6 +49,11 @@ fn steps(store: &Store) -> Vec<i32> {
         run(sql::PUT_BLOB, &[&"blob", &"diff", &1]),
         run(sql::BLOB, &[&"blob"]),
         run(sql::CUT_BLOBS, &[&65536]),
+        run(sql::PUT_SEAL, &[&500_000, &"sha256:0", &1]),
+        run(sql::SEAL, &[&500_000]),
+        run(sql::PUT_DAMAGED, &[&500_000, &"gone"]),
+        run(sql::DROP_DAMAGED, &[&500_000]),
+        run(sql::KEY_OF, &[&500_000]),
         run(sql::DROP_LABELS, &[&500_000]),
         run(sql::DELETE, &[&500_000]),
     ]

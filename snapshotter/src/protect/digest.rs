@@ -1,0 +1,113 @@
+//! The fs-verity digest of a file, computed from its bytes.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+
+use digest::FixedOutput;
+use fs_verity::FsVerityDigest;
+
+/// Bytes read at a time: a multiple of the tree's blocks.
+const PIECE: usize = 256 << 10;
+
+/// The fs-verity digest of a file, with SHA-256 over blocks of 4096 bytes and no salt: what `fsverity digest` prints and
+/// FS_IOC_MEASURE_VERITY gives. Written as `sha256:` and 64 digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of the bytes that `file` has now. `told` hears how many were read, piece by piece.
+    ///
+    /// # Errors
+    /// What reading gives; with fs-verity that is EIO where the bytes were changed.
+    pub fn of(file: &File, told: &mut dyn FnMut(u64)) -> io::Result<Self> {
+        let mut hash: FsVerityDigest = FsVerityDigest::new();
+        let mut buffer = vec![0; PIECE];
+        let mut at = 0;
+        loop {
+            let n = match file.read_at(&mut buffer, at) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            hash.write_all(buffer.get(..n).unwrap_or_default())?;
+            at += n as u64;
+            told(n as u64);
+        }
+        Ok(Self(hash.finalize_fixed().into()))
+    }
+
+    /// As the kernel gives it.
+    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads what [`fmt::Display`] writes; nothing for any other text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64)?.as_bytes();
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+            let &[high, low] = pair else { return None };
+            *byte = digit(high)? << 4 | digit(low)?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest_of(bytes: &[u8]) -> String {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        let mut read = 0;
+        let digest = Digest::of(&file, &mut |n| read += n).unwrap();
+        assert_eq!(read, bytes.len() as u64);
+        digest.to_string()
+    }
+
+    /// What `fsverity digest` of fsverity-utils 1.6 prints for the same bytes.
+    #[test]
+    fn digests_are_those_of_fsverity_utils() {
+        let count = |len: usize| (0..len).map(|n| (n % 251) as u8).collect::<Vec<_>>();
+        for (bytes, want) in [
+            (count(0), "sha256:3d248ca542a24fc62d1c43b916eae5016878e2533c88238480b26128a1f1af95"),
+            (count(1), "sha256:b803429503d95915829b29fdbc8bbad142f3abfd11b1cadf5526582e685c0551"),
+            (count(4095), "sha256:5f4953aad672b0188023d6cd6fbce9d09508eb7dad165b6298ce0086bc1e72db"),
+            (count(4096), "sha256:13e9b8848ae484a36acb3f3cac0ceb2f7601e96633d15c92f9bd3dd44e492157"),
+            (count(4097), "sha256:b0d074abef4d544404facfab6ba242f6a8ccbde90f1325cd286f3c8aa8d0f8aa"),
+            (count(524288), "sha256:d82861203d50ae9b60948504a704f35f5118bd229aeb1a22d6dae47b1767c4c4"),
+            (count(524289), "sha256:4dc6905041c9c4ee73e13b53f63f5d289c46da359b664a965ead7f8cc4d799d4"),
+            (count(1000000), "sha256:dbe1b6c44240d0b0642a25e6c1d5e399381c87474f3dcda2f3acb9495fa159d6"),
+        ] {
+            assert_eq!(digest_of(&bytes), want, "{} bytes", bytes.len());
+        }
+    }
+
+    #[test]
+    fn texts_go_there_and_back_and_others_are_refused() {
+        let digest = Digest(std::array::from_fn(|n| n as u8 * 7));
+        let text = digest.to_string();
+        assert_eq!(Digest::parse(&text), Some(digest));
+        let (upper, short) = (text.to_uppercase(), text.get(..70).unwrap().to_owned());
+        for bad in ["", "sha256:", &upper, &short, &format!("{text}0"), &text.replace('0', "g")] {
+            assert_eq!(Digest::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What to do, from what is wanted, what is known and what was found. Nothing here asks the kernel.
+
+use std::fmt;
+
+use rustix::io::Errno;
+
+use super::Digest;
+use crate::sys::verity::Measured;
+
+/// Whether layers are to be protected by fs-verity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verity {
+    /// They are not, and nothing is compared.
+    Off,
+    /// Where kernel and filesystem can do that. A layer that once had it must keep it.
+    #[default]
+    IfPossible,
+    /// A layer without it is not used.
+    Required,
+}
+
+/// What is known of the image of a layer since it was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    /// Its fs-verity digest.
+    pub digest: Digest,
+    /// Did the kernel vouch for it then? Else only `erolith scrub` can tell.
+    pub is_enforced: bool,
+}
+
+/// Why the image of a layer is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is another file than the one that was committed. Nothing measured: it has some other algorithm.
+    Changed {
+        /// What it was.
+        pinned: Digest,
+        /// What it is.
+        measured: Option<Digest>,
+    },
+    /// It had fs-verity once.
+    Lost {
+        /// What it was.
+        pinned: Digest,
+    },
+    /// It has no fs-verity, which the configuration wants.
+    Missing,
+}
+
+impl Fault {
+    /// Is the image another one than it should be? Then it is put away, so that it comes again.
+    pub(crate) fn is_damage(self) -> bool {
+        !matches!(self, Self::Missing)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed { pinned, measured: Some(measured) } => {
+                write!(f, "its fs-verity digest is {measured}, and was {pinned} when it came in")
+            }
+            Self::Changed { pinned, measured: None } => {
+                write!(f, "its fs-verity digest is none of SHA-256, and was {pinned} when it came in")
+            }
+            Self::Lost { pinned } => write!(
+                f,
+                "it has no fs-verity any more, and had the digest {pinned} when it came in"
+            ),
+            Self::Missing => f.write_str("it has no fs-verity, which the configuration requires"),
+        }
+    }
+}
+
+/// Whether a layer may be used that is known as `pin` and that the kernel measures as `measured`.
+pub(crate) fn judge(
+    verity: Verity,
+    pin: Option<Pin>,
+    measured: Option<Measured>,
+) -> Result<(), Fault> {
+    let is_required = verity == Verity::Required;
+    match (pin, measured) {
+        _ if verity == Verity::Off => Ok(()),
+        (Some(pin), Some(measured)) => same(pin.digest, measured),
+        (Some(Pin { digest: pinned, is_enforced: true }), None) => Err(Fault::Lost { pinned }),
+        (_, None) if is_required => Err(Fault::Missing),
+        (Some(_), None) | (None, _) => Ok(()),
+    }
+}
+
+fn same(pinned: Digest, measured: Measured) -> Result<(), Fault> {
+    let measured = sha256(measured);
+    if measured == Some(pinned) { Ok(()) } else { Err(Fault::Changed { pinned, measured }) }
+}
+
+fn sha256(measured: Measured) -> Option<Digest> {
+    match measured {
+        Measured::Sha256(bytes) => Some(Digest::from_bytes(bytes)),
+        Measured::Other => None,
+    }
+}
+
+/// What a commit does about an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Remembers this.
+    Remember(Option<Pin>),
+    /// Seals the image first.
+    Seal,
+    /// Nothing: the image is refused.
+    Refuse(Fault),
+}
+
+/// What a commit does about an image that carries the note `noted` and is measured as `measured`. `is_shared`: its inode
+/// has more names than those that are surely ours.
+pub(crate) fn at_commit(
+    verity: Verity,
+    is_shared: bool,
+    noted: Option<Digest>,
+    measured: Option<Measured>,
+) -> Step {
+    let enforced = |digest| Step::Remember(Some(Pin { digest, is_enforced: true }));
+    match (measured, noted) {
+        _ if verity == Verity::Off => Step::Remember(None),
+        (Some(measured), Some(noted)) => match same(noted, measured) {
+            Ok(()) => enforced(noted),
+            Err(fault) => Step::Refuse(fault),
+        },
+        // A digest of another kind is enforced too, but cannot be told by us.
+        (Some(measured), None) => sha256(measured).map_or(Step::Remember(None), enforced),
+        (None, _) if verity == Verity::Required => Step::Seal,
+        // It was tried when the image was written.
+        (None, Some(digest)) => Step::Remember(Some(Pin { digest, is_enforced: false })),
+        // To whom else it belongs decides that; reading all of it would hold up everybody.
+        (None, None) if is_shared => Step::Remember(None),
+        (None, None) => Step::Seal,
+    }
+}
+
+/// What came of enabling fs-verity: is the file protected, or why is it not to be used?
+pub(super) fn enabled(verity: Verity, outcome: Result<(), Errno>) -> Result<bool, Errno> {
+    match outcome {
+        // EEXIST: it has it already.
+        Ok(()) | Err(Errno::EXIST) => Ok(true),
+        // Then the bytes themselves may be lost.
+        Err(errno @ (Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::UCLEAN)) => Err(errno),
+        Err(errno) if verity == Verity::Required => Err(errno),
+        Err(_) => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Digest = Digest::from_bytes([1; 32]);
+    const B: Digest = Digest::from_bytes([2; 32]);
+    const SEEN_A: Option<Measured> = Some(Measured::Sha256([1; 32]));
+    const SEEN_B: Option<Measured> = Some(Measured::Sha256([2; 32]));
+    const OTHER: Option<Measured> = Some(Measured::Other);
+
+    #[test]
+    fn a_layer_is_used_when_it_is_what_it_was() {
+        use Verity::{IfPossible, Off, Required};
+        let (held, noted) = (
+            Some(Pin { digest: A, is_enforced: true }),
+            Some(Pin { digest: A, is_enforced: false }),
+        );
+        let changed = |measured| Err(Fault::Changed { pinned: A, measured });
+        let lost = Err(Fault::Lost { pinned: A });
+        let table = [
+            (held, SEEN_A, Ok(()), Ok(())),
+            (held, SEEN_B, changed(Some(B)), changed(Some(B))),
+            (held, OTHER, changed(None), changed(None)),
+            (held, None, lost, lost),
+            (noted, SEEN_A, Ok(()), Ok(())),
+            (noted, SEEN_B, changed(Some(B)), changed(Some(B))),
+            (noted, None, Ok(()), Err(Fault::Missing)),
+            (None, SEEN_B, Ok(()), Ok(())),
+            (None, OTHER, Ok(()), Ok(())),
+            (None, None, Ok(()), Err(Fault::Missing)),
+        ];
+        for (pin, seen, if_possible, required) in table {
+            assert_eq!(judge(IfPossible, pin, seen), if_possible, "{pin:?} {seen:?}");
+            assert_eq!(judge(Required, pin, seen), required, "{pin:?} {seen:?}");
+            assert_eq!(judge(Off, pin, seen), Ok(()), "{pin:?} {seen:?}");
+        }
+        for fault in [changed(Some(B)), changed(None), lost] {
+            let fault = fault.unwrap_err();
+            assert!(fault.is_damage() && fault.to_string().contains(&A.to_string()), "{fault}");
+        }
+        assert!(!Fault::Missing.is_damage());
+    }
+
+    #[test]
+    fn a_commit_remembers_what_the_kernel_says_or_was_noted() {
+        use Verity::{IfPossible, Off, Required};
+        let pin = |digest, is_enforced| Step::Remember(Some(Pin { digest, is_enforced }));
+        let refuse = |pinned, measured| Step::Refuse(Fault::Changed { pinned, measured });
+        let nothing = Step::Remember(None);
+        let table = [
+            (IfPossible, false, Some(A), SEEN_A, pin(A, true)),
+            (IfPossible, true, None, SEEN_A, pin(A, true)),
+            (IfPossible, false, Some(A), SEEN_B, refuse(A, Some(B))),
+            (IfPossible, false, Some(A), OTHER, refuse(A, None)),
+            (IfPossible, false, None, OTHER, nothing),
+            (IfPossible, true, Some(A), None, pin(A, false)),
+            (IfPossible, true, None, None, nothing),
+            (IfPossible, false, None, None, Step::Seal),
+            (Required, false, Some(A), None, Step::Seal),
+            (Required, true, None, None, Step::Seal),
+            (Required, true, Some(A), SEEN_A, pin(A, true)),
+            (Off, false, Some(A), SEEN_B, nothing),
+            (Off, false, None, None, nothing),
+        ];
+        for (verity, is_shared, noted, seen, want) in table {
+            let got = at_commit(verity, is_shared, noted, seen);
+            assert_eq!(got, want, "{verity:?} {is_shared} {noted:?} {seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_enabled_matters_where_it_is_required_or_storage_fails() {
+        use Verity::{IfPossible, Required};
+        for errno in [Errno::OPNOTSUPP, Errno::NOTTY, Errno::TXTBSY, Errno::PERM, Errno::INVAL] {
+            assert_eq!(enabled(IfPossible, Err(errno)), Ok(false));
+            assert_eq!(enabled(Required, Err(errno)), Err(errno));
+        }
+        for verity in [IfPossible, Required] {
+            assert_eq!(enabled(verity, Ok(())), Ok(true));
+            assert_eq!(enabled(verity, Err(Errno::EXIST)), Ok(true));
+            for errno in [Errno::IO, Errno::NOSPC, Errno::DQUOT] {
+                assert_eq!(enabled(verity, Err(errno)), Err(errno));
+            }
+        }
+    }
+}

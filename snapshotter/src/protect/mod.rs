@@ -1,0 +1,24 @@
+//! What is done to the image of a layer before it gets its name, so that nobody can change it unnoticed; and what is
+//! compared before it is used.
+//!
+//! - `digest`: the fs-verity digest of a file, computed from its bytes.
+//! - `judge`: every decision, as functions of what is wanted, what is known and what was found.
+//! - `seal`: the kernel's part: enabling fs-verity, measuring, and the note on the file.
+//! - `immutable`: the flag that keeps even root from writing by accident.
+//!
+//! A digest of our own goes along with an image: on the file as `trusted.erolith.verity`, from before it has its name,
+//! and in the database from the commit on. With fs-verity the kernel holds every page that is read against it, and each
+//! mount asks the kernel, on the very descriptor that is mounted, whether it is still that digest. Where a kernel or a
+//! filesystem has no fs-verity the digest is what `erolith scrub` compares.
+
+mod digest;
+mod immutable;
+mod judge;
+mod seal;
+
+pub use digest::Digest;
+pub(crate) use immutable::{remove_image, set_immutable};
+pub use judge::{Fault, Pin, Verity};
+pub(crate) use judge::{Step, at_commit, judge};
+pub use seal::Protector;
+pub(crate) use seal::{Found, try_out};
