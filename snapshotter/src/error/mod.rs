@@ -229,6 +229,14 @@ pub enum Error {
         /// What storage said.
         source: std::io::Error,
     },
+    /// fs-verity is required where there is none.
+    #[error("{}: fs-verity is required, and does not work here: {reason}", .dir.display())]
+    NoVerity {
+        /// Where it was tried.
+        dir: PathBuf,
+        /// What came of it.
+        reason: String,
+    },
     /// An image is not the one that was committed, or is not protected as it should be.
     #[error("{image}: not used: {fault}")]
     Unsealed {
@@ -337,6 +345,7 @@ impl Error {
             Self::Unsealed { fault: Fault::Lost { .. }, .. } => "verity-lost",
             Self::Unsealed { fault: Fault::Missing, .. } => "verity-missing",
             Self::Damaged { .. } => "layer-damaged",
+            Self::NoVerity { .. } => "verity-unavailable",
             Self::Limit { .. } => "limit",
             Self::Unlimited { .. } => "unlimited",
             Self::Program { .. } => "program",
@@ -380,6 +389,7 @@ impl Error {
             | Self::LoopNode { .. }
             | Self::InUse { .. }
             | Self::Unlimited { .. }
+            | Self::NoVerity { .. }
             | Self::Program { .. }
             | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
@@ -438,6 +448,9 @@ impl Error {
                 "put metadata.db back, or remove the directory `snapshots` to start anew"
             }
             Self::Gone { .. } => "remove the image and pull it again",
+            Self::NoVerity { .. } => {
+                "`erolith doctor` says what is missing (for ext4: tune2fs -O verity); or let `fs_verity` be \"if-possible\""
+            }
             Self::Unsealed { fault: Fault::Missing, .. } => {
                 "pull the image again, or let `fs_verity` be \"if-possible\""
             }

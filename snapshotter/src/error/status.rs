@@ -52,6 +52,7 @@ impl Error {
             | Self::Unlimited { .. }
             | Self::Program { .. }
             | Self::Unsealed { fault: Fault::Missing, .. }
+            | Self::NoVerity { .. }
             | Self::DatabaseMissing { .. } => Status::FailedPrecondition,
             Self::NotErofs { .. }
             | Self::Truncated { .. }

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use erolith_mkfs::check::{Limits, check};
-use rustix::fs::{FileType, XattrFlags};
+use rustix::fs::{FileType, Stat, XattrFlags};
 
 use super::IMAGE;
 use crate::files::{failed, stat};
@@ -60,9 +60,7 @@ fn is_marked(file: &File) -> bool {
 /// # Errors
 /// [`Error::Check`] with the first thing that is wrong, [`Error::Read`].
 pub(crate) fn require_checked(path: &Path, file: &File) -> Result<()> {
-    let is_link =
-        stat(path)?.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
-    if is_link || is_marked(file) {
+    if is_link(path)? || is_marked(file) {
         return Ok(());
     }
     let name = || path.display().to_string();
@@ -73,6 +71,12 @@ pub(crate) fn require_checked(path: &Path, file: &File) -> Result<()> {
     }
     mark(file);
     Ok(())
+}
+
+/// Whether an image is that of a cache: a symbolic link.
+pub(crate) fn is_link(path: &Path) -> Result<bool> {
+    let is_link = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+    Ok(stat(path)?.is_some_and(is_link))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, Stat};
 use rustix::io::Errno;
 
 use crate::fault::point;
@@ -58,6 +58,18 @@ impl Images {
         }
     }
 
+    /// Forgets an image that was found damaged, by whatever diffIDs it is known.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub(crate) fn forget(&self, image: &Path) -> Result<()> {
+        let Some(damaged) = stat(image)? else { return Ok(()) };
+        self.each(&mut |path, stat| {
+            let is_same = (stat.st_dev, stat.st_ino) == (damaged.st_dev, damaged.st_ino);
+            if is_same { unlink(path).map(drop) } else { Ok(()) }
+        })
+    }
+
     /// Forgets the images that no layer directory has any more. Returns how many. One that is being linked
     /// meanwhile keeps its other name.
     ///
@@ -65,18 +77,28 @@ impl Images {
     /// [`Error::Storage`].
     pub fn sweep(&self) -> Result<u64> {
         let mut gone = 0;
+        self.each(&mut |path, stat| {
+            gone += u64::from(stat.st_nlink == 1 && unlink(path)?);
+            Ok(())
+        })?;
+        Ok(gone)
+    }
+
+    /// Every image that is still there.
+    fn each(&self, work: &mut dyn FnMut(&Path, &Stat) -> Result<()>) -> Result<()> {
         for algorithm in names(&self.dir)? {
             let algorithm = self.dir.join(algorithm);
             for prefix in names(&algorithm)? {
                 let dir = algorithm.join(prefix);
                 for name in names(&dir)? {
                     let path = dir.join(name);
-                    let is_last = stat(&path)?.is_some_and(|stat| stat.st_nlink == 1);
-                    gone += u64::from(is_last && unlink(&path)?);
+                    if let Some(stat) = stat(&path)? {
+                        work(&path, &stat)?;
+                    }
                 }
             }
         }
-        Ok(gone)
+        Ok(())
     }
 }
 
@@ -125,6 +147,12 @@ mod tests {
         images.keep(&diff_id, &layer).unwrap();
         images.keep(&diff_id, &layer).unwrap();
         assert_eq!(images.sweep().unwrap(), 0);
+        images.forget(&root.path().join("none")).unwrap();
+        images.forget(root.path()).unwrap();
+        assert!(images.find(&diff_id).is_some());
+        images.forget(&layer).unwrap();
+        assert_eq!(images.find(&diff_id), None);
+        images.keep(&diff_id, &layer).unwrap();
         assert!(images.find(&diff_id).is_some());
         std::fs::remove_file(&layer).unwrap();
         assert_eq!(images.sweep().unwrap(), 1);

@@ -7,6 +7,7 @@
 //!   rwlayer.img    0600  instead of work/: a filesystem of limited size that the upper directory is in; fs/ is empty
 //!   .erofslayer    0644  says to differs: write the layer here; of active snapshots
 //!   layer.erofs          the layer; or a symbolic link into a read-only cache
+//!   damaged.erofs        instead of it: what was found to be no layer any more
 //! ```
 //!
 //! These are the names of containerd's EROFS snapshotter, so that its differ works here and ours there.
@@ -17,13 +18,17 @@ mod remove;
 
 use std::path::{Path, PathBuf};
 
-use crate::files::{failed, make_dir, make_file, stat, unlink};
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
+
+use crate::files::{failed, make_dir, make_file, stat, sync_dir, unlink};
+use crate::protect;
 use crate::service::Mount;
 use crate::store::Kind;
 use crate::{Error, Result};
 
 pub use checked::mark_checked;
-pub(crate) use checked::{mark, require_checked};
+pub(crate) use checked::{is_link, mark, require_checked};
 pub use images::Images;
 pub(crate) use images::layer_path;
 pub(crate) use remove::remove_tree;
@@ -35,6 +40,8 @@ pub const IMAGE: &str = "layer.erofs";
 /// A second name, under which an image that takes the place of another waits for a moment. Whoever was killed in that
 /// moment left it.
 pub const REPLACING: &str = ".erolith-new-layer.erofs";
+/// What the image of a layer is called once it was found damaged.
+pub const DAMAGED: &str = "damaged.erofs";
 /// The upper directory.
 pub const UPPER: &str = "fs";
 /// The work directory of the overlay.
@@ -84,6 +91,30 @@ fn parent_of(path: &str) -> Option<PathBuf> {
 pub(crate) fn make(dir: &Path, kind: Kind) -> Result<()> {
     make_dir(dir, 0o700)?;
     fill(dir, kind)
+}
+
+/// Puts an image away that is not what it should be. Returns whether there was one.
+pub(crate) fn put_away(dir: &Path) -> Result<bool> {
+    let image = dir.join(IMAGE);
+    // It could not be renamed.
+    protect::clear_immutable(&image)?;
+    protect::remove_image(&dir.join(DAMAGED))?;
+    match rustix::fs::rename(&image, dir.join(DAMAGED)) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(failed("putting away", &image)(errno)),
+    }
+}
+
+/// Gives the directory of a damaged layer `image` for its own, durably; what was put away goes.
+pub(crate) fn replace_image(dir: &Path, image: &Path) -> Result<()> {
+    let second = dir.join(REPLACING);
+    unlink(&second)?;
+    rustix::fs::linkat(CWD, image, CWD, &second, AtFlags::empty())
+        .map_err(failed("linking", &second))?;
+    rustix::fs::rename(&second, dir.join(IMAGE)).map_err(failed("naming", &second))?;
+    protect::remove_image(&dir.join(DAMAGED))?;
+    sync_dir(dir)
 }
 
 /// Makes what is missing in the directory of a snapshot.

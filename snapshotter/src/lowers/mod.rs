@@ -30,7 +30,6 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::fault::point;
 use crate::files::{ensure_dir, failed, names};
-use crate::layerdir;
 use crate::mounts::plan::lower_attributes;
 use crate::mounts::{self, Backing, Layer, MountOptions, Request};
 use crate::sys::idmap;
@@ -77,6 +76,18 @@ impl Lower {
             MountAttrFlags::empty()
         }
     }
+}
+
+/// Where the images of layers are, and whether they may be mounted.
+pub(crate) trait Layers {
+    /// The image of the layer `id`.
+    fn image(&self, id: u64) -> PathBuf;
+
+    /// Refuses an image that is not what it should be. `file` is the descriptor that is mounted then.
+    fn require_sound(&self, id: u64, image: &Path, file: &File) -> Result<()>;
+
+    /// Is told of the layer that could not be mounted.
+    fn failed(&self, id: u64, error: &Error);
 }
 
 /// The mounts below the state directory.
@@ -140,7 +151,7 @@ impl Lowers {
         Ok(true)
     }
 
-    /// Mounts what is not mounted yet. `image` tells where the image of a layer is. For those who hold.
+    /// Mounts what is not mounted yet. For those who hold.
     ///
     /// # Errors
     /// Everything a mount can give; what was mounted before stays, and goes when nobody uses it.
@@ -148,7 +159,7 @@ impl Lowers {
         &self,
         space: &Space,
         lowers: &[Lower],
-        image: &dyn Fn(u64) -> PathBuf,
+        layers: &dyn Layers,
     ) -> Result<()> {
         let mut namespace = None;
         for &lower in lowers {
@@ -160,7 +171,7 @@ impl Lowers {
             let lock =
                 self.making.get(stripe).map(|l| l.lock().unwrap_or_else(PoisonError::into_inner));
             if !is_mounted(&place)? {
-                self.make(space, lower, &place, &image(lower.id), &mut namespace)?;
+                self.make(space, lower, &place, layers, &mut namespace)?;
             }
             drop(lock);
         }
@@ -172,12 +183,13 @@ impl Lowers {
         space: &Space,
         lower: Lower,
         place: &Path,
-        image: &Path,
+        layers: &dyn Layers,
         namespace: &mut Option<UserNamespace>,
     ) -> Result<()> {
         let base = self.state.join(PLAIN_SPACE).join(lower.id.to_string());
         if !is_mounted(&base)? {
-            mount_image(lower.id, image, &base, self.backing)?;
+            mount_image(lower.id, layers, &base, self.backing)
+                .inspect_err(|error| layers.failed(lower.id, error))?;
         }
         if base == place {
             return Ok(());
@@ -266,7 +278,8 @@ pub(crate) fn is_mounted(place: &Path) -> Result<bool> {
     }
 }
 
-fn mount_image(id: u64, image: &Path, place: &Path, backing: Backing) -> Result<()> {
+fn mount_image(id: u64, layers: &dyn Layers, place: &Path, backing: Backing) -> Result<()> {
+    let image = &layers.image(id);
     let file = File::open(image).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => Error::Gone { id, path: image.to_owned() },
         _ => failed("opening", image)(source),
@@ -280,9 +293,21 @@ fn mount_image(id: u64, image: &Path, place: &Path, backing: Backing) -> Result<
         options: MountOptions { attributes: lower_attributes(), erofs: Vec::new() },
         route: None,
     };
-    // On the descriptor that is mounted then. The mount itself compares sizes.
-    mounts::mount(request, &|layer| Ok(layerdir::require_checked(image, &layer.image)?))?;
+    // The mount itself compares sizes.
+    let check = |layer: &Layer| Ok(layers.require_sound(id, image, &layer.image)?);
+    mounts::mount(request, &check).map_err(own)?;
     point("lower.after_mount")
+}
+
+/// Our own word on an image, if that is what the mount was refused for.
+fn own(error: Error) -> Error {
+    match error {
+        Error::Check { image, source } => match source.downcast::<Error>() {
+            Ok(error) => *error,
+            Err(source) => Error::Check { image, source },
+        },
+        error => error,
+    }
 }
 
 /// Attaches a mount at a directory, which is made if need be.

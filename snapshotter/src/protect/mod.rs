@@ -17,7 +17,7 @@ mod judge;
 mod seal;
 
 pub use digest::Digest;
-pub(crate) use immutable::{remove_image, set_immutable};
+pub(crate) use immutable::{clear as clear_immutable, remove_image, set_immutable};
 pub use judge::{Fault, Pin, Verity};
 pub(crate) use judge::{Step, at_commit, judge};
 pub use seal::Protector;

@@ -3,7 +3,7 @@
 //! Normally a differ has written the image, and the database is all there is to change. When another differ filled
 //! the upper directory instead, the image is made here, in this process:
 //!
-//! 1. an image without a name is written and synced;
+//! 1. an image without a name is written, synced and sealed;
 //! 2. it gets the name `commit.erofs`;
 //! 3. and the name `layer.erofs`; the directory is synced;
 //! 4. the database commits: from here on the image is the truth;
@@ -28,17 +28,25 @@ use crate::fault::point;
 use crate::files::{failed, make_dir, open_dir, stat, sync_dir, unlink};
 use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK};
 use crate::mounts;
-use crate::store::{Kind, Labels, Usage};
+use crate::protect::{Pin, Protector};
+use crate::store::{Content, Kind, Labels, Usage};
 use crate::{Error, Result};
 
 /// An image that can be committed.
 struct Ready {
     id: u64,
     usage: Usage,
+    pin: Option<Pin>,
     /// It was made from the upper directory.
     is_converted: bool,
     /// Locks the directory against another commit of the same snapshot.
     _lock: OwnedFd,
+}
+
+impl Ready {
+    fn content(&self) -> Content {
+        Content { usage: self.usage, pin: self.pin }
+    }
 }
 
 impl Snapshotter {
@@ -57,8 +65,8 @@ impl Snapshotter {
             _ => None,
         };
         point("commit.before_transaction")?;
-        let size = ready.as_ref().map_or_else(Usage::default, |ready| ready.usage);
-        let committed = self.store.commit(name, key, parent, labels, size, &mut |snapshot| {
+        let content = ready.as_ref().map_or_else(Content::default, Ready::content);
+        let committed = self.store.commit(name, key, parent, labels, content, &mut |snapshot| {
             let is_same = ready.as_ref().is_some_and(|ready| ready.id == snapshot.id);
             if is_same { Ok(()) } else { Err(Error::Raced { key: key.to_owned() }) }
         });
@@ -89,13 +97,16 @@ impl Snapshotter {
         self.lowers.forget(id)?;
         let is_converted = stat(&dir.join(IMAGE))?.is_none();
         if is_converted {
-            convert(id, &dir, lock.as_fd(), self.open_upper(id)?)?;
+            convert(id, &dir, lock.as_fd(), self.open_upper(id)?, self.protector())?;
         }
         let image = dir.join(IMAGE);
         let file = File::open(&image).map_err(failed("opening", &image))?;
         // What another program wrote may be cut off, may be hostile, and may still be only in memory.
         mounts::inspect(&image.display().to_string(), &file, &[])?;
         layerdir::require_checked(&image, &file)?;
+        // Before the sync: what it writes to the file is synced with it.
+        let is_link = layerdir::is_link(&image)?;
+        let pin = if is_link { None } else { self.protector().commit(&file, &image)? };
         if !is_converted {
             // What was written beside it is no part of the layer, and nobody can write there any more.
             self.uppers.release(&dir)?;
@@ -109,7 +120,7 @@ impl Snapshotter {
         }
         point("commit.after_dir_sync")?;
         let usage = usage::of_file(&image)?;
-        Ok(Ready { id, usage, is_converted, _lock: lock })
+        Ok(Ready { id, usage, pin, is_converted, _lock: lock })
     }
 
     /// Takes the upper directory away from a layer that was made from it. An empty one with the same owner takes its
@@ -141,7 +152,13 @@ impl Snapshotter {
 }
 
 /// Makes the image of the upper directory, under both of its names.
-fn convert(id: u64, dir: &Path, dir_fd: BorrowedFd<'_>, upper: OwnedFd) -> Result<()> {
+fn convert(
+    id: u64,
+    dir: &Path,
+    dir_fd: BorrowedFd<'_>,
+    upper: OwnedFd,
+    protector: Protector,
+) -> Result<()> {
     point("commit.before_convert")?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir_fd, c".", flags, Mode::from_raw_mode(0o600))
@@ -153,6 +170,7 @@ fn convert(id: u64, dir: &Path, dir_fd: BorrowedFd<'_>, upper: OwnedFd) -> Resul
     })?;
     layerdir::mark(&file);
     point("commit.after_convert")?;
+    let file = protector.seal(file, dir, true)?;
     // Always: a name that says "finished" must not stand for bytes that are not there.
     file.sync_all().map_err(failed("syncing an image in", dir))?;
     point("commit.after_sync")?;

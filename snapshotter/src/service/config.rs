@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::limit;
 use crate::mounts::Backing;
+use crate::protect::Verity;
 use crate::uppers::LimitBy;
 use crate::{Error, Result};
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub default_size: u64,
     /// How writable layers are kept to their limits.
     pub limit_by: LimitBy,
+    /// Whether the images of layers are sealed with fs-verity. Required, a layer from a cache cannot be used.
+    pub verity: Verity,
     /// Read-only caches of layers, `<algorithm>/<2 hex>/<hex>.erofs` by diffID, as containerd's
     /// `layer_content_caches`. What a snapshot uses must stay there.
     pub caches: Vec<PathBuf>,
@@ -55,6 +58,7 @@ impl Config {
             sync: true,
             default_size: 0,
             limit_by: LimitBy::default(),
+            verity: Verity::default(),
             caches: Vec::new(),
         }
     }
@@ -67,6 +71,11 @@ impl Config {
                 let value = dir.display().to_string();
                 Error::Config { setting, value, reason }
             })?;
+        }
+        if let (Verity::Required, Some(cache)) = (self.verity, self.caches.first()) {
+            let value = cache.display().to_string();
+            let reason = "what lies there is not erolith's to seal, and fs-verity is required";
+            return Err(Error::Config { setting: "cache", value, reason });
         }
         for option in &self.overlay_options {
             check_option(option).map_err(|reason| {
@@ -142,6 +151,11 @@ mod tests {
         }
         let mut config = Config::new(PathBuf::from("/r"));
         config.caches = vec![PathBuf::from("relative")];
+        assert!(config.validate().is_err());
+        let mut config = Config::new(PathBuf::from("/r"));
+        config.caches = vec![PathBuf::from("/c")];
+        config.validate().unwrap();
+        config.verity = Verity::Required;
         assert!(config.validate().is_err());
         let mut config = Config::new(PathBuf::from("/r"));
         for (size, is_good) in [(0, true), (1, false), ((16 << 20) - 1, false), (16 << 20, true)] {

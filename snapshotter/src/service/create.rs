@@ -60,6 +60,9 @@ impl Snapshotter {
             let mut fresh = self.fresh(kind)?;
             if kind == Kind::Active && parent.is_empty() {
                 fresh.has_content = self.take_cached(&fresh.path, labels)?;
+                if fresh.has_content {
+                    self.heal(&fresh.path)?;
+                }
             }
             // With a layer there is nothing to write to.
             if let Some(bytes) = limit.filter(|_| !fresh.has_content) {

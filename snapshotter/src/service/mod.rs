@@ -25,6 +25,7 @@ mod paths;
 mod recover;
 mod room;
 mod root;
+mod sound;
 mod target;
 mod usage;
 
@@ -39,7 +40,8 @@ use crate::fault::point;
 use crate::files::{ensure_dir, open_dir, stat, sync_dir};
 use crate::layerdir::{self, Images};
 use crate::lowers::Lowers;
-use crate::store::{Filters, Info, Kind, Labels, Store, UpdateMask, Usage};
+use crate::protect::{self, Protector, Verity};
+use crate::store::{self, Filters, Info, Kind, Labels, Store, UpdateMask, Usage};
 
 pub use crate::uppers::{LimitBy, MIN_LIMIT};
 use crate::uppers::{Upper, Uppers};
@@ -100,6 +102,9 @@ impl Snapshotter {
         let snapshots = root.join(root::SNAPSHOTS);
         ensure_dir(&snapshots, 0o700)?;
         let images = Images::open(root)?;
+        if config.verity == Verity::Required {
+            protect::try_out(&snapshots).map_err(|error| root::no_verity(&snapshots, &error))?;
+        }
         let identity = root::identity(root)?;
         sync_dir(root)?;
         let lowers = Lowers::open(&config.state, &identity, config.backing)?;
@@ -160,10 +165,17 @@ impl Snapshotter {
 
     /// What is known of a snapshot.
     ///
+    /// A layer that was found damaged is not there for this call, nor are those above it. So a client that pulls the
+    /// image again does not pass them over, and [`Snapshotter::heal`] gets to see the image that it brings.
+    ///
     /// # Errors
     /// `NotFound`.
     pub fn stat(&self, key: &str) -> Result<Info> {
-        self.store.info(key)
+        let info = self.store.info(key)?;
+        if info.kind == Kind::Committed && self.store.is_broken(key)? {
+            return Err(store::Error::NotFound { key: key.to_owned() }.into());
+        }
+        Ok(info)
     }
 
     /// Sets labels; nothing else can change.
@@ -205,6 +217,12 @@ impl Snapshotter {
     #[must_use]
     pub fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// How images are sealed, for those who write them.
+    #[must_use]
+    pub fn protector(&self) -> Protector {
+        Protector { verity: self.config.verity }
     }
 
     /// The upper directory and, when it is already there, the image.

@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::files::{failed, stat};
+use crate::files::failed;
 use crate::layerdir;
-use crate::lowers::IdMaps;
+use crate::lowers::{IdMaps, Layers};
 use crate::store::{Kind, Snapshot};
+use crate::mounts::inspect;
 use crate::uppers::Upper;
 use crate::{Error, Result};
 
 use super::arrays::{self, Places, Planned, Shape};
 use super::config::Profile;
+use super::sound::Judged;
 use super::{Mount, Snapshotter, text};
 
 impl Snapshotter {
@@ -55,19 +57,24 @@ impl Snapshotter {
         Ok((snapshot, maps))
     }
 
-    /// The mounts of a snapshot, with the layers below them mounted.
+    /// The mounts of a snapshot, with the layers below them mounted. A layer that turns out to be damaged is put away.
     pub(super) fn arrays(&self, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<Vec<Mount>> {
         let shape = self.shape(snapshot, maps)?;
-        let _held = self.lowers.hold();
-        match self.config.profile {
-            Profile::Managed => self.managed(&shape),
-            Profile::Plain => self.plain(&shape),
-        }
+        let layers = Judged::new(self);
+        let mounts = {
+            let _held = self.lowers.hold();
+            match self.config.profile {
+                Profile::Managed => self.managed(&shape, &layers),
+                Profile::Plain => self.plain(&shape, &layers),
+            }
+        };
+        mounts.map_err(|error| layers.put_away(error))
     }
 
     /// What decides the mounts of a snapshot, as its directory has it.
     fn shape<'a>(&self, snapshot: &'a Snapshot, maps: Option<&'a IdMaps>) -> Result<Shape<'a>> {
         let &Snapshot { id, kind, ref parents, .. } = snapshot;
+        self.require_undamaged(parents)?;
         let dir = self.dir(id);
         let applied = kind == Kind::Active && layerdir::is_applied(&dir)?;
         let upper = match kind {
@@ -92,39 +99,37 @@ impl Snapshotter {
         }
     }
 
-    fn managed(&self, shape: &Shape<'_>) -> Result<Vec<Mount>> {
-        self.require_images(shape.applied.then_some(shape.id), shape.parents)?;
+    fn managed(&self, shape: &Shape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
+        let own = shape.applied.then_some(shape.id);
+        for &id in own.iter().chain(shape.parents) {
+            self.require_image(id, layers).inspect_err(|error| layers.failed(id, error))?;
+        }
         if let Upper::Image(_) = shape.upper {
             self.uppers.hand_over(shape.id, &self.dir(shape.id).join(layerdir::RWLAYER))?;
         }
         arrays::managed(shape, &self.places(Path::new("")))
     }
 
-    fn plain(&self, shape: &Shape<'_>) -> Result<Vec<Mount>> {
+    fn plain(&self, shape: &Shape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
         // Without layers there is nothing to map: the upper directory has its owners already.
         let has_layers = shape.applied || !shape.parents.is_empty();
         let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
         let Planned { mounts, lowers } = arrays::plain(shape, &self.places(space.dir()))?;
-        let image = |id| self.dir(id).join(layerdir::IMAGE);
-        self.lowers.ensure(&space, &lowers, &image)?;
+        self.lowers.ensure(&space, &lowers, layers)?;
         if let Upper::Image(_) = shape.upper {
             self.uppers.ensure(shape.id, &self.dir(shape.id).join(layerdir::RWLAYER))?;
         }
         Ok(mounts)
     }
 
-    /// Others will mount these: what is missing or unsound shall be our error, and not theirs later. Parents were
-    /// checked when they were committed.
-    fn require_images(&self, own: Option<u64>, parents: &[u64]) -> Result<()> {
-        for &id in own.iter().chain(parents) {
-            let path = self.dir(id).join(layerdir::IMAGE);
-            if stat(&path)?.is_none() {
-                return Err(Error::Gone { id, path });
-            }
-        }
-        let Some(id) = own else { return Ok(()) };
-        let path = self.dir(id).join(layerdir::IMAGE);
-        let file = File::open(&path).map_err(failed("opening", &path))?;
-        layerdir::require_checked(&path, &file)
+    /// Others will mount this: what is missing or unsound shall be our error, and not theirs later.
+    fn require_image(&self, id: u64, layers: &Judged<'_>) -> Result<()> {
+        let path = layers.image(id);
+        let file = File::open(&path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::Gone { id, path: path.clone() },
+            _ => failed("opening", &path)(source),
+        })?;
+        inspect(&path.display().to_string(), &file, &[])?;
+        layers.require_sound(id, &path, &file)
     }
 }

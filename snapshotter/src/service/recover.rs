@@ -64,7 +64,10 @@ impl Snapshotter {
     fn rebuild(&self, key: &str, snapshot: &Snapshot) -> Result<()> {
         let Snapshot { id, kind, parents, labels } = snapshot;
         match kind {
-            Kind::Committed => tracing::error!(id, "a layer was lost; pull its image again"),
+            Kind::Committed => {
+                tracing::error!(id, "a layer was lost; pull its image again");
+                self.store.set_damaged(*id, "its directory was gone")?;
+            }
             Kind::Active | Kind::View => {
                 tracing::warn!(id, "a directory was lost; it starts empty")
             }

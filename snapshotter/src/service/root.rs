@@ -81,6 +81,11 @@ pub(super) fn identity(root: &Path) -> Result<String> {
     Ok(text)
 }
 
+/// fs-verity is required, and this is what came of trying it.
+pub(super) fn no_verity(dir: &Path, error: &Error) -> Error {
+    Error::NoVerity { dir: dir.to_owned(), reason: error.to_string() }
+}
+
 /// Refuses a root whose database was lost: with a new one every snapshot there would be taken for garbage.
 pub(super) fn require_database(root: &Path) -> Result<()> {
     let is_number = |name: &String| name.bytes().all(|b| b.is_ascii_digit());

@@ -15,7 +15,7 @@ use super::{schema, sql};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Statements kept prepared in each connection; more than there are.
-const STATEMENTS: usize = 32;
+const STATEMENTS: usize = 48;
 
 /// Readers that stay open when nobody reads.
 const IDLE_READERS: usize = 8;
