@@ -138,7 +138,7 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
     use erolith_differ::Error;
     match error {
         Error::Build(_) | Error::Layer { .. } => None,
-        Error::Io { .. } | Error::WorkerDied { .. } => Some(IO),
+        Error::Io { .. } | Error::WorkerDied { .. } | Error::Seal { .. } => Some(IO),
         Error::Busy { .. } => Some(ENVIRONMENT),
         Error::Cancelled => Some(INTERRUPTED),
         Error::BadLocation { .. } | Error::BadPlatform { .. } | Error::WhichImage { .. } => {

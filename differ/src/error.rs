@@ -255,6 +255,14 @@ pub enum Error {
         /// The media type.
         media_type: String,
     },
+    /// A file that could not be sealed.
+    #[error("sealing {path}: {source}")]
+    Seal {
+        /// What it would have been called.
+        path: String,
+        /// Why not, by whoever seals.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The work was called off.
     #[error("cancelled")]
     Cancelled,
@@ -311,6 +319,7 @@ impl Error {
             Self::Layer { source, .. } => source.code(),
             Self::Processor { .. } => "processor-failed",
             Self::ProcessorLoop { .. } => "processor-loop",
+            Self::Seal { .. } => "seal",
             Self::Cancelled => "cancelled",
             Self::WorkerDied { .. } => "worker-died",
             Self::Io { .. } => "io",

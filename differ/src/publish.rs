@@ -1,9 +1,10 @@
 //! A file that appears whole, durable and under its name, or not at all.
 //!
 //! [`Unnamed`] is written without a name (`O_TMPFILE`), so that whoever dies leaves nothing. [`Place`] gives a file its
-//! name: data synced, named, directory synced.
+//! name: data synced, sealed if somebody wants that, named, directory synced.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -39,6 +40,28 @@ pub enum Sync {
     Durable,
     /// It may: for what is thrown away, or synced by somebody else.
     Skipped,
+}
+
+/// Why a file could not be sealed, by whoever seals.
+pub type SealError = Box<dyn std::error::Error + Send + std::marker::Sync>;
+
+/// What seals a file that is complete and has no name yet, so that nobody changes it unnoticed later.
+///
+/// What a seal is, this crate does not know: whoever keeps images has one.
+pub trait Seal: fmt::Debug + Send + std::marker::Sync {
+    /// Seals `file`, which nobody writes to any more and which will be called `path`. What is given back is open on the
+    /// same file, and becomes what gets the name. With [`Sync::Durable`] the bytes are synced on the way; whatever the
+    /// seal adds to the file is synced by the caller.
+    ///
+    /// # Errors
+    /// What keeps the file from being sealed, or its bytes from the disk. The file is thrown away then, and has to be
+    /// made again from its source.
+    fn seal(
+        &self,
+        file: File,
+        path: &Path,
+        sync: Sync,
+    ) -> std::result::Result<File, SealError>;
 }
 
 /// A name that a file is to have: a directory, held open, and a name in it.
@@ -177,9 +200,27 @@ impl Unnamed {
     ///
     /// # Errors
     /// What the storage reports. Then the file does not have the name.
-    pub fn publish(mut self, sync: Sync) -> Result<()> {
-        self.flusher = None;
-        self.place.publish(&self.file, sync)
+    pub fn publish(self, sync: Sync) -> Result<()> {
+        self.publish_sealed(sync, None)
+    }
+
+    /// As [`Unnamed::publish`], and sealed before it gets its name.
+    ///
+    /// # Errors
+    /// What the storage reports, and [`Error::Seal`]. Then the file does not have the name.
+    pub fn publish_sealed(self, sync: Sync, seal: Option<&dyn Seal>) -> Result<()> {
+        let Self { file, place, flusher } = self;
+        // It has a descriptor, which is open for writing.
+        drop(flusher);
+        let path = &place.path;
+        let file = match seal {
+            None => file,
+            Some(seal) => seal.seal(file, path, sync).map_err(|source| {
+                let path = path.display().to_string();
+                Error::Seal { path, source }
+            })?,
+        };
+        place.publish(&file, sync)
     }
 }
 
@@ -221,6 +262,40 @@ mod tests {
         }
         drop(Unnamed::create(&path, 0o644).unwrap());
         assert_eq!(names(dir.path()), ["out"]);
+    }
+
+    /// Puts a word behind the content, or fails.
+    #[derive(Debug)]
+    struct Word(Option<&'static str>);
+
+    impl Seal for Word {
+        fn seal(
+            &self,
+            file: File,
+            path: &Path,
+            sync: Sync,
+        ) -> std::result::Result<File, SealError> {
+            assert!(!path.exists() && sync == Sync::Durable);
+            (&file).write_all(self.0.ok_or("no word")?.as_bytes())?;
+            Ok(file)
+        }
+    }
+
+    #[test]
+    fn a_file_is_sealed_before_it_has_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let publish = |word| {
+            let pending = Unnamed::create(&path, 0o644).unwrap();
+            pending.file().write_all(b"content").unwrap();
+            pending.publish_sealed(Sync::Durable, Some(&Word(word)))
+        };
+        let error = publish(None).unwrap_err();
+        assert_eq!(error.code(), "seal");
+        assert!(error.to_string().contains("no word"), "{error}");
+        assert!(names(dir.path()).is_empty());
+        publish(Some(", sealed")).unwrap();
+        assert_eq!(read_to_string(&path).unwrap(), "content, sealed");
     }
 
     #[test]

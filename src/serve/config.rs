@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use erolith_differ::processors::Processor;
+use erolith_snapshotter::protect::Verity;
 use erolith_snapshotter::{mounts, service};
 use serde::Deserialize;
 
@@ -72,8 +73,24 @@ pub(crate) struct Snapshotter {
     pub(crate) default_size: Size,
     /// How writable layers are kept to their size.
     pub(crate) limit_by: LimitBy,
+    /// Whether the images of layers are sealed with fs-verity.
+    pub(crate) fs_verity: FsVerity,
+    /// Do the images of layers become immutable (`chattr +i`)?
+    pub(crate) immutable: bool,
     /// Directories of converted layers to use and not to write, by diffID: `<algorithm>/<2 digits>/<digits>.erofs`.
     pub(crate) caches: Vec<PathBuf>,
+}
+
+/// Whether the images of layers are sealed with fs-verity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FsVerity {
+    /// They are not, and nothing is compared.
+    Off,
+    /// Where kernel and filesystem can do that.
+    IfPossible,
+    /// A layer without it is not used.
+    Required,
 }
 
 /// How writable layers are kept to their size.
@@ -260,6 +277,8 @@ impl Default for Snapshotter {
             sync: true,
             default_size: Size(0),
             limit_by: LimitBy::Auto,
+            fs_verity: FsVerity::IfPossible,
+            immutable: false,
             caches: Vec::new(),
         }
     }
@@ -360,7 +379,8 @@ impl Config {
 impl Config {
     /// What the snapshotter is told.
     pub(crate) fn snapshotter(&self) -> service::Config {
-        let Snapshotter { profile, backing, limit_by, overlay_options, .. } = &self.snapshotter;
+        let Snapshotter { profile, backing, limit_by, fs_verity, overlay_options, .. } =
+            &self.snapshotter;
         service::Config {
             profile: match profile {
                 Profile::Plain => service::Profile::Plain,
@@ -381,6 +401,12 @@ impl Config {
                 LimitBy::Quota => service::LimitBy::Quota,
                 LimitBy::Image => service::LimitBy::Image,
             },
+            verity: match fs_verity {
+                FsVerity::Off => Verity::Off,
+                FsVerity::IfPossible => Verity::IfPossible,
+                FsVerity::Required => Verity::Required,
+            },
+            immutable: self.snapshotter.immutable,
             caches: self.snapshotter.caches.clone(),
         }
     }
@@ -459,6 +485,7 @@ mod tests {
             ("[snapshotter]\ndefault_size = 'much'", "much"),
             ("[snapshotter]\ndefault_size = -1", "default_size"),
             ("[snapshotter]\nlimit_by = 'hope'", "hope"),
+            ("[snapshotter]\nfs_verity = 'maybe'", "maybe"),
             ("[metrics]\naddress = 'localhost'", "localhost"),
             ("[metrics]\naddress = 'unix:relative'", "absolute"),
             ("[stream_processors.x]\naccepts = []\nreturns = ''", "path"),

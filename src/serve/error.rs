@@ -115,9 +115,16 @@ fn kind_of_differ(error: &erolith_differ::Error) -> Kind {
         ) => kind_of_io(source),
         // Who writes to the snapshot may have stopped by the next time.
         E::Build(erolith_mkfs::Error::Changed { .. }) => Kind::Unavailable,
+        E::Seal { source, .. } => kind_of_seal(source.as_ref()),
         E::Layer { source, .. } => kind_of_differ(source),
         _ => Kind::InvalidArgument,
     }
+}
+
+/// It is the snapshotter that seals.
+fn kind_of_seal(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Kind {
+    let error = error.downcast_ref::<erolith_snapshotter::Error>();
+    error.map_or(Kind::Internal, erolith_snapshotter::Error::status)
 }
 
 fn kind_of_io(error: &io::Error) -> Kind {
@@ -145,6 +152,14 @@ mod tests {
             action: "writing".into(),
             source: io::Error::from(kind),
         };
+        let seal = || {
+            let source = io::Error::from(rustix::io::Errno::NOSPC);
+            let source = erolith_snapshotter::Error::Storage { action: "x".into(), source };
+            Error::Differ(erolith_differ::Error::Seal {
+                path: "x".into(),
+                source: Box::new(source),
+            })
+        };
         let asked = |code| Error::Containerd { action: "a".into(), code, message: "m".into() };
         let media_type = String::from("text/plain");
         for (error, code) in [
@@ -163,6 +178,7 @@ mod tests {
             (erolith_differ::Error::OutputBudget { limit: 1 }.into(), Code::ResourceExhausted),
             (erolith_differ::Error::Cancelled.into(), Code::Cancelled),
             (io(ErrorKind::StorageFull).into(), Code::ResourceExhausted),
+            (seal(), Code::ResourceExhausted),
             (io(ErrorKind::PermissionDenied).into(), Code::Internal),
             (
                 Error::Differ(erolith_differ::Error::UnsupportedCompression { found: "xz" }),

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_mkfs::build::{self, Summary};
@@ -15,7 +16,7 @@ use super::{Built, Lowers, Times, build_tar, take_native};
 use crate::content::Blob;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
-use crate::publish::{Sync, Unnamed};
+use crate::publish::{Seal, Sync, Unnamed};
 use crate::{Compression, Digest, LayerType, Result};
 
 /// Permissions of the image: nobody but root has to read it, and its files may belong to anybody.
@@ -98,6 +99,8 @@ pub struct Options {
     pub trust: Trust,
     /// Whether the result survives a power cut.
     pub sync: Sync,
+    /// Seals the image before it gets its name; not one that is another name of the blob, which is the store's to seal.
+    pub seal: Option<Arc<dyn Seal>>,
     /// The programs that understand what is not understood here.
     pub processors: Vec<Processor>,
     /// What decoding may cost.
@@ -230,7 +233,7 @@ fn publish(
     let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
     options.cancel.check()?;
     let start = Instant::now();
-    staging.publish(options.sync)?;
+    staging.publish_sealed(options.sync, options.seal.as_deref())?;
     let times = Times { publish: start.elapsed(), ..times };
     Ok(Applied { media_type, digest, size: source.size, inherits, how, summary, times })
 }

@@ -60,7 +60,7 @@ pub(super) fn take(blob: &Blob, layer: &Layer, target: &Path, options: &Options)
     let size = staging.file().metadata().map_err(Error::io("examining an image"))?.len();
     verify(&Blob::new(Arc::new(clone(staging.file())?), 0, size), layer, options)?;
     options.cancel.check()?;
-    staging.publish(options.sync)?;
+    staging.publish_sealed(options.sync, options.seal.as_deref())?;
     Ok(how)
 }
 

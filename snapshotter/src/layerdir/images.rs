@@ -14,34 +14,40 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Images {
     dir: PathBuf,
+    is_kept: bool,
 }
 
 impl Images {
-    /// The images of the service at `root`.
+    /// The images of the service at `root`. Unless `is_kept` none is found and none remembered: those of layers that
+    /// become immutable have one name each.
     ///
     /// # Errors
     /// [`Error::Storage`] when the directory cannot be made.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub fn open(root: &Path, is_kept: bool) -> Result<Self> {
         let dir = root.join("images");
         ensure_dir(&dir, 0o700)?;
-        Ok(Self { dir })
+        Ok(Self { dir, is_kept })
     }
 
     /// The image of the layer with this diffID. Who wants it makes a hard link of it, which fails if it went
     /// meanwhile.
     #[must_use]
     pub fn find(&self, diff_id: &str) -> Option<PathBuf> {
-        let path = self.dir.join(layer_path(diff_id)?);
+        let path = self.dir.join(layer_path(diff_id).filter(|_| self.is_kept)?);
         std::fs::symlink_metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
         Some(path)
     }
 
     /// Remembers `image`, which is finished and synced, as the layer with this diffID. One that is remembered
     /// already stays. The link itself is not synced: a power cut may lose it, and then the layer is converted again.
+    /// Returns whether images are remembered at all.
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub fn keep(&self, diff_id: &str, image: &Path) -> Result<()> {
+    pub fn keep(&self, diff_id: &str, image: &Path) -> Result<bool> {
+        if !self.is_kept {
+            return Ok(false);
+        }
         let Some(relative) = layer_path(diff_id) else {
             let invalid = std::io::Error::from(std::io::ErrorKind::InvalidInput);
             return Err(Error::Storage { action: format!("keeping {diff_id}"), source: invalid });
@@ -52,8 +58,8 @@ impl Images {
             ensure_dir(dir, 0o700)?;
         }
         match rustix::fs::linkat(CWD, image, CWD, &path, AtFlags::empty()) {
-            Ok(()) => point("images.after_link"),
-            Err(Errno::EXIST) => Ok(()),
+            Ok(()) => point("images.after_link").map(|()| true),
+            Err(Errno::EXIST) => Ok(true),
             Err(errno) => Err(failed("linking", &path)(errno)),
         }
     }
@@ -139,13 +145,17 @@ mod tests {
     #[test]
     fn images_stay_as_long_as_a_layer_has_them() {
         let root = tempfile::tempdir().unwrap();
-        let images = Images::open(root.path()).unwrap();
+        let images = Images::open(root.path(), true).unwrap();
+        let none = Images::open(root.path(), false).unwrap();
         let diff_id = format!("sha256:{HEX}");
         let layer = root.path().join("layer.erofs");
         std::fs::File::create(&layer).unwrap();
         assert_eq!(images.find(&diff_id), None);
-        images.keep(&diff_id, &layer).unwrap();
-        images.keep(&diff_id, &layer).unwrap();
+        assert!(!none.keep(&diff_id, &layer).unwrap());
+        assert_eq!(images.find(&diff_id), None);
+        assert!(images.keep(&diff_id, &layer).unwrap());
+        assert!(images.keep(&diff_id, &layer).unwrap());
+        assert_eq!(none.find(&diff_id), None);
         assert_eq!(images.sweep().unwrap(), 0);
         images.forget(&root.path().join("none")).unwrap();
         images.forget(root.path()).unwrap();

@@ -3,7 +3,6 @@
 //! It belongs to the inode and not to the name, so it is set only where the inode has one name, which is ours: never on
 //! what a content store shares with us, nor on images that several layers have. It goes only from what is removed next.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -77,12 +76,14 @@ fn open(path: &Path) -> Result<Option<OwnedFd>> {
 /// Whether the file has the flag.
 #[cfg(test)]
 pub(crate) fn is_immutable(path: &Path) -> bool {
-    let file = File::open(path).unwrap();
+    let file = std::fs::File::open(path).unwrap();
     rustix::fs::ioctl_getflags(&file).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     /// A file without the flag after a test that fails.

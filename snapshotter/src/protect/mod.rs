@@ -17,6 +17,8 @@ mod judge;
 mod seal;
 
 pub use digest::Digest;
+#[cfg(test)]
+pub(crate) use immutable::is_immutable;
 pub(crate) use immutable::{clear as clear_immutable, remove_image, set_immutable};
 pub use judge::{Fault, Pin, Verity};
 pub(crate) use judge::{Step, at_commit, judge};

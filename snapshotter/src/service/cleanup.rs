@@ -8,8 +8,9 @@ use super::Snapshotter;
 use crate::Result;
 use crate::fault::point;
 use crate::files::{failed, names};
-use crate::layerdir::{UPPER, remove_tree};
+use crate::layerdir::{DAMAGED, IMAGE, UPPER, remove_tree};
 use crate::mounts::table::{self, MountEntry};
+use crate::protect;
 use crate::store::{Filters, Kind};
 
 /// What directories are called from the moment nobody owns them.
@@ -43,6 +44,9 @@ impl Snapshotter {
     pub(super) fn discard(&self, dir: &Path) -> Result<()> {
         // First, for with the directory goes the knowledge of it.
         self.uppers.release(dir)?;
+        for name in [IMAGE, DAMAGED] {
+            protect::remove_image(&dir.join(name))?;
+        }
         remove_tree(dir)
     }
 

@@ -28,7 +28,7 @@ use crate::fault::point;
 use crate::files::{failed, make_dir, open_dir, stat, sync_dir, unlink};
 use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK};
 use crate::mounts;
-use crate::protect::{Pin, Protector};
+use crate::protect::{self, Pin, Protector};
 use crate::store::{Content, Kind, Labels, Usage};
 use crate::{Error, Result};
 
@@ -78,6 +78,9 @@ impl Snapshotter {
         }
         committed?;
         point("commit.after_transaction")?;
+        if let Some(ready) = &ready {
+            self.protect_from_hands(ready.id);
+        }
         if let Some(ready) = converted
             && let Err(error) = self.finish_commit(ready.id)
         {
@@ -123,6 +126,17 @@ impl Snapshotter {
         Ok(Ready { id, usage, pin, is_converted, _lock: lock })
     }
 
+    /// Makes the image of a layer immutable, if that is wanted. Where it cannot be, nothing is lost; whoever was killed
+    /// before it is followed by a start that does it.
+    pub(super) fn protect_from_hands(&self, id: u64) {
+        if !self.config.immutable {
+            return;
+        }
+        if let Err(error) = protect::set_immutable(&self.dir(id).join(IMAGE)) {
+            tracing::warn!(%error, "an image is not immutable");
+        }
+    }
+
     /// Takes the upper directory away from a layer that was made from it. An empty one with the same owner takes its
     /// place in one step, since children take that owner over. May be done twice.
     pub(super) fn finish_commit(&self, id: u64) -> Result<()> {
@@ -147,6 +161,8 @@ impl Snapshotter {
         }
         point("commit.after_work")?;
         unlink(&dir.join(CONVERTED))?;
+        // It has one name now.
+        self.protect_from_hands(id);
         Ok(())
     }
 }

@@ -40,6 +40,9 @@ pub struct Config {
     pub limit_by: LimitBy,
     /// Whether the images of layers are sealed with fs-verity. Required, a layer from a cache cannot be used.
     pub verity: Verity,
+    /// Whether the images of committed layers become immutable, where that can be and the inode is theirs alone. Then
+    /// images are not shared between layers with the same content.
+    pub immutable: bool,
     /// Read-only caches of layers, `<algorithm>/<2 hex>/<hex>.erofs` by diffID, as containerd's
     /// `layer_content_caches`. What a snapshot uses must stay there.
     pub caches: Vec<PathBuf>,
@@ -59,6 +62,7 @@ impl Config {
             default_size: 0,
             limit_by: LimitBy::default(),
             verity: Verity::default(),
+            immutable: false,
             caches: Vec::new(),
         }
     }

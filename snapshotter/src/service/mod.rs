@@ -101,7 +101,7 @@ impl Snapshotter {
         point("open.after_store")?;
         let snapshots = root.join(root::SNAPSHOTS);
         ensure_dir(&snapshots, 0o700)?;
-        let images = Images::open(root)?;
+        let images = Images::open(root, !config.immutable)?;
         if config.verity == Verity::Required {
             protect::try_out(&snapshots).map_err(|error| root::no_verity(&snapshots, &error))?;
         }

@@ -28,11 +28,16 @@ impl Snapshotter {
                 unfinished.push(id);
             }
         }
-        if missing.is_empty() && unfinished.is_empty() {
+        if missing.is_empty() && unfinished.is_empty() && !self.config.immutable {
             return Ok(());
         }
         point("recover.before_rows")?;
         let rows = self.rows()?;
+        for (id, (_, snapshot)) in &rows {
+            if snapshot.kind == Kind::Committed {
+                self.protect_from_hands(*id);
+            }
+        }
         for id in unfinished {
             match rows.get(&id).map(|(_, snapshot)| snapshot.kind) {
                 Some(Kind::Committed) => self.finish_commit(id)?,

@@ -8,15 +8,17 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_differ::apply::Times;
 use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share};
 use erolith_differ::decode::Cancel;
-use erolith_differ::publish::{Place, Sync};
+use erolith_differ::publish::{Place, Seal, SealError, Sync};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
 use erolith_snapshotter::layerdir::{self, IMAGE};
+use erolith_snapshotter::protect::{Protector, Verity};
 use prost::Message;
 use prost_types::Any;
 use tracing::{debug, info, warn};
@@ -28,6 +30,21 @@ use crate::serve::error::{Error, Result};
 use crate::serve::proto::diff::ApplyRequest;
 use crate::serve::proto::types::Descriptor;
 use crate::serve::snapshots::from_mounts;
+
+/// Seals what the differ wrote as the snapshotter wants it.
+#[derive(Debug)]
+struct Sealed(Protector);
+
+impl Seal for Sealed {
+    fn seal(
+        &self,
+        file: File,
+        path: &Path,
+        sync: Sync,
+    ) -> Result<File, SealError> {
+        Ok(self.0.seal(file, path, sync == Sync::Durable)?)
+    }
+}
 
 /// A layer as its descriptor describes it, with numbers that can be, and what there is for its processors.
 fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<Layer> {
@@ -117,6 +134,7 @@ impl Differ {
             Some(done) => done,
             None => self.convert(&layer, layer_type, &target, scope, cancel)?,
         };
+        self.heal(&target);
         let took = start.elapsed();
         self.metrics.applied(done.how, took, layer.size, done.size);
         let Done { media_type, diff_id, size, how, to_keep } = done;
@@ -249,20 +267,35 @@ impl Differ {
     fn options(&self, target: &Target, cancel: &Cancel) -> Options {
         let mut build = build::Options::default();
         build.layer.root_inherits = false;
-        // The flags that another snapshotter sets on its images would be those of containerd's blob.
+        // The flags that another snapshotter sets on its images would be those of containerd's blob. And that is not ours
+        // to seal.
+        let protector = self.snapshotter.protector();
+        let is_foreign = !target.is_ours || protector.verity == Verity::Required;
         let share = match self.share {
-            Share::Link if !target.is_ours => Share::Reflink,
+            Share::Link if is_foreign => Share::Reflink,
             share => share,
         };
+        let seal: Arc<dyn Seal> = Arc::new(Sealed(protector));
         Options {
             build,
             share,
+            seal: Some(seal).filter(|_| target.is_ours),
             trust: self.trust,
             sync: target.sync,
             processors: self.processors.clone(),
             budget: self.budget,
             cancel: cancel.clone(),
             ..Options::default()
+        }
+    }
+
+    /// Gives the image to layers that lost theirs. What fails here is tried again by the next pull.
+    fn heal(&self, target: &Target) {
+        if !target.is_ours {
+            return;
+        }
+        if let Err(error) = self.snapshotter.heal(&target.dir) {
+            warn!(%error, "a damaged layer could not be made whole");
         }
     }
 
@@ -281,14 +314,15 @@ impl Differ {
     fn remember(&self, blob: &Digest, applied: &Applied, image: &Path) -> bool {
         let diff_id = applied.digest.to_string();
         let store = self.snapshotter.store();
-        let kept = self
-            .snapshotter
-            .images()
-            .keep(&diff_id, image)
-            .and_then(|()| store.remember_blob(&blob.to_string(), &diff_id, applied.size));
-        if let Err(error) = &kept {
+        let kept = self.snapshotter.images().keep(&diff_id, image).and_then(|is_kept| {
+            if is_kept {
+                store.remember_blob(&blob.to_string(), &diff_id, applied.size)?;
+            }
+            Ok(is_kept)
+        });
+        kept.unwrap_or_else(|error| {
             warn!(%error, diff_id, "a converted layer could not be kept for others");
-        }
-        kept.is_ok()
+            false
+        })
     }
 }

@@ -5,6 +5,7 @@ mod durability;
 mod errors;
 mod labels;
 mod scale;
+mod seals;
 mod suite;
 
 use tempfile::TempDir;

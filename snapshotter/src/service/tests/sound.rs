@@ -1,0 +1,289 @@
+//! Layers that are not what they were, and images that nobody shall change.
+
+use super::*;
+use crate::Status;
+use crate::layerdir::{DAMAGED, IMAGE};
+use crate::protect::{self, Verity, is_immutable};
+
+const DIFF_ID: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+fn tree_with(site: &Site, name: &str) -> PathBuf {
+    let tree = site.dir.path().join("tree").join(name);
+    if !tree.exists() {
+        fs::create_dir_all(&tree).unwrap();
+        write(&tree.join(name), name);
+    }
+    tree
+}
+
+/// The layer `name` as somebody else's differ wrote it.
+fn unpacked(site: &Site, service: &Snapshotter, name: &str, parent: &str) -> PathBuf {
+    let key = format!("unpacking {name}");
+    let image = apply(&service.prepare(&key, parent, &none()).unwrap(), &tree_with(site, name));
+    service.commit(name, &key, "", &none()).unwrap();
+    image
+}
+
+/// Puts another file in the place of an image. The one that was there may be sealed.
+fn replace(image: &Path, change: impl FnOnce(&File)) {
+    let copy = image.with_extension("copy");
+    fs::copy(image, &copy).unwrap();
+    change(&File::options().read(true).write(true).open(&copy).unwrap());
+    fs::rename(copy, image).unwrap();
+}
+
+/// The same layer comes in again, as when the image is pulled. Returns how many that healed.
+fn pulled_again(site: &Site, service: &Snapshotter, name: &str) -> u64 {
+    let mounts = service.prepare("again", "", &none()).unwrap();
+    let image = apply(&mounts, &tree_with(site, name));
+    let healed = service.heal(image.parent().unwrap()).unwrap();
+    // containerd's own database has the name already, so it gives up what it made.
+    service.remove("again").unwrap();
+    service.cleanup().unwrap();
+    healed
+}
+
+fn check_damaged(service: &Snapshotter, image: &Path, said: &str) {
+    for key in ["k", "k2"] {
+        let error = service.prepare(key, "B", &none()).unwrap_err();
+        assert_eq!((error.code(), error.status()), ("layer-damaged", Status::DataLoss), "{said}");
+        assert!(error.to_string().contains("layer A "), "{error}");
+        assert!(error.advice().is_some());
+        assert_eq!(status(service.stat(key)), Status::NotFound);
+    }
+    // Whoever pulls unpacks them again; whoever lists or collects garbage sees them, and containers go on.
+    for name in ["A", "B"] {
+        assert_eq!(status(service.stat(name)), Status::NotFound, "{said}: {name}");
+    }
+    service.stat("C").unwrap();
+    assert_eq!(service.list(&Filters::parse(&[]).unwrap()).unwrap().len(), 3);
+    assert_eq!(status(service.remove("A")), Status::FailedPrecondition);
+    assert!(!image.exists(), "{said}");
+}
+
+#[test]
+fn a_damaged_layer_is_put_away_and_whole_again_when_it_is_pulled() {
+    type Damage<'a> = (&'a str, fn(&File));
+    let damages: [Damage<'_>; 4] = [
+        ("cut off", |file| file.set_len(4095).unwrap()),
+        ("empty", |file| file.set_len(0).unwrap()),
+        ("overwritten", |file| {
+            std::os::unix::fs::FileExt::write_all_at(file, &[0; 2048], 0).unwrap();
+        }),
+        ("hostile", |file| {
+            // The number of the root directory; with a time that its mark does not know.
+            std::os::unix::fs::FileExt::write_all_at(file, &[0xFF, 0x7F], 1024 + 14).unwrap();
+        }),
+    ];
+    for profile in [Profile::Plain, Profile::Managed] {
+        for (said, damage) in damages {
+            with_mounts(|site| {
+                let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+                let image = unpacked(site, &service, "A", "");
+                unpacked(site, &service, "B", "A");
+                unpacked(site, &service, "C", "");
+                replace(&image, damage);
+                check_damaged(&service, &image, said);
+                assert!(image.with_file_name(DAMAGED).exists());
+                assert_eq!(pulled_again(site, &service, "C"), 0, "another image");
+                drop(service);
+                let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+                check_damaged(&service, &image, said);
+                assert_eq!(pulled_again(site, &service, "A"), 1);
+                assert!(image.exists() && !image.with_file_name(DAMAGED).exists());
+                service.stat("A").unwrap();
+                service.stat("B").unwrap();
+                let mounts = service.prepare("k", "B", &none()).unwrap();
+                if profile == Profile::Plain {
+                    assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["A", "B"]);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_layer_that_is_gone_heals_too_and_can_always_be_removed() {
+    with_mounts(|site| {
+        let service = site.open();
+        let image = unpacked(site, &service, "A", "");
+        unpacked(site, &service, "B", "A");
+        unpacked(site, &service, "C", "");
+        fs::remove_file(&image).unwrap();
+        check_damaged(&service, &image, "gone");
+        assert_eq!(pulled_again(site, &service, "A"), 1);
+        assert_eq!(Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""), ["A", "B"]);
+        service.remove("v").unwrap();
+        // The whole directory, and a start in between.
+        fs::remove_dir_all(image.parent().unwrap()).unwrap();
+        drop(service);
+        unmount_below(site.state.path());
+        let service = site.open();
+        assert_eq!(status(service.stat("B")), Status::NotFound);
+        assert_eq!(pulled_again(site, &service, "A"), 1);
+        service.stat("B").unwrap();
+        fs::remove_file(&image).unwrap();
+        service.view("v", "A", &none()).unwrap_err();
+        for name in ["B", "A", "C"] {
+            service.remove(name).unwrap();
+        }
+        service.cleanup().unwrap();
+        assert_eq!(site.directories(), Vec::<String>::new());
+    });
+}
+
+/// An image that is known by its diffID would come back as the layer that it damaged.
+#[test]
+fn a_damaged_image_is_not_linked_again() {
+    with_mounts(|site| {
+        let service = site.open();
+        let image = unpacked(site, &service, "A", "");
+        let good = image.with_extension("good");
+        fs::rename(&image, &good).unwrap();
+        build_image(&tree_with(site, "other"), &image);
+        File::options().write(true).open(&image).unwrap().set_len(100).unwrap();
+        service.images().keep(DIFF_ID, &image).unwrap();
+        assert!(service.images().find(DIFF_ID).is_some());
+        assert_eq!(service.view("v", "A", &none()).unwrap_err().code(), "layer-damaged");
+        assert_eq!(service.images().find(DIFF_ID), None);
+        // One that is good heals as soon as it is linked.
+        service.images().keep(DIFF_ID, &good).unwrap();
+        let unpack = labels(&[
+            ("containerd.io/snapshot.ref", "c"),
+            ("containerd.io/snapshot/diff-id", DIFF_ID),
+        ]);
+        service.prepare("k", "", &unpack).unwrap();
+        service.stat("A").unwrap();
+        service.view("v", "A", &none()).unwrap();
+    });
+}
+
+/// Containers stand on what they have; a mount that shows a damaged layer is not for new ones.
+#[test]
+fn what_was_found_damaged_by_others_is_not_stood_upon() {
+    with_mounts(|site| {
+        let service = site.open();
+        unpacked(site, &service, "A", "");
+        let running = service.prepare("running", "A", &none()).unwrap();
+        let tree = Tree::of(&running, site.target("running"));
+        assert!(service.store.set_damaged(1, "by erolith scrub").unwrap());
+        let error = service.prepare("k", "A", &none()).unwrap_err();
+        assert!(error.to_string().contains("by erolith scrub"), "{error}");
+        assert_eq!(service.standing_mounts("running").unwrap_err().code(), "layer-damaged");
+        assert_eq!(tree.read("A"), "A");
+        assert_eq!(pulled_again(site, &service, "A"), 1);
+        service.mounts("running").unwrap();
+    });
+}
+
+#[test]
+fn fs_verity_that_is_required_is_tried_at_the_start() {
+    with_mounts(|site| {
+        let config = Config { verity: Verity::Required, ..site.config() };
+        let has_verity = protect::try_out(site.dir.path()).is_ok();
+        match Snapshotter::open(config) {
+            Ok(service) => {
+                assert!(has_verity);
+                unpacked(site, &service, "A", "");
+                service.view("v", "A", &none()).unwrap();
+            }
+            Err(error) => {
+                assert!(!has_verity);
+                assert_eq!(error.code(), "verity-unavailable");
+                assert_eq!(error.status(), Status::FailedPrecondition);
+            }
+        }
+    });
+}
+
+/// Every layer is pinned, whoever wrote it; a file that says the same and is another one is refused.
+#[test]
+fn a_sealed_layer_that_was_replaced_is_refused() {
+    with_mounts(|site| {
+        let service = site.open();
+        let image = unpacked(site, &service, "A", "");
+        let id = layer(&service, "B", "");
+        let enforced = protect::try_out(site.dir.path()).is_ok();
+        for id in [1, id] {
+            assert_eq!(service.store.pin_of(id).unwrap().unwrap().is_enforced, enforced);
+        }
+        if !enforced {
+            println!("skipped: no fs-verity on /var/tmp");
+            return;
+        }
+        replace(&image, |_| {});
+        let error = service.view("v", "A", &none()).unwrap_err();
+        assert!(error.to_string().contains("no fs-verity any more"), "{error}");
+        assert_eq!(pulled_again(site, &service, "A"), 1);
+        service.view("v", "A", &none()).unwrap();
+        // Sealed, of the same size, and a good image: but another one.
+        let image = service.dir(id).join(IMAGE);
+        fs::remove_file(&image).unwrap();
+        build_image(&tree_with(site, "C"), &image);
+        let file = File::open(&image).unwrap();
+        assert!(service.protector().commit(&file, &image).unwrap().unwrap().is_enforced);
+        let error = service.view("w", "B", &none()).unwrap_err();
+        assert!(error.to_string().contains("its fs-verity digest is"), "{error}");
+        assert!(error.to_string().matches("sha256:").count() == 2, "{error}");
+    });
+}
+
+#[test]
+fn images_are_immutable_while_they_are_layers() {
+    with_mounts(|site| {
+        let config = || Config { immutable: true, ..site.config() };
+        let service = Snapshotter::open(config()).unwrap();
+        let ours = service.dir(layer(&service, "A", "")).join(IMAGE);
+        let theirs = unpacked(site, &service, "B", "A");
+        if !is_immutable(&ours) {
+            assert!(std::env::var_os("CI").is_none(), "no immutable files on /var/tmp");
+            println!("skipped: no immutable files on /var/tmp");
+            return;
+        }
+        assert!(is_immutable(&theirs));
+        assert!(!service.images().keep(DIFF_ID, &ours).unwrap());
+        assert_eq!(Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""), ["A", "B"]);
+        // Somebody else's file is not ours to change, nor is it refused.
+        let blob = site.dir.path().join("blob");
+        let mounts = service.prepare("native", "", &none()).unwrap();
+        let image = apply(&mounts, &tree_with(site, "native"));
+        fs::hard_link(&image, &blob).unwrap();
+        service.commit("N", "native", "", &none()).unwrap();
+        assert!(!is_immutable(&image));
+        // Killed after the commit, or between the flag and the removal.
+        protect::clear_immutable(&ours).unwrap();
+        drop(service);
+        let service = Snapshotter::open(config()).unwrap();
+        assert!(is_immutable(&ours) && !is_immutable(&blob));
+        for name in ["v", "B", "N"] {
+            service.remove(name).unwrap();
+        }
+        let gone = site.dir.path().join("root/snapshots/gone-99");
+        fs::rename(theirs.parent().unwrap(), &gone).unwrap();
+        protect::clear_immutable(&gone.join(IMAGE)).unwrap();
+        drop(service);
+        // Who does not want the flag any more gets rid of what has it.
+        let service = site.open();
+        service.remove("A").unwrap();
+        service.cleanup().unwrap();
+        assert_eq!(site.directories(), Vec::<String>::new());
+        assert!(blob.exists());
+    });
+}
+
+#[test]
+fn an_immutable_layer_that_is_damaged_is_put_away() {
+    with_mounts(|site| {
+        let config = Config { immutable: true, ..site.config() };
+        let service = Snapshotter::open(config).unwrap();
+        let image = unpacked(site, &service, "A", "");
+        protect::clear_immutable(&image).unwrap();
+        replace(&image, |file| file.set_len(0).unwrap());
+        let is_set = protect::set_immutable(&image).unwrap();
+        assert_eq!(service.view("v", "A", &none()).unwrap_err().code(), "layer-damaged");
+        let damaged = image.with_file_name(DAMAGED);
+        assert!(damaged.exists() && !is_immutable(&damaged), "{is_set}");
+        assert_eq!(pulled_again(site, &service, "A"), 1);
+        service.view("v", "A", &none()).unwrap();
+    });
+}
