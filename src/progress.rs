@@ -1,4 +1,4 @@
-//! Progress bars of a conversion, on a terminal; nothing elsewhere.
+//! Progress bars, on a terminal; nothing elsewhere.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,15 +19,27 @@ fn style(template: &str) -> ProgressStyle {
     style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
+/// What shows how far work on many bytes is.
+const BYTES: &str = "{msg:14} [{bar:40}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}";
+
+fn target(quiet: bool) -> ProgressDrawTarget {
+    if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+}
+
+/// One bar for the bytes of all layers.
+pub(crate) fn bytes(quiet: bool, total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), target(quiet));
+    bar.set_style(style(BYTES));
+    bar.set_message("all layers");
+    bar
+}
+
 impl Bars {
     /// Bars on standard error, hidden where that is no terminal or when `quiet`.
     pub(crate) fn new(quiet: bool) -> Self {
-        let target =
-            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let screen = MultiProgress::with_draw_target(target);
+        let screen = MultiProgress::with_draw_target(target(quiet));
         let total = screen.add(ProgressBar::new(0));
-        let line = "{msg:14} [{bar:40}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}";
-        total.set_style(style(line));
+        total.set_style(style(BYTES));
         total.set_message("all layers");
         Self { screen, total, layers: Mutex::default() }
     }

@@ -13,6 +13,7 @@ mod ls;
 mod man;
 mod mkfs;
 mod mount;
+mod scrub;
 mod serve;
 mod snapshots;
 mod stat;
@@ -48,6 +49,7 @@ enum Command {
     Man(man::Args),
     Mkfs(mkfs::Args),
     Mount(mount::Args),
+    Scrub(scrub::Args),
     Serve(serve::Args),
     Snapshots(snapshots::Args),
     Stat(stat::Args),
@@ -70,6 +72,7 @@ impl Cli {
             Command::Man(args) => man::run(args, out),
             Command::Mkfs(args) => mkfs::run(args, out),
             Command::Mount(args) => mount::run(args, out),
+            Command::Scrub(args) => scrub::run(args, out),
             Command::Serve(args) => serve::run(args, out),
             Command::Snapshots(args) => snapshots::run(args, out),
             Command::Stat(args) => stat::run(args, out),

@@ -44,6 +44,10 @@ impl Digest {
         Self(bytes)
     }
 
+    pub(crate) const fn bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Reads what [`fmt::Display`] writes; nothing for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

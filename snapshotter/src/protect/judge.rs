@@ -28,6 +28,14 @@ pub struct Pin {
     pub is_enforced: bool,
 }
 
+impl Pin {
+    /// Whether an image whose bytes have the digest `computed`, and which the kernel measures as `measured`, is this one.
+    pub(crate) fn judge(self, computed: Digest, measured: Option<Measured>) -> Result<(), Fault> {
+        judge(Verity::IfPossible, Some(self), measured)?;
+        same(self.digest, Measured::Sha256(computed.bytes()))
+    }
+}
+
 /// Why the image of a layer is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -185,6 +193,12 @@ mod tests {
             assert_eq!(judge(Required, pin, seen), required, "{pin:?} {seen:?}");
             assert_eq!(judge(Off, pin, seen), Ok(()), "{pin:?} {seen:?}");
         }
+        let held = held.unwrap();
+        assert_eq!(held.judge(A, SEEN_A), Ok(()));
+        assert_eq!(held.judge(B, SEEN_A), changed(Some(B)));
+        assert_eq!(held.judge(A, None), lost);
+        assert_eq!(noted.unwrap().judge(A, None), Ok(()));
+        assert_eq!(noted.unwrap().judge(B, None), changed(Some(B)));
         for fault in [changed(Some(B)), changed(None), lost] {
             let fault = fault.unwrap_err();
             assert!(fault.is_damage() && fault.to_string().contains(&A.to_string()), "{fault}");

@@ -47,6 +47,8 @@ pub use crate::uppers::{LimitBy, MIN_LIMIT};
 use crate::uppers::{Upper, Uppers};
 pub use config::{Config, Profile};
 pub use paths::Paths;
+pub(crate) use root::parts as root_parts;
+pub(crate) use sound::put_away;
 
 /// A mount as containerd's API has it (`containerd.types.Mount`).
 #[derive(Debug, Clone, PartialEq, Eq)]

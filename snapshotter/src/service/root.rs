@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -79,6 +79,17 @@ pub(super) fn identity(root: &Path) -> Result<String> {
     let text = std::fs::read_to_string(random).map_err(failed("reading", random))?;
     replace(&path, &text)?;
     Ok(text)
+}
+
+/// The database and the snapshots of a root that is there.
+pub(crate) fn parts(root: &Path) -> Result<(PathBuf, PathBuf)> {
+    let (database, snapshots) = (root.join(DATABASE), root.join(SNAPSHOTS));
+    require_database(root)?;
+    if stat(&database)?.is_none() {
+        let value = root.display().to_string();
+        return Err(Error::Config { setting: "root", value, reason: "there is no database in it" });
+    }
+    Ok((database, snapshots))
 }
 
 /// fs-verity is required, and this is what came of trying it.

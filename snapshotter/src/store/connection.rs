@@ -88,6 +88,18 @@ impl Writer {
         Ok(Self { conn, ids: Ids { next: 0, end: 0 } })
     }
 
+    /// Opens a database that is there and of this version, and changes nothing about it.
+    pub(super) fn open_beside(path: &Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        configure(&conn)?;
+        if schema::look(&conn)? != schema::Found::Ours {
+            return Err(Error::TooOld { path: PathBuf::new() });
+        }
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        Ok(Self { conn, ids: Ids { next: 0, end: 0 } })
+    }
+
     /// Runs `change` in a transaction. Its error, or its panic, undoes everything.
     pub(super) fn transact<T>(
         &mut self,

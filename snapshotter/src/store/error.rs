@@ -118,6 +118,12 @@ pub enum Error {
         /// The newest version we know.
         known: i64,
     },
+    /// Written by an earlier version of erolith, and to be brought up to date by the daemon.
+    #[error("{}: of an earlier version of erolith, or empty", .path.display())]
+    TooOld {
+        /// The database.
+        path: PathBuf,
+    },
     /// Not a database, not ours, or damaged.
     #[error("{}: {reason}", .path.display())]
     Corrupt {
@@ -174,6 +180,7 @@ impl Error {
         match self {
             Self::Corrupt { reason, .. } => Self::Corrupt { path, reason },
             Self::TooNew { version, known, .. } => Self::TooNew { path, version, known },
+            Self::TooOld { .. } => Self::TooOld { path },
             Self::Sqlite { source, .. } => match sqlite_case(&source) {
                 Case::Full => Self::DiskFull { path },
                 Case::Busy => Self::Busy { path },
@@ -193,7 +200,8 @@ impl Error {
             Self::NotActive { .. }
             | Self::RebaseNotCommitted { .. }
             | Self::HasChildren { .. }
-            | Self::TooNew { .. } => Status::FailedPrecondition,
+            | Self::TooNew { .. }
+            | Self::TooOld { .. } => Status::FailedPrecondition,
             Self::NotCreatable { .. }
             | Self::ParentNotCommitted { .. }
             | Self::ParentDiffers { .. }
@@ -225,6 +233,7 @@ impl Error {
             Self::BadFieldPath { .. } => "field-path",
             Self::EmptyKey => "empty-key",
             Self::TooNew { .. } => "metadata-too-new",
+            Self::TooOld { .. } => "metadata-too-old",
             Self::Corrupt { .. } => "metadata-damaged",
             Self::DiskFull { .. } => "metadata-disk-full",
             Self::Busy { .. } => "metadata-locked",
@@ -238,7 +247,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Corrupt { .. } => Class::Input,
-            Self::TooNew { .. } | Self::Busy { .. } => Class::Environment,
+            Self::TooNew { .. } | Self::TooOld { .. } | Self::Busy { .. } => Class::Environment,
             Self::DiskFull { .. } | Self::Directory { .. } | Self::Sqlite { .. } => Class::Io,
             _ => Class::Usage,
         }
@@ -251,6 +260,7 @@ impl Error {
             Self::TooNew { .. } => {
                 "run the erolith that wrote it, or a later one; there is no way back to an older schema"
             }
+            Self::TooOld { .. } => "start the daemon once: it makes the database one of its version",
             Self::Corrupt { .. } => {
                 "stop the daemon, keep a copy, and look at it with `sqlite3 metadata.db 'PRAGMA integrity_check'`"
             }

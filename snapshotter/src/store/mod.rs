@@ -59,6 +59,19 @@ impl Store {
         })
     }
 
+    /// Opens a database that is there, of this version, and that another process may be working on.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`Error::TooOld`] for one that the daemon has to bring up to date first.
+    pub(crate) fn open_beside(path: &Path) -> crate::Result<Self> {
+        let writer = Writer::open_beside(path).map_err(|e| e.located(path))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            readers: Readers::new(path),
+            writer: Mutex::new(writer),
+        })
+    }
+
     /// Runs `query` on one state of the database, without waiting for who writes.
     fn read<T>(&self, query: impl FnOnce(&Connection) -> error::Result<T>) -> crate::Result<T> {
         Ok(self.readers.read(query).map_err(|e| e.located(&self.path))?)

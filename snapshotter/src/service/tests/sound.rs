@@ -228,6 +228,69 @@ fn a_sealed_layer_that_was_replaced_is_refused() {
     });
 }
 
+/// Flips a bit wherever the disk has this page. Returns how often.
+fn flip(device: &Path, page: &[u8]) -> usize {
+    use std::os::unix::fs::FileExt;
+    rustix::fs::sync();
+    let disk = File::options().read(true).write(true).open(device).unwrap();
+    let (mut buffer, mut at, mut found) = (vec![0; 1 << 20], 0, 0);
+    loop {
+        let n = disk.read_at(&mut buffer, at).unwrap();
+        if n == 0 {
+            break;
+        }
+        for (index, block) in buffer[..n].chunks(4096).enumerate() {
+            if block == page {
+                let place = at + 4096 * index as u64 + 1111;
+                disk.write_all_at(&[page[1111] ^ 4], place).unwrap();
+                found += 1;
+            }
+        }
+        at += n as u64;
+    }
+    disk.sync_all().unwrap();
+    write(Path::new("/proc/sys/vm/drop_caches"), "3");
+    found
+}
+
+/// The kernel finds it when the page is read, whoever reads; a layer whose first page it was is put away.
+#[test]
+fn a_bit_that_flips_on_the_disk_is_an_error_and_not_data() {
+    let device = std::env::var_os("EROLITH_TEST_VERITY").map(PathBuf::from);
+    let Some(device) = device.filter(|device| device.starts_with("/dev")) else {
+        println!("skipped: no disk to flip bits of: see tests/vm/verity.sh");
+        return;
+    };
+    with_mounts(|site| {
+        let service = site.open();
+        let tree = tree_with(site, "A");
+        let page: Vec<u8> = (0..4096u32).map(|n| (n * n / 7) as u8 | 1).collect();
+        File::create(tree.join("page")).unwrap().write_all(&page).unwrap();
+        let image = unpacked(site, &service, "A", "");
+        assert!(service.store.pin_of(1).unwrap().unwrap().is_enforced);
+        fs::remove_file(tree.join("page")).unwrap();
+        assert!(flip(&device, &page) >= 1);
+        let shown = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
+        let error = fs::read(shown.join("page")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+        drop(shown);
+        service.remove("v").unwrap();
+        service.cleanup().unwrap();
+        File::create(tree.join("page")).unwrap().write_all(&page).unwrap();
+        let first = fs::read(&image).map(drop).unwrap_err();
+        assert_eq!(first.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+        let mut superblock = vec![0; 4096];
+        std::os::unix::fs::FileExt::read_exact_at(&File::open(&image).unwrap(), &mut superblock, 0)
+            .unwrap();
+        assert!(flip(&device, &superblock) >= 1);
+        let error = service.view("v", "A", &none()).unwrap_err();
+        assert_eq!(error.code(), "layer-damaged", "{error}");
+        assert_eq!(pulled_again(site, &service, "A"), 1);
+        let shown = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
+        assert_eq!(fs::read(shown.join("page")).unwrap(), page);
+    });
+}
+
 #[test]
 fn images_are_immutable_while_they_are_layers() {
     with_mounts(|site| {

@@ -1,0 +1,174 @@
+//! `erolith scrub`: whether the layers of a daemon are what they were when they came in.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use erolith_snapshotter::scrub::{Proof, Scrub, Scrubbed, Verdict};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+
+use crate::exit;
+use crate::json;
+use crate::progress;
+use crate::serve::config::Config;
+use crate::text::{self, Align, Quoted, Table};
+
+/// Read every layer that the daemon has, and compare it with what it was.
+///
+/// The daemon may be running, or not. Layers are compared by their fs-verity digest, which is kept since they came in;
+/// of those without one only the structure is checked. The exit code is 0 when all layers are sound, and 1 otherwise.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory of the snapshots and their database [default: that of the configuration].
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// The daemon's configuration; /etc/erolith/config.toml if that is there.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Put damaged images away: what stands on them is refused then, and pulling the image again makes them whole.
+    #[arg(long)]
+    quarantine: bool,
+    /// One JSON object a layer.
+    #[arg(long)]
+    json: bool,
+    /// No progress bar.
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let root = match &args.root {
+        Some(root) => root.clone(),
+        None => Config::read(args.config.as_deref())?.root,
+    };
+    let scrub = Scrub::open(&root)?;
+    let bar = progress::bytes(args.quiet || args.json, scrub.bytes());
+    let layers = look(&scrub, &bar, args.quarantine);
+    bar.finish_and_clear();
+    let layers = layers?;
+    if args.json {
+        for layer in &layers {
+            json::line(out, &object(layer))?;
+        }
+    } else {
+        table(&layers, args.quarantine, out)?;
+    }
+    let is_sound = layers.iter().all(|layer| matches!(layer.verdict, Verdict::Sound(_)));
+    Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+}
+
+fn look(scrub: &Scrub, bar: &ProgressBar, quarantine: bool) -> anyhow::Result<Vec<Scrubbed>> {
+    let mut layers = Vec::new();
+    scrub.run(&mut |bytes| bar.inc(bytes), &mut |layer| {
+        if let (true, Verdict::Damaged(reason)) = (quarantine, &layer.verdict) {
+            scrub.put_away(layer.id, reason)?;
+        }
+        layers.push(layer);
+        Ok(())
+    })?;
+    Ok(layers)
+}
+
+/// One word for a verdict, and what is to be said of it.
+fn words(verdict: &Verdict) -> (&'static str, &str) {
+    match verdict {
+        Verdict::Sound(Proof::Verity) => ("sound", "by fs-verity"),
+        Verdict::Sound(Proof::Digest) => ("sound", "by its digest"),
+        Verdict::Sound(Proof::Structure) => ("sound", "by its structure only: no digest is known"),
+        Verdict::Damaged(reason) => ("DAMAGED", reason),
+        Verdict::PutAway(reason) => ("put away", reason),
+    }
+}
+
+fn table(layers: &[Scrubbed], quarantine: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let mut table = Table::new([Align::Right, Align::Right, Align::Left, Align::Left, Align::Left]);
+    table.row(["ID", "READ", "STATE", "LAYER", ""].map(str::to_owned));
+    for layer in layers {
+        let (state, said) = words(&layer.verdict);
+        let name = Quoted(layer.name.as_bytes()).to_string();
+        let (id, read) = (layer.id.to_string(), text::human(layer.bytes));
+        table.row([id, read, state.to_owned(), name, said.to_owned()]);
+    }
+    table.write(out, 0)?;
+    let count = |wanted: &str| {
+        layers.iter().filter(|layer| words(&layer.verdict).0 == wanted).count()
+    };
+    let (damaged, put_away) = (count("DAMAGED"), count("put away"));
+    writeln!(out, "{} layers: {} sound, {damaged} damaged, {put_away} put away before", layers.len(), count("sound"))?;
+    match (damaged + put_away, damaged, quarantine) {
+        (0, ..) => {}
+        (_, 0, _) | (.., true) => writeln!(out, "pull the images again: that makes their layers whole")?,
+        _ => writeln!(out, "--quarantine puts damaged layers away, so that pulling their images makes them whole")?,
+    }
+    Ok(())
+}
+
+fn object(layer: &Scrubbed) -> Value {
+    let (state, proof, reason) = match &layer.verdict {
+        Verdict::Sound(proof) => ("sound", Some(proof), None),
+        Verdict::Damaged(reason) => ("damaged", None, Some(reason)),
+        Verdict::PutAway(reason) => ("put-away", None, Some(reason)),
+    };
+    let proof = proof.map(|proof| match proof {
+        Proof::Verity => "fs-verity",
+        Proof::Digest => "digest",
+        Proof::Structure => "structure",
+    });
+    json!({
+        "id": layer.id,
+        "name": layer.name,
+        "path": layer.path,
+        "bytes": layer.bytes,
+        "state": state,
+        "proof": proof,
+        "reason": reason,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers() -> Vec<Scrubbed> {
+        let verdicts = [
+            Verdict::Sound(Proof::Digest),
+            Verdict::Damaged("cut off".into()),
+            Verdict::PutAway("gone".into()),
+        ];
+        let layer = |(id, verdict)| Scrubbed {
+            id,
+            name: format!("k8s.io/{id}/sha256:0"),
+            path: "/r/layer.erofs".into(),
+            bytes: 4096,
+            verdict,
+        };
+        (1..).zip(verdicts).map(layer).collect()
+    }
+
+    #[test]
+    fn a_table_says_what_is_wrong_and_what_to_do() {
+        let text = |layers: &[Scrubbed], quarantine| {
+            let mut out = Vec::new();
+            table(layers, quarantine, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let layers = layers();
+        let all = text(&layers, false);
+        assert!(all.contains("DAMAGED") && all.contains("cut off") && all.contains("gone"), "{all}");
+        assert!(all.contains("3 layers: 1 sound, 1 damaged, 1 put away before"), "{all}");
+        assert!(all.contains("--quarantine"), "{all}");
+        assert!(text(&layers, true).contains("pull the images again"));
+        let sound = text(layers.get(..1).unwrap(), false);
+        assert!(sound.trim_end().ends_with("0 put away before"), "{sound}");
+    }
+
+    #[test]
+    fn an_object_names_the_layer_and_the_reason() {
+        let object = object(layers().get(1).unwrap());
+        assert_eq!(object["state"], "damaged");
+        assert_eq!((&object["id"], &object["reason"]), (&json!(2), &json!("cut off")));
+        assert_eq!(object["proof"], Value::Null);
+    }
+}
