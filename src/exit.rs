@@ -137,8 +137,8 @@ fn of_serve(error: &serve::Error) -> Option<u8> {
 fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
     use erolith_differ::Error;
     match error {
-        Error::Build(_) | Error::Layer { .. } => None,
-        Error::Io { .. } | Error::WorkerDied { .. } | Error::Seal { .. } => Some(IO),
+        Error::Build(_) | Error::Layer { .. } | Error::Seal { .. } => None,
+        Error::Io { .. } | Error::WorkerDied { .. } => Some(IO),
         Error::Busy { .. } => Some(ENVIRONMENT),
         Error::Cancelled => Some(INTERRUPTED),
         Error::BadLocation { .. } | Error::BadPlatform { .. } | Error::WhichImage { .. } => {

@@ -56,12 +56,7 @@ pub trait Seal: fmt::Debug + Send + std::marker::Sync {
     /// # Errors
     /// What keeps the file from being sealed, or its bytes from the disk. The file is thrown away then, and has to be
     /// made again from its source.
-    fn seal(
-        &self,
-        file: File,
-        path: &Path,
-        sync: Sync,
-    ) -> std::result::Result<File, SealError>;
+    fn seal(&self, file: File, path: &Path, sync: Sync) -> std::result::Result<File, SealError>;
 }
 
 /// A name that a file is to have: a directory, held open, and a name in it.

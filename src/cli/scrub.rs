@@ -92,15 +92,24 @@ fn table(layers: &[Scrubbed], quarantine: bool, out: &mut dyn Write) -> anyhow::
         table.row([id, read, state.to_owned(), name, said.to_owned()]);
     }
     table.write(out, 0)?;
-    let count = |wanted: &str| {
-        layers.iter().filter(|layer| words(&layer.verdict).0 == wanted).count()
-    };
+    let count =
+        |wanted: &str| layers.iter().filter(|layer| words(&layer.verdict).0 == wanted).count();
     let (damaged, put_away) = (count("DAMAGED"), count("put away"));
-    writeln!(out, "{} layers: {} sound, {damaged} damaged, {put_away} put away before", layers.len(), count("sound"))?;
+    writeln!(
+        out,
+        "{} layers: {} sound, {damaged} damaged, {put_away} put away before",
+        layers.len(),
+        count("sound")
+    )?;
     match (damaged + put_away, damaged, quarantine) {
         (0, ..) => {}
-        (_, 0, _) | (.., true) => writeln!(out, "pull the images again: that makes their layers whole")?,
-        _ => writeln!(out, "--quarantine puts damaged layers away, so that pulling their images makes them whole")?,
+        (_, 0, _) | (.., true) => {
+            writeln!(out, "pull the images again: that makes their layers whole")?
+        }
+        _ => writeln!(
+            out,
+            "--quarantine puts damaged layers away, so that pulling their images makes them whole"
+        )?,
     }
     Ok(())
 }
@@ -119,7 +128,7 @@ fn object(layer: &Scrubbed) -> Value {
     json!({
         "id": layer.id,
         "name": layer.name,
-        "path": layer.path,
+        "path": layer.path.display().to_string(),
         "bytes": layer.bytes,
         "state": state,
         "proof": proof,
@@ -156,7 +165,10 @@ mod tests {
         };
         let layers = layers();
         let all = text(&layers, false);
-        assert!(all.contains("DAMAGED") && all.contains("cut off") && all.contains("gone"), "{all}");
+        assert!(
+            all.contains("DAMAGED") && all.contains("cut off") && all.contains("gone"),
+            "{all}"
+        );
         assert!(all.contains("3 layers: 1 sound, 1 damaged, 1 put away before"), "{all}");
         assert!(all.contains("--quarantine"), "{all}");
         assert!(text(&layers, true).contains("pull the images again"));

@@ -47,7 +47,7 @@ fn state(file: &File) -> std::io::Result<String> {
     Ok(format!("{} {}.{:09}", meta.len(), meta.mtime(), meta.mtime_nsec()))
 }
 
-fn is_marked(file: &File) -> bool {
+pub(crate) fn is_marked(file: &File) -> bool {
     let mut buffer = [0; 64];
     let value = rustix::fs::fgetxattr(file, MARK, &mut buffer).ok();
     let value = value.and_then(|len| buffer.get(..len));

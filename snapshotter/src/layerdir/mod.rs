@@ -27,6 +27,8 @@ use crate::service::Mount;
 use crate::store::Kind;
 use crate::{Error, Result};
 
+#[cfg(test)]
+pub(crate) use checked::is_marked;
 pub use checked::mark_checked;
 pub(crate) use checked::{is_link, mark, require_checked};
 pub use images::Images;

@@ -19,7 +19,8 @@ pub(crate) fn set_immutable(path: &Path) -> Result<bool> {
     let Some(file) = open(path)? else { return Ok(false) };
     let stat = rustix::fs::fstat(&file).map_err(failed("examining", path))?;
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !may_be_set(is_file, u64::from(stat.st_nlink)) {
+    // Whether a flag on the inode is nobody's business but ours.
+    if !is_file || stat.st_nlink != 1 {
         return Ok(false);
     }
     let flags = match rustix::fs::ioctl_getflags(&file) {
@@ -52,11 +53,6 @@ pub(crate) fn clear(path: &Path) -> Result<()> {
     }
     rustix::fs::ioctl_setflags(&file, flags.difference(IFlags::IMMUTABLE))
         .map_err(failed("clearing the flags of", path))
-}
-
-/// Whether a flag on the inode is nobody's business but ours.
-fn may_be_set(is_file: bool, links: u64) -> bool {
-    is_file && links == 1
 }
 
 fn is_unknown(errno: Errno) -> bool {

@@ -69,7 +69,10 @@ impl fmt::Display for Fault {
                 write!(f, "its fs-verity digest is {measured}, and was {pinned} when it came in")
             }
             Self::Changed { pinned, measured: None } => {
-                write!(f, "its fs-verity digest is none of SHA-256, and was {pinned} when it came in")
+                write!(
+                    f,
+                    "its fs-verity digest is none of SHA-256, and was {pinned} when it came in"
+                )
             }
             Self::Lost { pinned } => write!(
                 f,

@@ -50,7 +50,8 @@ impl Protector {
         point("seal.after_digest")?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let sealed = rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening", name))?;
+        let sealed =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening", name))?;
         drop(file);
         let sealed = File::from(sealed);
         self.enable(&sealed, name, digest)?;
@@ -143,7 +144,8 @@ impl Found {
 pub(crate) fn try_out(dir: &Path) -> Result<()> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o600);
-    let file = File::from(rustix::fs::open(dir, flags, mode).map_err(failed("making a file in", dir))?);
+    let file =
+        File::from(rustix::fs::open(dir, flags, mode).map_err(failed("making a file in", dir))?);
     rustix::io::write(&file, &[7; 5000]).map_err(failed("writing a file in", dir))?;
     Protector { verity: Verity::Required }.seal(file, dir, false).map(drop)
 }

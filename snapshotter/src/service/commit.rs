@@ -110,6 +110,10 @@ impl Snapshotter {
         // Before the sync: what it writes to the file is synced with it.
         let is_link = layerdir::is_link(&image)?;
         let pin = if is_link { None } else { self.protector().commit(&file, &image)? };
+        if pin.is_some() {
+            // It was sealed just now, perhaps, which gives it another time.
+            layerdir::mark(&file);
+        }
         if !is_converted {
             // What was written beside it is no part of the layer, and nobody can write there any more.
             self.uppers.release(&dir)?;
@@ -184,9 +188,10 @@ fn convert(
         Fill::Storage(error) => error,
         Fill::Image(source) => Error::Convert { id, source },
     })?;
-    layerdir::mark(&file);
     point("commit.after_convert")?;
     let file = protector.seal(file, dir, true)?;
+    // ext4 gives a file another time when it enables fs-verity.
+    layerdir::mark(&file);
     // Always: a name that says "finished" must not stand for bytes that are not there.
     file.sync_all().map_err(failed("syncing an image in", dir))?;
     point("commit.after_sync")?;

@@ -60,8 +60,10 @@ impl Snapshotter {
             let mut fresh = self.fresh(kind)?;
             if kind == Kind::Active && parent.is_empty() {
                 fresh.has_content = self.take_cached(&fresh.path, labels)?;
-                if fresh.has_content {
-                    self.heal(&fresh.path)?;
+                if fresh.has_content
+                    && let Err(error) = self.heal(&fresh.path)
+                {
+                    tracing::warn!(%error, "a damaged layer could not be made whole");
                 }
             }
             // With a layer there is nothing to write to.

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::files::failed;
 use crate::layerdir;
 use crate::lowers::{IdMaps, Layers};
-use crate::store::{Kind, Snapshot};
 use crate::mounts::inspect;
+use crate::store::{Kind, Snapshot};
 use crate::uppers::Upper;
 use crate::{Error, Result};
 

@@ -260,7 +260,9 @@ impl Error {
             Self::TooNew { .. } => {
                 "run the erolith that wrote it, or a later one; there is no way back to an older schema"
             }
-            Self::TooOld { .. } => "start the daemon once: it makes the database one of its version",
+            Self::TooOld { .. } => {
+                "start the daemon once: it makes the database one of its version"
+            }
             Self::Corrupt { .. } => {
                 "stop the daemon, keep a copy, and look at it with `sqlite3 metadata.db 'PRAGMA integrity_check'`"
             }

@@ -36,12 +36,7 @@ use crate::serve::snapshots::from_mounts;
 struct Sealed(Protector);
 
 impl Seal for Sealed {
-    fn seal(
-        &self,
-        file: File,
-        path: &Path,
-        sync: Sync,
-    ) -> Result<File, SealError> {
+    fn seal(&self, file: File, path: &Path, sync: Sync) -> Result<File, SealError> {
         Ok(self.0.seal(file, path, sync == Sync::Durable)?)
     }
 }

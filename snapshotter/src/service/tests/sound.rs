@@ -1,5 +1,7 @@
 //! Layers that are not what they were, and images that nobody shall change.
 
+use std::os::unix::fs::FileExt;
+
 use super::*;
 use crate::Status;
 use crate::layerdir::{DAMAGED, IMAGE};
@@ -68,11 +70,11 @@ fn a_damaged_layer_is_put_away_and_whole_again_when_it_is_pulled() {
         ("cut off", |file| file.set_len(4095).unwrap()),
         ("empty", |file| file.set_len(0).unwrap()),
         ("overwritten", |file| {
-            std::os::unix::fs::FileExt::write_all_at(file, &[0; 2048], 0).unwrap();
+            file.write_all_at(&[0; 2048], 0).unwrap();
         }),
         ("hostile", |file| {
             // The number of the root directory; with a time that its mark does not know.
-            std::os::unix::fs::FileExt::write_all_at(file, &[0xFF, 0x7F], 1024 + 14).unwrap();
+            file.write_all_at(&[0xFF, 0x7F], 1024 + 14).unwrap();
         }),
     ];
     for profile in [Profile::Plain, Profile::Managed] {
@@ -82,6 +84,8 @@ fn a_damaged_layer_is_put_away_and_whole_again_when_it_is_pulled() {
                 let image = unpacked(site, &service, "A", "");
                 unpacked(site, &service, "B", "A");
                 unpacked(site, &service, "C", "");
+                // What is mounted is still whole.
+                service.cleanup().unwrap();
                 replace(&image, damage);
                 check_damaged(&service, &image, said);
                 assert!(image.with_file_name(DAMAGED).exists());
@@ -109,10 +113,15 @@ fn a_layer_that_is_gone_heals_too_and_can_always_be_removed() {
         let image = unpacked(site, &service, "A", "");
         unpacked(site, &service, "B", "A");
         unpacked(site, &service, "C", "");
+        // What is mounted is still whole.
+        service.cleanup().unwrap();
         fs::remove_file(&image).unwrap();
         check_damaged(&service, &image, "gone");
         assert_eq!(pulled_again(site, &service, "A"), 1);
-        assert_eq!(Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""), ["A", "B"]);
+        assert_eq!(
+            Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""),
+            ["A", "B"]
+        );
         service.remove("v").unwrap();
         // The whole directory, and a start in between.
         fs::remove_dir_all(image.parent().unwrap()).unwrap();
@@ -205,6 +214,9 @@ fn a_sealed_layer_that_was_replaced_is_refused() {
         let id = layer(&service, "B", "");
         let enforced = protect::try_out(site.dir.path()).is_ok();
         for id in [1, id] {
+            // Sealing changes the time of a file, and nobody has to check it once more for that.
+            let file = File::open(service.dir(id).join(IMAGE)).unwrap();
+            assert!(layerdir::is_marked(&file));
             assert_eq!(service.store.pin_of(id).unwrap().unwrap().is_enforced, enforced);
         }
         if !enforced {
@@ -230,7 +242,6 @@ fn a_sealed_layer_that_was_replaced_is_refused() {
 
 /// Flips a bit wherever the disk has this page. Returns how often.
 fn flip(device: &Path, page: &[u8]) -> usize {
-    use std::os::unix::fs::FileExt;
     rustix::fs::sync();
     let disk = File::options().read(true).write(true).open(device).unwrap();
     let (mut buffer, mut at, mut found) = (vec![0; 1 << 20], 0, 0);
@@ -264,11 +275,12 @@ fn a_bit_that_flips_on_the_disk_is_an_error_and_not_data() {
     with_mounts(|site| {
         let service = site.open();
         let tree = tree_with(site, "A");
-        let page: Vec<u8> = (0..4096u32).map(|n| (n * n / 7) as u8 | 1).collect();
-        File::create(tree.join("page")).unwrap().write_all(&page).unwrap();
+        let page = (0..512).map(|n| format!("{n:07} ")).collect::<String>().into_bytes();
+        let file = File::create(tree.join("page")).unwrap();
+        file.write_all_at(&page, 0).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
         let image = unpacked(site, &service, "A", "");
         assert!(service.store.pin_of(1).unwrap().unwrap().is_enforced);
-        fs::remove_file(tree.join("page")).unwrap();
         assert!(flip(&device, &page) >= 1);
         let shown = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
         let error = fs::read(shown.join("page")).unwrap_err();
@@ -276,12 +288,13 @@ fn a_bit_that_flips_on_the_disk_is_an_error_and_not_data() {
         drop(shown);
         service.remove("v").unwrap();
         service.cleanup().unwrap();
-        File::create(tree.join("page")).unwrap().write_all(&page).unwrap();
+        // The source is on that disk too.
+        file.write_all_at(&page, 0).unwrap();
+        file.set_modified(modified).unwrap();
         let first = fs::read(&image).map(drop).unwrap_err();
         assert_eq!(first.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
         let mut superblock = vec![0; 4096];
-        std::os::unix::fs::FileExt::read_exact_at(&File::open(&image).unwrap(), &mut superblock, 0)
-            .unwrap();
+        File::open(&image).unwrap().read_exact_at(&mut superblock, 0).unwrap();
         assert!(flip(&device, &superblock) >= 1);
         let error = service.view("v", "A", &none()).unwrap_err();
         assert_eq!(error.code(), "layer-damaged", "{error}");
@@ -305,7 +318,10 @@ fn images_are_immutable_while_they_are_layers() {
         }
         assert!(is_immutable(&theirs));
         assert!(!service.images().keep(DIFF_ID, &ours).unwrap());
-        assert_eq!(Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""), ["A", "B"]);
+        assert_eq!(
+            Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""),
+            ["A", "B"]
+        );
         // Somebody else's file is not ours to change, nor is it refused.
         let blob = site.dir.path().join("blob");
         let mounts = service.prepare("native", "", &none()).unwrap();
