@@ -49,6 +49,8 @@ class Table:
     targets: list = field(default_factory=list)
     # What is written in place of rows, by a table that measures for itself.
     text: str = ""
+    # Rounds in each run, for work that is over so soon that anything else on the machine shows.
+    rounds: int = 1
 
 
 @dataclass
@@ -137,8 +139,8 @@ def run_once(contender, log):
 
 def run_table(table, runs, work):
     samples = {contender.name: [] for contender in table.contenders}
-    for number in range(runs):
-        print(f"-- {table.group}: {table.title}: run {number + 1} of {runs}", file=sys.stderr)
+    for number in range(runs * table.rounds):
+        print(f"-- {table.group}: {table.title}: run {number + 1} of {runs * table.rounds}", file=sys.stderr)
         for contender in table.contenders:
             samples[contender.name].append(run_once(contender, work / "stderr"))
     return [Result(contender, samples[contender.name]) for contender in table.contenders]

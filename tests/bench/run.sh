@@ -11,7 +11,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/../../testdata/setup.sh"
 
 need_root
 need_build_tools
-need_packages isal python3 zstd
+need_packages e2fsprogs isal python3 zstd
 for script in "sid-root.sh" "snapshotter-suite.sh" "real-image.sh full" "many-files.sh" "large-files.sh"; do
     # shellcheck disable=SC2086 # the argument is a word of its own
     "$EROLITH_REPO"/testdata/$script >&2
