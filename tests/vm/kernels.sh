@@ -44,9 +44,11 @@ for fs in ext4 xfs btrfs; do
     mounted auto ''
     mounted file --file-backed
     mounted loop --loop
-    snapshotter-tests --test-threads=1 $TESTS >/tmp/said 2>&1
-    grep -v ' ok$' /tmp/said
+    snapshotter-tests --test-threads=1 --nocapture $TESTS >/tmp/said 2>&1
+    grep -v '^ok$' /tmp/said | grep -v ' ok$'
     echo "row $fs tests $(grep '^test result:' /tmp/said)"
+    # Each says why.
+    echo "row $fs skipped $(grep -c 'skipped: ' /tmp/said)"
     umount /var/tmp || stop "$fs is in use"
 done
 stop passed
@@ -63,7 +65,7 @@ for line in sys.stdin:
     kernel, _, fs, what, value = line.rstrip().split(" ", 4)
     rows.setdefault((kernel, fs), {})[what] = value
 kernels = sys.argv[1:]
-table = [["kernel", "release", "filesystem", "mounted from", "file", "loop", "fs-verity", "reflink", "tests", "failed", "verdict"]]
+table = [["kernel", "release", "filesystem", "mounted from", "file", "loop", "fs-verity", "reflink", "passed", "skipped", "failed", "verdict"]]
 good = len(rows) == 3 * len(kernels)
 for (kernel, fs), row in rows.items():
     doctor = json.loads(row.get("doctor", "{}"))
@@ -81,8 +83,10 @@ for (kernel, fs), row in rows.items():
     if said[2] != "0":
         wrong.append("tests failed")
     good &= not wrong
+    skipped = row.get("skipped", "0")
     table.append([kernel, doctor.get("kernel", "?"), fs, row.get("auto", "?"), row.get("file", "?"), row.get("loop", "?"),
-                  state.get("fs-verity", "?"), state.get("reflink", "?"), said[1], said[2], ", ".join(wrong) or "passed"])
+                  state.get("fs-verity", "?"), state.get("reflink", "?"), str(int(said[1]) - int(skipped)), skipped, said[2],
+                  ", ".join(wrong) or "passed"])
 widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
 for row in table:
     print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

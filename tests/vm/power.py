@@ -147,7 +147,9 @@ def keep(options, life, boot):
     """What is needed to see what went wrong: the disk as the failed life found it, and what it was told and said."""
     place = f"{options.dir}-failed"
     shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(options.dir, place, ignore=shutil.ignore_patterns("*.sock"))
+    os.mkdir(place)
+    for name in ("before", "transcript"):
+        subprocess.run(["cp", "--sparse=always", os.path.join(options.dir, name), place], check=True)
     with open(os.path.join(place, "said"), "w", encoding="utf-8") as file:
         file.write("\n".join(life.said) + "\n")
     print(f"kept in {place}; the last lines of life {boot}:", flush=True)

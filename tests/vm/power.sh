@@ -51,7 +51,7 @@ case $FS in
 esac
 say "$ROUNDS cuts of Linux $KERNEL on $FS, seed $SEED, sync $SYNC"
 status=0
-python3 tests/vm/power.py --dir "$WORK/power" --disk "$WORK/power/disk" --fs "$FS" --sync "$SYNC" --append "$VM_APPEND" \
+python3 -B tests/vm/power.py --dir "$WORK/power" --disk "$WORK/power/disk" --fs "$FS" --sync "$SYNC" --append "$VM_APPEND" \
     --rounds "$ROUNDS" --seed "$SEED" -- "${VM_MACHINE[@]}" -kernel "$kernel/vmlinuz" -initrd "$WORK/initramfs" || status=$?
 [[ ! -d $WORK/power-failed ]] || { rm -rf /var/tmp/erolith-power-failed && mv "$WORK/power-failed" /var/tmp/erolith-power-failed; }
 if [[ $SYNC == false ]]; then
