@@ -63,7 +63,8 @@ fn report_failures(console: &Arc<Console>, setup: &Setup) {
 fn main() {
     let (console, setup) = (Arc::new(Console::open()), setup());
     report_failures(&console, &setup);
-    let number = |name: &str| variable(name).parse::<u64>().unwrap_or_else(|e| panic!("{name}: {e}"));
+    let number =
+        |name: &str| variable(name).parse::<u64>().unwrap_or_else(|e| panic!("{name}: {e}"));
     let (boot, last) = (number("POWER_BOOT"), variable("POWER_LAST") == "true");
     let mut random = Random(number("POWER_SEED") ^ boot.rotate_left(32));
     let mut model = Model::replay(&console::transcript()).unwrap_or_else(|why| panic!("{why}"));

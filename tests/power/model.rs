@@ -11,14 +11,31 @@ use crate::console::NONE;
 /// A call that changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
-    Prepare { key: String, parent: String },
-    View { key: String, parent: String },
+    Prepare {
+        key: String,
+        parent: String,
+    },
+    View {
+        key: String,
+        parent: String,
+    },
     /// Our differ fills it with the layer of this number.
-    Apply { key: String, seed: u64 },
+    Apply {
+        key: String,
+        seed: u64,
+    },
     /// A container does. What it writes is durable when it is committed, and not before.
-    Write { key: String, seed: u64 },
-    Commit { name: String, key: String },
-    Remove { key: String },
+    Write {
+        key: String,
+        seed: u64,
+    },
+    Commit {
+        name: String,
+        key: String,
+    },
+    Remove {
+        key: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,9 +97,7 @@ impl Op {
     fn parse(words: &[&str]) -> Option<Self> {
         let own = |word: &str| word.to_owned();
         Some(match *words {
-            ["prepare", key, parent] => {
-                Self::Prepare { key: own(key), parent: from_none(parent) }
-            }
+            ["prepare", key, parent] => Self::Prepare { key: own(key), parent: from_none(parent) },
             ["view", key, parent] => Self::View { key: own(key), parent: from_none(parent) },
             ["apply", key, seed] => Self::Apply { key: own(key), seed: seed.parse().ok()? },
             ["write", key, seed] => Self::Write { key: own(key), seed: seed.parse().ok()? },
@@ -229,8 +244,7 @@ impl Model {
 
     /// Names that nothing stands on.
     pub(crate) fn leaves(&self) -> Vec<String> {
-        let is_leaf =
-            |name: &&String| !self.snapshots.values().any(|other| other.parent == **name);
+        let is_leaf = |name: &&String| !self.snapshots.values().any(|other| other.parent == **name);
         self.snapshots.keys().filter(is_leaf).cloned().collect()
     }
 
@@ -281,7 +295,10 @@ mod tests {
         let pending: Vec<_> = model.pending.iter().map(|(id, op)| format!("{id} {op}")).collect();
         assert_eq!(pending, ["6 commit B b", "10 apply d 3", "11 remove v"]);
         assert_eq!(model.layers("A").unwrap(), [7, 8]);
-        assert_eq!((model.depth("b"), model.leaves()), (3, vec!["b".into(), "d".into(), "v".into()]));
+        assert_eq!(
+            (model.depth("b"), model.leaves()),
+            (3, vec!["b".into(), "d".into(), "v".into()])
+        );
         assert!(model.layers("d").is_err());
         assert_eq!(Model::replay(&lines.join("\n")).unwrap().snapshots, model.snapshots);
     }
@@ -316,7 +333,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        for text in ["+ 1 prepare", ". 1", "+ 1 apply a 1", "known a odd - -", "+ 1 remove a\n. 1"] {
+        for text in ["+ 1 prepare", ". 1", "+ 1 apply a 1", "known a odd - -", "+ 1 remove a\n. 1"]
+        {
             assert!(Model::replay(text).is_err(), "{text}");
         }
     }

@@ -98,8 +98,8 @@ vm_packages
 [[ $# -gt 0 ]] || set -- "${VM_KERNELS[@]}"
 cd "$EROLITH_REPO"
 say "building"
-erolith=$(cargo build --quiet --bin erolith --message-format=json | vm_executable)
-tests=$(vm_test_program -p erolith-snapshotter --lib)
+erolith=$(vm_build erolith build --bin erolith)
+tests=$(vm_build erolith_snapshotter test -p erolith-snapshotter --lib --no-run)
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT
 failed=()

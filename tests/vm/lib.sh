@@ -94,16 +94,13 @@ vm_programs() {
     done
 }
 
-# vm_test_program CARGO-ARGUMENT...: the program that `cargo test` would run with them.
-vm_test_program() {
-    cargo test "$@" --no-run --quiet --message-format=json | vm_executable
-}
-
-# The last program in what cargo says.
-vm_executable() {
-    python3 -c 'import json, sys
-paths = [json.loads(line).get("executable") for line in sys.stdin]
-print([path for path in paths if path][-1])'
+# vm_build NAME CARGO-ARGUMENT...: the program of this name that `cargo` makes when it is called so.
+vm_build() {
+    local name=$1
+    shift
+    cargo "$@" --quiet --message-format=json | python3 -c 'import json, sys
+artifacts = [json.loads(line) for line in sys.stdin]
+print([a["executable"] for a in artifacts if a.get("executable") and a["target"]["name"] == sys.argv[1]][-1])' "$name"
 }
 
 # What process 1 does before the scenario, in which `stop WHY` is the end. "machine: passed" is the good one.

@@ -34,8 +34,9 @@ vm_packages
 cd "$EROLITH_REPO"
 kernel=$(vm_kernel "$KERNEL")
 say "building"
-erolith=$(cargo build --quiet --bin erolith --message-format=json | vm_executable)
-power=$(cargo build --quiet --example power --message-format=json | vm_executable)
+# Together, so that nothing is compiled twice.
+power=$(vm_build power build --bin erolith --example power)
+erolith=$(vm_build erolith build --bin erolith --example power)
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT
 mkdir "$WORK/power"

@@ -43,7 +43,7 @@ vm_packages
 TESTS=${1:-service::tests::quota service::tests::faults kernel:: sys::}
 cd "$EROLITH_REPO"
 kernel=$(vm_kernel 6.1)
-tests=$(vm_test_program -p erolith-snapshotter --lib)
+tests=$(vm_build erolith_snapshotter test -p erolith-snapshotter --lib --no-run)
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT
 vm_initramfs "$WORK/initramfs" "$kernel" "TESTS='$TESTS'
