@@ -84,7 +84,7 @@ impl World {
         };
         let applied = self.client.apply(&layer, &self.client.mounts(key)?)?;
         // containerd collects its garbage at any time. Not what others may be about to use.
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             fs::remove_file(&path).unwrap();
         }
         let same = applied.digest == layer.digest;

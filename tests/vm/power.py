@@ -21,11 +21,15 @@ PATIENCE = 180
 # Lives that the disk does not end are ended by the clock.
 LONGEST_WORK = 30
 # Writes and flushes until the cut: of a start with its check, and of the work after that.
-EARLY, LATE = 300, 900
+EARLY, LATE = 200, 500
 
 
 class Failed(Exception):
-    """Something is not as it must be."""
+    """The machine, the disk or we are at fault."""
+
+
+class Lost(Failed):
+    """The check found that something is not as it must be."""
 
 
 class Transcript:
@@ -127,7 +131,7 @@ class Life:
     def judge(self):
         wrong = [line for line in self.said if line.startswith(MARK + "FAIL ")]
         if wrong:
-            raise Failed(wrong[0])
+            raise Lost(wrong[0])
         # Killed, or at its end when it is to reach that.
         if self.passed != self.last or (not self.last and self.machine.returncode != -9):
             raise Failed(f"the machine ended by itself, status {self.machine.returncode}")
@@ -175,7 +179,7 @@ def main():
             print(f"life {boot}: {failure}", flush=True)
             keep(options, life, boot)
             print(f"failed after {boot - 1} cuts: seed {options.seed}, {options.fs}", flush=True)
-            return 1
+            return 1 if isinstance(failure, Lost) else 2
         lost, survived = (0, 0) if last else disk.cut(rng)
         when = "at its end" if last else "at work" if life.ready else "while it started"
         print(f"life {boot}: {time.monotonic() - began:.1f} s, {life.acknowledged} acknowledged, cut {when}: {disk.writes} "

@@ -75,7 +75,7 @@ fn main() {
     fs::create_dir_all(&setup.dir).unwrap();
     let daemon = Daemon::start(setup.clone()).unwrap_or_else(|why| panic!("{why}"));
     let world = World::new(Arc::clone(&console), &setup, boot, "check");
-    check::check(&world, &mut model, &mut random, last || boot % EMPTY_EVERY == 0);
+    check::check(&world, &mut model, &mut random, last || boot.is_multiple_of(EMPTY_EVERY));
     if last {
         daemon.stop().unwrap_or_else(|why| panic!("stop: {why}"));
         console.say_now("passed");
