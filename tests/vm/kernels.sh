@@ -98,7 +98,8 @@ vm_packages
 [[ $# -gt 0 ]] || set -- "${VM_KERNELS[@]}"
 cd "$EROLITH_REPO"
 say "building"
-erolith=$(vm_build erolith build --bin erolith)
+# As power.sh does, so that nothing is compiled twice.
+erolith=$(vm_build erolith build --bin erolith --example power)
 tests=$(vm_build erolith_snapshotter test -p erolith-snapshotter --lib --no-run)
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT
