@@ -94,7 +94,7 @@ class Server:
     def __init__(self, disk, path, on_cut):
         self.disk, self.on_cut = disk, on_cut
         self.requests = 0
-        self.limit = None
+        self.limit, self.at_flush = None, False
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen(1)
@@ -102,8 +102,10 @@ class Server:
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
-    def cut_after(self, requests):
-        """Cuts the power at that many writes and flushes from now on, just before the last of them."""
+    def cut_after(self, requests, at_flush):
+        """Cuts the power at that many writes and flushes from now on, just before the last of them, or before the flush
+        that comes next, when most is at stake."""
+        self.at_flush = at_flush
         self.limit = self.requests + requests
 
     def run(self):
@@ -166,7 +168,8 @@ class Server:
                 return
             if kind != READ:
                 self.requests += 1
-                if self.limit is not None and self.requests >= self.limit:
+                due = self.limit is not None and self.requests >= self.limit
+                if due and (kind == FLUSH or not self.at_flush):
                     self.on_cut()
                     return
             error, answer = 0, b""

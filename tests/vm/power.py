@@ -75,7 +75,7 @@ class Life:
         self.server = Server(disk, socket, self.cut)
         early = not last and boot > 1 and rng.random() < 0.25
         if early:
-            self.server.cut_after(rng.randint(1, EARLY))
+            self.server.cut_after(rng.randint(1, EARLY), rng.random() < 0.5)
         words = [f"POWER_FS={options.fs}", f"POWER_BOOT={boot}", f"POWER_SEED={options.seed}",
                  f"POWER_SYNC={options.sync}", f"POWER_LAST={'true' if last else 'false'}"]
         command = options.machine + ["-append", " ".join([options.append] + words)]
@@ -126,7 +126,7 @@ class Life:
         if line == "ready":
             self.ready = time.monotonic()
             if self.server.limit is None:
-                self.server.cut_after(self.rng.randint(1, LATE))
+                self.server.cut_after(self.rng.randint(1, LATE), self.rng.random() < 0.5)
 
     def judge(self):
         wrong = [line for line in self.said if line.startswith(MARK + "FAIL ")]
