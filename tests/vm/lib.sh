@@ -100,7 +100,8 @@ vm_build() {
     shift
     cargo "$@" --quiet --message-format=json | python3 -c 'import json, sys
 artifacts = [json.loads(line) for line in sys.stdin]
-print([a["executable"] for a in artifacts if a.get("executable") and a["target"]["name"] == sys.argv[1]][-1])' "$name"
+name = lambda artifact: artifact["target"]["name"].replace("-", "_")
+print([a["executable"] for a in artifacts if a.get("executable") and name(a) == sys.argv[1]][-1])' "$name"
 }
 
 # What process 1 does before the scenario, in which `stop WHY` is the end. "machine: passed" is the good one.
