@@ -84,6 +84,8 @@ check build cargo build --workspace --quiet
 check dependencies dependencies
 wait "$made" || FAILED+=("test data")
 check tests all_tests
+check disk python3 -B tests/vm/disk_test.py
+check power tests/vm/power.sh --rounds 6
 check fuzz fuzz
 
 [[ ${#FAILED[@]} -eq 0 ]] || printf 'failed: %s\n' "${FAILED[@]}"

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Cuts the power of a virtual machine in which the daemon works, again and again, and checks after each start that what was
+# acknowledged is there and right, and nothing else. tests/power is what runs inside, disk.py the disk that loses its cache.
+#
+#   tests/vm/power.sh [--rounds 20] [--seed N] [--fs ext4|xfs|btrfs] [--kernel 6.1|6.12|newest] [--unsafe]
+#
+# The seed decides about the work and the moments, not about the threads. --unsafe runs a daemon that does not sync, to see
+# that losses are found: then success is that there are some. README.md tells what was seen.
+set -euo pipefail
+# shellcheck source=lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+ROUNDS=20 SEED=$RANDOM FS=ext4 KERNEL=6.12 SYNC=true
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --rounds) ROUNDS=$2 && shift ;;
+        --seed) SEED=$2 && shift ;;
+        --fs) FS=$2 && shift ;;
+        --kernel) KERNEL=$2 && shift ;;
+        --unsafe) SYNC=false ;;
+        *) die "unknown: $1" ;;
+    esac
+    shift
+done
+
+# shellcheck disable=SC2016 # expanded in the machine
+SCENARIO='mkdir -p /disk
+mount -t $POWER_FS /dev/vda /disk || stop "no $POWER_FS"
+power || stop failed
+stop ended'
+
+need_root
+vm_packages
+cd "$EROLITH_REPO"
+kernel=$(vm_kernel "$KERNEL")
+say "building"
+# Together, so that nothing is compiled twice.
+power=$(vm_build power build --bin erolith --example power)
+erolith=$(vm_build erolith build --bin erolith --example power)
+WORK=$(mktemp -d -p /var/tmp)
+trap 'rm -rf "$WORK"' EXIT
+mkdir "$WORK/power"
+# No more than this: each costs time at every start.
+VM_MODULES=(virtio_pci virtio_blk loop overlay erofs "$FS" crc32c_generic)
+vm_initramfs "$WORK/initramfs" "$kernel" "$SCENARIO" "erolith=$erolith" "power=$power"
+truncate -s 1G "$WORK/power/disk"
+case $FS in
+    ext4) mkfs.ext4 -q -F "$WORK/power/disk" ;;
+    xfs) mkfs.xfs -q -f "$WORK/power/disk" ;;
+    btrfs) mkfs.btrfs -q -f "$WORK/power/disk" ;;
+    *) die "no filesystem $FS" ;;
+esac
+say "$ROUNDS cuts of Linux $KERNEL on $FS, seed $SEED, sync $SYNC"
+status=0
+python3 -B tests/vm/power.py --dir "$WORK/power" --disk "$WORK/power/disk" --fs "$FS" --sync "$SYNC" --append "$VM_APPEND" \
+    --rounds "$ROUNDS" --seed "$SEED" -- "${VM_MACHINE[@]}" -kernel "$kernel/vmlinuz" -initrd "$WORK/initramfs" || status=$?
+[[ ! -d $WORK/power-failed ]] || { rm -rf /var/tmp/erolith-power-failed && mv "$WORK/power-failed" /var/tmp/erolith-power-failed; }
+if [[ $SYNC == false ]]; then
+    [[ $status -eq 1 ]] || die "a daemon that does not sync lost nothing: the check does not see it, or there were few cuts"
+    say "losses were found, as they must"
+    exit 0
+fi
+exit "$status"
