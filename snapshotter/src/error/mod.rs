@@ -101,6 +101,22 @@ pub enum Error {
         /// Files given.
         given: usize,
     },
+    /// An image is not what its dm-verity hash tree says, or the tree not what the sidecar says.
+    #[error("{image}: dm-verity: {source}; it was not mounted")]
+    Verity {
+        /// The layer's name.
+        image: String,
+        /// What is wrong.
+        source: erolith_mkfs::dmverity::Error,
+    },
+    /// A layer that shall be mounted with dm-verity cannot be.
+    #[error("{image}: dm-verity is required, but {why}")]
+    Unprotected {
+        /// The layer's name.
+        image: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// The structural check, run on the very descriptor that would have been mounted, said no.
     #[error("{image}: the image is damaged or hostile and was not mounted: {source}")]
     Check {
@@ -295,6 +311,8 @@ impl Error {
             Self::NotErofs { .. } => "not-erofs",
             Self::Truncated { .. } => "image-truncated",
             Self::Devices { .. } => "image-devices",
+            Self::Verity { source, .. } => source.code(),
+            Self::Unprotected { .. } => "unprotected",
             Self::Check { .. } => "image-check",
             Self::Read { .. } => "image-read",
             Self::Kernel { .. } => "kernel",
@@ -339,7 +357,11 @@ impl Error {
             | Self::Finished { .. }
             | Self::Limit { .. }
             | Self::Raced { .. } => Class::Usage,
-            Self::NotErofs { .. } | Self::Truncated { .. } | Self::Check { .. } => Class::Input,
+            Self::Verity { source: erolith_mkfs::dmverity::Error::Io { .. }, .. } => Class::Io,
+            Self::NotErofs { .. }
+            | Self::Truncated { .. }
+            | Self::Verity { .. }
+            | Self::Check { .. } => Class::Input,
             Self::Store(error) => error.class(),
             Self::Gone { .. } | Self::DatabaseMissing { .. } | Self::Storage { .. } => Class::Io,
             Self::Convert { .. } => Class::Input,
@@ -352,6 +374,7 @@ impl Error {
             | Self::LoopNode { .. }
             | Self::InUse { .. }
             | Self::Unlimited { .. }
+            | Self::Unprotected { .. }
             | Self::Program { .. }
             | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
@@ -392,7 +415,10 @@ impl Error {
             Self::DatabaseMissing { .. } => {
                 "put metadata.db back, or remove the directory `snapshots` to start anew"
             }
-            Self::Gone { .. } => "remove the image and pull it again",
+            Self::Gone { .. } | Self::Verity { .. } => "remove the image and pull it again",
+            Self::Unprotected { .. } => {
+                "load dm_verity and let the differ write hash trees, or set dm_verity to \"auto\""
+            }
             Self::Unlimited { .. } => {
                 "mount the filesystem with project quota (prjquota or pquota), or let limits be kept by images"
             }

@@ -35,6 +35,9 @@ impl Error {
     pub fn status(&self) -> Status {
         match self {
             Self::Store(error) => error.status(),
+            Self::Verity { source: erolith_mkfs::dmverity::Error::Io { source, .. }, .. } => {
+                of_io(source)
+            }
             Self::NoLayers
             | Self::ValueTooLong { .. }
             | Self::Option { .. }
@@ -49,12 +52,14 @@ impl Error {
             | Self::Finished { .. }
             | Self::InUse { .. }
             | Self::Unlimited { .. }
+            | Self::Unprotected { .. }
             | Self::Program { .. }
             | Self::DatabaseMissing { .. } => Status::FailedPrecondition,
             Self::NotErofs { .. }
             | Self::Truncated { .. }
             | Self::Devices { .. }
             | Self::Check { .. }
+            | Self::Verity { .. }
             | Self::Gone { .. } => Status::DataLoss,
             Self::LoopRace { .. } | Self::Raced { .. } => Status::Unavailable,
             Self::LoopNode { errno, .. } => of_errno(*errno),

@@ -35,6 +35,7 @@ use crate::mounts::plan::lower_attributes;
 use crate::mounts::{self, Backing, Layer, MountOptions, Request};
 use crate::sys::idmap;
 use crate::sys::userns::UserNamespace;
+use crate::verity::Devices;
 use crate::{Error, Result};
 
 pub(crate) use idmaps::IdMaps;
@@ -84,6 +85,7 @@ impl Lower {
 pub(crate) struct Lowers {
     state: PathBuf,
     backing: Backing,
+    devices: Devices,
     making: [Mutex<()>; STRIPES],
     /// Shared while mounts are being handed out, exclusive while unused ones go.
     users: RwLock<()>,
@@ -96,11 +98,16 @@ impl Lowers {
     ///
     /// # Errors
     /// [`Error::InUse`] when another daemon has it, [`Error::Storage`].
-    pub(crate) fn open(state: &Path, identity: &str, backing: Backing) -> Result<Self> {
+    pub(crate) fn open(
+        state: &Path,
+        identity: &str,
+        backing: Backing,
+        devices: Devices,
+    ) -> Result<Self> {
         let owner = owner::take(state, identity)?;
         ensure_dir(&state.join(PLAIN_SPACE), 0o700)?;
         let (making, users) = (Default::default(), RwLock::default());
-        Ok(Self { state: state.to_owned(), backing, making, users, _owner: owner })
+        Ok(Self { state: state.to_owned(), backing, devices, making, users, _owner: owner })
     }
 
     /// While this is held nothing is unmounted.
@@ -177,7 +184,7 @@ impl Lowers {
     ) -> Result<()> {
         let base = self.state.join(PLAIN_SPACE).join(lower.id.to_string());
         if !is_mounted(&base)? {
-            mount_image(lower.id, image, &base, self.backing)?;
+            self.mount_image(lower.id, image, &base)?;
         }
         if base == place {
             return Ok(());
@@ -196,6 +203,35 @@ impl Lowers {
         idmap::clear(clone.as_fd(), lower.lifted())
             .map_err(|errno| kernel("change the attributes of", &base, errno))?;
         attach_at(clone.as_fd(), place)
+    }
+
+    fn mount_image(&self, id: u64, image: &Path, place: &Path) -> Result<()> {
+        let file = File::open(image).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::Gone { id, path: image.to_owned() },
+            _ => failed("opening", image)(source),
+        })?;
+        make_place(place)?;
+        let device = self.devices.open(id, image, &file)?;
+        let (mounted, backing) = match &device {
+            Some(device) => (&device.file, Backing::File),
+            None => (&file, self.backing),
+        };
+        let mounted = mounted.try_clone().map_err(failed("opening", image))?;
+        let name = image.display().to_string();
+        let request = Request {
+            layers: vec![Layer { name, image: mounted, devices: Vec::new() }],
+            target: place.to_owned(),
+            backing,
+            options: MountOptions { attributes: lower_attributes(), erofs: Vec::new() },
+            route: None,
+        };
+        // On the inode that is mounted then. The mount itself compares sizes.
+        let check = |_: &Layer| Ok(layerdir::require_checked(image, &file)?);
+        mounts::mount(request, &check).map_err(|error| match &device {
+            Some(device) => device.explain(image, &file, error),
+            None => error,
+        })?;
+        point("lower.after_mount")
     }
 
     /// Undoes every mount of the layer `id`, because its image was or will be written again. Whoever has it bound keeps
@@ -264,25 +300,6 @@ pub(crate) fn is_mounted(place: &Path) -> Result<bool> {
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(failed("examining", place)(errno)),
     }
-}
-
-fn mount_image(id: u64, image: &Path, place: &Path, backing: Backing) -> Result<()> {
-    let file = File::open(image).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::Gone { id, path: image.to_owned() },
-        _ => failed("opening", image)(source),
-    })?;
-    make_place(place)?;
-    let name = image.display().to_string();
-    let request = Request {
-        layers: vec![Layer { name, image: file, devices: Vec::new() }],
-        target: place.to_owned(),
-        backing,
-        options: MountOptions { attributes: lower_attributes(), erofs: Vec::new() },
-        route: None,
-    };
-    // On the descriptor that is mounted then. The mount itself compares sizes.
-    mounts::mount(request, &|layer| Ok(layerdir::require_checked(image, &layer.image)?))?;
-    point("lower.after_mount")
 }
 
 /// Attaches a mount at a directory, which is made if need be.

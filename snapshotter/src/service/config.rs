@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::limit;
 use crate::mounts::Backing;
 use crate::uppers::LimitBy;
+use crate::verity::DmVerity;
 use crate::{Error, Result};
 
 /// What kind of mounts containerd is given.
@@ -37,6 +38,8 @@ pub struct Config {
     pub default_size: u64,
     /// How writable layers are kept to their limits.
     pub limit_by: LimitBy,
+    /// Whether layers are mounted with dm-verity.
+    pub dm_verity: DmVerity,
     /// Read-only caches of layers, `<algorithm>/<2 hex>/<hex>.erofs` by diffID, as containerd's
     /// `layer_content_caches`. What a snapshot uses must stay there.
     pub caches: Vec<PathBuf>,
@@ -55,6 +58,7 @@ impl Config {
             sync: true,
             default_size: 0,
             limit_by: LimitBy::default(),
+            dm_verity: DmVerity::default(),
             caches: Vec::new(),
         }
     }

@@ -7,6 +7,7 @@ mod limits;
 mod owners;
 mod quota;
 mod recovery;
+mod verity;
 
 use std::ffi::CString;
 use std::fs::{self, File};
