@@ -103,6 +103,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<erolith_mkfs::Error>() {
         return Some(of_mkfs(error));
     }
+    if let Some(error) = cause.downcast_ref::<erolith_mkfs::dmverity::Error>() {
+        return Some(of_verity(error));
+    }
     if let Some(error) = cause.downcast_ref::<erolith_mkfs::image::Error>() {
         return Some(of_image(error));
     }
@@ -137,7 +140,7 @@ fn of_serve(error: &serve::Error) -> Option<u8> {
 fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
     use erolith_differ::Error;
     match error {
-        Error::Build(_) | Error::Layer { .. } | Error::Seal { .. } => None,
+        Error::Build(_) | Error::Verity(_) | Error::Layer { .. } | Error::Seal { .. } => None,
         Error::Io { .. } | Error::WorkerDied { .. } => Some(IO),
         Error::Busy { .. } => Some(ENVIRONMENT),
         Error::Cancelled => Some(INTERRUPTED),
@@ -153,6 +156,16 @@ fn of_mkfs(error: &erolith_mkfs::Error) -> u8 {
     match error {
         Error::Input { .. } | Error::Changed { .. } | Error::Output(_) => IO,
         Error::Options(_) => USAGE,
+        _ => INPUT,
+    }
+}
+
+fn of_verity(error: &erolith_mkfs::dmverity::Error) -> u8 {
+    use erolith_mkfs::dmverity::Error;
+    match error {
+        Error::Io { .. } => IO,
+        Error::BadRoot { .. } => USAGE,
+        Error::Stopped => INTERRUPTED,
         _ => INPUT,
     }
 }

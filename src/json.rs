@@ -6,6 +6,7 @@
 
 use std::io::Write;
 
+use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::image::Inode;
 use erolith_mkfs::meta::Time;
 use serde_json::{Value, json};
@@ -48,6 +49,15 @@ pub(crate) fn inode(inode: &Inode) -> Value {
         object["rdev"] = json!([major, minor]);
     }
     object
+}
+
+/// A dm-verity hash tree.
+pub(crate) fn verity(verity: &Verity) -> Value {
+    json!({
+        "rootHash": verity.root.to_string(),
+        "hashOffset": verity.hash_offset,
+        "blockSize": verity.block_size,
+    })
 }
 
 /// Writes one object on one line.

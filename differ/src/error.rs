@@ -226,6 +226,17 @@ pub enum Error {
         /// Where; empty for the image as a whole.
         path: String,
     },
+    /// An annotation of a layer that cannot be understood.
+    #[error("annotation {key} of the layer: {reason}")]
+    BadAnnotation {
+        /// Its name.
+        key: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An image whose dm-verity hash tree is not what it should be, or cannot be made.
+    #[error("{0}")]
+    Verity(#[from] erolith_mkfs::dmverity::Error),
     /// A layer that cannot become an image.
     #[error("{0}")]
     Build(#[from] erolith_mkfs::Error),
@@ -315,6 +326,8 @@ impl Error {
             Self::Busy { .. } => "ingest-busy",
             Self::NonDistributable { .. } => "layer-nondistributable",
             Self::BadImage { code, .. } => code,
+            Self::BadAnnotation { .. } => "annotation-invalid",
+            Self::Verity(source) => source.code(),
             Self::Build(source) => source.code(),
             Self::Layer { source, .. } => source.code(),
             Self::Processor { .. } => "processor-failed",

@@ -6,6 +6,7 @@ pub mod changeset;
 pub mod check;
 pub mod data;
 pub mod directory;
+pub mod dmverity;
 mod emit;
 mod error;
 pub mod format;

@@ -9,6 +9,7 @@
 //! - [`scrub`]: every layer, read to its last byte.
 //! - `lowers`: layers mounted once for everybody.
 //! - `uppers`: writable layers that cannot grow beyond a limit.
+//! - `verity`: layers whose every block the kernel compares with a hash tree when it is read.
 //! - `sys`: ioctls and system calls that no safe crate offers; the only `unsafe`.
 
 mod errno;
@@ -25,5 +26,6 @@ pub mod service;
 pub mod store;
 mod sys;
 mod uppers;
+mod verity;
 
 pub use error::{Class, Error, Result, Status};

@@ -14,6 +14,7 @@ use erolith_differ::oci::{Destination, Location, Platform, Select, Source};
 use serde_json::json;
 
 use super::image_options::ImageOptions;
+use crate::json;
 use crate::progress::Bars;
 
 /// Convert an OCI image, or all images of an index, so that its layers are EROFS images.
@@ -109,6 +110,7 @@ fn scratch(destination: &Location) -> &Path {
 fn options(args: &Args) -> anyhow::Result<Options> {
     let mut options = Options {
         build: args.build.options()?,
+        dm_verity: args.build.dm_verity,
         keep_original: args.keep_original,
         ..Options::default()
     };
@@ -136,6 +138,7 @@ fn as_json(report: &Report) -> serde_json::Value {
                 "digest": layer.digest.to_string(),
                 "size": layer.size,
                 "diffId": layer.diff_id.to_string(),
+                "dmVerity": layer.verity.as_ref().map(json::verity),
                 "reused": layer.reused,
             })
         });
@@ -165,6 +168,9 @@ fn print(report: &Report, args: &Args, out: &mut dyn Write) -> anyhow::Result<()
             let reused = if layer.reused { "  (was there)" } else { "" };
             let (from, to, digest) = (layer.source_size, layer.size, &layer.digest);
             writeln!(out, "  {number:>3}  {from:>14}  {to:>14}  {digest}{reused}")?;
+            if let Some(verity) = &layer.verity {
+                writeln!(out, "       dm-verity root hash {}", verity.root)?;
+            }
         }
     }
     if !report.left_out.is_empty() {

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use erolith_mkfs::check::{self, Finding, Limits, Report, Severity, Stats};
+use erolith_mkfs::dmverity::{self, RootHash};
 use erolith_mkfs::format::Layout;
-use erolith_mkfs::image::{Coding, Corruption, Error, Fault, Image, Inode, Place};
+use erolith_mkfs::image::{Coding, Corruption, Error, Fault, Image, Inode, Place, Super};
 use erolith_mkfs::io::ReadAt;
 use serde_json::{Value, json};
 
@@ -30,6 +31,12 @@ pub(crate) struct Args {
     /// Read all content too: every stored byte, and every compressed extent decoded.
     #[arg(long)]
     data: bool,
+    /// Compare every block with the dm-verity hash tree behind the image, and the tree with this root hash.
+    #[arg(long, value_name = "HASH")]
+    dm_verity_root: Option<RootHash>,
+    /// Where the hash tree begins, in bytes [default: where the image ends].
+    #[arg(long, value_name = "BYTES", requires = "dm_verity_root")]
+    dm_verity_offset: Option<u64>,
     /// One JSON object.
     #[arg(long)]
     json: bool,
@@ -50,15 +57,52 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         let image = Image::open(primary, devices).with_context(|| args.image.name())?;
         data = Some(check_data(&image, &mut report).with_context(|| args.image.name())?);
     }
+    let verity = match args.dm_verity_root {
+        Some(root) => Some(check_verity(primary, root, args).with_context(|| args.image.name())?),
+        None => None,
+    };
     if args.json {
-        json::line(out, &object(&report, data))?;
+        let mut object = object(&report, data);
+        object["dm_verity"] = verity.as_ref().map_or(Value::Null, |found| match found {
+            Ok(()) => json!({ "clean": true }),
+            Err(e) => json!({ "clean": false, "code": e.code(), "error": e.to_string() }),
+        });
+        json::line(out, &object)?;
     } else {
         for finding in &report.findings {
             writeln!(out, "{}", finding_text(finding))?;
         }
-        writeln!(out, "{}: {}", args.image.name(), verdict(&report, data))?;
+        if let Some(Err(error)) = &verity {
+            writeln!(out, "error[{}]: {error}", error.code())?;
+        }
+        let same = if matches!(verity, Some(Ok(()))) { "; as its dm-verity tree says" } else { "" };
+        let bad = usize::from(matches!(verity, Some(Err(_))));
+        writeln!(out, "{}: {}{same}", args.image.name(), verdict(&report, bad, data))?;
     }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+    let is_clean = report.is_clean() && !matches!(verity, Some(Err(_)));
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+}
+
+/// Compares the image with its hash tree. The inner result is the answer.
+fn check_verity(
+    image: &dyn ReadAt,
+    root: RootHash,
+    args: &Args,
+) -> anyhow::Result<Result<(), dmverity::Error>> {
+    let offset = match args.dm_verity_offset {
+        Some(offset) => offset,
+        None => {
+            match Super::read(image).map_err(Into::into).and_then(|sb| dmverity::find(image, &sb)) {
+                Ok(Some(header)) => header.geometry().hash_offset(),
+                Ok(None) => return Ok(Err(dmverity::Error::NoTree { offset: image.size() })),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    };
+    match dmverity::verify(image, offset, root, &|| false) {
+        Err(error @ dmverity::Error::Io { .. }) => Err(error.into()),
+        other => Ok(other.map(drop)),
+    }
 }
 
 fn finding_text(finding: &Finding) -> String {
@@ -77,12 +121,12 @@ fn severity_name(severity: Severity) -> &'static str {
     }
 }
 
-/// One line: clean or not, and what was seen.
-fn verdict(report: &Report, data: Option<u64>) -> String {
+/// One line: clean or not, and what was seen. `more_errors` were found elsewhere.
+fn verdict(report: &Report, more_errors: usize, data: Option<u64>) -> String {
     let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let errors = report.errors().count();
     let warnings = (report.findings.len() - errors) as u64 + report.more_warnings;
-    let mut head = match errors {
+    let mut head = match errors + more_errors {
         0 => "clean".to_owned(),
         n => count(n as u64, "error"),
     };

@@ -44,6 +44,9 @@ pub(crate) struct ImageOptions {
     /// Align the data of files to this many blocks.
     #[arg(long, value_name = "BLOCKS", default_value_t = 1)]
     dsunit: u64,
+    /// Append a dm-verity hash tree, by which the kernel notices every changed block.
+    #[arg(long)]
+    pub(crate) dm_verity: bool,
     /// Refuse archives in which a name appears twice.
     #[arg(long)]
     strict: bool,

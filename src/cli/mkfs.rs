@@ -17,6 +17,7 @@ use erolith_differ::decode::{Digests, LayerStream, Request};
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
 use erolith_differ::{Algorithm, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
+use erolith_mkfs::dmverity::{self, Verity};
 use erolith_mkfs::image::Image;
 use erolith_mkfs::io::{FileInput, FileSink, Sink as _};
 use erolith_mkfs::tar::Limits;
@@ -25,6 +26,7 @@ use serde_json::json;
 
 use super::image_options::ImageOptions;
 use crate::exit::Usage;
+use crate::json;
 
 /// Make an EROFS image from a directory, a tar archive or another image.
 ///
@@ -100,14 +102,22 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     if args.join {
         summary.image_bytes += join(&sink, &args.source, summary.image_bytes)?;
     }
+    let verity = match args.build.dm_verity {
+        true => Some(append_tree(&sink, &mut summary)?),
+        false => None,
+    };
     pending.publish(Sync::Durable)?;
-    print(args, &summary, finish.uuid, out)?;
+    print(args, &summary, finish.uuid, verity.as_ref(), out)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn options(args: &Args) -> anyhow::Result<Options> {
     let mut options = args.build.options()?;
     options.tar_index = args.tar == Some(TarMode::I);
+    if options.tar_index && args.build.dm_verity && !args.join {
+        let text = "--dm-verity with --tar=i needs --join: the archive would not be covered";
+        return Err(Usage(text.into()).into());
+    }
     let layer = &mut options.layer;
     layer.whiteouts = args.aufs;
     layer.base = args.ovlfs_strip.is_some_and(|strip| strip != 0);
@@ -236,10 +246,18 @@ fn join(sink: &FileSink, source: &Path, at: u64) -> anyhow::Result<u64> {
     Ok(padded)
 }
 
+/// Appends the hash tree of all that is there.
+fn append_tree(sink: &FileSink, summary: &mut Summary) -> anyhow::Result<Verity> {
+    let verity = dmverity::append_to_image(sink.file(), &|| false)?;
+    summary.image_bytes = sink.file().metadata()?.len();
+    Ok(verity)
+}
+
 fn print(
     args: &Args,
     summary: &Summary,
     uuid: [u8; 16],
+    verity: Option<&Verity>,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let uuid = uuid::Uuid::from_bytes(uuid);
@@ -254,6 +272,7 @@ fn print(
             "inodes": summary.inodes,
             "featureIncompat": summary.feature_incompat,
             "notes": notes.collect::<std::collections::BTreeMap<_, _>>(),
+            "dmVerity": verity.map(json::verity),
         });
         serde_json::to_writer_pretty(&mut *out, &value)?;
         writeln!(out)?;
@@ -266,6 +285,9 @@ fn print(
             summary.image_bytes,
             summary.metadata_bytes,
         )?;
+        if let Some(Verity { root, hash_offset, .. }) = verity {
+            writeln!(out, "  dm-verity: root hash {root}, tree at byte {hash_offset}")?;
+        }
         for (note, count) in notes {
             writeln!(out, "  note: {note} x {count}")?;
         }

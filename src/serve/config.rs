@@ -77,6 +77,8 @@ pub(crate) struct Snapshotter {
     pub(crate) fs_verity: FsVerity,
     /// Do the images of layers become immutable (`chattr +i`)?
     pub(crate) immutable: bool,
+    /// Are layers mounted with dm-verity?
+    pub(crate) dm_verity: DmVerity,
     /// Directories of converted layers to use and not to write, by diffID: `<algorithm>/<2 digits>/<digits>.erofs`.
     pub(crate) caches: Vec<PathBuf>,
 }
@@ -103,6 +105,18 @@ pub(crate) enum LimitBy {
     Quota,
     /// Each is a filesystem of its own, in a sparse file.
     Image,
+}
+
+/// Whether layers are mounted with dm-verity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DmVerity {
+    /// Those that have a hash tree are, if the kernel can.
+    Auto,
+    /// All must be.
+    On,
+    /// None is.
+    Off,
 }
 
 /// Which mounts callers are given.
@@ -143,6 +157,8 @@ pub(crate) struct Differ {
     pub(crate) max_seconds: u64,
     /// Are converted images put into containerd's content store too, and taken from there?
     pub(crate) keep_images: bool,
+    /// Do images get a dm-verity hash tree, and a file beside them that tells of it?
+    pub(crate) dm_verity: bool,
 }
 
 /// How an image may share its bytes with containerd's store.
@@ -279,6 +295,7 @@ impl Default for Snapshotter {
             limit_by: LimitBy::Auto,
             fs_verity: FsVerity::IfPossible,
             immutable: false,
+            dm_verity: DmVerity::Auto,
             caches: Vec::new(),
         }
     }
@@ -294,6 +311,7 @@ impl Default for Differ {
             zstd_window_log: budget.zstd_window_log,
             max_seconds: 0,
             keep_images: false,
+            dm_verity: false,
         }
     }
 }
@@ -379,8 +397,9 @@ impl Config {
 impl Config {
     /// What the snapshotter is told.
     pub(crate) fn snapshotter(&self) -> service::Config {
-        let Snapshotter { profile, backing, limit_by, fs_verity, overlay_options, .. } =
-            &self.snapshotter;
+        let Snapshotter {
+            profile, backing, limit_by, fs_verity, dm_verity, overlay_options, ..
+        } = &self.snapshotter;
         service::Config {
             profile: match profile {
                 Profile::Plain => service::Profile::Plain,
@@ -407,6 +426,11 @@ impl Config {
                 FsVerity::Required => Verity::Required,
             },
             immutable: self.snapshotter.immutable,
+            dm_verity: match dm_verity {
+                DmVerity::Auto => service::DmVerity::Auto,
+                DmVerity::On => service::DmVerity::On,
+                DmVerity::Off => service::DmVerity::Off,
+            },
             caches: self.snapshotter.caches.clone(),
         }
     }

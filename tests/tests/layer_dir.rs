@@ -34,6 +34,7 @@ fn run(media_type: &str, blob: &Path, target: &Path, options: &Options) -> Resul
         size,
         diff_id: None,
         payloads: Payloads::new(),
+        verity: None,
     };
     let source = Source::Stored(Blob::new(Arc::new(file), 0, size));
     let lowers = Vec::<PathBuf>::new();

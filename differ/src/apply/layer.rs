@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_mkfs::build::{self, Summary};
+use erolith_mkfs::dmverity::Verity;
 
-use super::native;
-use super::{Built, Lowers, Times, build_tar, take_native};
-use crate::content::Blob;
+use super::sidecar;
+use super::{Built, Lowers, Protect, Times, build_tar, native, take_native, verity};
+use crate::content::{Blob, Staging as _};
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
 use crate::publish::{Seal, Sync, Unnamed};
@@ -61,6 +62,8 @@ pub struct Layer {
     pub diff_id: Option<Digest>,
     /// What the request carries for stream processors.
     pub payloads: Payloads,
+    /// The hash tree that the descriptor promises. It says something of images only.
+    pub verity: Option<Verity>,
 }
 
 /// Whether an image may have its bytes in common with the blob it is.
@@ -97,6 +100,8 @@ pub struct Options {
     pub share: Share,
     /// Who vouches for a stored blob.
     pub trust: Trust,
+    /// Whether images get a dm-verity hash tree that have none.
+    pub dm_verity: bool,
     /// Whether the result survives a power cut.
     pub sync: Sync,
     /// Seals the image before it gets its name; not one that is another name of the blob, which is the store's to seal.
@@ -139,6 +144,8 @@ pub struct Applied {
     pub inherits: bool,
     /// How the image came there.
     pub how: How,
+    /// The hash tree of the image, which the sidecar beside it tells of.
+    pub verity: Option<Verity>,
     /// What was built; `None` for a layer that was an image already.
     pub summary: Option<Summary>,
     /// How long it took. A stored image that is taken as it is has only been read.
@@ -146,11 +153,12 @@ pub struct Applied {
 }
 
 /// Applies `layer`, whose bytes `source` has, so that its image is the file `target`: `layer.erofs` in the directory
-/// of a snapshot. A file that is there is replaced.
+/// of a snapshot. A file that is there is replaced. An image with a hash tree has a sidecar beside it, which is durable
+/// before the image has its name.
 ///
 /// # Errors
 /// [`crate::Error::UnsupportedMediaType`] for what is no layer; what is wrong with the blob, the archive or the image;
-/// [`crate::Error::Cancelled`]; and what the storage reports. Nothing is published then.
+/// [`crate::Error::Verity`] for one that is not what its hash tree says; [`crate::Error::Cancelled`]; and what the storage reports. Nothing is published then.
 pub fn apply(
     source: Source,
     layer: &Layer,
@@ -165,11 +173,12 @@ pub fn apply(
         (steps.is_empty() && native::is_named_by_its_diff_id(layer), layer_type, &source)
     {
         let start = Instant::now();
-        let how = native::take(blob, layer, target, options)?;
+        let (how, verity) = native::take(blob, layer, target, options)?;
         let (digest, size) = (layer.digest.clone(), layer.size);
         let (media_type, summary) = (decoded, None);
         let times = Times { read: start.elapsed(), ..Times::default() };
-        return Ok(Applied { media_type, digest, size, inherits: false, how, summary, times });
+        let inherits = false;
+        return Ok(Applied { media_type, digest, size, inherits, how, verity, summary, times });
     }
     let mut request = Request {
         layer_type: Some(layer_type),
@@ -201,7 +210,8 @@ pub fn apply(
         }
         LayerType::Erofs { .. } => (take_native(staging, blob, request)?, How::Unpacked),
     };
-    publish(built, decoded, how, options)
+    let promised = layer.verity.filter(|_| how != How::Converted);
+    publish(built, target, decoded, how, promised, options)
 }
 
 /// Work that is over when this is dropped.
@@ -225,15 +235,21 @@ pub(super) fn staging(target: &Path, sync: Sync) -> Result<Unnamed> {
 
 fn publish(
     built: Built<Unnamed>,
+    target: &Path,
     media_type: String,
     how: How,
+    promised: Option<Verity>,
     options: &Options,
 ) -> Result<Applied> {
     let Built { staging, source, summary, inherits, times } = built;
     let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
-    options.cancel.check()?;
     let start = Instant::now();
+    let protect = Protect { promised, is_wanted: options.dm_verity };
+    let verity = verity::protect(staging.file(), &protect, &options.cancel)?;
+    options.cancel.check()?;
+    sidecar::publish(target, verity.as_ref(), options.sync)?;
     staging.publish_sealed(options.sync, options.seal.as_deref())?;
     let times = Times { publish: start.elapsed(), ..times };
-    Ok(Applied { media_type, digest, size: source.size, inherits, how, summary, times })
+    let size = source.size;
+    Ok(Applied { media_type, digest, size, inherits, how, verity, summary, times })
 }

@@ -8,8 +8,10 @@ pub mod layer;
 mod lower;
 mod native;
 mod seal;
+pub mod sidecar;
 #[cfg(test)]
 mod tests;
+pub mod verity;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -27,7 +29,7 @@ use crate::{Digest, Error, Result};
 
 use lower::LowerImage;
 pub use lower::Lowers;
-pub use seal::{Output, Sealed};
+pub use seal::{Output, Protect, Sealed};
 pub(crate) use seal::{copy_blob, verify};
 
 /// UUID of the image of the layer with this diffID, the one that containerd's differ gives: version 5 in the

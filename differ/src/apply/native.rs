@@ -9,12 +9,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::io::copy_range;
 use rustix::io::Errno;
 
-use super::check_image;
 use super::layer::{How, Layer, Options, Share, Trust, staging};
 use super::seal::hash_all;
+use super::{Protect, check_image, sidecar, verity};
 use crate::content::{Blob, Staging as _};
 use crate::publish::Place;
 use crate::{Error, Result};
@@ -27,12 +28,17 @@ pub(super) fn is_named_by_its_diff_id(layer: &Layer) -> bool {
     layer.diff_id.as_ref().is_none_or(|diff_id| diff_id.algorithm() == layer.digest.algorithm())
 }
 
-/// Makes the image in `blob` the file `target`, verified.
+/// Makes the image in `blob` the file `target`, verified. Returns how, and the hash tree it has.
 ///
 /// # Errors
-/// [`Error::BlobSize`], [`Error::BlobDigest`], [`Error::DiffId`], [`Error::BadImage`], [`Error::Cancelled`], and what
-/// the storage reports.
-pub(super) fn take(blob: &Blob, layer: &Layer, target: &Path, options: &Options) -> Result<How> {
+/// [`Error::BlobSize`], [`Error::BlobDigest`], [`Error::DiffId`], [`Error::BadImage`], [`Error::Verity`],
+/// [`Error::Cancelled`], and what the storage reports.
+pub(super) fn take(
+    blob: &Blob,
+    layer: &Layer,
+    target: &Path,
+    options: &Options,
+) -> Result<(How, Option<Verity>)> {
     if blob.len() != layer.size {
         let (digest, expected) = (layer.digest.clone(), layer.size);
         return Err(Error::BlobSize { digest, expected, actual: blob.len() });
@@ -40,11 +46,15 @@ pub(super) fn take(blob: &Blob, layer: &Layer, target: &Path, options: &Options)
     if let Some(expected) = layer.diff_id.clone().filter(|expected| *expected != layer.digest) {
         return Err(Error::DiffId { expected, actual: layer.digest.clone() });
     }
+    let protect = Protect { promised: layer.verity, is_wanted: options.dm_verity };
+    // Nothing can be appended to an inode that is the store's.
+    let may_grow = protect.is_wanted && protect.promised.is_none();
     if options.share == Share::Link
+        && !may_grow
         && let Some(file) = whole_file(blob)?
         && link(file, blob, layer, target, options)?
     {
-        return Ok(How::Linked);
+        return Ok((How::Linked, protect.promised));
     }
     let staging = staging(target, options.sync)?;
     let how = match whole_file(blob)? {
@@ -59,9 +69,11 @@ pub(super) fn take(blob: &Blob, layer: &Layer, target: &Path, options: &Options)
     // What is verified is what is published: nobody else can change it any more.
     let size = staging.file().metadata().map_err(Error::io("examining an image"))?.len();
     verify(&Blob::new(Arc::new(clone(staging.file())?), 0, size), layer, options)?;
+    let verity = verity::protect(staging.file(), &protect, &options.cancel)?;
     options.cancel.check()?;
+    sidecar::publish(target, verity.as_ref(), options.sync)?;
     staging.publish_sealed(options.sync, options.seal.as_deref())?;
-    Ok(how)
+    Ok((how, verity))
 }
 
 fn clone(file: &File) -> Result<File> {
@@ -84,7 +96,10 @@ fn link(file: &File, blob: &Blob, layer: &Layer, target: &Path, options: &Option
         return Ok(false);
     }
     verify(blob, layer, options)?;
+    let protect = Protect { promised: layer.verity, is_wanted: false };
+    let verity = verity::protect(file, &protect, &options.cancel)?;
     options.cancel.check()?;
+    sidecar::publish(target, verity.as_ref(), options.sync)?;
     match place.publish(file, options.sync) {
         Ok(()) => Ok(true),
         Err(Error::Io { source, .. }) if cannot_link(&source) => Ok(false),

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::io::{FileSink, ReadAt};
 
-use super::Built;
+use super::{Built, verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode};
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
@@ -44,16 +45,34 @@ pub struct Sealed {
     pub digest: Digest,
     /// Its bytes.
     pub size: u64,
-    /// Digest of the raw image.
+    /// Digest of the raw image, hash tree included.
     pub diff_id: Digest,
+    /// Its hash tree, when it has one.
+    pub verity: Option<Verity>,
+}
+
+/// Whether an image gets a hash tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Protect {
+    /// The tree that the image came with: it is verified.
+    pub promised: Option<Verity>,
+    /// It gets one if it has none.
+    pub is_wanted: bool,
 }
 
 impl Built<Box<dyn Ingest>> {
     /// Publishes the image in `store`.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], and what the storage reports. Nothing is published then.
-    pub fn seal(self, store: &dyn ContentStore, output: Output, cancel: &Cancel) -> Result<Sealed> {
+    /// [`Error::Verity`], [`Error::Cancelled`], and what the storage reports. Nothing is published then.
+    pub fn seal(
+        self,
+        store: &dyn ContentStore,
+        output: Output,
+        protect: &Protect,
+        cancel: &Cancel,
+    ) -> Result<Sealed> {
+        let verity = verity::protect(self.staging.file(), protect, cancel)?;
         let size = self.staging.file().metadata().map_err(Error::io("examining an image"))?.len();
         let diff_id = match output {
             Output::Raw => copy_hashed(self.staging.file(), cancel, &mut io::sink())?,
@@ -61,11 +80,11 @@ impl Built<Box<dyn Ingest>> {
                 let packed = store.ingest(Mode::Fresh)?;
                 let (diff_id, digest, size) = compress(&self, &*packed, level, threads, cancel)?;
                 packed.commit(&digest, size)?;
-                return Ok(Sealed { digest, size, diff_id });
+                return Ok(Sealed { digest, size, diff_id, verity });
             }
         };
         self.staging.commit(&diff_id, size)?;
-        Ok(Sealed { digest: diff_id.clone(), size, diff_id })
+        Ok(Sealed { digest: diff_id.clone(), size, diff_id, verity })
     }
 }
 

@@ -1,3 +1,5 @@
+mod trees;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -58,6 +60,7 @@ fn layer(media_type: &str, blob: &[u8]) -> Layer {
         size,
         diff_id: None,
         payloads: Payloads::new(),
+        verity: None,
     }
 }
 
@@ -196,7 +199,8 @@ fn a_native_layer_is_taken_as_it_is() {
         let size = image.len() as u64;
         let media_type = EROFS_LAYER.to_owned();
         let (summary, times) = (None, applied.times);
-        let expected = Applied { media_type, digest, size, inherits: false, how, summary, times };
+        let (inherits, verity) = (false, None);
+        let expected = Applied { media_type, digest, size, inherits, how, verity, summary, times };
         assert_eq!(applied, expected);
         assert_eq!(fs::read(dir.image()).unwrap(), image);
         assert_eq!(dir.names(), ["layer.erofs"]);

@@ -6,7 +6,7 @@ use super::layers::{Converted, Made};
 use super::{
     ImageReport, LayerReport, Options, Report, SOURCE_DIFF_ID, SOURCE_DIGEST, SOURCE_LAYER,
 };
-use crate::apply::{Output, copy_blob};
+use crate::apply::{Output, copy_blob, verity};
 use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::fault;
@@ -14,10 +14,13 @@ use crate::oci::{
     CONFIG, Descriptor, Document, EROFS_FEATURE, INDEX, Image, Index, Layer, MANIFEST, Place,
     Source,
 };
-use crate::{Compression, Digest, Error, Result};
+use crate::{Compression, Digest, Error, LayerType, Result};
 
 /// On a compressed EROFS layer: digest of the image (EROFS image specification draft).
 const UNCOMPRESSED: &str = "org.erofs.uncompressed-digest";
+
+/// On a layer that is an image: how it is used beside the others (the same draft). Not a matter of its bytes.
+const ROLE: &str = "org.erofs.role";
 
 /// Annotations that describe the bytes of a tar blob, and are wrong for any other.
 const ABOUT_BYTES: &[&str] = &[
@@ -28,6 +31,16 @@ const ABOUT_BYTES: &[&str] = &[
     "io.github.containers.zstd-chunked.",
     "org.erofs.",
 ];
+
+/// Does the annotation `key` of a layer hold for the layer that was made of it?
+fn is_kept(key: &str, layer: &Layer, has_same_bytes: bool) -> bool {
+    match layer.layer_type {
+        // What was found to be so is said anew.
+        _ if key.starts_with(verity::ANNOTATIONS) => false,
+        LayerType::Erofs { .. } if has_same_bytes || key == ROLE => true,
+        _ => !ABOUT_BYTES.iter().any(|about| key.starts_with(about)),
+    }
+}
 
 /// What was written.
 pub(super) struct Written {
@@ -124,13 +137,15 @@ impl Writer<'_> {
         let media_type = self.options.output.media_type();
         let mut to = Descriptor::new(media_type, &sealed.digest, sealed.size);
         if let Place::Listed(from) = &layer.place {
-            let keep = |key: &str| !ABOUT_BYTES.iter().any(|about| key.starts_with(about));
+            let keep = |key: &str| is_kept(key, layer, from.digest == sealed.digest);
             to = to.with_annotations_of(from, keep);
             to = to.with_annotation(SOURCE_LAYER, &from.digest.to_string());
         }
         if let Output::Zstd { .. } = self.options.output {
             to = to.with_annotation(UNCOMPRESSED, &sealed.diff_id.to_string());
         }
+        let tree = sealed.verity.as_ref().map(verity::to_annotations).into_iter().flatten();
+        to = tree.fold(to, |to, (key, value)| to.with_annotation(key, &value));
         to.with_annotation(SOURCE_DIFF_ID, &layer.diff_id.to_string())
     }
 
@@ -225,6 +240,7 @@ fn report(layer: &Layer, made: &Made) -> LayerReport {
         digest: made.sealed.digest.clone(),
         size: made.sealed.size,
         diff_id: made.sealed.diff_id.clone(),
+        verity: made.sealed.verity,
         reused: made.reused,
     }
 }

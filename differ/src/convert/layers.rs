@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
+use erolith_mkfs::dmverity::Verity;
+
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
-use crate::apply::{self, Lowers, Output, Sealed};
+use crate::apply::{self, Lowers, Output, Protect, Sealed, verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode, OciLayout, Provider, spool};
 use crate::decode::{Cancel, Digests, LayerStream, OnBytes, Request, Watched};
 use crate::oci::{Layer, Source};
@@ -78,6 +80,7 @@ struct Job<'a> {
     /// The last job before this one with the same content, over other layers.
     twin: Option<usize>,
     keys: Keys,
+    protect: Protect,
 }
 
 type Plan<'a> = (Vec<Job<'a>>, Vec<Vec<usize>>);
@@ -100,10 +103,13 @@ fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
                 return Err(name(index, layer, Error::NonDistributable { media_type }));
             }
             chain.push(layer.diff_id.clone());
+            let promised = promised(layer).map_err(|error| name(index, layer, error))?;
             let job = *known.entry(chain.clone()).or_insert_with(|| {
                 let below = below.iter().rev().copied().collect();
                 let twin = same.insert((&layer.diff_id, index == 0), jobs.len());
-                jobs.push(Job { layer, index, below, twin, keys: Keys::new(&chain, options) });
+                let keys = Keys::new(&chain, promised.as_ref(), options);
+                let protect = Protect { promised, is_wanted: options.dm_verity };
+                jobs.push(Job { layer, index, below, twin, keys, protect });
                 jobs.len() - 1
             });
             below.push(job);
@@ -111,6 +117,16 @@ fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
         images.push(below);
     }
     Ok((jobs, images))
+}
+
+/// The hash tree that a layer says to have. What is said of a tar layer is about something else.
+fn promised(layer: &Layer) -> Result<Option<Verity>> {
+    match (layer.layer_type, layer.descriptor()) {
+        (LayerType::Erofs { .. }, Some(descriptor)) => {
+            verity::from_annotations(|key| descriptor.annotation(key))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn name(index: usize, layer: &Layer, source: Error) -> Error {
@@ -247,7 +263,7 @@ impl<'a> Work<'a> {
 
     fn seal(&self, number: usize, job: &Job<'a>, built: Built) {
         let inherits = built.inherits;
-        let sealed = built.seal(self.layout, self.options.output, &self.cancel);
+        let sealed = built.seal(self.layout, self.options.output, &job.protect, &self.cancel);
         let kept = sealed.and_then(|sealed| {
             record::keep(self.layout, &job.keys, inherits, &sealed)?;
             Ok(sealed)

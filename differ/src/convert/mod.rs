@@ -16,6 +16,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use erolith_mkfs::build;
+use erolith_mkfs::dmverity::Verity;
 
 pub use progress::{Event, Progress};
 
@@ -49,6 +50,8 @@ pub struct Options {
     pub output: Output,
     /// How images are built. Whether a layer is the lowest is decided layer by layer.
     pub build: build::Options,
+    /// Give images a dm-verity hash tree, which becomes part of their layers.
+    pub dm_verity: bool,
     /// Keep the original images too: the result is an index that lists them before the EROFS ones.
     pub keep_original: bool,
     /// What to do with non-distributable layers.
@@ -66,6 +69,7 @@ impl Default for Options {
         Self {
             output: Output::default(),
             build: build::Options::default(),
+            dm_verity: false,
             keep_original: false,
             nondistributable: NonDistributable::default(),
             jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -115,6 +119,8 @@ pub struct LayerReport {
     pub size: u64,
     /// DiffID of the new layer.
     pub diff_id: Digest,
+    /// The hash tree of its image, when it has one.
+    pub verity: Option<Verity>,
     /// Was it there from an earlier conversion?
     pub reused: bool,
 }

@@ -3,10 +3,11 @@
 //! A record is a hint. The blob it names is read and verified before it is used, and one that is gone or damaged is
 //! made anew.
 
-use serde_json::{Value, json};
+use erolith_mkfs::dmverity::Verity;
+use serde_json::{Map, Value, json};
 
 use super::Options;
-use crate::apply::{self, Output, Sealed};
+use crate::apply::{self, Output, Sealed, verity};
 use crate::content::{Dir, OciLayout, Provider};
 use crate::decode::Cancel;
 use crate::fault;
@@ -27,7 +28,8 @@ pub(super) struct Keys {
 
 impl Keys {
     /// For the top one of the layers with these diffIDs, lowest first.
-    pub(super) fn new(chain: &[Digest], options: &Options) -> Self {
+    /// `promised` is the hash tree that the top layer came with.
+    pub(super) fn new(chain: &[Digest], promised: Option<&Verity>, options: &Options) -> Self {
         let output = match options.output {
             Output::Raw => "raw".to_owned(),
             Output::Zstd { level, .. } => format!("zstd {level}"),
@@ -35,7 +37,13 @@ impl Keys {
         let version = env!("CARGO_PKG_VERSION");
         let build = &options.build;
         let base = chain.len() == 1;
-        let how = format!("{FORMAT}\n{version}\n{output}\n{build:?}\nbase {base}\n");
+        let mut how = format!("{FORMAT}\n{version}\n{output}\n{build:?}\nbase {base}\n");
+        if options.dm_verity {
+            how.push_str("dm-verity\n");
+        }
+        if let Some(Verity { root, hash_offset, block_size }) = promised {
+            how.push_str(&format!("dm-verity {root} {hash_offset} {block_size}\n"));
+        }
         let names: Vec<String> = chain.iter().map(Digest::to_string).collect();
         let top = names.last().cloned().unwrap_or_default();
         let key = |kind, what: &str| Digest::of(format!("{how}{kind} {what}").as_bytes());
@@ -81,10 +89,13 @@ pub(super) fn keep(layout: &OciLayout, keys: &Keys, inherits: bool, sealed: &Sea
     let step = |point| fault::point(point).map_err(Error::io("remembering a layer"));
     step("convert.before_record")?;
     let key = if inherits { &keys.chain } else { &keys.layer };
+    let tree = sealed.verity.as_ref().map(verity::to_annotations).into_iter().flatten();
+    let tree: Map<String, Value> = tree.map(|(key, value)| (key.into(), value.into())).collect();
     let record = json!({
         "digest": sealed.digest.to_string(),
         "size": sealed.size,
         "diffId": sealed.diff_id.to_string(),
+        "annotations": tree,
     });
     layout.replace_in(&dir(layout)?, key, record.to_string().as_bytes())?;
     step("convert.after_record")
@@ -93,9 +104,11 @@ pub(super) fn keep(layout: &OciLayout, keys: &Keys, inherits: bool, sealed: &Sea
 fn parse(bytes: &[u8]) -> Option<Sealed> {
     let value: Value = serde_json::from_slice(bytes).ok()?;
     let digest = |key| value.get(key).and_then(Value::as_str)?.parse().ok();
+    let annotation = |key: &str| value.get("annotations")?.get(key)?.as_str();
     Some(Sealed {
         digest: digest("digest")?,
         size: value.get("size")?.as_u64()?,
         diff_id: digest("diffId")?,
+        verity: verity::from_annotations(annotation).ok()?,
     })
 }

@@ -1,6 +1,7 @@
 //! Whole images, made here, converted and looked at.
 
 mod fixture;
+mod verity;
 
 use std::io::{Read, Write};
 use std::sync::Arc;

@@ -181,6 +181,7 @@ fn applied(options: &Options, blob: &[u8], target: &Path) -> Result<Digest, Erro
         size: blob.len() as u64,
         diff_id: None,
         payloads: Payloads::new(),
+        verity: None,
     };
     let source = Source::Stream(Box::new(Cursor::new(blob.to_vec())));
     apply(source, &layer, target, &Vec::new(), options).map(|applied| applied.digest)

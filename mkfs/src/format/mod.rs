@@ -10,6 +10,7 @@ mod chunk;
 mod dirent;
 mod inode;
 mod superblock;
+mod verity;
 mod xattr;
 
 pub use chunk::{
@@ -21,6 +22,7 @@ pub use inode::{
     CompactInode, ExtendedInode, FORMAT_BIT4, Layout, SLOT_SIZE, decode_rdev, encode_rdev, mode,
 };
 pub use superblock::{SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, compat, incompat};
+pub use verity::{VERITY_SIGNATURE, VeritySuper};
 pub use xattr::{
     SHARED_ID_SIZE, XattrEntry, XattrHeader, filter_bit, ibody_size, icount, prefix_of, prefix_text,
 };

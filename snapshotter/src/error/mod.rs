@@ -102,6 +102,22 @@ pub enum Error {
         /// Files given.
         given: usize,
     },
+    /// An image is not what its dm-verity hash tree says, or the tree not what the sidecar says.
+    #[error("{image}: dm-verity: {source}; it was not mounted")]
+    Verity {
+        /// The layer's name.
+        image: String,
+        /// What is wrong.
+        source: erolith_mkfs::dmverity::Error,
+    },
+    /// A layer that shall be mounted with dm-verity cannot be.
+    #[error("{image}: dm-verity is required, but {why}")]
+    Unprotected {
+        /// The layer's name.
+        image: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// The structural check, run on the very descriptor that would have been mounted, said no.
     #[error("{image}: the image is damaged or hostile and was not mounted: {source}")]
     Check {
@@ -322,6 +338,8 @@ impl Error {
             Self::NotErofs { .. } => "not-erofs",
             Self::Truncated { .. } => "image-truncated",
             Self::Devices { .. } => "image-devices",
+            Self::Verity { source, .. } => source.code(),
+            Self::Unprotected { .. } => "unprotected",
             Self::Check { .. } => "image-check",
             Self::Read { .. } => "image-read",
             Self::Kernel { .. } => "kernel",
@@ -372,9 +390,11 @@ impl Error {
             | Self::Limit { .. }
             | Self::Raced { .. } => Class::Usage,
             Self::Unsealed { fault: Fault::Missing, .. } => Class::Environment,
+            Self::Verity { source: erolith_mkfs::dmverity::Error::Io { .. }, .. } => Class::Io,
             Self::NotErofs { .. }
             | Self::Truncated { .. }
             | Self::Check { .. }
+            | Self::Verity { .. }
             | Self::Unsealed { .. }
             | Self::Damaged { .. } => Class::Input,
             Self::Store(error) => error.class(),
@@ -390,6 +410,7 @@ impl Error {
             | Self::InUse { .. }
             | Self::Unlimited { .. }
             | Self::NoVerity { .. }
+            | Self::Unprotected { .. }
             | Self::Program { .. }
             | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
@@ -447,7 +468,7 @@ impl Error {
             Self::DatabaseMissing { .. } => {
                 "put metadata.db back, or remove the directory `snapshots` to start anew"
             }
-            Self::Gone { .. } => "remove the image and pull it again",
+            Self::Gone { .. } | Self::Verity { .. } => "remove the image and pull it again",
             Self::NoVerity { .. } => {
                 "`erolith doctor` says what is missing (for ext4: tune2fs -O verity); or let `fs_verity` be \"if-possible\""
             }
@@ -457,6 +478,9 @@ impl Error {
             Self::Unsealed { .. } => "somebody changed or replaced the file: pull the image again",
             Self::Damaged { .. } => {
                 "pull the image again; where that changes nothing, remove it first. `erolith scrub` checks every layer"
+            }
+            Self::Unprotected { .. } => {
+                "load dm_verity and let the differ write hash trees, or set dm_verity to \"auto\""
             }
             Self::Unlimited { .. } => {
                 "mount the filesystem with project quota (prjquota or pquota), or let limits be kept by images"

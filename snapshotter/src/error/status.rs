@@ -36,6 +36,9 @@ impl Error {
     pub fn status(&self) -> Status {
         match self {
             Self::Store(error) => error.status(),
+            Self::Verity { source: erolith_mkfs::dmverity::Error::Io { source, .. }, .. } => {
+                of_io(source)
+            }
             Self::NoLayers
             | Self::ValueTooLong { .. }
             | Self::Option { .. }
@@ -50,6 +53,7 @@ impl Error {
             | Self::Finished { .. }
             | Self::InUse { .. }
             | Self::Unlimited { .. }
+            | Self::Unprotected { .. }
             | Self::Program { .. }
             | Self::Unsealed { fault: Fault::Missing, .. }
             | Self::NoVerity { .. }
@@ -60,6 +64,7 @@ impl Error {
             | Self::Check { .. }
             | Self::Unsealed { .. }
             | Self::Damaged { .. }
+            | Self::Verity { .. }
             | Self::Gone { .. } => Status::DataLoss,
             Self::LoopRace { .. } | Self::Raced { .. } => Status::Unavailable,
             Self::LoopNode { errno, .. } => of_errno(*errno),

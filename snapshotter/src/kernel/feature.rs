@@ -48,6 +48,8 @@ pub enum Feature {
     Fuse,
     /// fs-verity on a file of the directory.
     Verity,
+    /// Devices of dm-verity.
+    DmVerity,
     /// The immutable flag on a file of the directory.
     Immutable,
     /// Types of files in listings of the directory.
@@ -67,7 +69,7 @@ pub enum Feature {
 }
 
 /// Every feature, in the order of a report.
-pub const ALL: [Feature; 37] = {
+pub const ALL: [Feature; 38] = {
     use Feature as F;
     [
         F::Erofs,
@@ -99,6 +101,7 @@ pub const ALL: [Feature; 37] = {
         F::UserNamespace,
         F::Fuse,
         F::Verity,
+        F::DmVerity,
         F::Immutable,
         F::DirTypes,
         F::TrustedXattrs,
@@ -144,6 +147,7 @@ impl Feature {
             Self::UserNamespace => "user-namespaces",
             Self::Fuse => "fuse",
             Self::Verity => "fs-verity",
+            Self::DmVerity => "dm-verity",
             Self::Immutable => "immutable-flag",
             Self::DirTypes => "dir-types",
             Self::TrustedXattrs => "trusted-xattrs",
@@ -206,6 +210,10 @@ impl Feature {
             Self::Verity => {
                 "images are protected by digests only; for more, a kernel with CONFIG_FS_VERITY and \
                  tune2fs -O verity (ext4), or btrfs"
+            }
+            Self::DmVerity => {
+                "layers with hash trees are mounted without; load it (modprobe dm-verity) or use a kernel with \
+                 CONFIG_DM_VERITY"
             }
             Self::Immutable => {
                 "images are protected by permissions only; ext4, xfs and btrfs have the flag"

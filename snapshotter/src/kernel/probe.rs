@@ -132,6 +132,7 @@ impl Prober {
             }
             Feature::Fuse => fuse(),
             Feature::Verity => self.verity(),
+            Feature::DmVerity => dm_verity(),
             Feature::Immutable => self.immutable(),
             Feature::DirTypes => self.dir_types(),
             Feature::TrustedXattrs => self.trusted_xattrs(),
@@ -375,6 +376,13 @@ fn written_overlay(dir: &Path) -> Result<(), Failure> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     rustix::fs::openat(&mount, "file", flags, Mode::RUSR)?;
     Ok(())
+}
+
+fn dm_verity() -> Attempt {
+    match crate::sys::dm::DeviceMapper::with_target("verity")? {
+        Some(_) => Ok("the device mapper has the target".to_owned()),
+        None => Err(Errno::NODEV.into()),
+    }
 }
 
 fn fuse() -> Attempt {

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use erolith_mkfs::dmverity::sidecar::SUFFIX;
 use rustix::fs::{AtFlags, CWD, Stat};
 use rustix::io::Errno;
 
+use super::sidecar::sidecar_path;
 use crate::fault::point;
 use crate::files::{ensure_dir, failed, names, stat, unlink};
 use crate::{Error, Result};
@@ -44,6 +46,8 @@ impl Images {
     ///
     /// # Errors
     /// [`Error::Storage`].
+    ///
+    /// An image with a dm-verity sidecar is remembered with it, and in the place of one that has none.
     pub fn keep(&self, diff_id: &str, image: &Path) -> Result<bool> {
         if !self.is_kept {
             return Ok(false);
@@ -57,11 +61,18 @@ impl Images {
         for dir in ancestors.into_iter().rev() {
             ensure_dir(dir, 0o700)?;
         }
-        match rustix::fs::linkat(CWD, image, CWD, &path, AtFlags::empty()) {
-            Ok(()) => point("images.after_link").map(|()| true),
-            Err(Errno::EXIST) => Ok(true),
-            Err(errno) => Err(failed("linking", &path)(errno)),
+        let (sidecar, kept_sidecar) = (sidecar_path(image), sidecar_path(&path));
+        let has_sidecar = stat(&sidecar)?.is_some();
+        if stat(&path)?.is_none() || (has_sidecar && stat(&kept_sidecar)?.is_none()) {
+            // The image first: a sidecar without one means nothing.
+            unlink(&path)?;
+            unlink(&kept_sidecar)?;
         }
+        if has_sidecar {
+            link(&sidecar, &kept_sidecar)?;
+        }
+        link(image, &path)?;
+        point("images.after_link").map(|()| true)
     }
 
     /// Forgets an image that was found damaged, by whatever diffIDs it is known.
@@ -90,21 +101,37 @@ impl Images {
         Ok(gone)
     }
 
-    /// Every image that is still there.
+    /// Every image that is still there. Sidecars go with their images.
     fn each(&self, work: &mut dyn FnMut(&Path, &Stat) -> Result<()>) -> Result<()> {
         for algorithm in names(&self.dir)? {
             let algorithm = self.dir.join(algorithm);
             for prefix in names(&algorithm)? {
                 let dir = algorithm.join(prefix);
-                for name in names(&dir)? {
-                    let path = dir.join(name);
+                let (sidecars, images): (Vec<_>, Vec<_>) =
+                    names(&dir)?.into_iter().partition(|name| name.ends_with(SUFFIX));
+                for path in images.iter().map(|name| dir.join(name)) {
                     if let Some(stat) = stat(&path)? {
                         work(&path, &stat)?;
+                    }
+                }
+                // One goes with its image, whose layers may have sidecars of their own.
+                for name in sidecars {
+                    let image = name.strip_suffix(SUFFIX).unwrap_or_default();
+                    if stat(&dir.join(image))?.is_none() {
+                        unlink(&dir.join(name))?;
                     }
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Gives a file a second name, unless that is taken.
+fn link(file: &Path, name: &Path) -> Result<()> {
+    match rustix::fs::linkat(CWD, file, CWD, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(failed("linking", name)(errno)),
     }
 }
 

@@ -8,6 +8,7 @@
 //!   .erofslayer    0644  says to differs: write the layer here; of active snapshots
 //!   layer.erofs          the layer; or a symbolic link into a read-only cache
 //!   damaged.erofs        instead of it: what was found to be no layer any more
+//!   layer.erofs.dmverity 0644  how to open its dm-verity device, when it has a hash tree
 //! ```
 //!
 //! These are the names of containerd's EROFS snapshotter, so that its differ works here and ours there.
@@ -15,6 +16,7 @@
 mod checked;
 mod images;
 mod remove;
+mod sidecar;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,8 @@ pub(crate) use checked::{is_link, mark, require_checked};
 pub use images::Images;
 pub(crate) use images::layer_path;
 pub(crate) use remove::remove_tree;
+pub use sidecar::sidecar_of;
+pub(crate) use sidecar::{read_sidecar, remove_sidecar, sidecar_path, sync_sidecar, tree_of};
 
 /// The empty file by which a differ knows a directory that wants a layer.
 pub const MARKER: &str = ".erofslayer";

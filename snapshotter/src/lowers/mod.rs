@@ -34,6 +34,7 @@ use crate::mounts::plan::lower_attributes;
 use crate::mounts::{self, Backing, Layer, MountOptions, Request};
 use crate::sys::idmap;
 use crate::sys::userns::UserNamespace;
+use crate::verity::Devices;
 use crate::{Error, Result};
 
 pub(crate) use idmaps::IdMaps;
@@ -95,6 +96,7 @@ pub(crate) trait Layers {
 pub(crate) struct Lowers {
     state: PathBuf,
     backing: Backing,
+    devices: Devices,
     making: [Mutex<()>; STRIPES],
     /// Shared while mounts are being handed out, exclusive while unused ones go.
     users: RwLock<()>,
@@ -107,11 +109,16 @@ impl Lowers {
     ///
     /// # Errors
     /// [`Error::InUse`] when another daemon has it, [`Error::Storage`].
-    pub(crate) fn open(state: &Path, identity: &str, backing: Backing) -> Result<Self> {
+    pub(crate) fn open(
+        state: &Path,
+        identity: &str,
+        backing: Backing,
+        devices: Devices,
+    ) -> Result<Self> {
         let owner = owner::take(state, identity)?;
         ensure_dir(&state.join(PLAIN_SPACE), 0o700)?;
         let (making, users) = (Default::default(), RwLock::default());
-        Ok(Self { state: state.to_owned(), backing, making, users, _owner: owner })
+        Ok(Self { state: state.to_owned(), backing, devices, making, users, _owner: owner })
     }
 
     /// While this is held nothing is unmounted.
@@ -188,7 +195,7 @@ impl Lowers {
     ) -> Result<()> {
         let base = self.state.join(PLAIN_SPACE).join(lower.id.to_string());
         if !is_mounted(&base)? {
-            mount_image(lower.id, layers, &base, self.backing)
+            self.mount_image(lower.id, layers, &base)
                 .inspect_err(|error| layers.failed(lower.id, error))?;
         }
         if base == place {
@@ -208,6 +215,36 @@ impl Lowers {
         idmap::clear(clone.as_fd(), lower.lifted())
             .map_err(|errno| kernel("change the attributes of", &base, errno))?;
         attach_at(clone.as_fd(), place)
+    }
+
+    fn mount_image(&self, id: u64, layers: &dyn Layers, place: &Path) -> Result<()> {
+        let image = &layers.image(id);
+        let file = File::open(image).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::Gone { id, path: image.to_owned() },
+            _ => failed("opening", image)(source),
+        })?;
+        make_place(place)?;
+        let device = self.devices.open(id, image, &file)?;
+        let (mounted, backing) = match &device {
+            Some(device) => (&device.file, Backing::File),
+            None => (&file, self.backing),
+        };
+        let mounted = mounted.try_clone().map_err(failed("opening", image))?;
+        let name = image.display().to_string();
+        let request = Request {
+            layers: vec![Layer { name, image: mounted, devices: Vec::new() }],
+            target: place.to_owned(),
+            backing,
+            options: MountOptions { attributes: lower_attributes(), erofs: Vec::new() },
+            route: None,
+        };
+        // On the inode that is mounted then. The mount itself compares sizes.
+        let check = |_: &Layer| Ok(layers.require_sound(id, image, &file)?);
+        mounts::mount(request, &check).map_err(|error| match &device {
+            Some(device) => device.explain(image, &file, own(error)),
+            None => own(error),
+        })?;
+        point("lower.after_mount")
     }
 
     /// Undoes every mount of the layer `id`, because its image was or will be written again. Whoever has it bound keeps
@@ -276,27 +313,6 @@ pub(crate) fn is_mounted(place: &Path) -> Result<bool> {
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(failed("examining", place)(errno)),
     }
-}
-
-fn mount_image(id: u64, layers: &dyn Layers, place: &Path, backing: Backing) -> Result<()> {
-    let image = &layers.image(id);
-    let file = File::open(image).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::Gone { id, path: image.to_owned() },
-        _ => failed("opening", image)(source),
-    })?;
-    make_place(place)?;
-    let name = image.display().to_string();
-    let request = Request {
-        layers: vec![Layer { name, image: file, devices: Vec::new() }],
-        target: place.to_owned(),
-        backing,
-        options: MountOptions { attributes: lower_attributes(), erofs: Vec::new() },
-        route: None,
-    };
-    // The mount itself compares sizes.
-    let check = |layer: &Layer| Ok(layers.require_sound(id, image, &layer.image)?);
-    mounts::mount(request, &check).map_err(own)?;
-    point("lower.after_mount")
 }
 
 /// Our own word on an image, if that is what the mount was refused for.

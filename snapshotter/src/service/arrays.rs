@@ -5,6 +5,10 @@
 //! - [`managed`]: the arrays of containerd's own EROFS snapshotter (plugins/snapshots/erofs), for its mount manager
 //!   from 2.2 on, and for shims that want the images themselves.
 
+use std::collections::BTreeSet;
+
+use erolith_mkfs::dmverity::sidecar::SUFFIX;
+
 use crate::layerdir::{IMAGE, RWLAYER, UPPER, WORK};
 use crate::lowers::{IdMaps, Lower};
 use crate::mounts::plan::{MAX_LAYERS, OVERLAY_OPTIONS};
@@ -45,6 +49,8 @@ pub(super) struct Places<'a> {
     pub(super) uppers: &'a str,
     /// Appended to the options of every overlay.
     pub(super) overlay_options: &'a [String],
+    /// Layers whose images others are to mount with dm-verity.
+    pub(super) verity: &'a BTreeSet<u64>,
 }
 
 /// Mounts, and the layers that must be mounted for them.
@@ -200,8 +206,11 @@ fn overlay(fs_type: &str, options: Vec<String>) -> Mount {
 }
 
 fn image(places: &Places<'_>, id: u64) -> Mount {
-    let options = vec!["ro".to_owned(), "loop".to_owned()];
+    let mut options = vec!["ro".to_owned(), "loop".to_owned()];
     let source = places.of(id, IMAGE);
+    if places.verity.contains(&id) {
+        options.push(format!("X-containerd.dmverity={source}{SUFFIX}"));
+    }
     Mount { fs_type: "erofs".to_owned(), source, target: String::new(), options }
 }
 

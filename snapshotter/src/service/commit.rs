@@ -120,6 +120,7 @@ impl Snapshotter {
             unlink(&dir.join(RWLAYER))?;
         }
         if self.config.sync {
+            layerdir::sync_sidecar(&image)?;
             rustix::fs::fsync(&file).map_err(failed("syncing", &image))?;
             rustix::fs::fsync(&lock).map_err(failed("syncing", &dir))?;
             // The directory itself was not worth it before it had a layer.
@@ -180,6 +181,8 @@ fn convert(
     protector: Protector,
 ) -> Result<()> {
     point("commit.before_convert")?;
+    // A differ that died may have left one.
+    layerdir::remove_sidecar(&dir.join(IMAGE))?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir_fd, c".", flags, Mode::from_raw_mode(0o600))
         .map_err(failed("making an image in", dir))?;

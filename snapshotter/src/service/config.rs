@@ -6,6 +6,7 @@ use super::limit;
 use crate::mounts::Backing;
 use crate::protect::Verity;
 use crate::uppers::LimitBy;
+use crate::verity::DmVerity;
 use crate::{Error, Result};
 
 /// What kind of mounts containerd is given.
@@ -43,6 +44,8 @@ pub struct Config {
     /// Whether the images of committed layers become immutable, where that can be and the inode is theirs alone. Then
     /// images are not shared between layers with the same content.
     pub immutable: bool,
+    /// Whether layers are mounted with dm-verity.
+    pub dm_verity: DmVerity,
     /// Read-only caches of layers, `<algorithm>/<2 hex>/<hex>.erofs` by diffID, as containerd's
     /// `layer_content_caches`. What a snapshot uses must stay there.
     pub caches: Vec<PathBuf>,
@@ -63,6 +66,7 @@ impl Config {
             limit_by: LimitBy::default(),
             verity: Verity::default(),
             immutable: false,
+            dm_verity: DmVerity::default(),
             caches: Vec::new(),
         }
     }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::{Mount, Snapshotter, limit};
 use crate::Result;
 use crate::fault::point;
-use crate::files::{failed, sync_dir};
+use crate::files::{failed, stat, sync_dir};
 use crate::layerdir::{self, IMAGE, UPPER};
 use crate::lowers::IdMaps;
 use crate::mounts;
@@ -177,6 +177,12 @@ impl Snapshotter {
         };
         let image = dir.join(IMAGE);
         if let Some(kept) = self.images.find(diff_id).filter(|path| is_whole(path)) {
+            // First, so that whoever finds the image finds what protects it.
+            let sidecars = [&kept, &image].map(|image| layerdir::sidecar_path(image));
+            match rustix::fs::linkat(CWD, &sidecars[0], CWD, &sidecars[1], AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(failed("linking", &sidecars[1])(errno)),
+            }
             match rustix::fs::linkat(CWD, &kept, CWD, &image, AtFlags::empty()) {
                 Ok(()) => return Ok(true),
                 // It was swept meanwhile, or has as many names as a file may have.
@@ -187,6 +193,11 @@ impl Snapshotter {
         let Some(relative) = layerdir::layer_path(diff_id) else { return Ok(false) };
         let mut caches = self.config.caches.iter().map(|cache| cache.join(&relative));
         let Some(cached) = caches.find(|path| is_whole(path)) else { return Ok(false) };
+        let [from, to] = [&cached, &image].map(|image| layerdir::sidecar_path(image));
+        layerdir::remove_sidecar(&image)?;
+        if stat(&from)?.is_some() {
+            rustix::fs::symlink(&from, &to).map_err(failed("linking", &to))?;
+        }
         rustix::fs::symlink(&cached, &image).map_err(failed("linking", &image))?;
         Ok(true)
     }

@@ -45,6 +45,8 @@ use crate::store::{self, Filters, Info, Kind, Labels, Store, UpdateMask, Usage};
 
 pub use crate::uppers::{LimitBy, MIN_LIMIT};
 use crate::uppers::{Upper, Uppers};
+use crate::verity::Devices;
+pub use crate::verity::DmVerity;
 pub use config::{Config, Profile};
 pub use paths::Paths;
 pub(crate) use root::parts as root_parts;
@@ -109,7 +111,8 @@ impl Snapshotter {
         }
         let identity = root::identity(root)?;
         sync_dir(root)?;
-        let lowers = Lowers::open(&config.state, &identity, config.backing)?;
+        let devices = Devices::new(config.dm_verity, &identity)?;
+        let lowers = Lowers::open(&config.state, &identity, config.backing, devices)?;
         let uppers = Uppers::open(&config.state, &snapshots, &identity, config.limit_by)?;
         if config.default_size > 0 {
             uppers.try_out(&snapshots);

@@ -1,5 +1,6 @@
 //! What callers are told to mount, with the layers below it mounted for them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
@@ -15,6 +16,9 @@ use super::arrays::{self, Places, Planned, Shape};
 use super::config::Profile;
 use super::sound::Judged;
 use super::{Mount, Snapshotter, text};
+
+/// Layers that we mount ourselves need not be named.
+static NONE: BTreeSet<u64> = BTreeSet::new();
 
 impl Snapshotter {
     /// What to mount for an active snapshot or a view. Layers that are not mounted, as after a reboot, are.
@@ -43,7 +47,7 @@ impl Snapshotter {
             return Ok(None);
         }
         let space = self.lowers.space(None)?;
-        let Planned { mounts, lowers } = arrays::plain(&shape, &self.places(space.dir()))?;
+        let Planned { mounts, lowers } = arrays::plain(&shape, &self.places(space.dir(), &NONE))?;
         Ok(self.lowers.are_mounted(&space, &lowers)?.then_some(mounts))
     }
 
@@ -90,12 +94,13 @@ impl Snapshotter {
         Ok(Shape { kind, id, applied, upper, parents, maps })
     }
 
-    fn places<'a>(&'a self, lowers: &'a Path) -> Places<'a> {
+    fn places<'a>(&'a self, lowers: &'a Path, verity: &'a BTreeSet<u64>) -> Places<'a> {
         Places {
             snapshots: text(&self.snapshots),
             lowers: text(lowers),
             uppers: text(self.uppers.places()),
             overlay_options: &self.config.overlay_options,
+            verity,
         }
     }
 
@@ -107,14 +112,21 @@ impl Snapshotter {
         if let Upper::Image(_) = shape.upper {
             self.uppers.hand_over(shape.id, &self.dir(shape.id).join(layerdir::RWLAYER))?;
         }
-        arrays::managed(shape, &self.places(Path::new("")))
+        let mut verity = BTreeSet::new();
+        for &id in shape.parents.iter().chain(shape.applied.then_some(&shape.id)) {
+            let image = self.dir(id).join(layerdir::IMAGE);
+            if self.config.dm_verity.sidecar_for_others(&image)? {
+                verity.insert(id);
+            }
+        }
+        arrays::managed(shape, &self.places(Path::new(""), &verity))
     }
 
     fn plain(&self, shape: &Shape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
         // Without layers there is nothing to map: the upper directory has its owners already.
         let has_layers = shape.applied || !shape.parents.is_empty();
         let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
-        let Planned { mounts, lowers } = arrays::plain(shape, &self.places(space.dir()))?;
+        let Planned { mounts, lowers } = arrays::plain(shape, &self.places(space.dir(), &NONE))?;
         self.lowers.ensure(&space, &lowers, layers)?;
         if let Upper::Image(_) = shape.upper {
             self.uppers.ensure(shape.id, &self.dir(shape.id).join(layerdir::RWLAYER))?;

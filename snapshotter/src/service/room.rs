@@ -1,5 +1,7 @@
 //! How much room the options of an overlay have.
 
+use std::collections::BTreeSet;
+
 use super::arrays::{Places, Shape, plain};
 use super::{Config, Profile};
 use crate::lowers::PLAIN_SPACE;
@@ -26,6 +28,7 @@ impl Config {
             lowers: lowers.to_str()?,
             uppers: "",
             overlay_options: &self.overlay_options,
+            verity: &BTreeSet::new(),
         };
         let parents = vec![LARGE; ENOUGH];
         let fits = |count: &usize| {

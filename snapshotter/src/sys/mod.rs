@@ -2,6 +2,7 @@
 //! sound, and has a test that fails when a number or a layout is wrong.
 #![allow(unsafe_code)]
 
+pub(crate) mod dm;
 pub(crate) mod idmap;
 pub(crate) mod loopdev;
 pub(crate) mod namespace;

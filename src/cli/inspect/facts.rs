@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use erolith_mkfs::dmverity::{self, Header, RootHash};
 use erolith_mkfs::format::{FileType, Layout};
 use erolith_mkfs::image::{Coding, Data, Error, Extent, Inode, Place, Space, WalkEntry};
 use erolith_mkfs::io::ReadAt as _;
@@ -106,6 +107,8 @@ pub(super) struct Facts {
     pub(super) names: Names,
     /// Every run of stored data of files, in the order of the devices.
     pub(super) runs: Vec<Run>,
+    /// The hash tree behind the image, and the root hash that it has; or why it cannot be used.
+    pub(super) verity: Option<Result<(Header, RootHash), dmverity::Error>>,
 }
 
 /// Walks the image.
@@ -130,6 +133,7 @@ pub(super) fn gather(image: &Opened) -> Result<Facts, Error> {
             dirs: Vec::new(),
             names: Names::default(),
             runs: Vec::new(),
+            verity: None,
         },
         linked: BTreeSet::new(),
         dir_index: BTreeMap::new(),
@@ -137,6 +141,7 @@ pub(super) fn gather(image: &Opened) -> Result<Facts, Error> {
         packed: (0, 1),
     };
     gather.fixed()?;
+    gather.verity();
     let mut walk = image.walk();
     while let Some(entry) = walk.next_entry()? {
         gather.entry(&entry)?;
@@ -174,6 +179,19 @@ impl Gather<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The hash tree. One that cannot be used does not keep anybody from looking at the image.
+    fn verity(&mut self) {
+        let Some(file) = self.image.device(0) else { return };
+        let found = dmverity::find(file, self.image.superblock()).transpose();
+        self.facts.verity = found.map(|header| {
+            let header = header?;
+            let (start, end) = (header.geometry().hash_offset(), header.geometry().end());
+            self.facts.grid.add(start, end, Kind::Verity);
+            let root = header.root(file)?;
+            Ok((header, root))
+        });
     }
 
     fn entry(&mut self, entry: &WalkEntry<'_>) -> Result<(), Error> {

@@ -17,13 +17,15 @@ pub(super) enum Kind {
     Directories,
     /// Blocks of file data.
     Data,
+    /// The hash tree of dm-verity.
+    Verity,
     /// Nothing that the tree refers to.
     Unused,
 }
 
 impl Kind {
     /// All of them, in the order in which they are shown.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Data,
         Self::Inline,
         Self::Directories,
@@ -31,6 +33,7 @@ impl Kind {
         Self::Xattrs,
         Self::Indexes,
         Self::Fixed,
+        Self::Verity,
         Self::Unused,
     ];
 
@@ -44,6 +47,7 @@ impl Kind {
             Self::Inline => "inline",
             Self::Directories => "directories",
             Self::Data => "data",
+            Self::Verity => "verity",
             Self::Unused => "unused",
         }
     }
@@ -58,6 +62,7 @@ impl Kind {
             Self::Inline => "tails of files and link targets behind their inode",
             Self::Directories => "names",
             Self::Data => "blocks of file content",
+            Self::Verity => "hash tree of dm-verity",
             Self::Unused => "padding, and what no file refers to",
         }
     }
@@ -75,8 +80,8 @@ const CELLS: u64 = 4096;
 pub(super) struct Grid {
     size: u64,
     cell: u64,
-    cells: Vec<[u64; 8]>,
-    totals: [u64; 8],
+    cells: Vec<[u64; Kind::ALL.len()]>,
+    totals: [u64; Kind::ALL.len()],
 }
 
 impl Grid {
@@ -84,7 +89,7 @@ impl Grid {
     pub(super) fn new(size: u64, block: u64) -> Self {
         let cell = size.div_ceil(CELLS).max(1).next_multiple_of(block);
         let count = usize::try_from(size.div_ceil(cell)).unwrap_or(0);
-        Self { size, cell, cells: vec![[0; 8]; count], totals: [0; 8] }
+        Self { size, cell, cells: vec![[0; Kind::ALL.len()]; count], totals: [0; Kind::ALL.len()] }
     }
 
     /// Adds bytes `start..end` of the image; what is outside does not count.

@@ -41,6 +41,14 @@ fn head(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> {
         row("devices", format!("{} with {}", sb.devices.len(), human(bytes)));
     }
     row("kernel", format!("{} or later", version(oldest_kernel(&features))));
+    match &found.facts.verity {
+        Some(Ok((header, root))) => {
+            let at = header.geometry().hash_offset();
+            row("dm-verity", format!("root hash {root}, tree at byte {at} (not verified)"));
+        }
+        Some(Err(error)) => row("dm-verity", error.to_string()),
+        None => {}
+    }
     table.write(out, 0)?;
     writeln!(out, "\nfeatures")?;
     let mut table = Table::new([Align::Left, Align::Left, Align::Left, Align::Left]);
@@ -239,8 +247,26 @@ pub(super) fn json(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> 
         "files": found.largest_files().into_iter().map(|i| file_object(found, i)).collect::<Vec<_>>(),
         "shared": { "runs": found.shared.runs, "saved": found.shared.saved },
         "duplicates": duplicates_object(found),
+        "dm_verity": verity_object(found),
     });
     json::line(out, &object)
+}
+
+/// What the hash tree says of itself; nobody has verified it.
+fn verity_object(found: &Findings<'_>) -> Value {
+    match &found.facts.verity {
+        Some(Ok((header, root))) => json!({
+            "root": root.to_string(),
+            "hash_offset": header.geometry().hash_offset(),
+            "block_size": header.geometry().block_size(),
+            "data_blocks": header.geometry().data_blocks(),
+            "end": header.geometry().end(),
+            "salt": json::hex(header.salt()),
+            "uuid": uuid::Uuid::from_bytes(header.uuid()).hyphenated().to_string(),
+        }),
+        Some(Err(error)) => json!({ "code": error.code(), "error": error.to_string() }),
+        None => Value::Null,
+    }
 }
 
 fn feature_object(feature: &Feature) -> Value {

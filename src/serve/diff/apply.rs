@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use erolith_differ::apply::Times;
 use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share};
+use erolith_differ::apply::{Times, sidecar, verity};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Seal, SealError, Sync};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
+use erolith_mkfs::dmverity::Verity;
 use erolith_snapshotter::layerdir::{self, IMAGE};
 use erolith_snapshotter::protect::{Protector, Verity};
 use prost::Message;
@@ -43,11 +44,18 @@ impl Seal for Sealed {
 
 /// A layer as its descriptor describes it, with numbers that can be, and what there is for its processors.
 fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<Layer> {
-    let Descriptor { media_type, digest, size, .. } = descriptor;
+    let Descriptor { media_type, digest, size, annotations } = descriptor;
     let bad_size = |_| Error::Request(format!("blob {digest}: a size of {size} bytes"));
     let size = u64::try_from(size).map_err(bad_size)?;
     let payloads = payloads.into_iter().map(|(id, any)| (id, any.encode_to_vec())).collect();
-    Ok(Layer { media_type, digest: digest.parse()?, size, diff_id: None, payloads })
+    // What is said of an archive is about something else.
+    let verity = match LayerType::parse(&media_type) {
+        Ok(LayerType::Erofs { .. }) => {
+            verity::from_annotations(|key| annotations.get(key).map(String::as_str))?
+        }
+        _ => None,
+    };
+    Ok(Layer { media_type, digest: digest.parse()?, size, diff_id: None, payloads, verity })
 }
 
 /// How an image came to be, in logs and metrics.
@@ -155,10 +163,15 @@ impl Differ {
             return Ok(None);
         };
         let Some(image) = self.snapshotter.images().find(&diff_id) else { return Ok(None) };
+        let Some(verity) = self.verity_of(&image, layer) else { return Ok(None) };
         // The mark of what was checked comes with the link.
+        let to = target.dir.join(IMAGE);
         let linked = File::open(&image)
             .map_err(|source| Error::Storage { action: "opening", path: image.clone(), source })
-            .and_then(|file| Ok(Place::new(&target.dir.join(IMAGE))?.publish(&file, target.sync)?));
+            .and_then(|file| {
+                sidecar::publish(&to, verity.as_ref(), target.sync)?;
+                Ok(Place::new(&to)?.publish(&file, target.sync)?)
+            });
         if let Err(error) = linked {
             // It went meanwhile, or has as many names as the filesystem allows: it can be made once more.
             debug!(%error, image = %image.display(), "a converted layer could not be linked");
@@ -167,6 +180,21 @@ impl Differ {
         let media_type = layer_type.decoded_media_type(&layer.media_type);
         let to_keep = is_tar(layer_type);
         Ok(Some(Done { media_type, diff_id, size, how: "reused", to_keep }))
+    }
+
+    /// The hash tree of a converted image that is to be linked; nothing for one that lacks the tree that it shall have. The
+    /// topmost block is compared: so much that the image belongs to its sidecar.
+    fn verity_of(&self, image: &Path, layer: &Layer) -> Option<Option<Verity>> {
+        let found = match layerdir::sidecar_of(image) {
+            Ok(found) => found,
+            Err(error) => {
+                debug!(%error, image = %image.display(), "a converted layer is made once more");
+                return None;
+            }
+        };
+        let is_promised = layer.verity.is_none() || layer.verity == found;
+        let is_enough = found.is_some() || !self.dm_verity;
+        (is_promised && is_enough).then_some(found)
     }
 
     /// Takes the image that containerd has of a layer, if it was kept there. One that is not what it should be is as good
@@ -219,6 +247,7 @@ impl Differ {
             size: *size,
             diff_id: None,
             payloads: BTreeMap::new(),
+            verity: None,
         };
         let options = Options { processors: Vec::new(), ..self.options(target, cancel) };
         let image = target.dir.join(IMAGE);
@@ -276,6 +305,7 @@ impl Differ {
             share,
             seal: Some(seal).filter(|_| target.is_ours),
             trust: self.trust,
+            dm_verity: self.dm_verity,
             sync: target.sync,
             processors: self.processors.clone(),
             budget: self.budget,

@@ -52,6 +52,8 @@ struct Differ {
     budget: Budget,
     processors: Vec<Processor>,
     sync: bool,
+    /// Do images get a dm-verity hash tree?
+    dm_verity: bool,
     /// Puts what was converted into the content store, if that is wanted.
     keeper: Option<Keeper>,
     room: Semaphore,
@@ -91,6 +93,7 @@ impl Service {
             budget: config.differ.budget(),
             processors: config.processors(),
             sync: config.snapshotter.sync,
+            dm_verity: config.differ.dm_verity,
             keeper,
             room: Semaphore::new(MAX_CALLS),
             stop,

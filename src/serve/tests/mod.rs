@@ -5,6 +5,7 @@ mod fake;
 mod keep;
 mod metrics;
 mod snapshots;
+mod verity;
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;

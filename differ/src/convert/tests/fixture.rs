@@ -61,6 +61,12 @@ impl Fixture {
         self.diff_ids.push(diff_id.to_string());
     }
 
+    /// Annotates the last layer.
+    pub(super) fn annotate_layer(&mut self, key: &str, value: &str) {
+        let layer = self.layers.last_mut().unwrap();
+        layer["annotations"][key] = json!(value);
+    }
+
     /// Writes the image of the layers so far, and lists it. Returns the digest of its manifest.
     pub(super) fn image(&mut self, name: &str) -> Digest {
         let mut entry = self.platform("amd64", "");

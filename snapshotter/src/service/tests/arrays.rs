@@ -11,7 +11,9 @@ fn shape(kind: Kind, applied: bool, parents: &[u64]) -> Shape<'_> {
 }
 
 fn places(options: &[String]) -> Places<'_> {
-    Places { snapshots: "/r", lowers: "/s/l", uppers: "/s/w", overlay_options: options }
+    static NONE: BTreeSet<u64> = BTreeSet::new();
+    let (snapshots, lowers, uppers) = ("/r", "/s/l", "/s/w");
+    Places { snapshots, lowers, uppers, overlay_options: options, verity: &NONE }
 }
 
 fn mount(fs_type: &str, source: &str, options: &[&str]) -> Mount {
@@ -52,6 +54,23 @@ fn plain_mounts_by_shape() {
         assert_eq!(planned.mounts, [want], "{kind:?} {applied} {parents:?}");
         assert_eq!(planned.lowers, lowers_of(lowers, bare));
     }
+}
+
+#[test]
+fn layers_with_sidecars_say_so_to_the_mount_manager() {
+    let verity = BTreeSet::from([5, 9]);
+    let places = Places { verity: &verity, ..places(&[]) };
+    let image = |id: u64, has: bool| {
+        let sidecar = format!("X-containerd.dmverity=/r/{id}/layer.erofs.dmverity");
+        let options = ["ro", "loop", &sidecar];
+        mount("erofs", &format!("/r/{id}/layer.erofs"), &options[..if has { 3 } else { 2 }])
+    };
+    let mounts = managed(&shape(Kind::Active, false, &[5, 3]), &places).unwrap();
+    assert_eq!(mounts[..2], [image(5, true), image(3, false)]);
+    assert_eq!(managed(&shape(Kind::Active, true, &[]), &places).unwrap(), [image(9, true)]);
+    // Others never see that option.
+    let planned = plain(&shape(Kind::Active, false, &[5, 3]), &places).unwrap();
+    assert!(planned.mounts[0].options.iter().all(|option| !option.starts_with("X-")));
 }
 
 #[test]
@@ -155,7 +174,7 @@ fn options_are_whole_or_refused_with_numbers() {
         snapshots: "/var/lib/containerd/io.containerd.snapshotter.v1.erolith/snapshots",
         lowers: "/run/erolith/mabc",
         uppers: "/run/erolith/w",
-        overlay_options: &[],
+        ..places(&[])
     };
     let parents: Vec<u64> = (0..600).map(|i| 999_999 - i).collect();
     let plan = |kind, count: usize| {

@@ -8,6 +8,7 @@ mod owners;
 mod quota;
 mod recovery;
 mod sound;
+mod verity;
 
 use std::ffi::CString;
 use std::fs::{self, File};

@@ -1,0 +1,129 @@
+//! dm-verity hash trees of layers: in annotations (EROFS image specification draft), and behind images.
+
+use std::fs::File;
+
+use erolith_mkfs::dmverity::{self, RootHash, Stop, Verity};
+use erolith_mkfs::image::Super;
+
+use super::Protect;
+use crate::decode::Cancel;
+use crate::{Error, Result};
+
+/// What the annotations of a layer about its tree begin with. The tree is part of the uncompressed layer.
+pub const ANNOTATIONS: &str = "org.erofs.dmverity.";
+/// The root hash, `sha256:<hex>`.
+const ROOT_DIGEST: &str = "org.erofs.dmverity.root_digest";
+/// Where the tree begins, in bytes.
+const HASH_OFFSET: &str = "org.erofs.dmverity.hash_offset";
+/// Bytes of a block.
+const BLOCK_SIZE: &str = "org.erofs.dmverity.block_size";
+/// What it is where the annotation is missing.
+const DEFAULT_BLOCK_SIZE: u32 = 4096;
+
+/// The annotations of a layer with this tree.
+#[must_use]
+pub fn to_annotations(verity: &Verity) -> [(&'static str, String); 3] {
+    let Verity { root, hash_offset, block_size } = verity;
+    [
+        (ROOT_DIGEST, format!("sha256:{root}")),
+        (HASH_OFFSET, hash_offset.to_string()),
+        (BLOCK_SIZE, block_size.to_string()),
+    ]
+}
+
+/// What the annotations of a layer say about its tree; `None`: nothing.
+///
+/// # Errors
+/// [`Error::BadAnnotation`]: a promise that cannot be understood is not passed over.
+pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<Verity>> {
+    let bad =
+        |key: &str, reason: &'static str| Error::BadAnnotation { key: key.to_owned(), reason };
+    let (root, hash_offset, block_size) = (get(ROOT_DIGEST), get(HASH_OFFSET), get(BLOCK_SIZE));
+    let (root, hash_offset) = match (root, hash_offset) {
+        (None, None) => return Ok(None),
+        (Some(root), Some(hash_offset)) => (root, hash_offset),
+        (None, _) => return Err(bad(ROOT_DIGEST, "it is missing")),
+        (_, None) => return Err(bad(HASH_OFFSET, "it is missing")),
+    };
+    let root = root.parse::<RootHash>().map_err(|_| bad(ROOT_DIGEST, "it is no sha256 digest"))?;
+    let hash_offset =
+        hash_offset.parse().map_err(|_| bad(HASH_OFFSET, "it is no number of bytes"))?;
+    let block_size = block_size.map_or(Ok(DEFAULT_BLOCK_SIZE), str::parse);
+    let block_size = block_size.map_err(|_| bad(BLOCK_SIZE, "it is no number of bytes"))?;
+    Ok(Some(Verity { root, hash_offset, block_size }))
+}
+
+/// Sees to the tree of the image in `file`. One that is promised must be there, and everything must be as it says. When
+/// one is wanted and none promised, one that is there is taken if everything is as it says, else one is appended.
+///
+/// # Errors
+/// [`Error::Verity`], [`Error::Cancelled`].
+pub(super) fn protect(file: &File, protect: &Protect, cancel: &Cancel) -> Result<Option<Verity>> {
+    let stop = || cancel.check().is_err();
+    let found = match &protect.promised {
+        Some(promised) => verify(file, promised, &stop).map(Some),
+        None if protect.is_wanted => take_or_append(file, &stop).map(Some),
+        None => Ok(None),
+    };
+    found.map_err(|error| match error {
+        dmverity::Error::Stopped => Error::Cancelled,
+        error => Error::Verity(error),
+    })
+}
+
+fn verify(
+    file: &File,
+    promised: &Verity,
+    stop: &Stop<'_>,
+) -> std::result::Result<Verity, dmverity::Error> {
+    let header = dmverity::verify(file, promised.hash_offset, promised.root, stop)?;
+    let found = header.verity(promised.root);
+    if found.block_size != promised.block_size {
+        let why = "its blocks have another size than the annotations of the layer say";
+        return Err(dmverity::Error::Super { offset: promised.hash_offset, why });
+    }
+    Ok(found)
+}
+
+fn take_or_append(file: &File, stop: &Stop<'_>) -> std::result::Result<Verity, dmverity::Error> {
+    let Some(header) = dmverity::find(file, &Super::read(file)?)? else {
+        return dmverity::append_to_image(file, stop);
+    };
+    let root = header.root(file)?;
+    let header = dmverity::verify(file, header.geometry().hash_offset(), root, stop)?;
+    Ok(header.verity(root))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn annotations_are_understood_or_refused() {
+        let root = RootHash([0x1F; 32]);
+        let verity = Verity { root, hash_offset: 8192, block_size: 512 };
+        let all: BTreeMap<&str, String> = to_annotations(&verity).into_iter().collect();
+        let read = |map: &BTreeMap<&str, String>| {
+            from_annotations(|key| map.get(key).map(String::as_str)).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(&all), Ok(Some(verity)));
+        assert_eq!(read(&BTreeMap::new()), Ok(None));
+        let without = |key: &str| {
+            let mut map = all.clone();
+            map.remove(key);
+            read(&map)
+        };
+        let default = Verity { block_size: 4096, ..verity };
+        assert_eq!(without(BLOCK_SIZE), Ok(Some(default)));
+        for key in [ROOT_DIGEST, HASH_OFFSET] {
+            assert!(without(key).unwrap_err().contains(key));
+        }
+        for (key, value) in [(ROOT_DIGEST, "sha512:00"), (HASH_OFFSET, "-1"), (BLOCK_SIZE, "4k")] {
+            let mut map = all.clone();
+            map.insert(key, value.to_owned());
+            assert!(read(&map).unwrap_err().contains(key), "{key}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Layers with hash trees.
+
+use erolith_mkfs::dmverity::{self, Verity};
+
+use super::*;
+
+fn with_trees() -> Options {
+    Options { dm_verity: true, ..Options::default() }
+}
+
+/// The annotations of the layers of the image called `new`.
+fn annotations(layout: &OciLayout) -> Vec<serde_json::Map<String, Value>> {
+    let layers = manifest(layout)["layers"].as_array().unwrap().clone();
+    layers.iter().map(|layer| layer["annotations"].as_object().unwrap().clone()).collect()
+}
+
+fn verify(
+    layout: &OciLayout,
+    digest: &Digest,
+    verity: &Verity,
+) -> std::result::Result<(), dmverity::Error> {
+    let blob = layout.open(digest).unwrap();
+    dmverity::verify(&blob, verity.hash_offset, verity.root, &|| false).map(drop)
+}
+
+#[test]
+fn trees_are_part_of_the_layers_and_said_in_annotations() {
+    let bench = Bench::new();
+    two_layers(&bench).image("latest");
+    let (plain, _) = bench.run(&Options::default()).unwrap();
+    let (report, layout) = bench.run(&with_trees()).unwrap();
+    let said = annotations(&layout);
+    for (i, layer) in report.images[0].layers.iter().enumerate() {
+        let verity = layer.verity.unwrap();
+        verify(&layout, &layer.digest, &verity).unwrap();
+        assert_eq!(said[i]["org.erofs.dmverity.root_digest"], format!("sha256:{}", verity.root));
+        assert_eq!(said[i]["org.erofs.dmverity.hash_offset"], verity.hash_offset.to_string());
+        assert_eq!(said[i]["org.erofs.dmverity.block_size"], "4096");
+        assert_eq!(verity.hash_offset, plain.images[0].layers[i].size, "behind the same image");
+        assert_eq!(layer.digest, layer.diff_id);
+        // Readers do not mind.
+        open(&layout, &layer.digest);
+    }
+    // Once more: nothing is made, and the same is said.
+    let (again, layout) = bench.run(&with_trees()).unwrap();
+    assert_eq!(again.digest, report.digest);
+    assert!(again.images[0].layers.iter().all(|layer| layer.reused));
+    assert_eq!(annotations(&layout), said);
+}
+
+#[test]
+fn native_layers_keep_their_trees_or_get_one() {
+    let bench = Bench::new();
+    two_layers(&bench).image("latest");
+    let (raw, _) = bench.run(&Options::default()).unwrap();
+    let (first, _) =
+        bench.run_as("oci:source", "oci:trees:new", &Select::default(), &with_trees()).unwrap();
+    let layers = |report: &Report| -> Vec<(Digest, Option<Verity>)> {
+        report.images[0].layers.iter().map(|l| (l.diff_id.clone(), l.verity)).collect()
+    };
+    // With trees, whether asked for or not, packed or not.
+    let zstd = Output::Zstd { level: 1, threads: 1 };
+    for (from, output, dm_verity) in [
+        ("oci:trees", Output::Raw, true),
+        ("oci:trees", Output::Raw, false),
+        ("oci:trees", zstd, false),
+        ("oci:packed", Output::Raw, false),
+        ("oci:packed", Output::Raw, true),
+        ("oci:target", Output::Raw, true),
+    ] {
+        let options = Options { output, dm_verity, ..Options::default() };
+        let to = if output == Output::Raw { "oci:again:new" } else { "oci:packed:new" };
+        let (report, layout) = bench.run_as(from, to, &Select::default(), &options).unwrap();
+        assert_eq!(layers(&report), layers(&first), "{from} {output:?} {dm_verity}");
+        let said = annotations(&layout);
+        assert!(said.iter().all(|of| of.contains_key("org.erofs.dmverity.root_digest")));
+    }
+    assert!(layers(&raw).iter().all(|(_, verity)| verity.is_none()));
+}
+
+#[test]
+fn promises_that_do_not_hold_are_refused() {
+    let bench = Bench::new();
+    two_layers(&bench).image("latest");
+    let (report, layout) = bench.run(&with_trees()).unwrap();
+    let layer = &report.images[0].layers[0];
+    let mut image = Vec::new();
+    layout.open(&layer.digest).unwrap().reader().read_to_end(&mut image).unwrap();
+    let verity = layer.verity.unwrap();
+    let mut flipped = image.clone();
+    // What no structure of the image covers.
+    flipped[usize::try_from(verity.hash_offset).unwrap() - 1] ^= 1;
+    let other = "sha256:".to_owned() + &"00".repeat(32);
+    let root = format!("sha256:{}", verity.root);
+    let offset = verity.hash_offset.to_string();
+    let table = [
+        (&image, root.as_str(), offset.as_str(), None),
+        (&image, other.as_str(), offset.as_str(), Some("dmverity-root")),
+        (&image, root.as_str(), "4096", Some("dmverity-no-tree")),
+        (&image, root.as_str(), "many", Some("annotation-invalid")),
+        (&flipped, root.as_str(), offset.as_str(), Some("dmverity-block")),
+    ];
+    for (image, root, offset, want) in table {
+        let bench = Bench::new();
+        let mut fixture = bench.fixture();
+        fixture.layer(EROFS_LAYER, image);
+        fixture.annotate_layer("org.erofs.dmverity.root_digest", root);
+        fixture.annotate_layer("org.erofs.dmverity.hash_offset", offset);
+        fixture.image("latest");
+        let got = bench.run(&Options::default()).map(drop).map_err(|e| e.code());
+        assert_eq!(got.err(), want, "{root} {offset}");
+    }
+}

@@ -1,0 +1,135 @@
+//! What can be wrong with a hash tree.
+
+use std::fmt;
+use std::io;
+
+use super::RootHash;
+
+/// What a block of a tree holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Data of the image.
+    Data,
+    /// Digests: level 0 has those of the data.
+    Digests {
+        /// The level, from the data up.
+        level: usize,
+    },
+}
+
+impl fmt::Display for Holds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Data => f.write_str("data"),
+            Self::Digests { level } => write!(f, "hash level {level}"),
+        }
+    }
+}
+
+/// Why there is no tree, or why an image is not what its tree says.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no superblock of a tree.
+    #[error("there is no dm-verity hash tree at byte {offset}")]
+    NoTree {
+        /// Where it should be.
+        offset: u64,
+    },
+    /// The superblock asks for something else than is understood here.
+    #[error("the dm-verity superblock at byte {offset}: {why}")]
+    Super {
+        /// Where it is.
+        offset: u64,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The file ends before the tree does.
+    #[error(
+        "the dm-verity hash tree at byte {offset} ends at byte {end}, and the file at byte {size}"
+    )]
+    Short {
+        /// Where the tree begins.
+        offset: u64,
+        /// Where it ends.
+        end: u64,
+        /// Bytes of the file.
+        size: u64,
+    },
+    /// The tree is not the one that was expected, or its top block is damaged.
+    #[error("the dm-verity root hash is {actual}, and not {expected}")]
+    Root {
+        /// What was expected.
+        expected: RootHash,
+        /// What the tree has.
+        actual: RootHash,
+    },
+    /// A block is not what its digest says. It is the first one; those of digests are looked at before data.
+    #[error(
+        "block {block} of the {holds}, at byte {offset}, is not what its dm-verity digest says"
+    )]
+    Block {
+        /// What is in it.
+        holds: Holds,
+        /// Its number among those of its kind.
+        block: u64,
+        /// Where it is in the file.
+        offset: u64,
+    },
+    /// A root hash is 64 hexadecimal digits, `sha256:` before them or not.
+    #[error("{text:?} is no root hash: that is 64 hexadecimal digits")]
+    BadRoot {
+        /// What was given, at most 100 characters of it.
+        text: String,
+    },
+    /// A sidecar that does not say how to open the device.
+    #[error("the dm-verity sidecar: {why}")]
+    Sidecar {
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// What lies before the tree is no image.
+    #[error("{0}")]
+    Image(#[from] crate::image::Error),
+    /// An image that no tree can be made for.
+    #[error("{0}")]
+    Unfit(&'static str),
+    /// It was called off.
+    #[error("called off")]
+    Stopped,
+    /// Reading or writing failed.
+    #[error("{action} at byte {offset}: {source}")]
+    Io {
+        /// What was done.
+        action: &'static str,
+        /// Where in the file.
+        offset: u64,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// A stable name for machines.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoTree { .. } => "dmverity-no-tree",
+            Self::Super { .. } => "dmverity-super",
+            Self::Short { .. } => "dmverity-short",
+            Self::Root { .. } => "dmverity-root",
+            Self::Block { .. } => "dmverity-block",
+            Self::BadRoot { .. } => "dmverity-bad-root",
+            Self::Sidecar { .. } => "dmverity-sidecar",
+            Self::Image(error) => error.code(),
+            Self::Unfit(_) => "dmverity-unfit",
+            Self::Stopped => "cancelled",
+            Self::Io { .. } => "dmverity-io",
+        }
+    }
+}
+
+/// For `map_err`: what was done, and where.
+pub(super) fn failed(action: &'static str, offset: u64) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { action, offset, source }
+}

@@ -1,0 +1,117 @@
+//! Digests of many blocks, on several threads and in bounded memory.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Stop;
+use super::error::{Error, failed};
+use super::geometry::{DIGEST, Level, per_block};
+use crate::io::ReadAt;
+
+/// Bytes that a thread reads at a time, at least.
+const PIECE: u64 = 512 << 10;
+/// More threads than this wait for the memory.
+const MAX_THREADS: usize = 4;
+
+/// Is shown digests, and the number of the first of them.
+pub(super) type Each<'a> = dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync + 'a;
+
+/// Digests blocks.
+#[derive(Debug, Clone)]
+pub(super) struct Hasher {
+    block_bits: u8,
+    salt: Vec<u8>,
+}
+
+impl Hasher {
+    pub(super) fn new(block_bits: u8, salt: &[u8]) -> Self {
+        Self { block_bits, salt: salt.to_vec() }
+    }
+
+    /// The digest of one block.
+    pub(super) fn block(&self, block: &[u8]) -> [u8; DIGEST] {
+        let mut hasher = Sha256::new();
+        hasher.update(&self.salt);
+        hasher.update(block);
+        hasher.finalize().into()
+    }
+
+    /// Shows `each` the digests of all blocks of `level`, whole blocks of digests at a time, with the number of the first
+    /// block. From several threads, in no order; pieces are begun in theirs. After an error nothing more is begun.
+    ///
+    /// # Errors
+    /// That of the foremost piece that has one.
+    pub(super) fn each(
+        &self,
+        file: &dyn ReadAt,
+        level: Level,
+        stop: &Stop<'_>,
+        each: &Each<'_>,
+    ) -> Result<(), Error> {
+        let step = per_block(self.block_bits).max(PIECE >> self.block_bits);
+        let next = AtomicU64::new(0);
+        let broken = AtomicBool::new(false);
+        let first: Mutex<Option<(u64, Error)>> = Mutex::new(None);
+        let work = || {
+            let mut buf = Buffers::default();
+            while !broken.load(Ordering::Acquire) {
+                let piece = next.fetch_add(step, Ordering::Relaxed);
+                if piece >= level.blocks {
+                    break;
+                }
+                let blocks = step.min(level.blocks - piece);
+                let done = if stop() { Err(Error::Stopped) } else { Ok(()) }
+                    .and_then(|()| self.piece(file, level, piece, blocks, &mut buf))
+                    .and_then(|()| each(piece, &buf.digests));
+                if let Err(error) = done {
+                    broken.store(true, Ordering::Release);
+                    let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+                    if first.as_ref().is_none_or(|(at, _)| piece < *at) {
+                        *first = Some((piece, error));
+                    }
+                }
+            }
+        };
+        let pieces = usize::try_from(level.blocks.div_ceil(step)).unwrap_or(usize::MAX);
+        let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        thread::scope(|scope| {
+            for _ in 1..threads.min(MAX_THREADS).min(pieces) {
+                // Where there are no more threads, there are fewer.
+                let _ = thread::Builder::new().name("dm-verity".into()).spawn_scoped(scope, work);
+            }
+            work();
+        });
+        let first = first.into_inner().unwrap_or_else(PoisonError::into_inner);
+        first.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    fn piece(
+        &self,
+        file: &dyn ReadAt,
+        level: Level,
+        first: u64,
+        blocks: u64,
+        buf: &mut Buffers,
+    ) -> Result<(), Error> {
+        let offset = level.offset + (first << self.block_bits);
+        let len = usize::try_from(blocks << self.block_bits);
+        let len = len.map_err(|_| failed("reading", offset)(io::ErrorKind::OutOfMemory.into()))?;
+        buf.bytes.resize(len, 0);
+        file.read_exact_at(&mut buf.bytes, offset).map_err(failed("reading", offset))?;
+        buf.digests.clear();
+        for block in buf.bytes.chunks(1 << self.block_bits) {
+            buf.digests.extend_from_slice(&self.block(block));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Buffers {
+    bytes: Vec<u8>,
+    digests: Vec<u8>,
+}

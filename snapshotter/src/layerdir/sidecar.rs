@@ -1,0 +1,81 @@
+//! The file beside an image that says how to open its dm-verity device: `layer.erofs.dmverity`, as containerd has it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+
+use erolith_mkfs::dmverity::sidecar::{LIMIT, SUFFIX, Sidecar};
+use erolith_mkfs::dmverity::{self, Header, Verity};
+
+use crate::files::{failed, unlink};
+use crate::{Error, Result};
+
+/// The sidecar of the image called `image`.
+pub(crate) fn sidecar_path(image: &Path) -> PathBuf {
+    let mut name = OsString::from(image);
+    name.push(SUFFIX);
+    name.into()
+}
+
+/// The hash tree that the sidecar of an image tells of, when there is one. The image must have that tree: the superblock
+/// and the topmost block are read, and the root hash is compared.
+///
+/// # Errors
+/// [`Error::Verity`] for a sidecar or a tree that cannot be used, or that do not belong together; [`Error::Storage`].
+pub fn sidecar_of(image: &Path) -> Result<Option<Verity>> {
+    let Some(sidecar) = read_sidecar(image)? else { return Ok(None) };
+    let file = File::open(image).map_err(failed("opening", image))?;
+    tree_of(image, &file, &sidecar).map(|(header, root)| Some(header.verity(root)))
+}
+
+/// Takes away the sidecar of an image that is to be replaced by one without a tree.
+pub(crate) fn remove_sidecar(image: &Path) -> Result<bool> {
+    unlink(&sidecar_path(image))
+}
+
+/// Makes the sidecar of an image durable, if there is one.
+pub(crate) fn sync_sidecar(image: &Path) -> Result<()> {
+    let path = sidecar_path(image);
+    match File::open(&path) {
+        Ok(file) => file.sync_all().map_err(failed("syncing", &path)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed("opening", &path)(e)),
+    }
+}
+
+/// What the sidecar of an image says, when there is one.
+pub(crate) fn read_sidecar(image: &Path) -> Result<Option<Sidecar>> {
+    let path = sidecar_path(image);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed("opening", &path)(e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(failed("reading", &path))?;
+    let parsed = match bytes.len() as u64 {
+        0..=LIMIT => Sidecar::parse(&bytes),
+        _ => Err(dmverity::Error::Sidecar { why: "it is too long" }),
+    };
+    parsed.map(Some).map_err(bad(image))
+}
+
+/// The tree of the image in `file`, which must have the root hash that the sidecar says.
+pub(crate) fn tree_of(
+    image: &Path,
+    file: &File,
+    sidecar: &Sidecar,
+) -> Result<(Header, dmverity::RootHash)> {
+    let header = Header::read(file, sidecar.hash_offset).map_err(bad(image))?;
+    let (actual, expected) = (header.root(file).map_err(bad(image))?, sidecar.root);
+    if actual != expected {
+        return Err(bad(image)(dmverity::Error::Root { expected, actual }));
+    }
+    Ok((header, actual))
+}
+
+fn bad(image: &Path) -> impl Fn(dmverity::Error) -> Error {
+    let image = image.display().to_string();
+    move |source| Error::Verity { image: image.clone(), source }
+}

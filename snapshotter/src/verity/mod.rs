@@ -1,0 +1,243 @@
+//! Layers under dm-verity: a loop device over the image, and over that a device whose every block the kernel compares with
+//! the hash tree behind the image when it is read.
+//!
+//! Both go with the mount. As soon as the filesystem holds the device, the kernel is told to remove it with its last user;
+//! the loop device goes with it. Only a process that was killed in between leaves a device, which nobody uses; the
+//! next start removes it.
+
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use erolith_mkfs::dmverity::sidecar::Sidecar;
+use erolith_mkfs::dmverity::{self, Header, RootHash};
+use rustix::io::Errno;
+
+use crate::files::names;
+use crate::layerdir::{read_sidecar, tree_of};
+use crate::sys::dm::{self, DeviceMapper, Table};
+use crate::sys::loopdev::{self, Access};
+use crate::{Error, Result};
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+const TARGET: &str = "verity";
+/// Devices of one layer that may be there at a time: mounts that were detached keep theirs.
+const TRIES: u32 = 256;
+
+/// Whether layers are mounted with dm-verity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DmVerity {
+    /// Those that have a sidecar are, if the kernel has dm-verity.
+    #[default]
+    Auto,
+    /// All are; others cannot be mounted.
+    On,
+    /// None is.
+    Off,
+}
+
+/// What becomes of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Verity,
+    Plain,
+    Refused(&'static str),
+}
+
+impl DmVerity {
+    /// Is the sidecar of a layer of interest?
+    pub(crate) fn looks(self) -> bool {
+        self != Self::Off
+    }
+
+    fn way(self, has_sidecar: bool, has_kernel: bool) -> Way {
+        match (self, has_sidecar, has_kernel) {
+            (Self::Off, _, _) | (Self::Auto, false, _) | (Self::Auto, true, false) => Way::Plain,
+            (_, true, true) => Way::Verity,
+            (Self::On, false, _) => Way::Refused("the layer has no sidecar with a root hash"),
+            (Self::On, true, false) => Way::Refused("this kernel has no dm-verity"),
+        }
+    }
+
+    /// Refuses a layer that others are to mount and that lacks what they need. Returns whether it has a sidecar that is to
+    /// be used.
+    ///
+    /// # Errors
+    /// [`Error::Unprotected`], [`Error::Verity`], [`Error::Storage`].
+    pub(crate) fn sidecar_for_others(self, image: &Path) -> Result<bool> {
+        if !self.looks() {
+            return Ok(false);
+        }
+        let has_sidecar = read_sidecar(image)?.is_some();
+        // Whether there is a kernel for it is the affair of whoever mounts.
+        match self.way(has_sidecar, true) {
+            Way::Verity => Ok(true),
+            Way::Plain => Ok(false),
+            Way::Refused(why) => Err(unprotected(image, why)),
+        }
+    }
+}
+
+/// Opens devices for the layers of one root.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    mode: DmVerity,
+    /// What the names of our devices begin with. No other root has it.
+    prefix: String,
+}
+
+/// A device that goes when this is dropped, or with its last user.
+#[derive(Debug)]
+pub(crate) struct Device {
+    mapper: DeviceMapper,
+    name: String,
+    /// Open for reading.
+    pub(crate) file: File,
+}
+
+impl Devices {
+    /// For the layers of the root with this identity. Devices that an earlier process left are removed.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] and [`Error::Storage`].
+    pub(crate) fn new(mode: DmVerity, identity: &str) -> Result<Self> {
+        let this = Self { mode, prefix: format!("erolith-{}-", identity.trim()) };
+        if mode.looks() {
+            this.remove_unused()?;
+        }
+        Ok(this)
+    }
+
+    /// The device over the image of layer `id`; nothing when it is to be mounted without. `file` is that image.
+    ///
+    /// # Errors
+    /// [`Error::Verity`] when image and sidecar do not belong together, [`Error::Unprotected`], [`Error::Kernel`] and
+    /// [`Error::Storage`].
+    pub(crate) fn open(&self, id: u64, image: &Path, file: &File) -> Result<Option<Device>> {
+        if !self.mode.looks() {
+            return Ok(None);
+        }
+        let sidecar = read_sidecar(image)?;
+        let mapper = match sidecar {
+            Some(_) => DeviceMapper::with_target(TARGET)?,
+            None => None,
+        };
+        match (self.mode.way(sidecar.is_some(), mapper.is_some()), sidecar, mapper) {
+            (Way::Verity, Some(sidecar), Some(mapper)) => {
+                self.make(id, image, file, &sidecar, mapper).map(Some)
+            }
+            (Way::Refused(why), _, _) => Err(unprotected(image, why)),
+            (_, Some(_), _) => {
+                tracing::warn!(id, "this kernel has no dm-verity: a layer is mounted without");
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn make(
+        &self,
+        id: u64,
+        image: &Path,
+        file: &File,
+        sidecar: &Sidecar,
+        mapper: DeviceMapper,
+    ) -> Result<Device> {
+        let (header, root) = tree_of(image, file, sidecar)?;
+        let block = u32::try_from(header.geometry().block_size()).unwrap_or(512);
+        let backing = loopdev::attach(file.as_fd(), block, Access::ReadOnly)?;
+        let table = table(&header, root, &backing.path());
+        for number in 0..TRIES {
+            let name = format!("{}{id}-{number}", self.prefix);
+            match mapper.create(&name, &name, &table) {
+                Ok(minor) => {
+                    let file = File::open(dm::node(minor)).map_err(|source| {
+                        // Nobody has it, so it goes at once.
+                        let _ = mapper.remove(&name);
+                        Error::Storage { action: format!("opening /dev/dm-{minor}"), source }
+                    })?;
+                    return Ok(Device { mapper, name, file });
+                }
+                // A mount that was detached still has it.
+                Err(Errno::BUSY | Errno::EXIST) => {}
+                Err(errno) => return Err(kernel(format!("make the device {name}"), errno)),
+            }
+        }
+        Err(kernel(format!("find a name {}{id}-N for a device", self.prefix), Errno::EXIST))
+    }
+
+    /// Removes the devices that nobody uses, and has others go with their users.
+    fn remove_unused(&self) -> Result<()> {
+        let ours = self.names()?;
+        if ours.is_empty() {
+            return Ok(());
+        }
+        let Some(mapper) = DeviceMapper::with_target(TARGET)? else { return Ok(()) };
+        for name in ours {
+            mapper.remove(&name).map_err(|errno| kernel(format!("remove {name}"), errno))?;
+        }
+        Ok(())
+    }
+
+    /// The devices there are of this root.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let blocks = Path::new("/sys/block");
+        if !blocks.exists() {
+            return Ok(Vec::new());
+        }
+        let devices = names(blocks)?.into_iter().filter(|name| name.starts_with("dm-"));
+        // One that goes meanwhile has no name any more.
+        let named = devices
+            .filter_map(|device| std::fs::read_to_string(blocks.join(device).join("dm/name")).ok());
+        let ours = named.map(|name| name.trim_end().to_owned());
+        Ok(ours.filter(|name| name.starts_with(&self.prefix)).collect())
+    }
+}
+
+impl Device {
+    /// Why something failed with this device, when the reason is that a block is not what it should be. The whole image is
+    /// read for that.
+    pub(crate) fn explain(&self, image: &Path, file: &File, error: Error) -> Error {
+        if !self.mapper.status(&self.name).is_ok_and(|status| status.starts_with('C')) {
+            return error;
+        }
+        let Ok(Some(sidecar)) = read_sidecar(image) else { return error };
+        match dmverity::verify(file, sidecar.hash_offset, sidecar.root, &|| false) {
+            Err(source) => Error::Verity { image: image.display().to_string(), source },
+            // What was read from the disk then was not what it has now.
+            Ok(_) => error,
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // The filesystem holds it now, or nobody does.
+        if let Err(error) = self.mapper.remove(&self.name) {
+            tracing::warn!(%error, name = self.name, "a dm-verity device stays for now");
+        }
+    }
+}
+
+/// What dm-verity is told (Documentation/admin-guide/device-mapper/verity.rst). Data and hashes are on one device; the first
+/// hash block is behind the superblock, which the kernel does not read.
+fn table(header: &Header, root: RootHash, backing: &Path) -> Table {
+    let geometry = header.geometry();
+    let (block, blocks) = (geometry.block_size(), geometry.data_blocks());
+    let salt: String = header.salt().iter().map(|byte| format!("{byte:02x}")).collect();
+    let salt = if salt.is_empty() { "-".to_owned() } else { salt };
+    let (device, first) = (backing.display(), blocks + 1);
+    let parameters =
+        format!("1 {device} {device} {block} {block} {blocks} {first} sha256 {root} {salt}");
+    Table { target: TARGET, bytes: geometry.hash_offset(), parameters }
+}
+
+fn unprotected(image: &Path, why: &'static str) -> Error {
+    Error::Unprotected { image: image.display().to_string(), why }
+}
+
+fn kernel(action: String, errno: Errno) -> Error {
+    Error::Kernel { action, errno, log: Vec::new() }
+}

@@ -1,0 +1,162 @@
+//! What is decided, and devices without filesystems on them.
+
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
+
+use super::*;
+use crate::layerdir::sidecar_path;
+
+/// Set where the kernel has dm-verity, as in `tests/vm/dmverity.sh`: then nothing is skipped.
+const HAS_DEVICES: &str = "EROLITH_TEST_DM_VERITY";
+
+/// The device mapper; nothing, with a word about it, where this kernel has none.
+pub(crate) fn device_mapper() -> Option<DeviceMapper> {
+    let mapper = DeviceMapper::with_target(TARGET).ok().flatten();
+    if mapper.is_none() {
+        assert!(std::env::var_os(HAS_DEVICES).is_none(), "this kernel has no dm-verity");
+        println!("skipped: this kernel has no dm-verity; tests/vm/dmverity.sh has one");
+    }
+    mapper
+}
+
+#[test]
+fn what_is_required_is_never_left_out() {
+    use DmVerity::{Auto, Off, On};
+    let no_sidecar = Way::Refused("the layer has no sidecar with a root hash");
+    let no_kernel = Way::Refused("this kernel has no dm-verity");
+    // Mode, sidecar, kernel.
+    let table = [
+        (Off, true, true, Way::Plain),
+        (Off, false, false, Way::Plain),
+        (Auto, true, true, Way::Verity),
+        (Auto, true, false, Way::Plain),
+        (Auto, false, true, Way::Plain),
+        (On, true, true, Way::Verity),
+        (On, true, false, no_kernel),
+        (On, false, true, no_sidecar),
+        (On, false, false, no_sidecar),
+    ];
+    for (mode, has_sidecar, has_kernel, want) in table {
+        assert_eq!(mode.way(has_sidecar, has_kernel), want, "{mode:?} {has_sidecar} {has_kernel}");
+    }
+}
+
+/// 20 blocks with a tree, and its sidecar.
+fn image(dir: &Path) -> (std::path::PathBuf, Sidecar) {
+    let path = dir.join("layer.erofs");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    file.write_all_at(&[7; 20 * 4096], 0).unwrap();
+    let made = dmverity::append(&file, 12, &|| false).unwrap();
+    file.sync_all().unwrap();
+    let sidecar = Sidecar::from(&made);
+    let to = File::create(sidecar_path(&path)).unwrap();
+    to.write_all_at(&sidecar.to_bytes(), 0).unwrap();
+    (path, sidecar)
+}
+
+#[test]
+fn the_table_is_what_the_kernel_documents() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, sidecar) = image(dir.path());
+    let file = File::open(&path).unwrap();
+    let (header, root) = tree_of(&path, &file, &sidecar).unwrap();
+    let table = table(&header, root, Path::new("/dev/loop3"));
+    let salt = "00".repeat(32);
+    let want = format!("1 /dev/loop3 /dev/loop3 4096 4096 20 21 sha256 {root} {salt}");
+    assert_eq!(table, Table { target: "verity", bytes: 20 * 4096, parameters: want });
+}
+
+#[test]
+fn sidecars_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, sidecar) = image(dir.path());
+    let devices = Devices::new(DmVerity::On, "none").unwrap();
+    let file = File::open(&path).unwrap();
+    let open = |bytes: &[u8]| {
+        let to = File::create(sidecar_path(&path)).unwrap();
+        to.write_all_at(bytes, 0).unwrap();
+        devices.open(1, &path, &file).map(drop).map_err(|e| e.code())
+    };
+    assert_eq!(open(b"{}"), Err("dmverity-sidecar"));
+    assert_eq!(open(&vec![b' '; 5000]), Err("dmverity-sidecar"));
+    std::fs::remove_file(sidecar_path(&path)).unwrap();
+    let missing = devices.open(1, &path, &file).unwrap_err();
+    assert_eq!(
+        (missing.code(), missing.status()),
+        ("unprotected", crate::Status::FailedPrecondition)
+    );
+    let off = Devices::new(DmVerity::Off, "none").unwrap();
+    assert!(off.open(1, &path, &file).unwrap().is_none());
+    if device_mapper().is_none() {
+        return;
+    }
+    let wrong = Sidecar { root: RootHash([1; 32]), ..sidecar };
+    assert_eq!(open(&wrong.to_bytes()), Err("dmverity-root"));
+    let elsewhere = Sidecar { hash_offset: 4096, ..sidecar };
+    assert_eq!(open(&elsewhere.to_bytes()), Err("dmverity-no-tree"));
+    assert_eq!(devices.names().unwrap(), [""; 0]);
+}
+
+#[test]
+fn devices_are_what_was_asked_for_and_several_of_a_layer_can_be() {
+    let Some(mapper) = device_mapper() else { return };
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (path, _) = image(dir.path());
+    let file = File::open(&path).unwrap();
+    let devices = Devices::new(DmVerity::On, "test-devices\n").unwrap();
+    let [first, second] = [0, 1].map(|_| devices.open(7, &path, &file).unwrap().unwrap());
+    let mut names = devices.names().unwrap();
+    names.sort_unstable();
+    assert_eq!(names, ["erolith-test-devices-7-0", "erolith-test-devices-7-1"]);
+    let parameters = mapper.parameters(&first.name).unwrap();
+    assert!(parameters.contains(" 4096 4096 20 21 sha256 "), "{parameters}");
+    assert_eq!(mapper.status(&second.name).unwrap(), "V");
+    let mut bytes = vec![0; 20 * 4096];
+    first.file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes.iter().all(|&byte| byte == 7));
+    let node = format!("/proc/self/fd/{}", first.file.as_raw_fd());
+    // Some kernels refuse the open, others the write.
+    let written = File::options().write(true).open(node).and_then(|file| {
+        file.write_all_at(&[1; 4096], 0)?;
+        file.sync_all()
+    });
+    assert!(written.is_err());
+    drop((first, second));
+    gone(&devices);
+}
+
+/// Waits until no device is left: the kernel removes one when the last user has closed it, a moment later.
+fn gone(devices: &Devices) {
+    for _ in 0..500 {
+        if devices.names().unwrap().is_empty() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("left: {:?}", devices.names());
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_by_the_next_start() {
+    let Some(mapper) = device_mapper() else { return };
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (path, sidecar) = image(dir.path());
+    let file = File::open(&path).unwrap();
+    let (header, root) = tree_of(&path, &file, &sidecar).unwrap();
+    let backing = loopdev::attach(file.as_fd(), 512, Access::ReadOnly).unwrap();
+    let table = table(&header, root, &backing.path());
+    let name = "erolith-test-left-3-0";
+    mapper.create(name, name, &table).unwrap();
+    assert_eq!(mapper.create(name, name, &table).unwrap_err(), Errno::BUSY);
+    drop(backing);
+    // Another root is none of our business.
+    let other = Devices::new(DmVerity::Auto, "test-le").unwrap();
+    assert_eq!(other.names().unwrap(), [""; 0]);
+    let ours = Devices { mode: DmVerity::Auto, prefix: "erolith-test-left-".to_owned() };
+    assert_eq!(ours.names().unwrap(), [name]);
+    gone(&Devices::new(DmVerity::Auto, "test-left").unwrap());
+    // It goes with the device, a moment later.
+    while loopdev::find(file.as_fd()).unwrap().is_some() {
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,95 @@
+//! Hash trees of layers that come in, and the sidecars beside their images.
+
+use erolith_mkfs::dmverity;
+use erolith_mkfs::dmverity::sidecar::Sidecar;
+
+use super::diff::{TAR, describe, layer};
+use super::*;
+use crate::serve::proto::types::Descriptor;
+
+const EROFS: &str = "application/vnd.erofs.layer.v1";
+
+async fn node(dm_verity: bool) -> Node {
+    Node::with(|config| config.differ.dm_verity = dm_verity).await
+}
+
+/// What the sidecar of these mounts says, compared with the whole image.
+fn verified(mounts: &[Mount]) -> Option<Sidecar> {
+    let image = layer_dir(mounts).join("layer.erofs");
+    let bytes = std::fs::read(image.with_extension("erofs.dmverity")).ok()?;
+    let sidecar = Sidecar::parse(&bytes).unwrap();
+    let file = std::fs::File::open(image).unwrap();
+    dmverity::verify(&file, sidecar.hash_offset, sidecar.root, &|| false).unwrap();
+    Some(sidecar)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_converted_layer_has_a_sidecar_wherever_it_is_linked() {
+    let data = layer();
+    let node = node(true).await;
+    node.containerd.put(&data);
+    let first = node.prepare("first").await;
+    let applied = node.apply(&describe(&data, TAR), &first).await.unwrap();
+    assert_eq!(applied, describe(&data, TAR), "the diffID is the layer's");
+    let sidecar = verified(&first);
+    assert!(sidecar.is_some());
+    let second = node.prepare("second").await;
+    node.apply(&describe(&data, TAR), &second).await.unwrap();
+    let inode = |mounts: &[Mount]| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(layer_dir(mounts).join("layer.erofs")).unwrap().ino()
+    };
+    assert_eq!((verified(&second), inode(&second)), (sidecar, inode(&first)));
+    // Where the kept one lost its sidecar, the layer is converted once more, and kept anew.
+    let kept = node.dir.path().join("root/images/sha256");
+    let prefix = std::fs::read_dir(kept).unwrap().next().unwrap().unwrap().path();
+    for entry in std::fs::read_dir(prefix).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "dmverity") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    for key in ["third", "fourth"] {
+        let mounts = node.prepare(key).await;
+        node.apply(&describe(&data, TAR), &mounts).await.unwrap();
+        assert_eq!(verified(&mounts), sidecar, "{key}");
+        assert_ne!(inode(&mounts), inode(&first), "{key}");
+    }
+    assert_eq!(
+        node.containerd.reads.lock().unwrap().len(),
+        2,
+        "the fourth was linked to the third"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_layer_that_promises_a_tree_has_it_verified() {
+    // An image with a tree, as `erolith convert --dm-verity` makes them.
+    let making = node(true).await;
+    let data = layer();
+    making.containerd.put(&data);
+    let mounts = making.prepare("made").await;
+    making.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    let Sidecar { root, hash_offset } = verified(&mounts).unwrap();
+    let image = std::fs::read(layer_dir(&mounts).join("layer.erofs")).unwrap();
+
+    let node = node(false).await;
+    node.containerd.put(&image);
+    let mut described = describe(&image, EROFS);
+    let plain = node.prepare("plain").await;
+    node.apply(&described, &plain).await.unwrap();
+    assert_eq!(verified(&plain), None);
+    let annotate = |described: &mut Descriptor, root: String| {
+        let keys = ["root_digest", "hash_offset"].map(|key| format!("org.erofs.dmverity.{key}"));
+        let values = [root, hash_offset.to_string()];
+        described.annotations = keys.into_iter().zip(values).collect();
+    };
+    annotate(&mut described, format!("sha256:{}", "00".repeat(32)));
+    let lied = node.prepare("lied").await;
+    let refused = node.apply(&described, &lied).await.unwrap_err();
+    assert!(refused.message().contains("root hash"), "{refused}");
+    assert!(!layer_dir(&lied).join("layer.erofs").exists());
+    annotate(&mut described, format!("sha256:{root}"));
+    node.apply(&described, &lied).await.unwrap();
+    assert_eq!(verified(&lied), Some(Sidecar { root, hash_offset }));
+}
