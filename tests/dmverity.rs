@@ -53,7 +53,7 @@ impl Bench {
         let bench = Self(tempfile::tempdir().unwrap());
         let mut tar = Tarball::new().dir("etc").file("etc/hosts", b"127.0.0.1 localhost\n");
         for i in 0..40_u8 {
-            tar = tar.file(&format!("file{i}"), vec![i; 9000 * usize::from(i)]);
+            tar = tar.file(format!("file{i}"), vec![i; 9000 * usize::from(i)]);
         }
         fs::write(bench.at("layer.tar"), tar.end()).unwrap();
         bench

@@ -207,17 +207,7 @@ impl Feature {
                 "set user.max_user_namespaces above 0, or use a kernel with CONFIG_USER_NS"
             }
             Self::Fuse => "load it (modprobe fuse); only lazy pulling needs it",
-            Self::Verity => {
-                "images are protected by digests only; for more, a kernel with CONFIG_FS_VERITY and \
-                 tune2fs -O verity (ext4), or btrfs"
-            }
-            Self::DmVerity => {
-                "layers with hash trees are mounted without; load it (modprobe dm-verity) or use a kernel with \
-                 CONFIG_DM_VERITY"
-            }
-            Self::Immutable => {
-                "images are protected by permissions only; ext4, xfs and btrfs have the flag"
-            }
+            Self::Verity | Self::DmVerity | Self::Immutable => self.protection_advice(),
             Self::DirTypes => "overlayfs needs them; make xfs with ftype=1, ext4 with filetype",
             Self::TrustedXattrs => "images are checked at each mount; opaque directories are lost",
             Self::TmpFile => "temporary files have names and are removed at the next start",
@@ -230,6 +220,21 @@ impl Feature {
                  tune2fs -O project,quota mounted with prjquota"
             }
             Self::SizedImage => "writable layers are limited by quota only; install e2fsprogs",
+        }
+    }
+
+    /// [`Feature::advice`] for what keeps images from being changed.
+    fn protection_advice(self) -> &'static str {
+        match self {
+            Self::Verity => {
+                "images are protected by digests only; for more, a kernel with CONFIG_FS_VERITY and \
+                 tune2fs -O verity (ext4), or btrfs"
+            }
+            Self::DmVerity => {
+                "layers with hash trees are mounted without; load it (modprobe dm-verity) or use a kernel with \
+                 CONFIG_DM_VERITY"
+            }
+            _ => "images are protected by permissions only; ext4, xfs and btrfs have the flag",
         }
     }
 }

@@ -17,7 +17,7 @@ use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Seal, SealError, Sync};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity;
 use erolith_snapshotter::layerdir::{self, IMAGE};
 use erolith_snapshotter::protect::{Protector, Verity};
 use prost::Message;
@@ -184,7 +184,7 @@ impl Differ {
 
     /// The hash tree of a converted image that is to be linked; nothing for one that lacks the tree that it shall have. The
     /// topmost block is compared: so much that the image belongs to its sidecar.
-    fn verity_of(&self, image: &Path, layer: &Layer) -> Option<Option<Verity>> {
+    fn verity_of(&self, image: &Path, layer: &Layer) -> Option<Option<dmverity::Verity>> {
         let found = match layerdir::sidecar_of(image) {
             Ok(found) => found,
             Err(error) => {
