@@ -236,6 +236,7 @@ fn the_layers_of_a_real_image_are_those_of_a_conversion() {
             size: descriptor["size"].as_u64().unwrap(),
             diff_id: None,
             payloads: Payloads::new(),
+            verity: None,
         };
         let file = Arc::new(File::open(blob).unwrap());
         let source = Source::Stored(Blob::new(file, 0, layer.size));
