@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(value["canMount"], true);
         assert_eq!(value["features"][0]["feature"], "erofs");
         assert_eq!(value["features"][0]["state"], "ok");
-        assert_eq!(value["features"].as_array().map(Vec::len), Some(37));
+        assert_eq!(value["features"].as_array().map(Vec::len), Some(38));
     }
 
     #[test]
