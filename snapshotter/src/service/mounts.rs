@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::files::{failed, stat};
 use crate::layerdir;
-use crate::lowers::IdMaps;
+use crate::lowers::{IdMaps, Space};
 use crate::store::{Kind, Snapshot};
 use crate::uppers::Upper;
 use crate::{Error, Result};
@@ -30,9 +30,13 @@ impl Snapshotter {
     /// # Errors
     /// As [`Snapshotter::mounts`].
     pub fn standing_mounts(&self, key: &str) -> Result<Option<Vec<Mount>>> {
+        // The mount manager finds out what stands.
+        if self.config.profile == Profile::Managed {
+            return Ok(None);
+        }
         let (snapshot, maps) = self.in_use(key)?;
-        // A directory of mapped layers may have to be made; the mount manager finds out what stands.
-        if maps.is_some() || self.config.profile == Profile::Managed {
+        // A directory of mapped layers may have to be made.
+        if maps.is_some() {
             return Ok(None);
         }
         let shape = self.shape(&snapshot, None)?;
@@ -40,8 +44,7 @@ impl Snapshotter {
         if held.is_none() || matches!(shape.upper, Upper::Image(_)) {
             return Ok(None);
         }
-        let space = self.lowers.space(None)?;
-        let Planned { mounts, lowers } = arrays::plain(&shape, &self.places(space.dir()))?;
+        let (space, Planned { mounts, lowers }) = self.planned(&shape)?;
         Ok(self.lowers.are_mounted(&space, &lowers)?.then_some(mounts))
     }
 
@@ -101,16 +104,22 @@ impl Snapshotter {
     }
 
     fn plain(&self, shape: &Shape<'_>) -> Result<Vec<Mount>> {
-        // Without layers there is nothing to map: the upper directory has its owners already.
-        let has_layers = shape.applied || !shape.parents.is_empty();
-        let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
-        let Planned { mounts, lowers } = arrays::plain(shape, &self.places(space.dir()))?;
+        let (space, Planned { mounts, lowers }) = self.planned(shape)?;
         let image = |id| self.dir(id).join(layerdir::IMAGE);
         self.lowers.ensure(&space, &lowers, &image)?;
         if let Upper::Image(_) = shape.upper {
             self.uppers.ensure(shape.id, &self.dir(shape.id).join(layerdir::RWLAYER))?;
         }
         Ok(mounts)
+    }
+
+    /// The mounts of the profile `plain`, and where its layers belong.
+    fn planned(&self, shape: &Shape<'_>) -> Result<(Space, Planned)> {
+        // Without layers there is nothing to map: the upper directory has its owners already.
+        let has_layers = shape.applied || !shape.parents.is_empty();
+        let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
+        let planned = arrays::plain(shape, &self.places(space.dir()))?;
+        Ok((space, planned))
     }
 
     /// Others will mount these: what is missing or unsound shall be our error, and not theirs later. Parents were
