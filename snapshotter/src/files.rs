@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -31,6 +31,15 @@ pub(crate) fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
         }
         other => other,
     }
+}
+
+/// Makes a file without a name in `dir`, for us alone, open for reading and writing.
+///
+/// # Errors
+/// What the kernel answers; on filesystems without such files mostly EOPNOTSUPP.
+pub(crate) fn unnamed(dir: BorrowedFd<'_>) -> std::result::Result<File, Errno> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, c".", flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }
 
 /// Makes an empty file with exactly this mode.

@@ -114,7 +114,7 @@ def table(disk, layer, servers):
     names = list(servers)
     few, many = COUNTS
     lines = [
-        "**p50 / p99 in ms, 500 calls of each kind; with 10 snapshots the median of five rounds**",
+        f"**p50 / p99 in ms, 500 calls of each kind; with {few} snapshots the median of {ROUNDS[few]} rounds**",
         "",
         "| | snapshots | " + " | ".join(found[names[0], few]) + " |",
         "|---|---|" + "---|" * len(found[names[0], few]),

@@ -4,17 +4,17 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::thread::CapabilitySet;
 
+use crate::Result;
+use crate::files::unnamed;
 use crate::mounts::FsContext;
 use crate::sys::loopdev::{self, Access};
 use crate::sys::project::{self, Project};
 use crate::sys::quota::{Amount, Quotas};
 use crate::uppers::{MIN_LIMIT, mkfs};
-use crate::{Error, Result};
 
 /// The limit that is tried, in bytes, and what is then written.
 const LIMIT: u64 = 64 << 10;
@@ -48,25 +48,17 @@ pub(crate) fn project_quota(dir: BorrowedFd<'_>) -> Result<String, Errno> {
     }
 }
 
-/// Tries to make and mount a filesystem in a file without a name. Says what was done.
+/// Tries to make and mount a filesystem in `file`, which is empty. Says what was done.
 ///
 /// # Errors
-/// [`Error::Program`] without `mkfs.ext4`, and what loop devices and mounts give.
-pub(crate) fn sized_image(dir: BorrowedFd<'_>) -> Result<String> {
-    let name = "a filesystem";
-    let storage = |errno: Errno| Error::Storage { action: name.to_owned(), source: errno.into() };
-    let file = unnamed(dir).map_err(storage)?;
-    mkfs::make(&file, name, MIN_LIMIT, None)?;
+/// [`crate::Error::Program`] without `mkfs.ext4`, and what loop devices and mounts give.
+pub(crate) fn sized_image(file: &File) -> Result<String> {
+    mkfs::make(file, "a filesystem", MIN_LIMIT, None)?;
     let device = loopdev::attach(file.as_fd(), 4096, Access::ReadWrite)?;
     let context = FsContext::open("ext4")?;
     context.string("source", &device.path().to_string_lossy())?;
     context.mount(MountAttrFlags::empty())?;
     Ok("made and mounted an ext4 of 16 MiB".to_owned())
-}
-
-fn unnamed(dir: BorrowedFd<'_>) -> Result<File, Errno> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, ".", flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }
 
 /// Writes more than the limit on a thread without CAP_SYS_RESOURCE, with which no limit counts. overlayfs writes

@@ -13,7 +13,7 @@ use rustix::mount::MountAttrFlags;
 use super::images::{self, EMPTY, Node, PLAIN, Spec};
 use super::{Feature, Finding, KernelCaps, Place, State};
 use crate::errno::describe;
-use crate::files::{make_dir, open_dir};
+use crate::files::{make_dir, open_dir, unnamed};
 use crate::layerdir::remove_tree;
 use crate::mounts::plan::OverlayStep;
 use crate::mounts::{FsContext, OverlayRoute, mount_overlay, table};
@@ -149,8 +149,7 @@ impl Prober {
     }
 
     fn tmpfile(&self) -> Result<File, Errno> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.dir, ".", flags, Mode::RUSR | Mode::WUSR).map(File::from)
+        unnamed(self.dir.as_fd())
     }
 
     /// A name in the directory that nobody has.
@@ -360,7 +359,7 @@ impl Prober {
 
     fn sized_image(&self) -> Attempt {
         self.needs(Feature::Loop)?;
-        Ok(super::sized_image(self.dir.as_fd())?)
+        Ok(super::sized_image(&self.file(&[])?)?)
     }
 }
 

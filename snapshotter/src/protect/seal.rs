@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, XattrFlags};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::judge::{Fault, Pin, Verity, enabled};
 use super::{Digest, Step, at_commit};
 use crate::fault::point;
-use crate::files::failed;
+use crate::files::{failed, open_dir, unnamed};
 use crate::sys::verity::{self, Measured};
 use crate::{Error, Result};
 
@@ -142,10 +142,7 @@ impl Found {
 /// # Errors
 /// What the kernel says to it.
 pub(crate) fn try_out(dir: &Path) -> Result<()> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o600);
-    let file =
-        File::from(rustix::fs::open(dir, flags, mode).map_err(failed("making a file in", dir))?);
+    let file = unnamed(open_dir(dir)?.as_fd()).map_err(failed("making a file in", dir))?;
     rustix::io::write(&file, &[7; 5000]).map_err(failed("writing a file in", dir))?;
     Protector { verity: Verity::Required }.seal(file, dir, false).map(drop)
 }

@@ -20,12 +20,12 @@ use std::path::Path;
 use erolith_mkfs::build::{Builder, Finish, Options};
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::tree::OverlayXattrs;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
 
 use super::{Snapshotter, usage};
 use crate::fault::point;
-use crate::files::{failed, make_dir, open_dir, stat, sync_dir, unlink};
+use crate::files::{failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
 use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK};
 use crate::mounts;
 use crate::protect::{self, Pin, Protector};
@@ -183,10 +183,7 @@ fn convert(
     point("commit.before_convert")?;
     // A differ that died may have left one.
     layerdir::remove_sidecar(&dir.join(IMAGE))?;
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir_fd, c".", flags, Mode::from_raw_mode(0o600))
-        .map_err(failed("making an image in", dir))?;
-    let file = File::from(file);
+    let file = unnamed(dir_fd).map_err(failed("making an image in", dir))?;
     build(&file, dir_fd, dir, upper).map_err(|error| match error {
         Fill::Storage(error) => error,
         Fill::Image(source) => Error::Convert { id, source },

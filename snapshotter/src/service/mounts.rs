@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::files::failed;
 use crate::layerdir;
-use crate::lowers::{IdMaps, Layers};
+use crate::lowers::{IdMaps, Layers, Space};
 use crate::mounts::inspect;
 use crate::store::{Kind, Snapshot};
 use crate::uppers::Upper;
@@ -36,9 +36,13 @@ impl Snapshotter {
     /// # Errors
     /// As [`Snapshotter::mounts`].
     pub fn standing_mounts(&self, key: &str) -> Result<Option<Vec<Mount>>> {
+        // The mount manager finds out what stands.
+        if self.config.profile == Profile::Managed {
+            return Ok(None);
+        }
         let (snapshot, maps) = self.in_use(key)?;
-        // A directory of mapped layers may have to be made; the mount manager finds out what stands.
-        if maps.is_some() || self.config.profile == Profile::Managed {
+        // A directory of mapped layers may have to be made.
+        if maps.is_some() {
             return Ok(None);
         }
         let shape = self.shape(&snapshot, None)?;
@@ -46,8 +50,7 @@ impl Snapshotter {
         if held.is_none() || matches!(shape.upper, Upper::Image(_)) {
             return Ok(None);
         }
-        let space = self.lowers.space(None)?;
-        let Planned { mounts, lowers } = arrays::plain(&shape, &self.places(space.dir(), &NONE))?;
+        let (space, Planned { mounts, lowers }) = self.planned(&shape)?;
         Ok(self.lowers.are_mounted(&space, &lowers)?.then_some(mounts))
     }
 
@@ -123,15 +126,21 @@ impl Snapshotter {
     }
 
     fn plain(&self, shape: &Shape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
-        // Without layers there is nothing to map: the upper directory has its owners already.
-        let has_layers = shape.applied || !shape.parents.is_empty();
-        let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
-        let Planned { mounts, lowers } = arrays::plain(shape, &self.places(space.dir(), &NONE))?;
+        let (space, Planned { mounts, lowers }) = self.planned(shape)?;
         self.lowers.ensure(&space, &lowers, layers)?;
         if let Upper::Image(_) = shape.upper {
             self.uppers.ensure(shape.id, &self.dir(shape.id).join(layerdir::RWLAYER))?;
         }
         Ok(mounts)
+    }
+
+    /// The mounts of the profile `plain`, and where its layers belong.
+    fn planned(&self, shape: &Shape<'_>) -> Result<(Space, Planned)> {
+        // Without layers there is nothing to map: the upper directory has its owners already.
+        let has_layers = shape.applied || !shape.parents.is_empty();
+        let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
+        let planned = arrays::plain(shape, &self.places(space.dir(), &NONE))?;
+        Ok((space, planned))
     }
 
     /// Others will mount this: what is missing or unsound shall be our error, and not theirs later.

@@ -20,10 +20,8 @@ pub(crate) fn has_verity() -> bool {
     }
 }
 
-fn unnamed(dir: &Path) -> File {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let file = rustix::fs::open(dir, flags, Mode::from_raw_mode(0o600)).unwrap();
-    let mut file = File::from(file);
+fn filled(dir: &Path) -> File {
+    let mut file = unnamed(open_dir(dir).unwrap().as_fd()).unwrap();
     file.write_all(&[3; 100_001]).unwrap();
     file
 }
@@ -39,7 +37,7 @@ fn a_sealed_file_carries_its_digest_and_gets_a_name() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let protector = Protector::default();
     for is_durable in [false, true] {
-        let sealed = protector.seal(unnamed(dir.path()), dir.path(), is_durable).unwrap();
+        let sealed = protector.seal(filled(dir.path()), dir.path(), is_durable).unwrap();
         let digest = Digest::of(&sealed, &mut |_| {}).unwrap();
         let found = Found::of(&sealed, dir.path()).unwrap();
         assert_eq!((found.digest(), found.is_shared), (Some(digest), false));
@@ -56,7 +54,7 @@ fn a_sealed_file_carries_its_digest_and_gets_a_name() {
 fn off_means_that_nothing_is_done() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let off = Protector { verity: Verity::Off };
-    let file = off.seal(unnamed(dir.path()), dir.path(), true).unwrap();
+    let file = off.seal(filled(dir.path()), dir.path(), true).unwrap();
     assert_eq!(Found::of(&file, dir.path()).unwrap().digest(), None);
     assert_eq!(off.commit(&file, dir.path()).unwrap(), None);
     let pin = Pin { digest: Digest::from_bytes([0; 32]), is_enforced: true };
@@ -71,9 +69,9 @@ fn without_fs_verity_what_is_required_is_refused() {
         return;
     }
     let required = Protector { verity: Verity::Required };
-    let error = required.seal(unnamed(dir.path()), dir.path(), false).unwrap_err();
+    let error = required.seal(filled(dir.path()), dir.path(), false).unwrap_err();
     assert_eq!(error.code(), "kernel");
-    let file = unnamed(dir.path());
+    let file = filled(dir.path());
     let error = required.require(&file, dir.path(), None).unwrap_err();
     assert_eq!(error.code(), "verity-missing");
 }
@@ -86,7 +84,7 @@ fn a_sealed_file_is_measured_and_cannot_be_written() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let protector = Protector { verity: Verity::Required };
     let path = dir.path().join("image");
-    let sealed = protector.seal(unnamed(dir.path()), &path, true).unwrap();
+    let sealed = protector.seal(filled(dir.path()), &path, true).unwrap();
     name(&sealed, &path);
     let digest = Digest::of(&sealed, &mut |_| {}).unwrap();
     let found = Found::of(&sealed, &path).unwrap();
@@ -99,7 +97,7 @@ fn a_sealed_file_is_measured_and_cannot_be_written() {
     std::fs::copy(&path, &copy).unwrap();
     let error = protector.require(&File::open(&copy).unwrap(), &copy, Some(pin)).unwrap_err();
     assert_eq!(error.code(), "verity-lost");
-    let other = unnamed(dir.path());
+    let other = filled(dir.path());
     other.write_all_at(b"x", 5000).unwrap();
     let other = protector.seal(other, &path, false).unwrap();
     let error = protector.require(&other, &path, Some(pin)).unwrap_err();
@@ -114,7 +112,7 @@ fn a_writer_that_goes_away_is_waited_for() {
         return;
     }
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let file = unnamed(dir.path());
+    let file = filled(dir.path());
     let writer = file.try_clone().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(move || {
