@@ -51,14 +51,19 @@ impl Dir {
 
     /// The directory `name` in this one, made if need be. Its name is durable after [`Dir::sync`] of this one.
     pub(crate) fn create_dir(&self, name: &str) -> Result<Self> {
-        match mkdirat(&self.fd, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(self.error("creating", name)(e)),
-        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat2(&self.fd, name, flags, Mode::empty(), CONFINED)
-            .map_err(self.error("opening directory", name))?;
-        Ok(Self { fd, name: format!("{}/{name}", self.name) })
+        loop {
+            match mkdirat(&self.fd, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(self.error("creating", name)(e)),
+            }
+            match openat2(&self.fd, name, flags, Mode::empty(), CONFINED) {
+                Ok(fd) => return Ok(Self { fd, name: format!("{}/{name}", self.name) }),
+                // Somebody who found it empty removed it just now. A link that leads nowhere is another error.
+                Err(Errno::NOENT) => {}
+                Err(e) => return Err(self.error("opening directory", name)(e)),
+            }
+        }
     }
 
     fn error(&self, action: &str, name: &str) -> impl FnOnce(Errno) -> Error {

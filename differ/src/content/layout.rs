@@ -144,8 +144,14 @@ impl OciLayout {
     pub fn sweep(&self) -> Result<()> {
         let dir = self.root.create_dir(INGEST_DIR)?;
         for name in dir.names()?.iter().filter(|name| name.starts_with(BUILD)) {
-            if dir.locked(name)?.is_some() {
-                dir.remove(name)?;
+            match dir.locked(name) {
+                Ok(Some(_lock)) => dir.remove(name)?,
+                Ok(None) => {}
+                // Another sweep has removed all of it, with the directory.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
         }
         self.root.remove_empty_dir(INGEST_DIR);

@@ -101,6 +101,27 @@ fn an_ingest_that_is_not_committed_leaves_nothing() {
     assert_eq!(names(temp.path()), ["index.json", "oci-layout"]);
 }
 
+/// The directory for new content comes and goes: whoever finds it empty removes it.
+#[test]
+fn many_write_and_sweep_at_the_same_time() {
+    let temp = tempfile::tempdir().unwrap();
+    let layout = OciLayout::create(temp.path()).unwrap();
+    std::thread::scope(|scope| {
+        for who in 0..4 {
+            let layout = &layout;
+            scope.spawn(move || {
+                for round in 0..100 {
+                    let content = format!("{who} {round}");
+                    commit(layout.ingest(Mode::Fresh).unwrap(), content.as_bytes()).unwrap();
+                    layout.sweep().unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(names(&temp.path().join("blobs/sha256")).len(), 400);
+    assert_eq!(names(temp.path()), ["blobs", "index.json", "oci-layout"]);
+}
+
 #[test]
 fn what_a_process_that_died_left_is_swept() {
     let temp = tempfile::tempdir().unwrap();
