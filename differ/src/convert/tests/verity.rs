@@ -49,6 +49,39 @@ fn trees_are_part_of_the_layers_and_said_in_annotations() {
 }
 
 #[test]
+fn digests_are_said_where_they_are_wanted_and_held_to_where_they_are_promised() {
+    let key = "org.erofs.fsverity.digest";
+    let bench = Bench::new();
+    two_layers(&bench).image("latest");
+    let wanted = Options { fs_verity: true, ..Options::default() };
+    let (plain, layout) = bench.run(&Options::default()).unwrap();
+    assert!(annotations(&layout).iter().all(|of| !of.contains_key(key)));
+    let (report, layout) = bench.run(&wanted).unwrap();
+    let said = annotations(&layout);
+    for (i, layer) in report.images[0].layers.iter().enumerate() {
+        let blob = layout.open(&layer.digest).unwrap();
+        let digest = erolith_mkfs::fsverity::Digest::of(&blob, &mut |_| {}).unwrap();
+        assert_eq!((layer.fsverity, &said[i][key]), (Some(digest), &digest.to_string().into()));
+        assert_eq!(layer.digest, plain.images[0].layers[i].digest, "the bytes are the same");
+    }
+    // Compressed ones have the digest of what they become.
+    let zstd = Options { output: Output::Zstd { level: 3, threads: 1 }, ..wanted.clone() };
+    let (packed, _) = bench.run(&zstd).unwrap();
+    let digests = |report: &Report| {
+        report.images[0].layers.iter().map(|layer| layer.fsverity).collect::<Vec<_>>()
+    };
+    assert_eq!(digests(&packed), digests(&report));
+    // With trees it covers those too; and once more the same is said without anything being made.
+    let both = Options { dm_verity: true, ..wanted };
+    let (trees, _) = bench.run(&both).unwrap();
+    assert_ne!(digests(&trees), digests(&report));
+    let (again, layout) = bench.run(&both).unwrap();
+    assert_eq!(digests(&again), digests(&trees));
+    assert!(again.images[0].layers.iter().all(|layer| layer.reused));
+    assert!(annotations(&layout).iter().all(|of| of.contains_key(key)));
+}
+
+#[test]
 fn native_layers_keep_their_trees_or_get_one() {
     let bench = Bench::new();
     two_layers(&bench).image("latest");
