@@ -144,3 +144,36 @@ fn promises_that_do_not_hold_are_refused() {
         assert_eq!(got.err(), want, "{root} {offset}");
     }
 }
+
+#[test]
+fn a_digest_that_is_promised_and_not_there_is_refused() {
+    let key = "org.erofs.fsverity.digest";
+    let bench = Bench::new();
+    two_layers(&bench).image("latest");
+    let (report, layout) = bench.run(&Options { fs_verity: true, ..Options::default() }).unwrap();
+    let layer = &report.images[0].layers[0];
+    let mut image = Vec::new();
+    layout.open(&layer.digest).unwrap().reader().read_to_end(&mut image).unwrap();
+    let (digest, other) = (layer.fsverity.unwrap().to_string(), "00".repeat(32));
+    for (promised, dm_verity, want) in [
+        (digest.as_str(), false, None),
+        (digest.as_str(), true, None),
+        (&format!("sha256:{other}"), false, Some("fsverity-digest")),
+        (&format!("sha256:{other}"), true, Some("fsverity-digest")),
+        (&other, false, Some("annotation-invalid")),
+    ] {
+        let bench = Bench::new();
+        let mut fixture = bench.fixture();
+        fixture.layer(EROFS_LAYER, &image);
+        fixture.annotate_layer(key, promised);
+        fixture.image("latest");
+        let run = bench.run(&Options { dm_verity, ..Options::default() });
+        match (run, want) {
+            (Ok((_, layout)), None) => {
+                let said = annotations(&layout)[0][key].clone();
+                assert_eq!(said == digest.as_str(), !dm_verity, "the tree is part of it");
+            }
+            (run, want) => assert_eq!(run.map(drop).map_err(|e| e.code()).err(), want),
+        }
+    }
+}
