@@ -81,6 +81,12 @@ impl Drop for Daemon<'_> {
 }
 
 impl Daemon<'_> {
+    /// Waits until it serves, and has it stop.
+    fn stop_when_up(self) {
+        drop(self.place.connect("sock"));
+        self.stop(Signal::TERM);
+    }
+
     /// Asks it to stop; it must, in time and without an error.
     fn stop(mut self, signal: Signal) {
         let start = Instant::now();
@@ -130,6 +136,55 @@ fn a_killed_daemon_is_no_obstacle_and_a_living_one_is() {
     let daemon = place.start(|_| ());
     place.connect("sock");
     daemon.stop(Signal::TERM);
+}
+
+#[test]
+fn a_lost_or_damaged_database_is_refused_and_can_be_made_again() {
+    use erolith_snapshotter::service::{Config, Snapshotter};
+    use erolith_snapshotter::store::Labels;
+    let place = Place::new();
+    let config = || Config { state: place.path("state"), ..Config::new(place.path("root")) };
+    let repair = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_erolith"));
+        command.arg("repair").arg(place.flag("root", "root")).args(flags);
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let said = String::from_utf8([stdout, stderr].concat()).unwrap();
+        (status.code().unwrap(), said)
+    };
+    let service = Snapshotter::open(config()).unwrap();
+    for key in ["a container", "another"] {
+        service.prepare(key, "", &Labels::new()).unwrap();
+    }
+    let (code, said) = repair(&[]);
+    assert!(code == 4 && said.contains("in use by process"), "{code}: {said}");
+    drop(service);
+    let (code, said) = repair(&[]);
+    assert!(code == 2 && said.contains("sound") && said.contains("--force"), "{code}: {said}");
+
+    let database = place.path("root").join("metadata.db");
+    let breaks: [fn(&std::path::Path); 3] = [
+        |database| fs::write(database, "no database").unwrap(),
+        |database| fs::write(database, "").unwrap(),
+        |database| fs::remove_file(database).unwrap(),
+    ];
+    for break_it in breaks {
+        break_it(&database);
+        let (code, said) = refused(place.command(env!("CARGO_BIN_EXE_erolith")));
+        assert!(code != 0 && said.contains("erolith repair"), "{code}: {said}");
+        let before = fs::read(&database).ok();
+        let (code, said) = repair(&["--dry-run"]);
+        assert!(code == 0 && said.contains("nothing was changed"), "{code}: {said}");
+        assert!(said.contains("a container") && said.contains("another"), "{said}");
+        assert_eq!(fs::read(&database).ok(), before);
+        let (code, said) = repair(&["--json"]);
+        let lines: Vec<serde_json::Value> =
+            said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((code, lines.len()), (0, 3), "{said}");
+        assert_eq!((&lines[0]["action"], &lines[2]["done"]), (&"restore".into(), &true.into()));
+        place.start(|_| ()).stop_when_up();
+        let service = Snapshotter::open(config()).unwrap();
+        assert_eq!(service.stat("a container").unwrap().name, "a container");
+    }
 }
 
 #[test]

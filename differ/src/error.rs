@@ -237,6 +237,14 @@ pub enum Error {
     /// An image whose dm-verity hash tree is not what it should be, or cannot be made.
     #[error("{0}")]
     Verity(#[from] erolith_mkfs::dmverity::Error),
+    /// An image that has another fs-verity digest than its layer promises.
+    #[error("the fs-verity digest of the image is {actual}, and the layer promises {expected}")]
+    FsVerity {
+        /// What the annotation says.
+        expected: erolith_mkfs::fsverity::Digest,
+        /// What the bytes have.
+        actual: erolith_mkfs::fsverity::Digest,
+    },
     /// A layer that cannot become an image.
     #[error("{0}")]
     Build(#[from] erolith_mkfs::Error),
@@ -328,6 +336,7 @@ impl Error {
             Self::BadImage { code, .. } => code,
             Self::BadAnnotation { .. } => "annotation-invalid",
             Self::Verity(source) => source.code(),
+            Self::FsVerity { .. } => "fsverity-digest",
             Self::Build(source) => source.code(),
             Self::Layer { source, .. } => source.code(),
             Self::Processor { .. } => "processor-failed",

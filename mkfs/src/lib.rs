@@ -10,6 +10,7 @@ pub mod dmverity;
 mod emit;
 mod error;
 pub mod format;
+pub mod fsverity;
 pub mod image;
 pub mod io;
 pub mod meta;

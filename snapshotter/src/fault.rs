@@ -23,6 +23,7 @@ pub const POINTS: &[&str] = &[
     "upper.after_filesystem",
     "quota.after_project",
     "quota.after_limit",
+    "create.after_record",
     "create.after_rename",
     "create.after_sync",
     "create.after_commit",
@@ -37,6 +38,7 @@ pub const POINTS: &[&str] = &[
     "commit.after_sync",
     "commit.after_name",
     "commit.after_link",
+    "commit.after_record",
     "commit.after_dir_sync",
     "commit.before_transaction",
     "commit.after_transaction",
@@ -53,6 +55,10 @@ pub const POINTS: &[&str] = &[
     "remove.after_clear",
     "cleanup.after_delete",
     "images.after_link",
+    "repair.after_database",
+    "repair.after_aside",
+    "repair.after_lost",
+    "repair.after_name",
 ];
 
 /// Passes the point `name`.

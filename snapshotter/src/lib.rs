@@ -6,6 +6,7 @@
 //! - [`service`]: snapshots as containerd wants them, over [`store`], their database, and [`layerdir`], their
 //!   directories.
 //! - [`protect`]: what keeps the image of a layer from being changed, and finds out when it was.
+//! - [`repair`]: the database made again of what is in the directories.
 //! - [`scrub`]: every layer, read to its last byte.
 //! - `lowers`: layers mounted once for everybody.
 //! - `uppers`: writable layers that cannot grow beyond a limit.
@@ -21,6 +22,7 @@ pub mod layerdir;
 mod lowers;
 pub mod mounts;
 pub mod protect;
+pub mod repair;
 pub mod scrub;
 pub mod service;
 pub mod store;

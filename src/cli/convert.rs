@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// Largest zstd window of a layer, as a power of two.
     #[arg(long, value_name = "BITS", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
     zstd_window_max: u32,
+    /// Say the fs-verity digest of each layer's image in an annotation. Every image is read once more.
+    #[arg(long)]
+    fs_verity: bool,
     #[command(flatten)]
     build: ImageOptions,
     /// Print nothing.
@@ -111,6 +114,7 @@ fn options(args: &Args) -> anyhow::Result<Options> {
     let mut options = Options {
         build: args.build.options()?,
         dm_verity: args.build.dm_verity,
+        fs_verity: args.fs_verity,
         keep_original: args.keep_original,
         ..Options::default()
     };
@@ -139,6 +143,7 @@ fn as_json(report: &Report) -> serde_json::Value {
                 "size": layer.size,
                 "diffId": layer.diff_id.to_string(),
                 "dmVerity": layer.verity.as_ref().map(json::verity),
+                "fsVerity": layer.fsverity.map(|digest| digest.to_string()),
                 "reused": layer.reused,
             })
         });
@@ -170,6 +175,9 @@ fn print(report: &Report, args: &Args, out: &mut dyn Write) -> anyhow::Result<()
             writeln!(out, "  {number:>3}  {from:>14}  {to:>14}  {digest}{reused}")?;
             if let Some(verity) = &layer.verity {
                 writeln!(out, "       dm-verity root hash {}", verity.root)?;
+            }
+            if let Some(digest) = &layer.fsverity {
+                writeln!(out, "       fs-verity digest {digest}")?;
             }
         }
     }

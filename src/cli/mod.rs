@@ -13,6 +13,7 @@ mod ls;
 mod man;
 mod mkfs;
 mod mount;
+mod repair;
 mod scrub;
 mod serve;
 mod snapshots;
@@ -49,6 +50,7 @@ enum Command {
     Man(man::Args),
     Mkfs(mkfs::Args),
     Mount(mount::Args),
+    Repair(repair::Args),
     Scrub(scrub::Args),
     Serve(serve::Args),
     Snapshots(snapshots::Args),
@@ -72,6 +74,7 @@ impl Cli {
             Command::Man(args) => man::run(args, out),
             Command::Mkfs(args) => mkfs::run(args, out),
             Command::Mount(args) => mount::run(args, out),
+            Command::Repair(args) => repair::run(args, out),
             Command::Scrub(args) => scrub::run(args, out),
             Command::Serve(args) => serve::run(args, out),
             Command::Snapshots(args) => snapshots::run(args, out),

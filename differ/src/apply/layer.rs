@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use erolith_mkfs::build::{self, Summary};
 use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::fsverity;
 
 use super::sidecar;
 use super::{Built, Lowers, Protect, Times, build_tar, native, take_native, verity};
@@ -64,6 +65,8 @@ pub struct Layer {
     pub payloads: Payloads,
     /// The hash tree that the descriptor promises. It says something of images only.
     pub verity: Option<Verity>,
+    /// The fs-verity digest that the descriptor promises. It says something of images only.
+    pub fsverity: Option<fsverity::Digest>,
 }
 
 /// Whether an image may have its bytes in common with the blob it is.
@@ -158,7 +161,7 @@ pub struct Applied {
 ///
 /// # Errors
 /// [`crate::Error::UnsupportedMediaType`] for what is no layer; what is wrong with the blob, the archive or the image;
-/// [`crate::Error::Verity`] for one that is not what its hash tree says; [`crate::Error::Cancelled`]; and what the storage reports. Nothing is published then.
+/// [`crate::Error::FsVerity`] and [`crate::Error::Verity`] for one that is not what its hash tree says; [`crate::Error::Cancelled`]; and what the storage reports. Nothing is published then.
 pub fn apply(
     source: Source,
     layer: &Layer,
@@ -210,8 +213,11 @@ pub fn apply(
         }
         LayerType::Erofs { .. } => (take_native(staging, blob, request)?, How::Unpacked),
     };
-    let promised = layer.verity.filter(|_| how != How::Converted);
-    publish(built, target, decoded, how, promised, options)
+    let mut protect = protect_of(layer, options);
+    if how == How::Converted {
+        (protect.promised, protect.digest) = (None, None);
+    }
+    publish(built, target, decoded, how, &protect, options)
 }
 
 /// Work that is over when this is dropped.
@@ -233,19 +239,28 @@ pub(super) fn staging(target: &Path, sync: Sync) -> Result<Unnamed> {
     Ok(if sync == Sync::Durable { staging.written_back() } else { staging })
 }
 
+/// What the image of a layer that is one already has to be, and what it gets.
+pub(super) fn protect_of(layer: &Layer, options: &Options) -> Protect {
+    Protect {
+        promised: layer.verity,
+        is_wanted: options.dm_verity,
+        digest: layer.fsverity,
+        is_digest_wanted: false,
+    }
+}
+
 fn publish(
     built: Built<Unnamed>,
     target: &Path,
     media_type: String,
     how: How,
-    promised: Option<Verity>,
+    protect: &Protect,
     options: &Options,
 ) -> Result<Applied> {
     let Built { staging, source, summary, inherits, times } = built;
     let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
     let start = Instant::now();
-    let protect = Protect { promised, is_wanted: options.dm_verity };
-    let verity = verity::protect(staging.file(), &protect, &options.cancel)?;
+    let verity = verity::protect(staging.file(), protect, &options.cancel)?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), options.sync)?;
     staging.publish_sealed(options.sync, options.seal.as_deref())?;

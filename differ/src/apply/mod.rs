@@ -4,6 +4,7 @@
 //! becomes of that file is another step: [`Built::seal`] puts it into a content store, under a digest that is computed
 //! then; [`layer`] puts it into the directory of a snapshot, where nobody needs its digest.
 
+pub mod fsverity;
 pub mod layer;
 mod lower;
 mod native;

@@ -13,7 +13,7 @@ use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::io::copy_range;
 use rustix::io::Errno;
 
-use super::layer::{How, Layer, Options, Share, Trust, staging};
+use super::layer::{How, Layer, Options, Share, Trust, protect_of, staging};
 use super::seal::hash_all;
 use super::{Protect, check_image, sidecar, verity};
 use crate::content::{Blob, Staging as _};
@@ -31,7 +31,7 @@ pub(super) fn is_named_by_its_diff_id(layer: &Layer) -> bool {
 /// Makes the image in `blob` the file `target`, verified. Returns how, and the hash tree it has.
 ///
 /// # Errors
-/// [`Error::BlobSize`], [`Error::BlobDigest`], [`Error::DiffId`], [`Error::BadImage`], [`Error::Verity`],
+/// [`Error::BlobSize`], [`Error::BlobDigest`], [`Error::DiffId`], [`Error::BadImage`], [`Error::FsVerity`], [`Error::Verity`],
 /// [`Error::Cancelled`], and what the storage reports.
 pub(super) fn take(
     blob: &Blob,
@@ -46,7 +46,7 @@ pub(super) fn take(
     if let Some(expected) = layer.diff_id.clone().filter(|expected| *expected != layer.digest) {
         return Err(Error::DiffId { expected, actual: layer.digest.clone() });
     }
-    let protect = Protect { promised: layer.verity, is_wanted: options.dm_verity };
+    let protect = protect_of(layer, options);
     // Nothing can be appended to an inode that is the store's.
     let may_grow = protect.is_wanted && protect.promised.is_none();
     if options.share == Share::Link
@@ -96,7 +96,7 @@ fn link(file: &File, blob: &Blob, layer: &Layer, target: &Path, options: &Option
         return Ok(false);
     }
     verify(blob, layer, options)?;
-    let protect = Protect { promised: layer.verity, is_wanted: false };
+    let protect = Protect { is_wanted: false, ..protect_of(layer, options) };
     let verity = verity::protect(file, &protect, &options.cancel)?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), options.sync)?;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::fsverity;
 use erolith_mkfs::io::{FileSink, ReadAt};
 
 use super::{Built, verity};
@@ -49,15 +50,21 @@ pub struct Sealed {
     pub diff_id: Digest,
     /// Its hash tree, when it has one.
     pub verity: Option<Verity>,
+    /// The fs-verity digest of the raw image, where that was wanted or promised.
+    pub fsverity: Option<fsverity::Digest>,
 }
 
-/// Whether an image gets a hash tree.
+/// Whether an image gets a hash tree, and what it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Protect {
     /// The tree that the image came with: it is verified.
     pub promised: Option<Verity>,
     /// It gets one if it has none.
     pub is_wanted: bool,
+    /// The fs-verity digest that the image came with: it is verified.
+    pub digest: Option<fsverity::Digest>,
+    /// The digest of what is published is wanted.
+    pub is_digest_wanted: bool,
 }
 
 impl Built<Box<dyn Ingest>> {
@@ -74,17 +81,24 @@ impl Built<Box<dyn Ingest>> {
     ) -> Result<Sealed> {
         let verity = verity::protect(self.staging.file(), protect, cancel)?;
         let size = self.staging.file().metadata().map_err(Error::io("examining an image"))?.len();
+        let is_digest_wanted = protect.is_digest_wanted || protect.digest.is_some();
+        let fsverity = match (protect.digest, is_digest_wanted) {
+            // It was verified, and nothing was appended.
+            (Some(digest), _) if verity == protect.promised => Some(digest),
+            (_, true) => Some(super::fsverity::of(self.staging.file(), cancel)?),
+            (_, false) => None,
+        };
         let diff_id = match output {
             Output::Raw => copy_hashed(self.staging.file(), cancel, &mut io::sink())?,
             Output::Zstd { level, threads } => {
                 let packed = store.ingest(Mode::Fresh)?;
                 let (diff_id, digest, size) = compress(&self, &*packed, level, threads, cancel)?;
                 packed.commit(&digest, size)?;
-                return Ok(Sealed { digest, size, diff_id, verity });
+                return Ok(Sealed { digest, size, diff_id, verity, fsverity });
             }
         };
         self.staging.commit(&diff_id, size)?;
-        Ok(Sealed { digest: diff_id.clone(), size, diff_id, verity })
+        Ok(Sealed { digest: diff_id.clone(), size, diff_id, verity, fsverity })
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use erolith_mkfs::dmverity::{self, RootHash, Stop, Verity};
 use erolith_mkfs::image::Super;
 
-use super::Protect;
+use super::{Protect, fsverity};
 use crate::decode::Cancel;
 use crate::{Error, Result};
 
@@ -53,12 +53,13 @@ pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Opt
     Ok(Some(Verity { root, hash_offset, block_size }))
 }
 
-/// Sees to the tree of the image in `file`. One that is promised must be there, and everything must be as it says. When
+/// Sees to the digest and the tree of the image in `file`. One that is promised must be there, and everything must be as it says. When
 /// one is wanted and none promised, one that is there is taken if everything is as it says, else one is appended.
 ///
 /// # Errors
-/// [`Error::Verity`], [`Error::Cancelled`].
+/// [`Error::FsVerity`], [`Error::Verity`], [`Error::Cancelled`], and what the storage reports.
 pub(super) fn protect(file: &File, protect: &Protect, cancel: &Cancel) -> Result<Option<Verity>> {
+    fsverity::require(file, protect.digest, cancel)?;
     let stop = || cancel.check().is_err();
     let found = match &protect.promised {
         Some(promised) => verify(file, promised, &stop).map(Some),

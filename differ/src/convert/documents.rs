@@ -6,7 +6,7 @@ use super::layers::{Converted, Made};
 use super::{
     ImageReport, LayerReport, Options, Report, SOURCE_DIFF_ID, SOURCE_DIGEST, SOURCE_LAYER,
 };
-use crate::apply::{Output, copy_blob, verity};
+use crate::apply::{Output, copy_blob, fsverity, verity};
 use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::fault;
@@ -36,7 +36,7 @@ const ABOUT_BYTES: &[&str] = &[
 fn is_kept(key: &str, layer: &Layer, has_same_bytes: bool) -> bool {
     match layer.layer_type {
         // What was found to be so is said anew.
-        _ if key.starts_with(verity::ANNOTATIONS) => false,
+        _ if key.starts_with(verity::ANNOTATIONS) || key == fsverity::ANNOTATION => false,
         LayerType::Erofs { .. } if has_same_bytes || key == ROLE => true,
         _ => !ABOUT_BYTES.iter().any(|about| key.starts_with(about)),
     }
@@ -146,6 +146,9 @@ impl Writer<'_> {
         }
         let tree = sealed.verity.as_ref().map(verity::to_annotations).into_iter().flatten();
         to = tree.fold(to, |to, (key, value)| to.with_annotation(key, &value));
+        if let Some(digest) = sealed.fsverity {
+            to = to.with_annotation(fsverity::ANNOTATION, &digest.to_string());
+        }
         to.with_annotation(SOURCE_DIFF_ID, &layer.diff_id.to_string())
     }
 
@@ -241,6 +244,7 @@ fn report(layer: &Layer, made: &Made) -> LayerReport {
         size: made.sealed.size,
         diff_id: made.sealed.diff_id.clone(),
         verity: made.sealed.verity,
+        fsverity: made.sealed.fsverity,
         reused: made.reused,
     }
 }

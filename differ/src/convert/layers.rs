@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::fsverity;
 
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
@@ -103,12 +104,17 @@ fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
                 return Err(name(index, layer, Error::NonDistributable { media_type }));
             }
             chain.push(layer.diff_id.clone());
-            let promised = promised(layer).map_err(|error| name(index, layer, error))?;
+            let (promised, digest) = promised(layer).map_err(|error| name(index, layer, error))?;
             let job = *known.entry(chain.clone()).or_insert_with(|| {
                 let below = below.iter().rev().copied().collect();
                 let twin = same.insert((&layer.diff_id, index == 0), jobs.len());
-                let keys = Keys::new(&chain, promised.as_ref(), options);
-                let protect = Protect { promised, is_wanted: options.dm_verity };
+                let protect = Protect {
+                    promised,
+                    is_wanted: options.dm_verity,
+                    digest,
+                    is_digest_wanted: options.fs_verity,
+                };
+                let keys = Keys::new(&chain, &protect, options);
                 jobs.push(Job { layer, index, below, twin, keys, protect });
                 jobs.len() - 1
             });
@@ -119,13 +125,14 @@ fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
     Ok((jobs, images))
 }
 
-/// The hash tree that a layer says to have. What is said of a tar layer is about something else.
-fn promised(layer: &Layer) -> Result<Option<Verity>> {
+/// The hash tree and the digest that a layer says to have. What is said of a tar layer is about something else.
+fn promised(layer: &Layer) -> Result<(Option<Verity>, Option<fsverity::Digest>)> {
     match (layer.layer_type, layer.descriptor()) {
         (LayerType::Erofs { .. }, Some(descriptor)) => {
-            verity::from_annotations(|key| descriptor.annotation(key))
+            let get = |key: &str| descriptor.annotation(key);
+            Ok((verity::from_annotations(get)?, apply::fsverity::from_annotations(get)?))
         }
-        _ => Ok(None),
+        _ => Ok((None, None)),
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use erolith_mkfs::build;
 use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::fsverity;
 
 pub use progress::{Event, Progress};
 
@@ -52,6 +53,8 @@ pub struct Options {
     pub build: build::Options,
     /// Give images a dm-verity hash tree, which becomes part of their layers.
     pub dm_verity: bool,
+    /// Say the fs-verity digests of layers in annotations. Each image is read once more.
+    pub fs_verity: bool,
     /// Keep the original images too: the result is an index that lists them before the EROFS ones.
     pub keep_original: bool,
     /// What to do with non-distributable layers.
@@ -70,6 +73,7 @@ impl Default for Options {
             output: Output::default(),
             build: build::Options::default(),
             dm_verity: false,
+            fs_verity: false,
             keep_original: false,
             nondistributable: NonDistributable::default(),
             jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -121,6 +125,8 @@ pub struct LayerReport {
     pub diff_id: Digest,
     /// The hash tree of its image, when it has one.
     pub verity: Option<Verity>,
+    /// The fs-verity digest of its image, where that was wanted or promised.
+    pub fsverity: Option<fsverity::Digest>,
     /// Was it there from an earlier conversion?
     pub reused: bool,
 }

@@ -7,7 +7,7 @@ use erolith_mkfs::dmverity::Verity;
 use serde_json::{Map, Value, json};
 
 use super::Options;
-use crate::apply::{self, Output, Sealed, verity};
+use crate::apply::{self, Output, Protect, Sealed, fsverity, verity};
 use crate::content::{Dir, OciLayout, Provider};
 use crate::decode::Cancel;
 use crate::fault;
@@ -28,8 +28,8 @@ pub(super) struct Keys {
 
 impl Keys {
     /// For the top one of the layers with these diffIDs, lowest first.
-    /// `promised` is the hash tree that the top layer came with.
-    pub(super) fn new(chain: &[Digest], promised: Option<&Verity>, options: &Options) -> Self {
+    /// `protect` has what the top layer came with.
+    pub(super) fn new(chain: &[Digest], protect: &Protect, options: &Options) -> Self {
         let output = match options.output {
             Output::Raw => "raw".to_owned(),
             Output::Zstd { level, .. } => format!("zstd {level}"),
@@ -41,8 +41,14 @@ impl Keys {
         if options.dm_verity {
             how.push_str("dm-verity\n");
         }
-        if let Some(Verity { root, hash_offset, block_size }) = promised {
+        if let Some(Verity { root, hash_offset, block_size }) = protect.promised {
             how.push_str(&format!("dm-verity {root} {hash_offset} {block_size}\n"));
+        }
+        if protect.is_digest_wanted {
+            how.push_str("fs-verity\n");
+        }
+        if let Some(digest) = protect.digest {
+            how.push_str(&format!("fs-verity {digest}\n"));
         }
         let names: Vec<String> = chain.iter().map(Digest::to_string).collect();
         let top = names.last().cloned().unwrap_or_default();
@@ -90,12 +96,14 @@ pub(super) fn keep(layout: &OciLayout, keys: &Keys, inherits: bool, sealed: &Sea
     step("convert.before_record")?;
     let key = if inherits { &keys.chain } else { &keys.layer };
     let tree = sealed.verity.as_ref().map(verity::to_annotations).into_iter().flatten();
-    let tree: Map<String, Value> = tree.map(|(key, value)| (key.into(), value.into())).collect();
+    let digest = sealed.fsverity.map(|digest| (fsverity::ANNOTATION, digest.to_string()));
+    let said: Map<String, Value> =
+        tree.chain(digest).map(|(key, value)| (key.into(), value.into())).collect();
     let record = json!({
         "digest": sealed.digest.to_string(),
         "size": sealed.size,
         "diffId": sealed.diff_id.to_string(),
-        "annotations": tree,
+        "annotations": said,
     });
     layout.replace_in(&dir(layout)?, key, record.to_string().as_bytes())?;
     step("convert.after_record")
@@ -110,5 +118,6 @@ fn parse(bytes: &[u8]) -> Option<Sealed> {
         size: value.get("size")?.as_u64()?,
         diff_id: digest("diffId")?,
         verity: verity::from_annotations(annotation).ok()?,
+        fsverity: fsverity::from_annotations(annotation).ok()?,
     })
 }

@@ -4,6 +4,7 @@ mod status;
 
 use std::path::PathBuf;
 
+use erolith_mkfs::dmverity::sidecar::Sidecar;
 use rustix::io::Errno;
 
 use crate::errno::describe;
@@ -109,6 +110,19 @@ pub enum Error {
         image: String,
         /// What is wrong.
         source: erolith_mkfs::dmverity::Error,
+    },
+    /// The sidecar of a layer is not the one that the layer was committed with.
+    #[error(
+        "{image}: not used: its dm-verity sidecar says {}, and said {} when it came in",
+        .found.as_ref().map_or("nothing".to_owned(), tree_text), tree_text(.pinned)
+    )]
+    Sidecar {
+        /// The layer's name.
+        image: String,
+        /// What it said.
+        pinned: Sidecar,
+        /// What it says; nothing where there is none, or none that can be read.
+        found: Option<Sidecar>,
     },
     /// A layer that shall be mounted with dm-verity cannot be.
     #[error("{image}: dm-verity is required, but {why}")]
@@ -222,6 +236,14 @@ pub enum Error {
     DatabaseMissing {
         /// The root of the service.
         root: PathBuf,
+    },
+    /// There is a database that needs no repair.
+    #[error("{}: {state}", .path.display())]
+    DatabaseSound {
+        /// The database.
+        path: PathBuf,
+        /// What it is.
+        state: &'static str,
     },
     /// A file that a snapshot needs is not there.
     #[error("snapshot {id}: {} is gone", .path.display())]
@@ -339,7 +361,9 @@ impl Error {
             Self::Truncated { .. } => "image-truncated",
             Self::Devices { .. } => "image-devices",
             Self::Verity { source, .. } => source.code(),
+            Self::Sidecar { .. } => "verity-sidecar",
             Self::Unprotected { .. } => "unprotected",
+            Self::DatabaseSound { .. } => "database-sound",
             Self::Check { .. } => "image-check",
             Self::Read { .. } => "image-read",
             Self::Kernel { .. } => "kernel",
@@ -388,6 +412,7 @@ impl Error {
             | Self::Committed { .. }
             | Self::Finished { .. }
             | Self::Limit { .. }
+            | Self::DatabaseSound { .. }
             | Self::Raced { .. } => Class::Usage,
             Self::Unsealed { fault: Fault::Missing, .. } => Class::Environment,
             Self::Verity { source: erolith_mkfs::dmverity::Error::Io { .. }, .. } => Class::Io,
@@ -395,6 +420,7 @@ impl Error {
             | Self::Truncated { .. }
             | Self::Check { .. }
             | Self::Verity { .. }
+            | Self::Sidecar { .. }
             | Self::Unsealed { .. }
             | Self::Damaged { .. } => Class::Input,
             Self::Store(error) => error.class(),
@@ -426,6 +452,7 @@ impl Error {
             | Self::Truncated { .. }
             | Self::Check { .. }
             | Self::Gone { .. }
+            | Self::Sidecar { .. }
             | Self::Kernel { errno: Errno::BADMSG | Errno::UCLEAN, .. } => true,
             Self::Unsealed { fault, .. } => fault.is_damage(),
             // What fs-verity says to a page that was changed, and a disk to one that it lost.
@@ -466,9 +493,14 @@ impl Error {
             Self::NotOurs { .. } => "use umount(8), or --force",
             Self::InUse { .. } => "stop the other daemon, or give this one directories of its own",
             Self::DatabaseMissing { .. } => {
-                "put metadata.db back, or remove the directory `snapshots` to start anew"
+                "run `erolith repair`, which makes it anew; or put metadata.db back, with metadata.db-wal if there is one"
             }
-            Self::Gone { .. } | Self::Verity { .. } => "remove the image and pull it again",
+            Self::DatabaseSound { .. } => {
+                "start the daemon; --force makes the database from the records all the same"
+            }
+            Self::Gone { .. } | Self::Verity { .. } | Self::Sidecar { .. } => {
+                "remove the image and pull it again"
+            }
             Self::NoVerity { .. } => {
                 "`erolith doctor` says what is missing (for ext4: tune2fs -O verity); or let `fs_verity` be \"if-possible\""
             }
@@ -491,6 +523,11 @@ impl Error {
             _ => return None,
         })
     }
+}
+
+/// What a sidecar says, as messages have it.
+fn tree_text(tree: &Sidecar) -> String {
+    format!("root hash {} at byte {}", tree.root, tree.hash_offset)
 }
 
 /// What usually helps when a mount call fails like this.

@@ -57,7 +57,8 @@ impl Error {
             | Self::Program { .. }
             | Self::Unsealed { fault: Fault::Missing, .. }
             | Self::NoVerity { .. }
-            | Self::DatabaseMissing { .. } => Status::FailedPrecondition,
+            | Self::DatabaseMissing { .. }
+            | Self::DatabaseSound { .. } => Status::FailedPrecondition,
             Self::NotErofs { .. }
             | Self::Truncated { .. }
             | Self::Devices { .. }
@@ -65,6 +66,7 @@ impl Error {
             | Self::Unsealed { .. }
             | Self::Damaged { .. }
             | Self::Verity { .. }
+            | Self::Sidecar { .. }
             | Self::Gone { .. } => Status::DataLoss,
             Self::LoopRace { .. } | Self::Raced { .. } => Status::Unavailable,
             Self::LoopNode { errno, .. } => of_errno(*errno),

@@ -8,6 +8,8 @@
 //!   .erofslayer    0644  says to differs: write the layer here; of active snapshots
 //!   layer.erofs          the layer; or a symbolic link into a read-only cache
 //!   damaged.erofs        instead of it: what was found to be no layer any more
+//!   snapshot.json  0600  what the database says of it, see [`record`]
+//!   commit.json    0600  what it will say when the commit that is under way is done
 //!   layer.erofs.dmverity 0644  how to open its dm-verity device, when it has a hash tree
 //! ```
 //!
@@ -15,6 +17,7 @@
 
 mod checked;
 mod images;
+pub mod record;
 mod remove;
 mod sidecar;
 
@@ -37,7 +40,9 @@ pub use images::Images;
 pub(crate) use images::layer_path;
 pub(crate) use remove::remove_tree;
 pub use sidecar::sidecar_of;
-pub(crate) use sidecar::{read_sidecar, remove_sidecar, sidecar_path, sync_sidecar, tree_of};
+pub(crate) use sidecar::{
+    read_sidecar, remove_sidecar, sidecar_path, sync_sidecar, tree_of, write_sidecar,
+};
 
 /// The empty file by which a differ knows a directory that wants a layer.
 pub const MARKER: &str = ".erofslayer";
@@ -112,8 +117,14 @@ pub(crate) fn put_away(dir: &Path) -> Result<bool> {
     }
 }
 
-/// Gives the directory of a damaged layer `image` for its own, durably; what was put away goes.
+/// Gives the directory of a damaged layer `image` for its own, with its sidecar, durably; what was put away goes.
 pub(crate) fn replace_image(dir: &Path, image: &Path) -> Result<()> {
+    let [from, to] = [image, &dir.join(IMAGE)].map(sidecar_path);
+    unlink(&to)?;
+    match rustix::fs::linkat(CWD, &from, CWD, &to, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(failed("linking", &to)(errno)),
+    }
     let second = dir.join(REPLACING);
     unlink(&second)?;
     rustix::fs::linkat(CWD, image, CWD, &second, AtFlags::empty())
@@ -142,8 +153,8 @@ pub(crate) fn is_applied(dir: &Path) -> Result<bool> {
 /// of the directory keeps a differ of ours from replacing its image meanwhile.
 pub(crate) fn undo_converted(dir: &Path) -> Result<bool> {
     let (image, converted) = (dir.join(IMAGE), dir.join(CONVERTED));
-    let replacing = unlink(&dir.join(REPLACING))?;
-    let Some(second) = stat(&converted)? else { return Ok(replacing) };
+    let is_left = record::withdraw(dir)? | unlink(&dir.join(REPLACING))?;
+    let Some(second) = stat(&converted)? else { return Ok(is_left) };
     // A differ may have written another image since.
     if stat(&image)?.is_some_and(|first| first.st_ino == second.st_ino) {
         unlink(&image)?;

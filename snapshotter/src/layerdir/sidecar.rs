@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use erolith_mkfs::dmverity::sidecar::{LIMIT, SUFFIX, Sidecar};
 use erolith_mkfs::dmverity::{self, Header, Verity};
 
-use crate::files::{failed, unlink};
+use crate::files::{failed, make_file, sync_dir, unlink};
 use crate::{Error, Result};
 
 /// The sidecar of the image called `image`.
@@ -32,6 +32,20 @@ pub fn sidecar_of(image: &Path) -> Result<Option<Verity>> {
 /// Takes away the sidecar of an image that is to be replaced by one without a tree.
 pub(crate) fn remove_sidecar(image: &Path) -> Result<bool> {
     unlink(&sidecar_path(image))
+}
+
+/// Writes the sidecar of an image that has this tree and is yet to get its name, durably where that is wanted.
+pub(crate) fn write_sidecar(image: &Path, tree: &Verity, is_durable: bool) -> Result<()> {
+    let path = sidecar_path(image);
+    unlink(&path)?;
+    make_file(&path, 0o644)?;
+    let mut file = File::options().write(true).open(&path).map_err(failed("opening", &path))?;
+    file.write_all(&Sidecar::from(tree).to_bytes()).map_err(failed("writing", &path))?;
+    if !is_durable {
+        return Ok(());
+    }
+    file.sync_all().map_err(failed("syncing", &path))?;
+    path.parent().map_or(Ok(()), sync_dir)
 }
 
 /// Makes the sidecar of an image durable, if there is one.

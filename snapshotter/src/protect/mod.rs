@@ -1,7 +1,7 @@
 //! What is done to the image of a layer before it gets its name, so that nobody can change it unnoticed; and what is
 //! compared before it is used.
 //!
-//! - `digest`: the fs-verity digest of a file, computed from its bytes.
+//! - [`Digest`]: the fs-verity digest of a file, computed from its bytes.
 //! - `judge`: every decision, as functions of what is wanted, what is known and what was found.
 //! - `seal`: the kernel's part: enabling fs-verity, measuring, and the note on the file.
 //! - `immutable`: the flag that keeps even root from writing by accident.
@@ -11,12 +11,11 @@
 //! mount asks the kernel, on the very descriptor that is mounted, whether it is still that digest. Where a kernel or a
 //! filesystem has no fs-verity the digest is what `erolith scrub` compares.
 
-mod digest;
 mod immutable;
 mod judge;
 mod seal;
 
-pub use digest::Digest;
+pub use erolith_mkfs::fsverity::Digest;
 #[cfg(test)]
 pub(crate) use immutable::is_immutable;
 pub(crate) use immutable::{clear as clear_immutable, remove_image, set_immutable};

@@ -116,7 +116,7 @@ impl Snapshotter {
 }
 
 /// The number of a directory of a snapshot.
-pub(super) fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     let is_number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| name.parse().ok()).flatten()
 }

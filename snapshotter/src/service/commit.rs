@@ -6,9 +6,11 @@
 //! 1. an image without a name is written, synced and sealed;
 //! 2. it gets the name `commit.erofs`;
 //! 3. and the name `layer.erofs`; the directory is synced;
+//!    as is what the record of the snapshot will be (see [`layerdir::record`]);
 //! 4. the database commits: from here on the image is the truth;
-//! 5. an empty directory takes the place of the upper directory, which cleanup deletes;
-//! 6. the name `commit.erofs` goes.
+//! 5. the record that was announced takes its place;
+//! 6. an empty directory takes the place of the upper directory, which cleanup deletes;
+//! 7. the name `commit.erofs` goes.
 //!
 //! While `commit.erofs` is there and the snapshot is active, the upper directory is the truth: the container may
 //! write on, and the next commit starts again.
@@ -18,6 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use erolith_mkfs::build::{Builder, Finish, Options};
+use erolith_mkfs::dmverity;
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::tree::OverlayXattrs;
 use rustix::fs::{AtFlags, CWD, FlockOperation};
@@ -26,17 +29,17 @@ use rustix::io::Errno;
 use super::{Snapshotter, usage};
 use crate::fault::point;
 use crate::files::{failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
-use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK};
+use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK, record};
 use crate::mounts;
-use crate::protect::{self, Pin, Protector};
-use crate::store::{Content, Kind, Labels, Usage};
+use crate::protect::{self, Protector};
+use crate::store::{Content, Entry, Kind, Labels, Snapshot, now, without_empty};
+use crate::verity::DmVerity;
 use crate::{Error, Result};
 
 /// An image that can be committed.
 struct Ready {
-    id: u64,
-    usage: Usage,
-    pin: Option<Pin>,
+    /// The layer that it makes of the snapshot.
+    entry: Entry,
     /// It was made from the upper directory.
     is_converted: bool,
     /// Locks the directory against another commit of the same snapshot.
@@ -45,7 +48,20 @@ struct Ready {
 
 impl Ready {
     fn content(&self) -> Content {
-        Content { usage: self.usage, pin: self.pin }
+        let &Entry { usage, pin, tree, created, .. } = &self.entry;
+        Content { usage, pin, tree, time: Some(created) }
+    }
+
+    /// Whether it is what the transaction makes of the snapshot.
+    fn is_of(&self, snapshot: &Snapshot) -> bool {
+        let entry = &self.entry;
+        (entry.id, entry.parent) == (snapshot.id, snapshot.parents.first().copied())
+    }
+
+    /// Takes back what was prepared, and keeps what a differ wrote.
+    fn undo(&self, dir: &Path) -> Result<()> {
+        let undo = if self.is_converted { layerdir::undo_converted } else { record::withdraw };
+        undo(dir).map(drop)
     }
 }
 
@@ -60,38 +76,74 @@ impl Snapshotter {
         // The transaction says what is wrong, in the right order; but no image is made for one that must fail.
         let ready = match self.store.snapshot(key) {
             Ok(snapshot) if snapshot.kind == Kind::Active && self.store.info(name).is_err() => {
-                Some(self.ready(snapshot.id)?)
+                let entry = self.layer_of(&snapshot, name, parent, labels)?;
+                Some(self.ready(entry)?)
             }
             _ => None,
         };
         point("commit.before_transaction")?;
         let content = ready.as_ref().map_or_else(Content::default, Ready::content);
         let committed = self.store.commit(name, key, parent, labels, content, &mut |snapshot| {
-            let is_same = ready.as_ref().is_some_and(|ready| ready.id == snapshot.id);
+            let is_same = ready.as_ref().is_some_and(|ready| ready.is_of(snapshot));
             if is_same { Ok(()) } else { Err(Error::Raced { key: key.to_owned() }) }
         });
-        let converted = ready.as_ref().filter(|ready| ready.is_converted);
-        if let (Err(_), Some(ready)) = (&committed, converted)
-            && let Err(error) = layerdir::undo_converted(&self.dir(ready.id))
+        if let (Err(_), Some(ready)) = (&committed, &ready)
+            && let Err(error) = ready.undo(&self.dir(ready.entry.id))
         {
             tracing::warn!(%error, "an image that was not committed is left for the next commit");
         }
         committed?;
         point("commit.after_transaction")?;
         if let Some(ready) = &ready {
-            self.protect_from_hands(ready.id);
-        }
-        if let Some(ready) = converted
-            && let Err(error) = self.finish_commit(ready.id)
-        {
-            // It is committed all the same; the next start finds `commit.erofs` and does the rest.
-            tracing::warn!(%error, "an upper directory is left for the next start");
+            self.complete(ready);
         }
         Ok(())
     }
 
+    /// What the active snapshot will be. Its image is yet to be looked at.
+    fn layer_of(
+        &self,
+        snapshot: &Snapshot,
+        name: &str,
+        parent: &str,
+        labels: &Labels,
+    ) -> Result<Entry> {
+        let kept = snapshot.parents.first().copied();
+        let parent = match parent {
+            "" => kept,
+            // One that is not there is for the transaction to refuse.
+            given => self.store.snapshot(given).map_or(kept, |given| Some(given.id)),
+        };
+        let time = now();
+        Ok(Entry {
+            key: name.to_owned(),
+            kind: Kind::Committed,
+            parent,
+            created: time,
+            updated: time,
+            labels: without_empty(labels),
+            ..Entry::new(name, snapshot)
+        })
+    }
+
+    /// What is left to do when the database has it. It is committed all the same when that fails; the next start does it
+    /// then.
+    fn complete(&self, ready: &Ready) {
+        let id = ready.entry.id;
+        self.protect_from_hands(id);
+        if let Err(error) = record::adopt(&self.dir(id)) {
+            tracing::warn!(%error, "a record is left for the next start");
+        }
+        if ready.is_converted
+            && let Err(error) = self.finish_commit(id)
+        {
+            tracing::warn!(%error, "an upper directory is left for the next start");
+        }
+    }
+
     /// The image of an active snapshot, whole and durable.
-    fn ready(&self, id: u64) -> Result<Ready> {
+    fn ready(&self, mut entry: Entry) -> Result<Ready> {
+        let id = entry.id;
         let dir = self.dir(id);
         let lock = open_dir(&dir)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(failed("locking", &dir))?;
@@ -100,7 +152,9 @@ impl Snapshotter {
         self.lowers.forget(id)?;
         let is_converted = stat(&dir.join(IMAGE))?.is_none();
         if is_converted {
-            convert(id, &dir, lock.as_fd(), self.open_upper(id)?, self.protector())?;
+            let to = Target { id, dir: &dir, fd: lock.as_fd(), sync: self.config.sync };
+            let is_hashed = self.config.dm_verity == DmVerity::On;
+            convert(&to, self.open_upper(id)?, is_hashed, self.protector())?;
         }
         let image = dir.join(IMAGE);
         let file = File::open(&image).map_err(failed("opening", &image))?;
@@ -109,8 +163,13 @@ impl Snapshotter {
         layerdir::require_checked(&image, &file)?;
         // Before the sync: what it writes to the file is synced with it.
         let is_link = layerdir::is_link(&image)?;
-        let pin = if is_link { None } else { self.protector().commit(&file, &image)? };
-        if pin.is_some() {
+        entry.pin = if is_link { None } else { self.protector().commit(&file, &image)? };
+        entry.tree = match layerdir::read_sidecar(&image) {
+            // Nobody looks at it.
+            Err(_) if !self.config.dm_verity.looks() => None,
+            other => other?,
+        };
+        if entry.pin.is_some() {
             // It was sealed just now, perhaps, which gives it another time.
             layerdir::mark(&file);
         }
@@ -122,13 +181,18 @@ impl Snapshotter {
         if self.config.sync {
             layerdir::sync_sidecar(&image)?;
             rustix::fs::fsync(&file).map_err(failed("syncing", &image))?;
+        }
+        // What it takes is known when it is on the disk.
+        entry.usage = usage::of_file(&image)?;
+        record::announce(&dir, &entry, self.config.sync)?;
+        point("commit.after_record")?;
+        if self.config.sync {
             rustix::fs::fsync(&lock).map_err(failed("syncing", &dir))?;
             // The directory itself was not worth it before it had a layer.
             sync_dir(&self.snapshots)?;
         }
         point("commit.after_dir_sync")?;
-        let usage = usage::of_file(&image)?;
-        Ok(Ready { id, usage, pin, is_converted, _lock: lock })
+        Ok(Ready { entry, is_converted, _lock: lock })
     }
 
     /// Makes the image of a layer immutable, if that is wanted. Where it cannot be, nothing is lost; whoever was killed
@@ -172,14 +236,22 @@ impl Snapshotter {
     }
 }
 
-/// Makes the image of the upper directory, under both of its names.
-fn convert(
+/// Where an image is made.
+struct Target<'a> {
     id: u64,
-    dir: &Path,
-    dir_fd: BorrowedFd<'_>,
+    dir: &'a Path,
+    fd: BorrowedFd<'a>,
+    sync: bool,
+}
+
+/// Makes the image of the upper directory, under both of its names, with a hash tree if that is wanted.
+fn convert(
+    target: &Target<'_>,
     upper: OwnedFd,
+    is_hashed: bool,
     protector: Protector,
 ) -> Result<()> {
+    let &Target { id, dir, fd: dir_fd, sync } = target;
     point("commit.before_convert")?;
     // A differ that died may have left one.
     layerdir::remove_sidecar(&dir.join(IMAGE))?;
@@ -189,6 +261,13 @@ fn convert(
         Fill::Image(source) => Error::Convert { id, source },
     })?;
     point("commit.after_convert")?;
+    if is_hashed {
+        let image = dir.join(IMAGE);
+        let tree = dmverity::append_to_image(&file, &|| false);
+        let tree =
+            tree.map_err(|source| Error::Verity { image: image.display().to_string(), source })?;
+        layerdir::write_sidecar(&image, &tree, sync)?;
+    }
     let file = protector.seal(file, dir, true)?;
     // ext4 gives a file another time when it enables fs-verity.
     layerdir::mark(&file);

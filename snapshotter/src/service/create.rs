@@ -11,10 +11,10 @@ use super::{Mount, Snapshotter, limit};
 use crate::Result;
 use crate::fault::point;
 use crate::files::{failed, stat, sync_dir};
-use crate::layerdir::{self, IMAGE, UPPER};
+use crate::layerdir::{self, IMAGE, UPPER, record};
 use crate::lowers::IdMaps;
 use crate::mounts;
-use crate::store::{Kind, Labels, Snapshot};
+use crate::store::{Entry, Kind, Labels, Snapshot};
 use crate::uppers::Owner;
 
 /// The chain that a layer will end; containerd sends it when it unpacks.
@@ -73,13 +73,13 @@ impl Snapshotter {
             }
             point("create.after_directory")?;
             self.store.create(kind, key, parent, labels, &mut |snapshot| {
-                self.place(&mut fresh, snapshot, maps.as_ref())
+                self.place(&mut fresh, key, snapshot, maps.as_ref())
             })?
         };
         let mounts = point("create.after_commit");
         mounts.and_then(|()| self.arrays(&snapshot, maps.as_ref())).inspect_err(|_| {
             // A failed request leaves nothing: the same key can be tried again.
-            if let Err(error) = self.store.remove(key) {
+            if let Err(error) = self.forget(key) {
                 tracing::warn!(%error, key, "a snapshot without mounts is left");
             }
         })
@@ -127,6 +127,7 @@ impl Snapshotter {
     pub(super) fn place(
         &self,
         fresh: &mut Fresh<'_>,
+        key: &str,
         snapshot: &Snapshot,
         maps: Option<&IdMaps>,
     ) -> Result<()> {
@@ -141,6 +142,8 @@ impl Snapshotter {
         if let Some(bytes) = fresh.limit {
             self.uppers.number(&fresh.path, snapshot.id, bytes)?;
         }
+        record::begin(&fresh.path, &Entry::new(key, snapshot))?;
+        point("create.after_record")?;
         let dir = self.dir(snapshot.id);
         if let Err(errno) = rustix::fs::rename(&fresh.path, &dir) {
             if !matches!(errno, Errno::NOTEMPTY | Errno::EXIST) {

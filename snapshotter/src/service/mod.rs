@@ -38,7 +38,7 @@ use std::sync::{Mutex, RwLock};
 use crate::Result;
 use crate::fault::point;
 use crate::files::{ensure_dir, open_dir, stat, sync_dir};
-use crate::layerdir::{self, Images};
+use crate::layerdir::{self, Images, record};
 use crate::lowers::Lowers;
 use crate::protect::{self, Protector, Verity};
 use crate::store::{self, Filters, Info, Kind, Labels, Store, UpdateMask, Usage};
@@ -47,9 +47,10 @@ pub use crate::uppers::{LimitBy, MIN_LIMIT};
 use crate::uppers::{Upper, Uppers};
 use crate::verity::Devices;
 pub use crate::verity::DmVerity;
+pub(crate) use cleanup::number;
 pub use config::{Config, Profile};
 pub use paths::Paths;
-pub(crate) use root::parts as root_parts;
+pub(crate) use root::{DATABASE, SNAPSHOTS, parts as root_parts, take};
 pub(crate) use sound::put_away;
 
 /// A mount as containerd's API has it (`containerd.types.Mount`).
@@ -164,8 +165,15 @@ impl Snapshotter {
     /// `NotFound`, and `FailedPrecondition` with children.
     pub fn remove(&self, key: &str) -> Result<()> {
         point("remove.before_transaction")?;
-        self.store.remove(key)?;
+        self.forget(key)?;
         point("remove.after_transaction")
+    }
+
+    /// Removes a row, and then the record, which would bring it back.
+    fn forget(&self, key: &str) -> Result<()> {
+        let snapshot = self.store.remove(key)?;
+        record::forget(&self.dir(snapshot.id));
+        Ok(())
     }
 
     /// What is known of a snapshot.
@@ -188,7 +196,12 @@ impl Snapshotter {
     /// # Errors
     /// `NotFound`, and `InvalidArgument` for a mask that names anything else.
     pub fn update(&self, name: &str, labels: &Labels, mask: &UpdateMask) -> Result<Info> {
-        self.store.update(name, labels, mask)
+        let info = self.store.update(name, labels, mask)?;
+        // Somebody else may have removed it since.
+        if let Ok(snapshot) = self.store.snapshot(name) {
+            record::refresh_if_possible(&self.store, &self.dir(snapshot.id), snapshot.id);
+        }
+        Ok(info)
     }
 
     /// Every snapshot that one of the filters matches, or every snapshot when there are none.

@@ -8,6 +8,7 @@ use super::{Snapshotter, commit};
 use crate::Result;
 use crate::fault::point;
 use crate::files::{names, stat};
+use crate::layerdir::record::{self, COMMITTING, RECORD};
 use crate::layerdir::{CONVERTED, UPPER};
 use crate::lowers::IdMaps;
 use crate::store::{Filters, Kind, Snapshot};
@@ -16,7 +17,7 @@ impl Snapshotter {
     /// Looks at every directory once, and at the rows only when something is wrong.
     pub(super) fn recover(&self) -> Result<()> {
         let mut missing = self.store.ids()?;
-        let mut unfinished = Vec::new();
+        let (mut unfinished, mut unwritten) = (Vec::new(), Vec::new());
         for id in names(&self.snapshots)?.iter().filter_map(|name| number(name)) {
             // A directory without an upper directory was not made to its end.
             let is_made = stat(&self.dir(id).join(UPPER))?.is_some();
@@ -24,11 +25,17 @@ impl Snapshotter {
             if is_made || is_converted {
                 missing.remove(&id);
             }
-            if is_converted {
+            if is_converted || stat(&self.dir(id).join(COMMITTING))?.is_some() {
                 unfinished.push(id);
             }
+            // Before there were records, or a power cut took what was in it.
+            if stat(&self.dir(id).join(RECORD))?.is_none_or(|record| record.st_size == 0) {
+                unwritten.push(id);
+            }
         }
-        if missing.is_empty() && unfinished.is_empty() && !self.config.immutable {
+        let is_whole = missing.is_empty() && unfinished.is_empty();
+        if is_whole && !self.config.immutable {
+            self.write_records(unwritten);
             return Ok(());
         }
         point("recover.before_rows")?;
@@ -40,7 +47,7 @@ impl Snapshotter {
         }
         for id in unfinished {
             match rows.get(&id).map(|(_, snapshot)| snapshot.kind) {
-                Some(Kind::Committed) => self.finish_commit(id)?,
+                Some(Kind::Committed) => self.complete_commit(id)?,
                 Some(_) => commit::undo(&self.dir(id))?,
                 None => {}
             }
@@ -50,7 +57,23 @@ impl Snapshotter {
                 self.rebuild(key, snapshot)?;
             }
         }
+        self.write_records(unwritten);
         Ok(())
+    }
+
+    /// Does what a commit does once the database has it.
+    fn complete_commit(&self, id: u64) -> Result<()> {
+        let dir = self.dir(id);
+        if stat(&dir.join(CONVERTED))?.is_some() {
+            self.finish_commit(id)?;
+        }
+        record::adopt(&dir)
+    }
+
+    fn write_records(&self, ids: Vec<u64>) {
+        for id in ids {
+            record::refresh_if_possible(&self.store, &self.dir(id), id);
+        }
     }
 
     /// Every snapshot with its key, by number.
@@ -67,7 +90,7 @@ impl Snapshotter {
     /// layer was synced, so somebody's hand took it; it stays without its image, and whoever wants to stand on it is
     /// told.
     fn rebuild(&self, key: &str, snapshot: &Snapshot) -> Result<()> {
-        let Snapshot { id, kind, parents, labels } = snapshot;
+        let Snapshot { id, kind, parents, labels, .. } = snapshot;
         match kind {
             Kind::Committed => {
                 tracing::error!(id, "a layer was lost; pull its image again");
@@ -83,7 +106,9 @@ impl Snapshotter {
             let owner = self.owner_of(parents.first().copied(), maps.as_ref())?;
             self.limit(&mut fresh, bytes, owner)?;
         }
-        self.place(&mut fresh, snapshot, maps.as_ref())?;
+        self.place(&mut fresh, key, snapshot, maps.as_ref())?;
+        // Of a layer there is more to say.
+        record::refresh_if_possible(&self.store, &self.dir(*id), *id);
         point("recover.after_directory")
     }
 }

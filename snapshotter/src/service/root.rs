@@ -8,19 +8,21 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::cleanup::number;
 use crate::files::{failed, names, replace, stat};
+use crate::store::Store;
 use crate::{Error, Result};
 
 const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
 /// The database.
-pub(super) const DATABASE: &str = "metadata.db";
+pub(crate) const DATABASE: &str = "metadata.db";
 /// Where the directories of snapshots are.
-pub(super) const SNAPSHOTS: &str = "snapshots";
+pub(crate) const SNAPSHOTS: &str = "snapshots";
 
 /// Makes the root if need be, closes it to others and locks it. The lock goes with the returned file, also when the
 /// process is killed.
-pub(super) fn take(root: &Path) -> Result<File> {
+pub(crate) fn take(root: &Path) -> Result<File> {
     match stat(root)? {
         None => {
             let mut make = DirBuilder::new();
@@ -97,12 +99,13 @@ pub(super) fn no_verity(dir: &Path, error: &Error) -> Error {
     Error::NoVerity { dir: dir.to_owned(), reason: error.to_string() }
 }
 
-/// Refuses a root whose database was lost: with a new one every snapshot there would be taken for garbage.
+/// Refuses a root whose database was lost, or has nothing in it: with a new one every snapshot there would be taken for
+/// garbage.
 pub(super) fn require_database(root: &Path) -> Result<()> {
-    let is_number = |name: &String| name.bytes().all(|b| b.is_ascii_digit());
-    let is_lost = stat(&root.join(DATABASE))?.is_none()
-        && names(&root.join(SNAPSHOTS))?.iter().any(is_number);
-    if is_lost {
+    let is_snapshot = |name: &String| number(name).is_some();
+    if !Store::is_there(&root.join(DATABASE))
+        && names(&root.join(SNAPSHOTS))?.iter().any(is_snapshot)
+    {
         return Err(Error::DatabaseMissing { root: root.to_owned() });
     }
     Ok(())

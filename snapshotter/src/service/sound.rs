@@ -10,9 +10,11 @@ use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use erolith_mkfs::dmverity::sidecar::Sidecar;
+
 use super::Snapshotter;
 use crate::files::failed;
-use crate::layerdir::{self, IMAGE, Images};
+use crate::layerdir::{self, IMAGE, Images, record};
 use crate::lowers::Layers;
 use crate::protect::{Digest, Found, Pin};
 use crate::store::Store;
@@ -30,10 +32,12 @@ impl Snapshotter {
         }
         let image = dir.join(IMAGE);
         let Some(pin) = known(&image)? else { return Ok(0) };
+        let tree = layerdir::read_sidecar(&image)?;
         let mut healed = 0;
         for id in self.store.damaged_with(pin.digest)? {
             layerdir::replace_image(&self.dir(id), &image)?;
-            self.store.set_healed(id, pin)?;
+            self.store.set_healed(id, pin, tree)?;
+            record::refresh_if_possible(&self.store, &self.dir(id), id);
             // What shows the damaged one may be mounted still.
             self.lowers.forget(id)?;
             tracing::warn!(id, "a damaged layer is whole again");
@@ -75,7 +79,23 @@ pub(crate) fn put_away(
     }
     images.forget(&dir.join(IMAGE))?;
     layerdir::put_away(dir)?;
-    store.set_damaged(id, reason)
+    let is_layer = store.set_damaged(id, reason)?;
+    record::refresh_if_possible(store, dir, id);
+    Ok(is_layer)
+}
+
+/// Refuses an image whose sidecar is not the one it was committed with. One that had none then, or was committed before
+/// that was kept, may have got one.
+fn require_tree(image: &Path, pinned: Option<Sidecar>) -> Result<()> {
+    let Some(pinned) = pinned else { return Ok(()) };
+    let other = |found| Error::Sidecar { image: image.display().to_string(), pinned, found };
+    match layerdir::read_sidecar(image) {
+        Ok(Some(found)) if found == pinned => Ok(()),
+        Ok(found) => Err(other(found)),
+        // It is there, and says nothing.
+        Err(Error::Verity { .. }) => Err(other(None)),
+        Err(error) => Err(error),
+    }
 }
 
 /// What is known of an image that has just come in. A digest that the kernel does not vouch for is computed once more:
@@ -140,6 +160,9 @@ impl Layers for Judged<'_> {
             if pin.is_some() || self.is_layer(id)? {
                 self.service.protector().require(file, image, pin)?;
             }
+        }
+        if self.service.config.dm_verity.looks() {
+            require_tree(image, self.service.store.tree_of(id)?)?;
         }
         layerdir::require_checked(image, file)
     }

@@ -6,8 +6,8 @@ use rusqlite::{Connection, params};
 use super::connection::Ids;
 use super::error::{Error, Result};
 use super::rows::{Record, chain, find, get, integer, labels_of, set_labels};
-use super::seals::put_seal;
-use super::types::{Content, Info, Kind, Labels, Snapshot, UpdateMask, now};
+use super::seals::{put_seal, put_tree};
+use super::types::{Content, Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, now};
 use super::update::{updated, without_empty};
 use super::{Store, sql};
 
@@ -101,16 +101,17 @@ fn insert(
     if find(conn, key)?.is_some() {
         return Err(Error::AlreadyExists { key: key.to_owned() });
     }
-    let id = ids.take()?;
+    let (id, created) = (ids.take()?, now());
     conn.prepare_cached(sql::INSERT)?.execute(params![
         integer(id),
         key,
         above.map(integer),
         kind.number(),
-        now(),
+        created,
     ])?;
     set_labels(conn, id, &labels)?;
-    Ok(Snapshot { id, kind, parents: chain(conn, above)?, labels })
+    let created = Timestamp::from_nanoseconds(created);
+    Ok(Snapshot { id, kind, parents: chain(conn, above)?, labels, created })
 }
 
 /// The id of the parent of a new snapshot.
@@ -150,21 +151,25 @@ fn turn(
             });
         }
     };
+    let time = content.time.unwrap_or_else(now);
     conn.prepare_cached(sql::COMMIT)?.execute(params![
         integer(record.id),
         name,
         above.map(integer),
         Kind::Committed.number(),
-        now(),
+        time,
         integer(content.usage.size),
         integer(content.usage.inodes),
     ])?;
     if let Some(pin) = content.pin {
         put_seal(conn, record.id, pin)?;
     }
+    if let Some(tree) = content.tree {
+        put_tree(conn, record.id, tree)?;
+    }
     set_labels(conn, record.id, &labels)?;
-    let parents = chain(conn, above)?;
-    Ok(Snapshot { id: record.id, kind: Kind::Committed, parents, labels })
+    let (parents, created) = (chain(conn, above)?, Timestamp::from_nanoseconds(time));
+    Ok(Snapshot { id: record.id, kind: Kind::Committed, parents, labels, created })
 }
 
 /// The id of a parent given at commit. It is a layer, so it cannot be above what is not yet one: no circle is made.

@@ -100,6 +100,22 @@ impl Writer {
         Ok(Self { conn, ids: Ids { next: 0, end: 0 } })
     }
 
+    /// Makes a database where there is none, of what `fill` puts into its tables, and checks it. It is one file: it keeps
+    /// no log beside it until it is opened.
+    pub(super) fn make(path: &Path, fill: &dyn Fn(&Connection) -> Result<()>) -> Result<()> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut conn = Connection::open_with_flags(path, flags)?;
+        configure(&conn)?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        schema::create(&mut conn)?;
+        let tx = Change::begin(&conn)?;
+        fill(&conn)?;
+        tx.commit()?;
+        schema::check(&conn)
+    }
+
     /// Runs `change` in a transaction. Its error, or its panic, undoes everything.
     pub(super) fn transact<T>(
         &mut self,
@@ -195,11 +211,16 @@ impl Readers {
     }
 
     fn connect(&self) -> Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(&self.path, flags)?;
-        configure(&conn)?;
-        Ok(conn)
+        look_only(&self.path)
     }
+}
+
+/// A connection for one look at a file of which nothing is known.
+pub(super) fn look_only(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    configure(&conn)?;
+    Ok(conn)
 }
 
 /// What every connection is told.

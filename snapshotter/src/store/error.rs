@@ -264,7 +264,7 @@ impl Error {
                 "start the daemon once: it makes the database one of its version"
             }
             Self::Corrupt { .. } => {
-                "stop the daemon, keep a copy, and look at it with `sqlite3 metadata.db 'PRAGMA integrity_check'`"
+                "run `erolith repair`: it makes the database anew of what is in the directories, and keeps this one beside"
             }
             Self::DiskFull { .. } => "free space on the filesystem of the root directory",
             Self::Busy { .. } => "close other programs that have the database open",

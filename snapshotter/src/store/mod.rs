@@ -4,15 +4,18 @@
 //! suite rely on. What is answered is durable. One connection writes; others read, each one state of the database,
 //! so that `Stat` goes on while a list is sent or a layer is placed.
 //!
-//! - `changes`, `queries`, `blobs`, `seals`: the operations.
+//! - `changes`, `queries`, `blobs`, `seals`: the operations. `entries`: everything of a snapshot, for its record.
+//! - `health`: whether there is a database that can be used, without changing it.
 //! - [`Filters`]: which snapshots a list shows. `update`: what a field mask does. Both without the database.
 //! - `schema`, `sql`, `rows`, `connection`: the database itself.
 
 mod blobs;
 mod changes;
 mod connection;
+mod entries;
 mod error;
 mod filters;
+mod health;
 mod queries;
 mod rows;
 mod schema;
@@ -31,7 +34,10 @@ use rusqlite::Connection;
 
 pub use self::error::Error;
 pub use self::filters::Filters;
-pub use self::types::{Content, Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, Usage};
+pub use self::health::Health;
+pub(crate) use self::types::now;
+pub use self::types::{Content, Entry, Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, Usage};
+pub(crate) use self::update::without_empty;
 
 use self::connection::{Ids, Readers, Writer, lock};
 

@@ -76,6 +76,7 @@ impl Record {
             kind: self.kind,
             parents: chain(conn, self.parent_id())?,
             labels: labels_of(conn, self.id)?,
+            created: Timestamp::from_nanoseconds(self.created),
         })
     }
 }

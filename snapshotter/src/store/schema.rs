@@ -51,7 +51,7 @@ CREATE TABLE blobs (
 /// The tables that version 2 has besides.
 ///
 /// `seals` has the fs-verity digests of layers, and whether the kernel held the image against it when it was committed.
-/// `quarantine` has the layers that were found damaged. Tables of their own, and no columns: a table that is altered
+/// `quarantine` has the layers that were found damaged. `trees` has what the dm-verity sidecars of layers said then. Tables of their own, and no columns: a table that is altered
 /// does not have the text of one that is made.
 const TABLES_2: &str = "
 CREATE TABLE seals (
@@ -62,6 +62,11 @@ CREATE TABLE seals (
 CREATE TABLE quarantine (
     snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
     reason TEXT NOT NULL
+) STRICT;
+CREATE TABLE trees (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+    root TEXT NOT NULL CHECK (root <> ''),
+    hash_offset INTEGER NOT NULL CHECK (hash_offset > 0)
 ) STRICT;
 ";
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use erolith_mkfs::dmverity::sidecar::Sidecar;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::{Error, Result};
@@ -15,16 +16,15 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub fn pin_of(&self, id: u64) -> crate::Result<Option<Pin>> {
-        self.read(|conn| {
-            let mut statement = conn.prepare_cached(sql::SEAL)?;
-            let row = statement.query_row([integer(id)], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?))
-            });
-            let Some((text, is_enforced)) = row.optional()? else { return Ok(None) };
-            let bad = || Error::corrupt(format!("the digest of snapshot {id} is {text:?}"));
-            let digest = Digest::parse(&text).ok_or_else(bad)?;
-            Ok(Some(Pin { digest, is_enforced }))
-        })
+        self.read(|conn| pin_of(conn, id))
+    }
+
+    /// What the sidecar of the layer with this id said when it was committed; nothing for one that had none.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn tree_of(&self, id: u64) -> crate::Result<Option<Sidecar>> {
+        self.read(|conn| tree_of(conn, id))
     }
 
     /// The layers that were found damaged, and what was found. Most of the time there is none.
@@ -60,14 +60,18 @@ impl Store {
         self.write(|tx| Ok(set_damaged(tx, id, reason)?))
     }
 
-    /// Forgets that the layer with this id was damaged: it has its image again, which is known as `pin`.
+    /// Forgets that the layer with this id was damaged: it has its image again, which is known as `pin` and has `tree`.
     ///
     /// # Errors
     /// Those of the database.
-    pub fn set_healed(&self, id: u64, pin: Pin) -> crate::Result<()> {
+    pub fn set_healed(&self, id: u64, pin: Pin, tree: Option<Sidecar>) -> crate::Result<()> {
         self.write(|tx| {
             let heal = || {
                 put_seal(tx, id, pin)?;
+                tx.prepare_cached(sql::DROP_TREE)?.execute([integer(id)])?;
+                if let Some(tree) = tree {
+                    put_tree(tx, id, tree)?;
+                }
                 tx.prepare_cached(sql::DROP_DAMAGED)?.execute([integer(id)])?;
                 Ok::<_, Error>(())
             };
@@ -97,6 +101,31 @@ impl Store {
             Ok(statement.query_row([integer(id)], |row| row.get(0)).optional()?)
         })
     }
+}
+
+pub(super) fn pin_of(conn: &Connection, id: u64) -> Result<Option<Pin>> {
+    let mut statement = conn.prepare_cached(sql::SEAL)?;
+    let row = statement
+        .query_row([integer(id)], |row| Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?)));
+    let Some((text, is_enforced)) = row.optional()? else { return Ok(None) };
+    let bad = || Error::corrupt(format!("the digest of snapshot {id} is {text:?}"));
+    let digest = Digest::parse(&text).ok_or_else(bad)?;
+    Ok(Some(Pin { digest, is_enforced }))
+}
+
+pub(super) fn tree_of(conn: &Connection, id: u64) -> Result<Option<Sidecar>> {
+    let mut statement = conn.prepare_cached(sql::TREE)?;
+    let row =
+        statement.query_row([integer(id)], |row| Ok((row.get::<_, String>(0)?, unsigned(row, 1)?)));
+    let Some((text, hash_offset)) = row.optional()? else { return Ok(None) };
+    let bad = |_| Error::corrupt(format!("the root hash of snapshot {id} is {text:?}"));
+    Ok(Some(Sidecar { root: text.parse().map_err(bad)?, hash_offset }))
+}
+
+pub(super) fn put_tree(conn: &Connection, id: u64, tree: Sidecar) -> Result<()> {
+    let values = params![integer(id), tree.root.to_string(), integer(tree.hash_offset)];
+    conn.prepare_cached(sql::PUT_TREE)?.execute(values)?;
+    Ok(())
 }
 
 fn damaged(conn: &Connection) -> Result<BTreeMap<u64, String>> {

@@ -30,6 +30,20 @@ pub(super) const COMMIT: &str = "
 UPDATE snapshots SET key = ?2, parent = ?3, kind = ?4, created = ?5, updated = ?5, size = ?6, inodes = ?7
 WHERE id = ?1";
 
+/// Parameters: id. As [`FIND`], with the key behind.
+pub(super) const ENTRY: &str = "
+SELECT s.id, s.kind, s.parent, p.key, s.created, s.updated, s.size, s.inodes, s.key
+FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
+WHERE s.id = ?1";
+
+/// Parameters: id.
+pub(super) const DAMAGE_OF: &str = "SELECT reason FROM quarantine WHERE snapshot = ?1";
+
+/// Parameters: id, key, parent, kind, created, updated, size, inodes.
+pub(super) const PUT_ENTRY: &str = "
+INSERT INTO snapshots (id, key, parent, kind, created, updated, size, inodes)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+
 /// Parameters: id, time. Gives the time kept, which is never before the snapshot was made.
 pub(super) const TOUCH: &str =
     "UPDATE snapshots SET updated = max(created, ?2) WHERE id = ?1 RETURNING updated";
@@ -61,6 +75,16 @@ pub(super) const PUT_SEAL: &str =
 /// Parameters: id.
 pub(super) const SEAL: &str = "SELECT digest, enforced FROM seals WHERE snapshot = ?1";
 
+/// Parameters: id, root hash, where the tree begins.
+pub(super) const PUT_TREE: &str =
+    "INSERT OR REPLACE INTO trees (snapshot, root, hash_offset) VALUES (?1, ?2, ?3)";
+
+/// Parameters: id.
+pub(super) const TREE: &str = "SELECT root, hash_offset FROM trees WHERE snapshot = ?1";
+
+/// Parameters: id.
+pub(super) const DROP_TREE: &str = "DELETE FROM trees WHERE snapshot = ?1";
+
 /// Parameters: id, reason. What was found first stays.
 pub(super) const PUT_DAMAGED: &str =
     "INSERT INTO quarantine (snapshot, reason) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
@@ -90,6 +114,12 @@ pub(super) const QUICK: &[&str] = &[
     BLOB,
     PUT_SEAL,
     SEAL,
+    PUT_TREE,
+    TREE,
+    DROP_TREE,
+    ENTRY,
+    DAMAGE_OF,
+    PUT_ENTRY,
     PUT_DAMAGED,
     DROP_DAMAGED,
     KEY_OF,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use erolith_mkfs::dmverity::sidecar::Sidecar;
+
 use crate::protect::Pin;
 
 /// Nanoseconds of a second.
@@ -74,8 +76,15 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// The nanoseconds since 1970. Stands still at the ends of what 64 bits hold.
+    pub(crate) fn nanoseconds(self) -> i64 {
+        self.seconds.saturating_mul(SECOND).saturating_add(i64::from(self.nanos))
+    }
+}
+
 /// The clock, in nanoseconds since 1970. Stands still at the ends of what 64 bits hold: 1677 and 2262.
-pub(super) fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |n| -n),
@@ -118,11 +127,15 @@ pub struct Content {
     pub usage: Usage,
     /// The digest of its image, when it has one.
     pub pin: Option<Pin>,
+    /// The hash tree of its image, as the sidecar tells, when it has one.
+    pub tree: Option<Sidecar>,
+    /// When it was committed, in nanoseconds since 1970; nothing is now.
+    pub time: Option<i64>,
 }
 
 impl From<Usage> for Content {
     fn from(usage: Usage) -> Self {
-        Self { usage, pin: None }
+        Self { usage, ..Self::default() }
     }
 }
 
@@ -137,6 +150,56 @@ pub struct Snapshot {
     pub parents: Vec<u64>,
     /// Its labels.
     pub labels: Labels,
+    /// When it was made or, for a committed one, committed.
+    pub created: Timestamp,
+}
+
+/// All that the database knows of one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Names its directory.
+    pub id: u64,
+    /// The key of an active snapshot or a view, the name of a committed one.
+    pub key: String,
+    /// Id of the parent.
+    pub parent: Option<u64>,
+    /// What it is.
+    pub kind: Kind,
+    /// As [`Info::created`], in nanoseconds since 1970.
+    pub created: i64,
+    /// As [`Info::updated`], in nanoseconds since 1970.
+    pub updated: i64,
+    /// Its labels.
+    pub labels: Labels,
+    /// What it takes on disk, of a committed one.
+    pub usage: Usage,
+    /// The digest of its image, of a committed one that has one.
+    pub pin: Option<Pin>,
+    /// The hash tree of its image, of a committed one that has one.
+    pub tree: Option<Sidecar>,
+    /// Why it is quarantined, of a layer that is.
+    pub damage: Option<String>,
+}
+
+impl Entry {
+    /// Of a snapshot that has just been made.
+    pub(crate) fn new(key: &str, snapshot: &Snapshot) -> Self {
+        let Snapshot { id, kind, parents, labels, created } = snapshot;
+        let created = created.nanoseconds();
+        Self {
+            id: *id,
+            key: key.to_owned(),
+            parent: parents.first().copied(),
+            kind: *kind,
+            created,
+            updated: created,
+            labels: labels.clone(),
+            usage: Usage::default(),
+            pin: None,
+            tree: None,
+            damage: None,
+        }
+    }
 }
 
 /// Which fields of an [`Info`] an update sets (`UpdateSnapshotRequest.update_mask`).

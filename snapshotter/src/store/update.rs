@@ -4,7 +4,7 @@ use super::error::{Error, Result};
 use super::types::{Labels, UpdateMask};
 
 /// The labels that count. containerd's store keeps no empty values, so a label with one is no label.
-pub(super) fn without_empty(labels: &Labels) -> Labels {
+pub(crate) fn without_empty(labels: &Labels) -> Labels {
     labels.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 

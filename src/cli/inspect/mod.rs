@@ -11,15 +11,17 @@ mod treemap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use erolith_differ::content::Staging as _;
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
+use erolith_mkfs::fsverity::Digest;
 
 use facts::Facts;
 use sharing::{Duplicate, Shared};
 
-use crate::source::{ImageArgs, Opened};
+use crate::source::{ImageArgs, Opened, Source};
 
 /// Show what an image is made of: features, layouts, space by directory, what is shared and what is wasted.
 ///
@@ -36,6 +38,9 @@ pub(crate) struct Args {
     /// Look for files of equal content; files of equal size are read.
     #[arg(long)]
     duplicates: bool,
+    /// Compute the fs-verity digest of the image; all of it is read.
+    #[arg(long)]
+    fs_verity: bool,
     /// One JSON object.
     #[arg(long, conflicts_with = "html")]
     json: bool,
@@ -55,6 +60,8 @@ struct Findings<'a> {
     shared: Shared,
     /// `None` when nobody looked.
     duplicates: Option<Vec<Duplicate>>,
+    /// What fs-verity would measure of the file, as far as somebody wants to know.
+    fsverity: Option<Digest>,
     top: usize,
     depth: usize,
 }
@@ -80,8 +87,11 @@ fn look<'a>(args: &Args, image: &'a Opened) -> anyhow::Result<Findings<'a>> {
     let facts = facts::gather(image)?;
     let shared = sharing::shared(&facts, args.top);
     let duplicates = args.duplicates.then(|| sharing::duplicates(image, &facts)).transpose()?;
+    let digest = |file: &Arc<Source>| Digest::of(&**file, &mut |_| {});
+    let file = image.device(0).filter(|_| args.fs_verity);
+    let fsverity = file.map(digest).transpose().context("reading the image")?;
     let (name, top, depth) = (args.image.name(), args.top, args.depth);
-    Ok(Findings { name, image, facts, shared, duplicates, top, depth })
+    Ok(Findings { name, image, facts, shared, duplicates, fsverity, top, depth })
 }
 
 impl Findings<'_> {

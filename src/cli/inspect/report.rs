@@ -49,6 +49,9 @@ fn head(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> {
         Some(Err(error)) => row("dm-verity", error.to_string()),
         None => {}
     }
+    if let Some(digest) = &found.fsverity {
+        row("fs-verity", digest.to_string());
+    }
     table.write(out, 0)?;
     writeln!(out, "\nfeatures")?;
     let mut table = Table::new([Align::Left, Align::Left, Align::Left, Align::Left]);
@@ -248,6 +251,7 @@ pub(super) fn json(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> 
         "shared": { "runs": found.shared.runs, "saved": found.shared.saved },
         "duplicates": duplicates_object(found),
         "dm_verity": verity_object(found),
+        "fs_verity": found.fsverity.map(|digest| digest.to_string()),
     });
     json::line(out, &object)
 }

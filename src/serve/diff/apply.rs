@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share};
-use erolith_differ::apply::{Times, sidecar, verity};
+use erolith_differ::apply::{Times, fsverity, sidecar, verity};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Seal, SealError, Sync};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
@@ -49,13 +49,15 @@ fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<L
     let size = u64::try_from(size).map_err(bad_size)?;
     let payloads = payloads.into_iter().map(|(id, any)| (id, any.encode_to_vec())).collect();
     // What is said of an archive is about something else.
-    let verity = match LayerType::parse(&media_type) {
+    let get = |key: &str| annotations.get(key).map(String::as_str);
+    let (verity, fsverity) = match LayerType::parse(&media_type) {
         Ok(LayerType::Erofs { .. }) => {
-            verity::from_annotations(|key| annotations.get(key).map(String::as_str))?
+            (verity::from_annotations(get)?, fsverity::from_annotations(get)?)
         }
-        _ => None,
+        _ => (None, None),
     };
-    Ok(Layer { media_type, digest: digest.parse()?, size, diff_id: None, payloads, verity })
+    let (digest, diff_id) = (digest.parse()?, None);
+    Ok(Layer { media_type, digest, size, diff_id, payloads, verity, fsverity })
 }
 
 /// How an image came to be, in logs and metrics.
@@ -72,6 +74,15 @@ fn name(how: How) -> &'static str {
 /// Is it an archive, so that its image is something else?
 fn is_tar(layer_type: LayerType) -> bool {
     matches!(layer_type, LayerType::Tar { .. })
+}
+
+/// Whether a converted image has the fs-verity digest that the layer promises, if it does. One that has not is made once
+/// more, and judged then.
+fn is_promised(image: &Path, layer: &Layer) -> bool {
+    let Some(promised) = layer.fsverity else { return true };
+    let digest =
+        File::open(image).and_then(|file| erolith_mkfs::fsverity::Digest::of(&file, &mut |_| {}));
+    digest.is_ok_and(|digest| digest == promised)
 }
 
 /// The diffID and size of an archive that is not compressed: those of its blob.
@@ -164,6 +175,9 @@ impl Differ {
         };
         let Some(image) = self.snapshotter.images().find(&diff_id) else { return Ok(None) };
         let Some(verity) = self.verity_of(&image, layer) else { return Ok(None) };
+        if !is_promised(&image, layer) {
+            return Ok(None);
+        }
         // The mark of what was checked comes with the link.
         let to = target.dir.join(IMAGE);
         let linked = File::open(&image)
@@ -248,6 +262,7 @@ impl Differ {
             diff_id: None,
             payloads: BTreeMap::new(),
             verity: None,
+            fsverity: None,
         };
         let options = Options { processors: Vec::new(), ..self.options(target, cancel) };
         let image = target.dir.join(IMAGE);

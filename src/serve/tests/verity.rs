@@ -63,6 +63,44 @@ async fn a_converted_layer_has_a_sidecar_wherever_it_is_linked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_native_layer_that_promises_a_digest_has_it() {
+    use erolith_mkfs::fsverity::Digest;
+    let making = node(false).await;
+    let data = layer();
+    making.containerd.put(&data);
+    let mounts = making.prepare("made").await;
+    making.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    let image = layer_dir(&mounts).join("layer.erofs");
+    let digest = Digest::of(&std::fs::File::open(&image).unwrap(), &mut |_| {}).unwrap();
+    let bytes = std::fs::read(image).unwrap();
+
+    // Also where the image gets a tree, which the promise does not cover.
+    for dm_verity in [false, true] {
+        let node = node(dm_verity).await;
+        node.containerd.put(&bytes);
+        let mut described = describe(&bytes, EROFS);
+        // First, so that there is an image of the layer which could be linked.
+        let plain = node.prepare("plain").await;
+        node.apply(&described, &plain).await.unwrap();
+        for (promised, said) in
+            [(format!("sha256:{}", "00".repeat(32)), "promises"), ("md5:1".into(), "no sha256")]
+        {
+            let key = "org.erofs.fsverity.digest".to_owned();
+            described.annotations = [(key, promised)].into();
+            let lied = node.prepare(said).await;
+            let refused = node.apply(&described, &lied).await.unwrap_err();
+            assert!(refused.message().contains(said), "{refused}");
+            assert!(!layer_dir(&lied).join("layer.erofs").exists());
+        }
+        let key = "org.erofs.fsverity.digest".to_owned();
+        described.annotations = [(key, digest.to_string())].into();
+        let kept = node.prepare("kept").await;
+        node.apply(&described, &kept).await.unwrap();
+        assert!(layer_dir(&kept).join("layer.erofs").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_native_layer_that_promises_a_tree_has_it_verified() {
     // An image with a tree, as `erolith convert --dm-verity` makes them.
     let making = node(true).await;

@@ -49,6 +49,39 @@ fn trees_are_part_of_the_layers_and_said_in_annotations() {
 }
 
 #[test]
+fn digests_are_said_where_they_are_wanted_and_held_to_where_they_are_promised() {
+    let key = "org.erofs.fsverity.digest";
+    let bench = Bench::new();
+    two_layers(&bench).image("latest");
+    let wanted = Options { fs_verity: true, ..Options::default() };
+    let (plain, layout) = bench.run(&Options::default()).unwrap();
+    assert!(annotations(&layout).iter().all(|of| !of.contains_key(key)));
+    let (report, layout) = bench.run(&wanted).unwrap();
+    let said = annotations(&layout);
+    for (i, layer) in report.images[0].layers.iter().enumerate() {
+        let blob = layout.open(&layer.digest).unwrap();
+        let digest = erolith_mkfs::fsverity::Digest::of(&blob, &mut |_| {}).unwrap();
+        assert_eq!((layer.fsverity, &said[i][key]), (Some(digest), &digest.to_string().into()));
+        assert_eq!(layer.digest, plain.images[0].layers[i].digest, "the bytes are the same");
+    }
+    // Compressed ones have the digest of what they become.
+    let zstd = Options { output: Output::Zstd { level: 3, threads: 1 }, ..wanted.clone() };
+    let (packed, _) = bench.run(&zstd).unwrap();
+    let digests = |report: &Report| {
+        report.images[0].layers.iter().map(|layer| layer.fsverity).collect::<Vec<_>>()
+    };
+    assert_eq!(digests(&packed), digests(&report));
+    // With trees it covers those too; and once more the same is said without anything being made.
+    let both = Options { dm_verity: true, ..wanted };
+    let (trees, _) = bench.run(&both).unwrap();
+    assert_ne!(digests(&trees), digests(&report));
+    let (again, layout) = bench.run(&both).unwrap();
+    assert_eq!(digests(&again), digests(&trees));
+    assert!(again.images[0].layers.iter().all(|layer| layer.reused));
+    assert!(annotations(&layout).iter().all(|of| of.contains_key(key)));
+}
+
+#[test]
 fn native_layers_keep_their_trees_or_get_one() {
     let bench = Bench::new();
     two_layers(&bench).image("latest");
@@ -109,5 +142,38 @@ fn promises_that_do_not_hold_are_refused() {
         fixture.image("latest");
         let got = bench.run(&Options::default()).map(drop).map_err(|e| e.code());
         assert_eq!(got.err(), want, "{root} {offset}");
+    }
+}
+
+#[test]
+fn a_digest_that_is_promised_and_not_there_is_refused() {
+    let key = "org.erofs.fsverity.digest";
+    let bench = Bench::new();
+    two_layers(&bench).image("latest");
+    let (report, layout) = bench.run(&Options { fs_verity: true, ..Options::default() }).unwrap();
+    let layer = &report.images[0].layers[0];
+    let mut image = Vec::new();
+    layout.open(&layer.digest).unwrap().reader().read_to_end(&mut image).unwrap();
+    let (digest, other) = (layer.fsverity.unwrap().to_string(), "00".repeat(32));
+    for (promised, dm_verity, want) in [
+        (digest.as_str(), false, None),
+        (digest.as_str(), true, None),
+        (&format!("sha256:{other}"), false, Some("fsverity-digest")),
+        (&format!("sha256:{other}"), true, Some("fsverity-digest")),
+        (&other, false, Some("annotation-invalid")),
+    ] {
+        let bench = Bench::new();
+        let mut fixture = bench.fixture();
+        fixture.layer(EROFS_LAYER, &image);
+        fixture.annotate_layer(key, promised);
+        fixture.image("latest");
+        let run = bench.run(&Options { dm_verity, ..Options::default() });
+        match (run, want) {
+            (Ok((_, layout)), None) => {
+                let said = annotations(&layout)[0][key].clone();
+                assert_eq!(said == digest.as_str(), !dm_verity, "the tree is part of it");
+            }
+            (run, want) => assert_eq!(run.map(drop).map_err(|e| e.code()).err(), want),
+        }
     }
 }

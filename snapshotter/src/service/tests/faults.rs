@@ -36,7 +36,8 @@ fn upper(service: &Snapshotter, name: &str, id: u64) -> PathBuf {
 /// The points that the story passes, here: a limit is kept by one of two ways.
 fn points() -> impl Iterator<Item = &'static str> {
     let other = if limit_by() == LimitBy::Image { "quota." } else { "upper." };
-    let is_passed = move |point: &&str| !point.starts_with("recover.") && !point.starts_with(other);
+    let elsewhere = ["recover.", "repair.", other];
+    let is_passed = move |point: &&str| !elsewhere.iter().any(|begin| point.starts_with(begin));
     POINTS.iter().copied().filter(is_passed)
 }
 
@@ -128,6 +129,11 @@ fn run(site: &Site, role: &str, faults: &str) -> bool {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(was_killed || output.status.success(), "{faults}: {text}{said}");
     was_killed
+}
+
+/// The story, cut short there.
+pub(super) fn kill(site: &Site, fault: &str) {
+    assert!(run(site, "killed", fault), "{fault}");
 }
 
 fn acknowledged(site: &Site) -> BTreeSet<String> {

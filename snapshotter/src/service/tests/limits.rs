@@ -144,7 +144,7 @@ fn a_commit_takes_what_is_in_the_image_and_cleanup_leaves_nothing() {
             loops_vanish(&site.dir.path().join("root"));
             let mut left = names_of(&service.dir(2));
             left.sort_unstable();
-            assert_eq!(left, [".erofslayer", "fs", "layer.erofs"]);
+            assert_eq!(left, [".erofslayer", "fs", "layer.erofs", "snapshot.json"]);
             drop(service);
             let service = site.open();
             let tree = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));

@@ -7,6 +7,7 @@ mod limits;
 mod owners;
 mod quota;
 mod recovery;
+mod repair;
 mod sound;
 mod verity;
 

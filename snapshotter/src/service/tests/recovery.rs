@@ -90,7 +90,7 @@ fn leftovers_go_and_lost_directories_come_back_empty() {
         let service = site.open();
         service.cleanup().unwrap();
         assert_eq!(site.directories(), ["1", "2", "3", "4", "notes"]);
-        assert_eq!(names_of(&lost).len(), 3);
+        assert_eq!(names_of(&lost).len(), 4);
         let upper = fs::metadata(lost.join("fs")).unwrap();
         assert_eq!((upper.uid(), upper.gid()), (3, 4));
         for key in ["lost", "half"] {

@@ -43,6 +43,80 @@ fn flip(image: &Path, offset: u64) {
     file.sync_all().unwrap();
 }
 
+/// The layer of [`protected`] comes in again.
+fn heal(site: &Site, service: &Snapshotter, verity: &Verity) {
+    let mounts = service.prepare("again", "", &none()).unwrap();
+    let image = apply(&mounts, &site.dir.path().join("tree"));
+    let file = File::options().read(true).write(true).open(&image).unwrap();
+    dmverity::append_to_image(&file, &|| false).unwrap();
+    drop(file);
+    write_sidecar(&image, Sidecar::from(verity));
+    assert_eq!(service.heal(image.parent().unwrap()).unwrap(), 1);
+    service.remove("again").unwrap();
+}
+
+#[test]
+fn a_sidecar_that_is_not_the_one_of_the_commit_is_damage() {
+    type Change<'a> = (&'a str, fn(&Path, Sidecar));
+    let changes: [Change<'_>; 4] = [
+        ("another root", |image, pinned| {
+            write_sidecar(image, Sidecar { root: RootHash([3; 32]), ..pinned });
+        }),
+        ("another place", |image, pinned| {
+            let hash_offset = pinned.hash_offset - 4096;
+            write_sidecar(image, Sidecar { hash_offset, ..pinned });
+        }),
+        ("none", |image, _| fs::remove_file(layerdir::sidecar_path(image)).unwrap()),
+        ("nothing in it", |image, _| {
+            File::create(layerdir::sidecar_path(image)).unwrap();
+        }),
+    ];
+    for (said, change) in changes {
+        with_mounts(|site| {
+            let config = || Config { profile: Profile::Managed, ..site.config() };
+            let service = Snapshotter::open(config()).unwrap();
+            let (image, verity) = protected(site, &service);
+            let pinned = Sidecar::from(&verity);
+            assert_eq!(service.store.tree_of(1).unwrap(), Some(pinned), "{said}");
+            service.view("v", "A", &none()).unwrap();
+            service.remove("v").unwrap();
+            change(&image, pinned);
+            // Who does not look at them does not care.
+            drop(service);
+            let off = Config { dm_verity: DmVerity::Off, ..config() };
+            let service = Snapshotter::open(off).unwrap();
+            service.view("v", "A", &none()).unwrap();
+            service.remove("v").unwrap();
+            drop(service);
+            let service = Snapshotter::open(config()).unwrap();
+            for key in ["v", "w"] {
+                let error = service.view(key, "A", &none()).unwrap_err();
+                assert_eq!(error.code(), "layer-damaged", "{said}: {error}");
+                assert!(error.to_string().contains(&pinned.root.to_string()), "{said}: {error}");
+            }
+            heal(site, &service, &verity);
+            service.view("v", "A", &none()).unwrap();
+            assert_eq!(layerdir::read_sidecar(&image).unwrap(), Some(pinned));
+        });
+    }
+}
+
+#[test]
+fn a_layer_that_the_commit_makes_has_a_tree_where_all_shall_have_one() {
+    with_mounts(|site| {
+        let profile = Profile::Managed;
+        let config = Config { profile, dm_verity: DmVerity::On, ..site.config() };
+        let service = Snapshotter::open(config).unwrap();
+        let id = layer(&service, "A", "");
+        let image = service.dir(id).join(layerdir::IMAGE);
+        let found = layerdir::read_sidecar(&image).unwrap().unwrap();
+        assert_eq!(service.store.tree_of(id).unwrap(), Some(found));
+        let file = File::open(&image).unwrap();
+        dmverity::verify(&file, found.hash_offset, found.root, &|| false).unwrap();
+        service.view("v", "A", &none()).unwrap();
+    });
+}
+
 /// The devices of this root.
 fn devices(site: &Site) -> Vec<String> {
     let identity = fs::read_to_string(site.dir.path().join("root/identity")).unwrap();
@@ -126,9 +200,9 @@ fn what_does_not_fit_is_not_mounted_and_nothing_is_left() {
         let wrong = Sidecar { root: RootHash([3; 32]), hash_offset: verity.hash_offset };
         write_sidecar(&image, wrong);
         let error = service.view("v", "A", &none()).unwrap_err();
-        assert_eq!((error.code(), error.status()), ("dmverity-root", crate::Status::DataLoss));
+        assert_eq!((error.code(), error.status()), ("layer-damaged", crate::Status::DataLoss));
         assert!(error.to_string().contains(&verity.root.to_string()), "{error}");
-        write_sidecar(&image, Sidecar::from(&verity));
+        heal(site, &service, &verity);
         // In the superblock of the filesystem: the mount itself fails.
         flip(&image, 1024 + 40);
         let error = service.view("w", "A", &none()).unwrap_err();
@@ -151,8 +225,8 @@ fn what_does_not_fit_is_not_mounted_and_nothing_is_left() {
 #[test]
 fn layers_without_a_tree_are_refused_where_one_is_required() {
     with_mounts(|site| {
+        layer(&open(site, DmVerity::Auto), "A", "");
         let service = open(site, DmVerity::On);
-        layer(&service, "A", "");
         let error = service.view("v", "A", &none()).unwrap_err();
         let want = ("unprotected", crate::Status::FailedPrecondition);
         assert_eq!((error.code(), error.status()), want);
@@ -184,11 +258,14 @@ fn the_mount_manager_is_told_where_the_sidecar_is() {
         let service = managed(DmVerity::Off);
         assert_eq!(service.mounts("v").unwrap()[0].options, ["ro", "loop"]);
         drop(service);
-        fs::remove_file(layerdir::sidecar_path(&image)).unwrap();
         let service = managed(DmVerity::Auto);
-        assert_eq!(service.mounts("v").unwrap()[0].options, ["ro", "loop"]);
+        layer(&service, "B", "");
+        assert_eq!(service.view("w", "B", &none()).unwrap()[0].options, ["ro", "loop"]);
         drop(service);
         let service = managed(DmVerity::On);
-        assert_eq!(service.mounts("v").unwrap_err().code(), "unprotected");
+        assert_eq!(service.mounts("w").unwrap_err().code(), "unprotected");
+        assert_eq!(service.mounts("v").unwrap()[0].options[2], option);
+        fs::remove_file(layerdir::sidecar_path(&image)).unwrap();
+        assert_eq!(service.mounts("v").unwrap_err().code(), "layer-damaged");
     });
 }

@@ -51,11 +51,17 @@ fn steps(store: &Store) -> Vec<i32> {
         run(sql::CUT_BLOBS, &[&65536]),
         run(sql::PUT_SEAL, &[&500_000, &"sha256:0", &1]),
         run(sql::SEAL, &[&500_000]),
+        run(sql::PUT_TREE, &[&500_000, &"00", &4096]),
+        run(sql::TREE, &[&500_000]),
         run(sql::PUT_DAMAGED, &[&500_000, &"gone"]),
+        run(sql::DAMAGE_OF, &[&500_000]),
+        run(sql::ENTRY, &[&500_000]),
+        run(sql::DROP_TREE, &[&500_000]),
         run(sql::DROP_DAMAGED, &[&500_000]),
         run(sql::KEY_OF, &[&500_000]),
         run(sql::DROP_LABELS, &[&500_000]),
         run(sql::DELETE, &[&500_000]),
+        run(sql::PUT_ENTRY, &[&500_001, &"whole", &1_000_000, &3, &7, &8, &1, &1]),
     ]
 }
 

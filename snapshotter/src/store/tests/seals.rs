@@ -13,7 +13,8 @@ fn pin(is_enforced: bool) -> Pin {
 
 fn pinned(store: &Store, name: &str, parent: &str, pin: Pin) -> u64 {
     create(store, Kind::Active, "key", parent).unwrap();
-    let content = Content { usage: Usage { size: 7, inodes: 1 }, pin: Some(pin) };
+    let usage = Usage { size: 7, inodes: 1 };
+    let content = Content { usage, pin: Some(pin), ..Content::default() };
     store.commit(name, "key", "", &Labels::new(), content, &mut nowhere).unwrap().id
 }
 
@@ -60,7 +61,7 @@ fn a_damaged_layer_breaks_those_above_it_until_it_is_whole() {
     assert_eq!(store.damaged_with(digest).unwrap(), [low]);
     store.set_damaged(other, "too").unwrap();
     assert_eq!(store.damaged_with(digest).unwrap(), [low, other]);
-    store.set_healed(low, pin(true)).unwrap();
+    store.set_healed(low, pin(true), None).unwrap();
     assert!(!store.is_broken("high").unwrap());
     assert_eq!(store.pin_of(low).unwrap(), Some(pin(true)));
     store.remove("other").unwrap();

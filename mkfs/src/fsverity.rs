@@ -1,12 +1,13 @@
-//! The fs-verity digest of a file, computed from its bytes.
+//! The fs-verity digest of a file, computed from its bytes: what the kernel holds a file against that has fs-verity, and
+//! what the annotation of a layer promises.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 
 use digest::FixedOutput;
 use fs_verity::FsVerityDigest;
+
+use crate::io::ReadAt;
 
 /// Bytes read at a time: a multiple of the tree's blocks.
 const PIECE: usize = 256 << 10;
@@ -21,7 +22,7 @@ impl Digest {
     ///
     /// # Errors
     /// What reading gives; with fs-verity that is EIO where the bytes were changed.
-    pub fn of(file: &File, told: &mut dyn FnMut(u64)) -> io::Result<Self> {
+    pub fn of(file: &dyn ReadAt, told: &mut dyn FnMut(u64)) -> io::Result<Self> {
         let mut hash: FsVerityDigest = FsVerityDigest::new();
         let mut buffer = vec![0; PIECE];
         let mut at = 0;
@@ -40,11 +41,14 @@ impl Digest {
     }
 
     /// As the kernel gives it.
-    pub(crate) const fn from_bytes(bytes: [u8; 32]) -> Self {
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    pub(crate) const fn bytes(self) -> [u8; 32] {
+    /// The digest itself.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 32] {
         self.0
     }
 
@@ -75,6 +79,8 @@ impl fmt::Display for Digest {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     fn digest_of(bytes: &[u8]) -> String {
