@@ -1,6 +1,7 @@
 //! What an EROFS image is: bytes in, bytes out. This crate knows no kernel, no container, no network and
 //! no path of the host.
 
+mod blockhash;
 pub mod build;
 pub mod changeset;
 pub mod check;

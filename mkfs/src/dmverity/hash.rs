@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use sha2::{Digest as _, Sha256};
-
 use super::Stop;
 use super::error::{Error, failed};
 use super::geometry::{DIGEST, Level, per_block};
+use crate::blockhash::BlockHash;
 use crate::io::ReadAt;
 
 /// Bytes that a thread reads at a time, at least.
@@ -24,20 +23,17 @@ pub(super) type Each<'a> = dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync + 'a;
 #[derive(Debug, Clone)]
 pub(super) struct Hasher {
     block_bits: u8,
-    salt: Vec<u8>,
+    hash: BlockHash,
 }
 
 impl Hasher {
     pub(super) fn new(block_bits: u8, salt: &[u8]) -> Self {
-        Self { block_bits, salt: salt.to_vec() }
+        Self { block_bits, hash: BlockHash::new(salt, 1 << block_bits) }
     }
 
     /// The digest of one block.
     pub(super) fn block(&self, block: &[u8]) -> [u8; DIGEST] {
-        let mut hasher = Sha256::new();
-        hasher.update(&self.salt);
-        hasher.update(block);
-        hasher.finalize().into()
+        self.hash.one(block)
     }
 
     /// Shows `each` the digests of all blocks of `level`, whole blocks of digests at a time, with the number of the first
@@ -57,7 +53,8 @@ impl Hasher {
         let broken = AtomicBool::new(false);
         let first: Mutex<Option<(u64, Error)>> = Mutex::new(None);
         let work = || {
-            let mut buf = Buffers::default();
+            let mut buf =
+                Buffers { hash: self.hash.clone(), bytes: Vec::new(), digests: Vec::new() };
             while !broken.load(Ordering::Acquire) {
                 let piece = next.fetch_add(step, Ordering::Relaxed);
                 if piece >= level.blocks {
@@ -103,15 +100,14 @@ impl Hasher {
         buf.bytes.resize(len, 0);
         file.read_exact_at(&mut buf.bytes, offset).map_err(failed("reading", offset))?;
         buf.digests.clear();
-        for block in buf.bytes.chunks(1 << self.block_bits) {
-            buf.digests.extend_from_slice(&self.block(block));
-        }
+        buf.hash.all(&buf.bytes, &mut buf.digests);
         Ok(())
     }
 }
 
-#[derive(Default)]
+/// What one thread needs.
 struct Buffers {
+    hash: BlockHash,
     bytes: Vec<u8>,
     digests: Vec<u8>,
 }
