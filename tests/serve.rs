@@ -152,7 +152,7 @@ fn a_lost_or_damaged_database_is_refused_and_can_be_made_again() {
         (status.code().unwrap(), said)
     };
     let service = Snapshotter::open(config()).unwrap();
-    for key in ["a container", "another"] {
+    for key in ["a-container", "another"] {
         service.prepare(key, "", &Labels::new()).unwrap();
     }
     let (code, said) = repair(&[]);
@@ -174,7 +174,7 @@ fn a_lost_or_damaged_database_is_refused_and_can_be_made_again() {
         let before = fs::read(&database).ok();
         let (code, said) = repair(&["--dry-run"]);
         assert!(code == 0 && said.contains("nothing was changed"), "{code}: {said}");
-        assert!(said.contains("a container") && said.contains("another"), "{said}");
+        assert!(said.contains("a-container") && said.contains("another"), "{said}");
         assert_eq!(fs::read(&database).ok(), before);
         let (code, said) = repair(&["--json"]);
         let lines: Vec<serde_json::Value> =
@@ -183,7 +183,7 @@ fn a_lost_or_damaged_database_is_refused_and_can_be_made_again() {
         assert_eq!((&lines[0]["action"], &lines[2]["done"]), (&"restore".into(), &true.into()));
         place.start(|_| ()).stop_when_up();
         let service = Snapshotter::open(config()).unwrap();
-        assert_eq!(service.stat("a container").unwrap().name, "a container");
+        assert_eq!(service.stat("a-container").unwrap().name, "a-container");
     }
 }
 
