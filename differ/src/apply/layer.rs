@@ -10,8 +10,8 @@ use std::time::Instant;
 use erolith_mkfs::build::{self, Summary};
 use erolith_mkfs::dmverity::Verity;
 
-use super::sidecar;
 pub use super::Source;
+use super::sidecar;
 use super::{Built, Lowers, Order, Protect, Room, Task, Times, native, verity};
 use crate::content::Staging as _;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};

@@ -23,9 +23,9 @@ use crate::decode::Decoded;
 
 pub use lower::Lowers;
 pub use seal::{Output, Protect, Sealed};
-pub use work::{Room, Source};
-pub(crate) use work::{Order, Outcome, Task, check_image, convert};
 pub(crate) use seal::{copy_blob, verify};
+pub(crate) use work::{Order, Outcome, Task, check_image, convert};
+pub use work::{Room, Source};
 
 /// UUID of the image of the layer with this diffID, the one that containerd's differ gives: version 5 in the
 /// namespace of URLs, of `erofs:blobs/` and the digest.

@@ -174,11 +174,7 @@ fn build_tar(
 /// Takes a layer that is an EROFS image as it is, once it has been checked: no kernel sees an image before that.
 ///
 /// The bytes that are checked are the copy that is published, so nobody can change them in between.
-fn take_native(
-    file: &File,
-    blob: impl Read + Send + 'static,
-    request: Request,
-) -> Result<Outcome> {
+fn take_native(file: &File, blob: impl Read + Send + 'static, request: Request) -> Result<Outcome> {
     let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
     if let Err(error) = copy_all(&mut stream, file) {

@@ -136,7 +136,7 @@ fn program(
 ) -> Result<BpfProgram> {
     let arch = std::env::consts::ARCH.try_into().map_err(|error| failed(&error))?;
     let filter = SeccompFilter::new(rules, otherwise, action, arch);
-    let program = filter.and_then(|filter| BpfProgram::try_from(filter));
+    let program = filter.and_then(BpfProgram::try_from);
     program.map_err(|error| failed(&error))
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::wire::{Wanted, Work};
+use super::wire::{Wanted, Work, Wrapped};
 use crate::decode::Budget;
 
 /// Address space that every worker needs: the program, the stacks and arenas of its threads, blocks on their way.
@@ -40,7 +40,7 @@ impl Limits {
     pub(super) fn of(work: &Work) -> Self {
         let (budget, entries, largest) = match work {
             Work::Convert { task: Wanted::Tar(options), expected, .. } => {
-                let budget = expected.budget;
+                let (Wrapped(options), budget) = (&**options, expected.budget);
                 let block = (1u64 << options.block_bits.min(16)).max(HEADER);
                 let grown = (block / HEADER).saturating_mul(options.align_blocks.max(1));
                 let bytes = budget.max_output.saturating_mul(grown).saturating_add(FIXED);
@@ -80,22 +80,23 @@ mod tests {
     use erolith_mkfs::build::Options;
 
     use super::*;
+    use crate::apply::Task;
     use crate::decode::Request;
     use crate::sandbox::wire::Origin;
 
     #[test]
     fn limits_follow_from_the_budget_and_not_from_the_layer() {
-        let convert = |task, budget| {
-            let expected = Request { budget, ..Request::default() }.into();
+        let convert = |task: Wanted, budget| {
+            let expected = Box::new(Request { budget, ..Request::default() }.into());
             Limits::of(&Work::Convert { task, source: Origin::Stream, expected })
         };
         let small = Budget { max_output: 1 << 20, zstd_window_log: 20, ..Budget::default() };
-        let tar = |options: Options| Wanted::Tar(options);
+        let tar = |options: Options| Task::Tar(options).into();
         let (gib, mib) = (1u64 << 30, 1u64 << 20);
         let many = 10_000_000 * 512;
         for (limits, memory, file) in [
             (convert(tar(Options::default()), small), 2 * gib + 2 * mib + many, 8 * mib + gib),
-            (convert(Wanted::Native, small), 2 * gib + 2 * mib + many, mib),
+            (convert(Task::Native.into(), small), 2 * gib + 2 * mib + many, mib),
             (
                 convert(tar(Options { max_bytes: 77, ..Options::default() }), Budget::default()),
                 2 * gib + 256 * mib + many,

@@ -46,7 +46,8 @@ impl Worker {
         cancel.check()?;
         let scratch = scratch_in(staging.scratch_dir()?.as_fd());
         let scratch = scratch.map_err(Error::io("creating a scratch file"))?;
-        let (task, limit, expected) = (task.into(), request.budget.max_time, request.into());
+        let (task, limit, expected) =
+            (task.into(), request.budget.max_time, Box::new(request.into()));
         let order = |source| Work::Convert { task, source, expected };
         let rest = [staging.file().as_fd(), scratch.as_fd()];
         match source {

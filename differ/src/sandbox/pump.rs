@@ -55,10 +55,25 @@ pub(super) fn start(source: Box<dyn Read + Send>) -> Result<(OwnedFd, Ended)> {
     let ended = Ended::default();
     let told = ended.clone();
     // A worker that wants no more of it is no failure of reading.
-    let work = move || drop(pump(source, &File::from(writer), &told));
+    let work = move || {
+        let writer = File::from(writer);
+        let _told = Told(&told);
+        drop(pump(source, &writer, &told));
+    };
     let thread = thread::Builder::new().name("feed".into()).spawn(work);
     thread.map_err(Error::io("starting a feed thread"))?;
     Ok((reader, ended))
+}
+
+/// Says it when the thread dies, before the pipe is closed.
+struct Told<'a>(&'a Ended);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            *self.0.lock() = Some(Err(Error::WorkerDied { stage: "feed" }));
+        }
+    }
 }
 
 /// Everything is said before the pipe is closed.

@@ -32,11 +32,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] when it is too large, and what the system says.
-pub(super) fn send(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
+pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if bytes.len() > MAX_BYTES || fds.len() > MAX_FDS {
         return Err(io::ErrorKind::InvalidInput.into());
     }

@@ -48,7 +48,7 @@ pub(super) enum Work {
     /// Nothing: say what protects. No descriptor.
     Probe,
     /// A layer becomes an image. Its bytes, the file of the image, an empty scratch file.
-    Convert { task: Wanted, source: Origin, expected: Expected },
+    Convert { task: Wanted, source: Origin, expected: Box<Expected> },
     /// An image is checked. Its file.
     Check(Range),
 }
@@ -56,14 +56,18 @@ pub(super) enum Work {
 /// As [`Task`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Wanted {
-    Tar(#[serde(with = "BuildOptions")] build::Options),
+    Tar(Box<Wrapped>),
     Native,
 }
+
+/// As [`build::Options`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Wrapped(#[serde(with = "BuildOptions")] pub(super) build::Options);
 
 impl From<Task> for Wanted {
     fn from(task: Task) -> Self {
         match task {
-            Task::Tar(options) => Self::Tar(options),
+            Task::Tar(options) => Self::Tar(Box::new(Wrapped(options))),
             Task::Native => Self::Native,
         }
     }
@@ -72,7 +76,7 @@ impl From<Task> for Wanted {
 impl From<Wanted> for Task {
     fn from(wanted: Wanted) -> Self {
         match wanted {
-            Wanted::Tar(options) => Self::Tar(options),
+            Wanted::Tar(options) => Self::Tar(options.0),
             Wanted::Native => Self::Native,
         }
     }

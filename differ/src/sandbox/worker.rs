@@ -10,8 +10,8 @@ use erolith_mkfs::io::FileSink;
 
 use super::enter::enter;
 use super::limits::Limits;
-use super::wire::{self, Converted, Expected, Fault, Origin, Range, Said, Wanted, Work};
 use super::socket;
+use super::wire::{self, Converted, Expected, Fault, Origin, Range, Said, Wanted, Work};
 use crate::apply::{Lowers, check_image, convert};
 use crate::content::Blob;
 use crate::decode::{OnBytes, Watched};
@@ -63,7 +63,7 @@ fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<
         Work::Convert { task, source, expected } => {
             let (from, image, scratch) = (file()?, file()?, file()?);
             let sink = FileSink::with_scratch(image, scratch);
-            converted(socket, sink, task, source, from, expected).map(Some)
+            converted(socket, sink, task, source, from, *expected).map(Some)
         }
     }
 }

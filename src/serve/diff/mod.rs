@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use erolith_differ::apply::layer;
+use erolith_differ::apply::{Room, layer};
 use erolith_differ::decode::{Budget, Cancel};
 use erolith_differ::gate::Gate;
 use erolith_differ::processors::Processor;
@@ -49,6 +49,8 @@ struct Differ {
     places: Places,
     share: layer::Share,
     trust: layer::Trust,
+    /// Who looks into layers.
+    room: Room,
     budget: Budget,
     processors: Vec<Processor>,
     sync: bool,
@@ -62,12 +64,13 @@ struct Differ {
 }
 
 impl Service {
-    /// The service over the layers of `snapshotter` and the blobs of `containerd`.
+    /// The service over the layers of `snapshotter` and the blobs of `containerd`. Layers are read in `room`.
     pub(crate) fn new(
         config: &Config,
         snapshotter: Arc<Snapshotter>,
         containerd: Containerd,
         metrics: Arc<Metrics>,
+        room: Room,
     ) -> Self {
         let stop = Cancel::default();
         let keeper = config.differ.keep_images.then(|| {
@@ -90,6 +93,7 @@ impl Service {
                 true => layer::Trust::Store,
                 false => layer::Trust::Nothing,
             },
+            room,
             budget: config.differ.budget(),
             processors: config.processors(),
             sync: config.snapshotter.sync,

@@ -111,9 +111,7 @@ impl From<Error> for Fault {
                 Self::Input { what: cut(what), source: source.into() }
             }
             Error::Build(Build::Output(source)) => Self::Output(source.into()),
-            Error::Io { action, source } => {
-                Self::Io { action: cut(action), source: source.into() }
-            }
+            Error::Io { action, source } => Self::Io { action: cut(action), source: source.into() },
             Error::WorkerDied { stage } => Self::Ended(format!("lost its {stage} thread")),
             Error::Cancelled => Self::Cancelled,
             other => Self::Other { code: other.code().to_owned(), text: cut(other.to_string()) },
@@ -238,8 +236,7 @@ mod tests {
             let kind = |error: &Error| match error {
                 Error::Io { source, .. }
                 | Error::Build(
-                    erolith_mkfs::Error::Output(source)
-                    | erolith_mkfs::Error::Input { source, .. },
+                    erolith_mkfs::Error::Output(source) | erolith_mkfs::Error::Input { source, .. },
                 ) => Some(source.kind()),
                 _ => None,
             };
