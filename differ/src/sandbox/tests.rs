@@ -23,7 +23,7 @@ const DONE: i32 = 10;
 const REFUSED: i32 = 11;
 
 fn this(test: &str) -> Vec<OsString> {
-    let args = [test, "--exact", "--ignored", "--nocapture", "--test-threads=1"];
+    let args = [test, "--exact", "--nocapture", "--test-threads=1"];
     args.map(OsString::from).to_vec()
 }
 
@@ -34,16 +34,16 @@ pub(crate) fn worker(mark: &str) -> Worker {
     Worker::new(std::env::current_exe().unwrap(), args)
 }
 
+/// The worker that other tests start, known by its standard input.
 #[test]
-#[ignore = "the worker that other tests start"]
 fn is_a_worker() {
     if socket_type(rustix::stdio::stdin()) == Ok(SocketType::SEQPACKET) {
         run().unwrap();
     }
 }
 
+/// The process that other tests start.
 #[test]
-#[ignore = "the process that other tests start"]
 #[allow(clippy::disallowed_methods, reason = "what follows would make further calls")]
 fn is_inside() {
     let Some(attempt) = std::env::var_os(ATTEMPT) else { return };

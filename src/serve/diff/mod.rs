@@ -58,7 +58,7 @@ struct Differ {
     dm_verity: bool,
     /// Puts what was converted into the content store, if that is wanted.
     keeper: Option<Keeper>,
-    room: Semaphore,
+    turns: Semaphore,
     /// Calls off all work.
     stop: Cancel,
 }
@@ -99,7 +99,7 @@ impl Service {
             sync: config.snapshotter.sync,
             dm_verity: config.differ.dm_verity,
             keeper,
-            room: Semaphore::new(MAX_CALLS),
+            turns: Semaphore::new(MAX_CALLS),
             stop,
         }))
     }
@@ -121,7 +121,7 @@ impl Service {
         &self,
         work: impl FnOnce(&Differ, &Cancel) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _room = self.0.room.acquire().await.map_err(|_| Error::WorkerDied)?;
+        let _turn = self.0.turns.acquire().await.map_err(|_| Error::WorkerDied)?;
         let differ = Arc::clone(&self.0);
         cancellable(&self.0.stop, move |cancel| work(&differ, cancel)).await
     }
