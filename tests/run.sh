@@ -47,7 +47,7 @@ dependencies() {
 sbom() {
     local sbom=$LOG/erolith.cdx.json
     install_cargo_tool cargo-sbom
-    cargo sbom --output-format cyclone_dx_json_1_6 >"$sbom"
+    cargo sbom --output-format cyclone_dx_json_1_4 >"$sbom"
     python3 -B tests/sbom.py "$sbom"
 }
 
