@@ -141,7 +141,7 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
     use erolith_differ::Error;
     match error {
         Error::Build(_) | Error::Verity(_) | Error::Layer { .. } | Error::Seal { .. } => None,
-        Error::Io { .. } | Error::WorkerDied { .. } => Some(IO),
+        Error::Io { .. } | Error::WorkerDied { .. } | Error::Worker { .. } => Some(IO),
         Error::Busy { .. } => Some(ENVIRONMENT),
         Error::Cancelled => Some(INTERRUPTED),
         Error::BadLocation { .. } | Error::BadPlatform { .. } | Error::WhichImage { .. } => {

@@ -43,6 +43,14 @@ dependencies() {
     cargo deny --log-level error check bans licenses sources
 }
 
+# What the program is made of, in CycloneDX's form: made, and with ourselves and what we depend on in it.
+sbom() {
+    local sbom=$LOG/erolith.cdx.json
+    install_cargo_tool cargo-sbom
+    cargo sbom --output-format cyclone_dx_json_1_4 >"$sbom"
+    python3 -B tests/sbom.py "$sbom"
+}
+
 # A property test that fails would print a stack for each tree it tries.
 all_tests() { RUST_BACKTRACE=0 cargo test --workspace --no-fail-fast --quiet </dev/null 2>&1 | tee "$LOG/tests"; }
 
@@ -82,6 +90,7 @@ check scripts shellcheck .ci/run testdata/*.sh tests/*.sh tests/bench/*.sh tests
 check lint cargo clippy --workspace --all-targets --quiet -- -D warnings
 check build cargo build --workspace --quiet
 check dependencies dependencies
+check sbom sbom
 wait "$made" || FAILED+=("test data")
 check tests all_tests
 check disk python3 -B tests/vm/disk_test.py

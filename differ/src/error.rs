@@ -291,6 +291,20 @@ pub enum Error {
         /// Which.
         stage: &'static str,
     },
+    /// What a worker process found wrong with a layer, where the kind of error is known by its code only.
+    #[error("{text}")]
+    Told {
+        /// The code that the error has there.
+        code: &'static str,
+        /// What it says.
+        text: String,
+    },
+    /// A worker process that ended without an answer.
+    #[error("the worker process that reads the layer {ended}")]
+    Worker {
+        /// How it ended.
+        ended: String,
+    },
     /// Reading or writing failed.
     #[error("{action}: {source}")]
     Io {
@@ -344,6 +358,8 @@ impl Error {
             Self::Seal { .. } => "seal",
             Self::Cancelled => "cancelled",
             Self::WorkerDied { .. } => "worker-died",
+            Self::Told { code, .. } => code,
+            Self::Worker { .. } => "worker-process-died",
             Self::Io { .. } => "io",
         }
     }

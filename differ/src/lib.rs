@@ -18,6 +18,7 @@ mod media;
 pub mod oci;
 pub mod processors;
 pub mod publish;
+pub mod sandbox;
 mod sys;
 #[cfg(test)]
 mod testing;

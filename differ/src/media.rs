@@ -1,10 +1,12 @@
 //! Media types of layers (image-spec media-types.md and layer.md; Docker image manifest v2 schema 2; containerd's
 //! EROFS differ; the EROFS image specification draft).
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// How a blob is compressed as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compression {
     /// Not at all.
     None,
@@ -27,7 +29,7 @@ impl Compression {
 }
 
 /// What a layer's media type says its blob is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LayerType {
     /// A tar changeset.
     Tar {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use erolith_differ::apply::Output;
+use erolith_differ::apply::{Output, Room};
 use erolith_differ::convert::{self, ImageReport, NonDistributable, Options, Progress, Report};
 use erolith_differ::oci::{Destination, Location, Platform, Select, Source};
+use erolith_differ::sandbox::Worker;
 use serde_json::json;
 
 use super::image_options::ImageOptions;
@@ -58,6 +59,9 @@ pub(crate) struct Args {
     /// Say the fs-verity digest of each layer's image in an annotation. Every image is read once more.
     #[arg(long)]
     fs_verity: bool,
+    /// Read each layer in a process of its own that can do nothing else.
+    #[arg(long)]
+    sandbox: bool,
     #[command(flatten)]
     build: ImageOptions,
     /// Print nothing.
@@ -122,6 +126,9 @@ fn options(args: &Args) -> anyhow::Result<Options> {
     options.budget.zstd_window_log = args.zstd_window_max;
     if let Some(bytes) = args.max_layer_bytes {
         options.budget.max_output = bytes;
+    }
+    if args.sandbox {
+        options.room = Room::Worker(Arc::new(Worker::this_program()));
     }
     if args.convert_nondistributable {
         options.nondistributable = NonDistributable::Convert;

@@ -19,6 +19,7 @@ mod serve;
 mod snapshots;
 mod stat;
 mod umount;
+mod worker;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -56,6 +57,8 @@ enum Command {
     Snapshots(snapshots::Args),
     Stat(stat::Args),
     Umount(umount::Args),
+    #[command(hide = true)]
+    Worker(worker::Args),
 }
 
 impl Cli {
@@ -80,6 +83,7 @@ impl Cli {
             Command::Snapshots(args) => snapshots::run(args, out),
             Command::Stat(args) => stat::run(args, out),
             Command::Umount(args) => umount::run(args, out),
+            Command::Worker(worker::Args {}) => worker::run(),
         }
     }
 }

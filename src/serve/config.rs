@@ -159,6 +159,8 @@ pub(crate) struct Differ {
     pub(crate) keep_images: bool,
     /// Do images get a dm-verity hash tree, and a file beside them that tells of it?
     pub(crate) dm_verity: bool,
+    /// Is each layer read in a process of its own that can do nothing else?
+    pub(crate) sandbox: bool,
 }
 
 /// How an image may share its bytes with containerd's store.
@@ -312,6 +314,7 @@ impl Default for Differ {
             max_seconds: 0,
             keep_images: false,
             dm_verity: false,
+            sandbox: true,
         }
     }
 }

@@ -108,7 +108,7 @@ fn kind_of_differ(error: &erolith_differ::Error) -> Kind {
         E::BlobSize { .. } | E::BlobDigest { .. } | E::DiffId { .. } => Kind::DataLoss,
         E::Processor { .. } | E::ProcessorLoop { .. } => Kind::FailedPrecondition,
         E::Busy { .. } => Kind::Unavailable,
-        E::WorkerDied { .. } => Kind::Internal,
+        E::WorkerDied { .. } | E::Worker { .. } => Kind::Internal,
         E::Io { source, .. } => kind_of_io(source),
         E::Build(
             erolith_mkfs::Error::Input { source, .. } | erolith_mkfs::Error::Output(source),
@@ -177,6 +177,11 @@ mod tests {
             (erolith_differ::Error::BlobMissing { digest }.into(), Code::NotFound),
             (erolith_differ::Error::OutputBudget { limit: 1 }.into(), Code::ResourceExhausted),
             (erolith_differ::Error::Cancelled.into(), Code::Cancelled),
+            (erolith_differ::Error::Worker { ended: "x".into() }.into(), Code::Internal),
+            (
+                erolith_differ::Error::Told { code: "tar-checksum", text: "x".into() }.into(),
+                Code::InvalidArgument,
+            ),
             (io(ErrorKind::StorageFull).into(), Code::ResourceExhausted),
             (seal(), Code::ResourceExhausted),
             (io(ErrorKind::PermissionDenied).into(), Code::Internal),

@@ -23,6 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use erolith_differ::apply::Room;
+use erolith_differ::sandbox::Worker;
 use erolith_snapshotter::mounts::table;
 use erolith_snapshotter::service::Snapshotter;
 use erolith_snapshotter::store::{Filters, Kind};
@@ -33,7 +35,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::blocking::blocking;
 use self::config::Config;
@@ -126,6 +128,23 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     ended.unwrap_or(Ok(())).context("serving the socket")
 }
 
+/// Where layers are read. Whether there can be a worker is found out now, and not by the first image.
+async fn room(sandbox: bool) -> anyhow::Result<Room> {
+    if !sandbox {
+        return Ok(Room::Here);
+    }
+    let worker = Arc::new(Worker::this_program());
+    let probe = Arc::clone(&worker);
+    let protection = blocking(move || Ok(probe.probe()?)).await;
+    let context = "starting a worker; sandbox = false reads layers in this process";
+    let protection = protection.context(context)?;
+    debug!(%protection, "layers are read by workers");
+    if !protection.is_complete() {
+        info!(%protection, "the sandbox of workers is not all that it could be");
+    }
+    Ok(Room::Worker(worker))
+}
+
 /// What the services share.
 #[derive(Debug, Clone)]
 struct Daemon {
@@ -143,8 +162,9 @@ impl Daemon {
         let snapshotter = Arc::new(open.await.with_context(context)?);
         let metrics = Arc::new(Metrics::new());
         let containerd = Containerd::at(&config.containerd.address)?;
-        let diff =
-            diff::Service::new(config, Arc::clone(&snapshotter), containerd, Arc::clone(&metrics));
+        let room = room(config.differ.sandbox).await?;
+        let (images, counted) = (Arc::clone(&snapshotter), Arc::clone(&metrics));
+        let diff = diff::Service::new(config, images, containerd, counted, room);
         Ok(Self { snapshotter, metrics, diff, state: config.state.as_path().into() })
     }
 

@@ -6,6 +6,7 @@ file says what is measured; measure.py says how.
 """
 
 import argparse
+import gzip
 import os
 import shutil
 import subprocess
@@ -302,6 +303,36 @@ def native_tables(place, _inputs):
         )
 
 
+def sandbox_tables(place, _inputs):
+    """Layers read in worker processes beside layers read by the daemon itself, on the disk, in turns."""
+    tiny = place.disk / "tiny"
+    tiny.mkdir()
+    (tiny / "file").write_text("tiny\n")
+    tar = place.disk / "tiny.tar"
+    subprocess.run(["tar", "-C", tiny, "-cf", tar, "file"], check=True)
+    gz = place.disk / "tiny.tar.gz"
+    gz.write_bytes(gzip.compress(tar.read_bytes(), mtime=0))
+    single = layouts.single_layer(place.disk / "tiny-layout", gz, tar)
+    for title, image, rounds in (
+        ("the real image, four layers", place.cache / "real-image-full", 1),
+        ("one layer with one file: what starting a worker costs", single, 4),
+    ):
+        name = image.name
+        with peers.Node(place.disk / f"{name}-worker", image, "[differ]\nsandbox = true\n") as worker, peers.Node(
+            place.disk / f"{name}-here", image, "[differ]\nsandbox = false\n"
+        ) as here:
+            yield Table(
+                "containerd unpacks, layers read in workers (disk)",
+                title,
+                [
+                    worker.unpack("sandbox = true", "erolith", peer=False),
+                    here.unpack("sandbox = false", "erolith", peer=False),
+                ],
+                [Target("sandbox = true", "sandbox = false", 1.1)],
+                rounds=rounds,
+            )
+
+
 def latency_tables(place, _inputs):
     """Calls to erolith's daemon and to containerd's EROFS snapshotter, served in the same way to the same client."""
     layer = place.disk / "tiny.erofs"
@@ -324,6 +355,7 @@ GROUPS = {
     "mount": mount_tables,
     "node": node_tables,
     "native": native_tables,
+    "sandbox": sandbox_tables,
     "latency": latency_tables,
 }
 
@@ -342,7 +374,7 @@ def main():
     lines, group = [report.machine(options.runs)], None
     inputs = list(make_inputs(place, options.inputs))
     for name in options.only.split(","):
-        if options.peers_only and name in ("check", "mount", "node", "latency"):
+        if options.peers_only and name in ("check", "mount", "node", "sandbox", "latency"):
             continue
         for table in GROUPS[name](place, inputs):
             if options.peers_only:

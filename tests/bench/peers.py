@@ -132,9 +132,9 @@ root = "{directory}/root"
 class Node(Containerd):
     """The same with erolith's daemon as its snapshotter and differ."""
 
-    def __init__(self, directory, layout):
+    def __init__(self, directory, layout, more=""):
         super().__init__(directory, layout, [])
-        self.socket = directory / "plugin/sock"
+        self.socket, self.more = directory / "plugin/sock", more
 
     def config(self):
         return PLUGINS.format(socket=self.socket)
@@ -144,7 +144,7 @@ class Node(Containerd):
         os.environ["EROLITH_SHARED"] = str(erolith.parent)
         super().__enter__()
         config = self.directory / "erolith.toml"
-        config.write_text(DAEMON.format(directory=self.directory, socket=self.socket))
+        config.write_text(DAEMON.format(directory=self.directory, socket=self.socket) + self.more)
         with open(self.directory / "erolith.log", "wb") as log:
             command = self.inside(erolith, "serve", "--config", config)
             self.daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -3,8 +3,6 @@
 //! The image appears whole, checked and durable, or the directory is as it was. What the bytes of the layer were is
 //! verified and returned; a digest of the image is not computed, because nobody asks for it here.
 
-use std::fmt;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,9 +11,10 @@ use erolith_mkfs::build::{self, Summary};
 use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::fsverity;
 
+pub use super::Source;
 use super::sidecar;
-use super::{Built, Lowers, Protect, Times, build_tar, native, take_native, verity};
-use crate::content::{Blob, Staging as _};
+use super::{Built, Lowers, Order, Protect, Room, Task, Times, native, verity};
+use crate::content::Staging as _;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
 use crate::publish::{Seal, Sync, Unnamed};
@@ -23,32 +22,6 @@ use crate::{Compression, Digest, LayerType, Result};
 
 /// Permissions of the image: nobody but root has to read it, and its files may belong to anybody.
 const MODE: u32 = 0o600;
-
-/// Where the bytes of a layer come from.
-pub enum Source {
-    /// A file that is open: an image in it may be shared instead of copied.
-    Stored(Blob),
-    /// A stream.
-    Stream(Box<dyn Read + Send>),
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stored(blob) => f.debug_tuple("Stored").field(blob).finish(),
-            Self::Stream(_) => f.write_str("Stream"),
-        }
-    }
-}
-
-impl Source {
-    fn into_reader(self) -> Box<dyn Read + Send> {
-        match self {
-            Self::Stored(blob) => Box::new(blob.reader()),
-            Self::Stream(stream) => stream,
-        }
-    }
-}
 
 /// A layer as its descriptor describes it.
 #[derive(Debug, Clone)]
@@ -111,6 +84,8 @@ pub struct Options {
     pub seal: Option<Arc<dyn Seal>>,
     /// The programs that understand what is not understood here.
     pub processors: Vec<Processor>,
+    /// Which process looks into the layer.
+    pub room: Room,
     /// What decoding may cost.
     pub budget: Budget,
     /// Calls it off.
@@ -161,7 +136,8 @@ pub struct Applied {
 ///
 /// # Errors
 /// [`crate::Error::UnsupportedMediaType`] for what is no layer; what is wrong with the blob, the archive or the image;
-/// [`crate::Error::FsVerity`] and [`crate::Error::Verity`] for one that is not what its hash tree says; [`crate::Error::Cancelled`]; and what the storage reports. Nothing is published then.
+/// [`crate::Error::FsVerity`] and [`crate::Error::Verity`] for one that is not what its hash tree says;
+/// [`crate::Error::Cancelled`]; [`crate::Error::Worker`]; and what the storage reports. Nothing is published then.
 pub fn apply(
     source: Source,
     layer: &Layer,
@@ -194,25 +170,24 @@ pub fn apply(
     };
     // A processor may neither read nor write any more when the layer has turned out to be wrong: it ends with this call.
     let processing = Ending(options.cancel.part());
-    let mut blob: Box<dyn Read + Send> = Box::new(watched(source, options));
+    let (mut source, mut told) = (source, options.progress.clone());
     if !steps.is_empty() {
         // The blob is verified where it goes in; what comes out is something else.
         request.blob = None;
         let (digest, size) = (layer.digest.clone(), layer.size);
+        let blob = Box::new(Watched { inner: source.into_reader(), told });
         let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
-        blob = Box::new(Processed::start(&steps, &layer.payloads, input)?);
+        source = Source::Stream(Box::new(Processed::start(&steps, &layer.payloads, input)?));
+        told = OnBytes::default();
     }
     let staging = staging(target, options.sync)?;
-    let (built, how) = match layer_type {
-        LayerType::Tar { .. } => {
-            let build = options.build.clone();
-            (build_tar(staging, blob, request, build, lowers)?, How::Converted)
-        }
-        LayerType::Erofs { compression: Compression::None } => {
-            (take_native(staging, blob, request)?, How::Copied)
-        }
-        LayerType::Erofs { .. } => (take_native(staging, blob, request)?, How::Unpacked),
+    let (task, how) = match layer_type {
+        LayerType::Tar { .. } => (Task::Tar(options.build.clone()), How::Converted),
+        LayerType::Erofs { compression: Compression::None } => (Task::Native, How::Copied),
+        LayerType::Erofs { .. } => (Task::Native, How::Unpacked),
     };
+    let order = Order { task, source, told, request };
+    let built = options.room.convert(staging, order, lowers)?;
     let mut protect = protect_of(layer, options);
     if how == How::Converted {
         (protect.promised, protect.digest) = (None, None);
@@ -227,10 +202,6 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.0.cancel();
     }
-}
-
-fn watched(source: Source, options: &Options) -> Watched<Box<dyn Read + Send>> {
-    Watched { inner: source.into_reader(), told: options.progress.clone() }
 }
 
 /// The file that becomes the image.

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::layer::{How, Layer, Options, Share, Trust, protect_of, staging};
 use super::seal::hash_all;
-use super::{Protect, check_image, sidecar, verity};
+use super::{Protect, sidecar, verity};
 use crate::content::{Blob, Staging as _};
 use crate::publish::Place;
 use crate::{Error, Result};
@@ -159,7 +159,7 @@ fn verify(blob: &Blob, layer: &Layer, options: &Options) -> Result<()> {
             }
         }
     }
-    check_image(blob)
+    options.room.check(blob, &options.cancel)
 }
 
 fn failed(action: &str, errno: Errno) -> Error {

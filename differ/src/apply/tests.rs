@@ -1,3 +1,4 @@
+mod rooms;
 mod trees;
 
 use std::fs::{self, File};

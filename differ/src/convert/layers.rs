@@ -11,9 +11,9 @@ use erolith_mkfs::fsverity;
 
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
-use crate::apply::{self, Lowers, Output, Protect, Sealed, verity};
+use crate::apply::{self, Lowers, Order, Output, Protect, Sealed, Task, verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode, OciLayout, Provider, spool};
-use crate::decode::{Cancel, Digests, LayerStream, OnBytes, Request, Watched};
+use crate::decode::{Cancel, Digests, LayerStream, OnBytes, Request};
 use crate::oci::{Layer, Source};
 use crate::{Digest, Error, LayerType, Result};
 
@@ -232,7 +232,6 @@ impl<'a> Work<'a> {
         let blob = self.source.blob(layer)?;
         let progress = Arc::clone(self.progress);
         let read = move |bytes| progress.event(Event::Read { layer: number, bytes });
-        let reader = Watched { inner: blob.reader(), told: OnBytes::new(read) };
         let request = Request {
             layer_type: Some(layer.layer_type),
             blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
@@ -243,15 +242,17 @@ impl<'a> Work<'a> {
             cancel: self.cancel.clone(),
         };
         let ingest = self.layout.ingest(Mode::Fresh)?;
-        let built = match layer.layer_type {
-            LayerType::Erofs { .. } => apply::take_native(ingest, reader, request)?,
+        let task = match layer.layer_type {
+            LayerType::Erofs { .. } => Task::Native,
             LayerType::Tar { .. } => {
                 let mut build = self.options.build.clone();
                 build.layer.base = job.below.is_empty();
-                let lowers = Below { work: self, job };
-                apply::build_tar(ingest, reader, request, build, &lowers)?
+                Task::Tar(build)
             }
         };
+        let source = apply::Source::Stored(blob);
+        let order = Order { task, source, told: OnBytes::new(read), request };
+        let built = self.options.room.convert(ingest, order, &Below { work: self, job })?;
         self.progress.event(Event::Sealing { layer: number });
         Ok(Some(built))
     }

@@ -21,7 +21,7 @@ use erolith_mkfs::fsverity;
 
 pub use progress::{Event, Progress};
 
-use crate::apply::Output;
+use crate::apply::{Output, Room};
 use crate::decode::{Budget, Cancel};
 use crate::oci::{Destination, Source};
 use crate::{Digest, Result};
@@ -61,6 +61,8 @@ pub struct Options {
     pub nondistributable: NonDistributable,
     /// Layers converted at the same time.
     pub jobs: NonZeroUsize,
+    /// Which process looks into the layers.
+    pub room: Room,
     /// What one layer may cost.
     pub budget: Budget,
     /// Calls it off.
@@ -77,6 +79,7 @@ impl Default for Options {
             keep_original: false,
             nondistributable: NonDistributable::default(),
             jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            room: Room::default(),
             budget: Budget::default(),
             cancel: Cancel::default(),
         }

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use erolith_mkfs::io::Input;
+use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pool};
 use super::gzip::Gzip;
@@ -21,7 +22,7 @@ const BLOCKS_IN: usize = 4;
 const BLOCKS_OUT: usize = 8;
 
 /// The digests to compute of a blob, besides those that are expected.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Digests {
     /// That of the blob and that of the decoded bytes.
     #[default]
@@ -52,7 +53,7 @@ pub struct Request {
 }
 
 /// What a blob turned out to be. Everything expected was found true.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decoded {
     /// Digest of the blob, with the expected algorithm.
     pub blob: Option<Digest>,

@@ -1,7 +1,8 @@
 //! The only place of this crate with `unsafe`: a C decoder behind a safe type, a descriptor with a fixed number for a
-//! program, and a system call that rustix does not have.
+//! program, and system calls that rustix does not have or cannot vouch for.
 
 #[cfg(all(feature = "isal", target_arch = "x86_64"))]
 pub(crate) mod isal;
 pub(crate) mod process;
+pub(crate) mod sandbox;
 pub(crate) mod writeback;

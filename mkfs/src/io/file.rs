@@ -22,13 +22,22 @@ impl ReadAt for File {
     }
 }
 
-/// An output file, and the directory that a scratch file may be opened in.
+/// An output file, and what becomes its scratch file.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
-    dir: OwnedFd,
+    scratch: Scratch,
     /// Made when there is something large to write.
     behind: Mutex<Option<Behind>>,
+}
+
+/// Where a scratch file comes from.
+#[derive(Debug)]
+enum Scratch {
+    /// Made in this directory when it is wanted.
+    In(OwnedFd),
+    /// Open already: for a process that can open none.
+    Open(File),
 }
 
 /// A write this large is worth the attention of another thread.
@@ -38,7 +47,14 @@ impl FileSink {
     /// Writes to `file`, opened for reading and writing. `dir` is a directory on the same filesystem.
     #[must_use]
     pub fn new(file: File, dir: OwnedFd) -> Self {
-        Self { file, dir, behind: Mutex::new(None) }
+        Self { file, scratch: Scratch::In(dir), behind: Mutex::new(None) }
+    }
+
+    /// Writes to `file`, opened for reading and writing. `scratch` is an empty file for what has to wait: an image wants
+    /// one at most.
+    #[must_use]
+    pub fn with_scratch(file: File, scratch: File) -> Self {
+        Self { file, scratch: Scratch::Open(scratch), behind: Mutex::new(None) }
     }
 
     /// The output file.
@@ -97,10 +113,21 @@ impl Sink for FileSink {
     }
 
     fn scratch(&self) -> io::Result<File> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.dir, c".", flags, Mode::RUSR | Mode::WUSR)?;
-        Ok(File::from(fd))
+        match &self.scratch {
+            Scratch::In(dir) => scratch_in(dir.as_fd()),
+            Scratch::Open(file) => file.try_clone(),
+        }
     }
+}
+
+/// A file without a name in `dir`, open for reading and writing and gone when it is closed.
+///
+/// # Errors
+/// What the storage reports; [`Errno::OPNOTSUPP`] where the filesystem has no such files.
+pub fn scratch_in(dir: BorrowedFd<'_>) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, c".", flags, Mode::RUSR | Mode::WUSR)?;
+    Ok(File::from(fd))
 }
 
 /// Copies `len` bytes of the file `from` at `from_offset` to `offset` of `to`, inside the kernel where it can.

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 pub(crate) use behind::Behind;
-pub use file::{FileInput, FileSink, copy_range};
+pub use file::{FileInput, FileSink, copy_range, scratch_in};
 
 /// Bytes that can be read at any offset: an image, a device of it, a plain tar.
 pub trait ReadAt: Send + Sync + Debug {

@@ -268,6 +268,18 @@ pub enum Note {
 }
 
 impl Note {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Duplicate,
+        Self::DotNotADirectory,
+        Self::AufsBookkeeping,
+        Self::WhiteoutLookalike,
+        Self::UserXattrDropped,
+        Self::TrustedXattrDropped,
+        Self::OverlayXattr,
+        Self::UnknownXattrDropped,
+    ];
+
     /// A stable name for machines.
     #[must_use]
     pub fn code(self) -> &'static str {

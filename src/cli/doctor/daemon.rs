@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use erolith_differ::sandbox::Worker;
 use erolith_snapshotter::kernel::{Feature, KernelCaps, fs_type};
 use tokio::runtime::Builder;
 use tonic::transport::{Channel, Endpoint};
@@ -38,6 +39,7 @@ pub(super) fn existing(path: &Path) -> &Path {
 pub(super) fn rows(config: &Config, caps: &KernelCaps) -> Vec<Row> {
     let mut rows = vec![root(config, caps), hard_links(config), state(config), layers(config)];
     rows.push(limits(config, caps));
+    rows.push(sandbox(config));
     let missing = |name, needed: &[Feature]| {
         let missing = needed.iter().filter(|feature| !caps.has(**feature));
         let names: Vec<_> = missing.map(|feature| feature.name()).collect();
@@ -107,6 +109,24 @@ fn limits(config: &Config, caps: &KernelCaps) -> Row {
     let row = Row::found("size-limits", quota || image, evidence.to_owned(), advice);
     // Then every container has one.
     if config.snapshotter.default_size.0 > 0 { row.required() } else { row }
+}
+
+/// What protects the daemon from layers. Tried with the rights of whoever asks, which are the daemon's if that is root.
+fn sandbox(config: &Config) -> Row {
+    const NAME: &str = "layer-sandbox";
+    if !config.differ.sandbox {
+        return Row::untried(NAME, "switched off: layers are read by the daemon itself");
+    }
+    match Worker::this_program().probe() {
+        Ok(protection) => {
+            let advice = "ask as root; the kernel needs Landlock, which Linux has had since 5.13";
+            Row::found(NAME, protection.is_complete(), protection.to_string(), advice)
+        }
+        Err(error) => {
+            let advice = "the daemon does not start; with sandbox = false it reads layers itself";
+            Row::found(NAME, false, error.to_string(), advice).required()
+        }
+    }
 }
 
 fn daemon(config: &Config) -> Row {

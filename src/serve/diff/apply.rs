@@ -323,6 +323,7 @@ impl Differ {
             dm_verity: self.dm_verity,
             sync: target.sync,
             processors: self.processors.clone(),
+            room: self.room.clone(),
             budget: self.budget,
             cancel: cancel.clone(),
             ..Options::default()

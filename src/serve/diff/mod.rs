@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use erolith_differ::apply::layer;
+use erolith_differ::apply::{Room, layer};
 use erolith_differ::decode::{Budget, Cancel};
 use erolith_differ::gate::Gate;
 use erolith_differ::processors::Processor;
@@ -49,6 +49,8 @@ struct Differ {
     places: Places,
     share: layer::Share,
     trust: layer::Trust,
+    /// Who looks into layers.
+    room: Room,
     budget: Budget,
     processors: Vec<Processor>,
     sync: bool,
@@ -56,18 +58,19 @@ struct Differ {
     dm_verity: bool,
     /// Puts what was converted into the content store, if that is wanted.
     keeper: Option<Keeper>,
-    room: Semaphore,
+    turns: Semaphore,
     /// Calls off all work.
     stop: Cancel,
 }
 
 impl Service {
-    /// The service over the layers of `snapshotter` and the blobs of `containerd`.
+    /// The service over the layers of `snapshotter` and the blobs of `containerd`. Layers are read in `room`.
     pub(crate) fn new(
         config: &Config,
         snapshotter: Arc<Snapshotter>,
         containerd: Containerd,
         metrics: Arc<Metrics>,
+        room: Room,
     ) -> Self {
         let stop = Cancel::default();
         let keeper = config.differ.keep_images.then(|| {
@@ -90,12 +93,13 @@ impl Service {
                 true => layer::Trust::Store,
                 false => layer::Trust::Nothing,
             },
+            room,
             budget: config.differ.budget(),
             processors: config.processors(),
             sync: config.snapshotter.sync,
             dm_verity: config.differ.dm_verity,
             keeper,
-            room: Semaphore::new(MAX_CALLS),
+            turns: Semaphore::new(MAX_CALLS),
             stop,
         }))
     }
@@ -117,7 +121,7 @@ impl Service {
         &self,
         work: impl FnOnce(&Differ, &Cancel) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _room = self.0.room.acquire().await.map_err(|_| Error::WorkerDied)?;
+        let _turn = self.0.turns.acquire().await.map_err(|_| Error::WorkerDied)?;
         let differ = Arc::clone(&self.0);
         cancellable(&self.0.stop, move |cancel| work(&differ, cancel)).await
     }

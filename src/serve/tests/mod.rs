@@ -70,6 +70,8 @@ impl Node {
         };
         config.containerd.address = at("containerd.sock");
         config.containerd.root = at("containerd");
+        // This program is no worker.
+        config.differ.sandbox = false;
         change(&mut config);
         let containerd = Arc::new(Fake::default());
         let mut servers = vec![serve_fake(&config.containerd.address, &containerd)];

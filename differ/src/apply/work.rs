@@ -1,0 +1,214 @@
+//! The work on the bytes of one layer, and where it is done.
+//!
+//! Everything that looks into bytes of strangers is in here: decompression, archives, the check of images, the attributes
+//! of the layers below. [`Room`] decides which process that is; the work itself is the same code in both.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::sync::Arc;
+use std::time::Instant;
+
+use erolith_mkfs::build::{Builder, Finish, Options, Summary};
+use erolith_mkfs::check;
+use erolith_mkfs::io::{FileSink, ReadAt};
+use erolith_mkfs::tar::Limits;
+use erolith_mkfs::tree::Lower;
+
+use super::lower::LowerImage;
+use super::{Built, Lowers, Times, image_uuid};
+use crate::content::{Blob, Staging};
+use crate::decode::{Cancel, Decoded, LayerStream, OnBytes, Request, Watched};
+use crate::sandbox::Worker;
+use crate::{Error, Result};
+
+/// Where the bytes of a layer come from.
+pub enum Source {
+    /// A file that is open: an image in it may be shared instead of copied.
+    Stored(Blob),
+    /// A stream.
+    Stream(Box<dyn Read + Send>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stored(blob) => f.debug_tuple("Stored").field(blob).finish(),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+impl Source {
+    pub(super) fn into_reader(self) -> Box<dyn Read + Send> {
+        match self {
+            Self::Stored(blob) => Box::new(blob.reader()),
+            Self::Stream(stream) => stream,
+        }
+    }
+}
+
+/// What a layer is, and so what becomes of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// An archive: it is built into an image.
+    Tar(Options),
+    /// An image already: it is taken as it is, once it has been checked.
+    Native,
+}
+
+/// Work on one layer.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) task: Task,
+    pub(crate) source: Source,
+    /// Is told of the bytes of `source` that were read.
+    pub(crate) told: OnBytes,
+    pub(crate) request: Request,
+}
+
+/// What came of it, besides the bytes in the file.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) source: Decoded,
+    pub(crate) summary: Option<Summary>,
+    pub(crate) inherits: bool,
+    pub(crate) times: Times,
+}
+
+/// The process that looks into bytes of strangers.
+#[derive(Debug, Clone, Default)]
+pub enum Room {
+    /// This one.
+    #[default]
+    Here,
+    /// One that can do nothing else, started for each layer.
+    Worker(Arc<Worker>),
+}
+
+impl Room {
+    /// Writes the image of a layer to `staging`, which must be empty.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with the blob, the archive or the image; what the storage reports; and
+    /// [`Error::Worker`]. Nothing is published.
+    pub(crate) fn convert<S: Staging>(
+        &self,
+        staging: S,
+        order: Order,
+        lowers: &dyn Lowers,
+    ) -> Result<Built<S>> {
+        let outcome = match self {
+            Self::Here => {
+                let Order { task, source, told, request } = order;
+                let file = staging.file().try_clone();
+                let file = file.map_err(Error::io("duplicating a descriptor"))?;
+                let sink = FileSink::new(file, staging.scratch_dir()?);
+                let blob = Watched { inner: source.into_reader(), told };
+                convert(sink, blob, request, task, lowers)?
+            }
+            Self::Worker(worker) => worker.convert(&staging, order, lowers)?,
+        };
+        let Outcome { source, summary, inherits, times } = outcome;
+        Ok(Built { staging, source, summary, inherits, times })
+    }
+
+    /// Refuses an image that no kernel should see.
+    ///
+    /// # Errors
+    /// [`Error::BadImage`], what the storage reports, and [`Error::Worker`].
+    pub(crate) fn check(&self, image: &Blob, cancel: &Cancel) -> Result<()> {
+        match self {
+            Self::Here => check_image(image),
+            Self::Worker(worker) => worker.check(image, cancel),
+        }
+    }
+}
+
+/// Does the work, in this process.
+pub(crate) fn convert(
+    sink: FileSink,
+    blob: impl Read + Send + 'static,
+    request: Request,
+    task: Task,
+    lowers: &dyn Lowers,
+) -> Result<Outcome> {
+    match task {
+        Task::Tar(options) => build_tar(sink, blob, request, options, lowers),
+        Task::Native => take_native(sink.file(), blob, request),
+    }
+}
+
+/// Decodes a tar layer into an image.
+fn build_tar(
+    sink: FileSink,
+    blob: impl Read + Send + 'static,
+    request: Request,
+    options: Options,
+    lowers: &dyn Lowers,
+) -> Result<Outcome> {
+    let start = Instant::now();
+    let mut stream = LayerStream::open(blob, request)?;
+    let base = options.layer.base;
+    let mut builder = Builder::new(sink, options)?;
+    if let Err(error) = builder.fill_from_tar(&mut stream, Limits::default()) {
+        return Err(stream.take_error().unwrap_or(error.into()));
+    }
+    let source = stream.finish()?;
+    let read = start.elapsed();
+    let inherits = !base && builder.tree().has_implicit_dirs();
+    if inherits {
+        let images = lowers.images()?;
+        let images = images.into_iter().map(LowerImage::open).collect::<Result<Vec<_>>>()?;
+        let lowers: Vec<&dyn Lower> = images.iter().map(|image| image as &dyn Lower).collect();
+        builder.inherit(&lowers);
+        images.iter().try_for_each(LowerImage::result)?;
+    }
+    let uuid = source.diff_id.as_ref().map(image_uuid).unwrap_or_default();
+    let finish = Finish { uuid, ..Finish::default() };
+    let (_, summary) = builder.finish(&finish)?;
+    let times = Times { read, build: start.elapsed().saturating_sub(read), ..Times::default() };
+    Ok(Outcome { source, summary: Some(summary), inherits, times })
+}
+
+/// Takes a layer that is an EROFS image as it is, once it has been checked: no kernel sees an image before that.
+///
+/// The bytes that are checked are the copy that is published, so nobody can change them in between.
+fn take_native(file: &File, blob: impl Read + Send + 'static, request: Request) -> Result<Outcome> {
+    let start = Instant::now();
+    let mut stream = LayerStream::open(blob, request)?;
+    if let Err(error) = copy_all(&mut stream, file) {
+        return Err(stream.take_error().unwrap_or_else(|| Error::io("copying an image")(error)));
+    }
+    let source = stream.finish()?;
+    let read = start.elapsed();
+    check_image(file)?;
+    let times = Times { read, build: start.elapsed().saturating_sub(read), ..Times::default() };
+    Ok(Outcome { source, summary: None, inherits: false, times })
+}
+
+/// Writes the blocks of the decoder as they are.
+fn copy_all(stream: &mut LayerStream, mut file: &File) -> std::io::Result<()> {
+    use erolith_mkfs::io::Input as _;
+    loop {
+        let part = stream.fill()?;
+        if part.is_empty() {
+            return Ok(());
+        }
+        file.write_all(part)?;
+        let n = part.len();
+        stream.consume(n);
+    }
+}
+
+/// Refuses an image that no kernel should see, in this process.
+pub(crate) fn check_image(image: &dyn ReadAt) -> Result<()> {
+    let report = check::check(image, &[], &check::Limits::default());
+    let report = report.map_err(Error::io("checking an image"))?;
+    let Some(finding) = report.errors().next() else { return Ok(()) };
+    Err(Error::BadImage {
+        code: finding.code(),
+        reason: finding.corruption.to_string(),
+        path: String::from_utf8_lossy(&finding.path).into_owned(),
+    })
+}

@@ -1,0 +1,228 @@
+//! The side of the daemon.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use erolith_mkfs::io::scratch_in;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::process::Process;
+use super::pump::{self, Ended};
+use super::wire::{self, Lowers as Answer, Order, Origin, Range, Said, Work};
+use super::{Protection, Worker, socket};
+use crate::apply::{Lowers, Order as Layer, Outcome, Source};
+use crate::content::{Blob, Staging};
+use crate::decode::{Cancel, OnBytes, Watched};
+use crate::{Error, Result};
+
+/// How much longer than it may take a worker is waited for: it looks at the clock itself.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long a worker that has nothing to do may take.
+const PROBE: Duration = Duration::from_secs(20);
+
+impl Worker {
+    /// Starts a worker that reads nothing. Returns what protects the system from workers.
+    ///
+    /// # Errors
+    /// When there is no sandbox here: [`Error::Io`] with the step that failed, or [`Error::Worker`].
+    pub fn probe(&self) -> Result<Protection> {
+        let cancel = Cancel::default();
+        Talk::begin(self, &cancel, Some(PROBE), Work::Probe, &[])?.until_ready()
+    }
+
+    /// Has a layer converted into the file of `staging`.
+    ///
+    /// # Errors
+    /// As the work itself, and [`Error::Worker`].
+    pub(crate) fn convert<S: Staging>(
+        &self,
+        staging: &S,
+        layer: Layer,
+        lowers: &dyn Lowers,
+    ) -> Result<Outcome> {
+        let Layer { task, source, told, request } = layer;
+        let cancel = request.cancel.clone();
+        cancel.check()?;
+        let scratch = scratch_in(staging.scratch_dir()?.as_fd());
+        let scratch = scratch.map_err(Error::io("creating a scratch file"))?;
+        let (task, limit, expected) =
+            (task.into(), request.budget.max_time, Box::new(request.into()));
+        let order = |source| Work::Convert { task, source, expected };
+        let rest = [staging.file().as_fd(), scratch.as_fd()];
+        match source {
+            Source::Stored(blob) => {
+                let work = order(Origin::Stored(range(&blob)));
+                let fds = [blob.file().0.as_fd(), rest[0], rest[1]];
+                Talk::begin(self, &cancel, limit, work, &fds)?.converted(&told, lowers)
+            }
+            Source::Stream(inner) => {
+                let (pipe, ended) = pump::start(Box::new(Watched { inner, told }))?;
+                let fds = [pipe.as_fd(), rest[0], rest[1]];
+                let talk = Talk::begin(self, &cancel, limit, order(Origin::Stream), &fds)?;
+                // The worker's shall be the only one, so that the thread sees when that is gone.
+                drop(pipe);
+                fed(talk.converted(&OnBytes::default(), lowers), &ended)
+            }
+        }
+    }
+
+    /// Has an image checked.
+    ///
+    /// # Errors
+    /// As the check itself, and [`Error::Worker`].
+    pub(crate) fn check(&self, image: &Blob, cancel: &Cancel) -> Result<()> {
+        cancel.check()?;
+        let fds = [image.file().0.as_fd()];
+        let mut talk = Talk::begin(self, cancel, None, Work::Check(range(image)), &fds)?;
+        talk.until_ready()?;
+        match talk.next()? {
+            Said::Checked => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+fn range(blob: &Blob) -> Range {
+    Range { offset: blob.file().1, size: blob.len() }
+}
+
+/// What came of a layer whose bytes were given by a thread: that thread knows best why they ended.
+fn fed(outcome: Result<Outcome>, ended: &Ended) -> Result<Outcome> {
+    if matches!(outcome, Err(Error::Cancelled)) {
+        return outcome;
+    }
+    if let Some(error) = ended.failure() {
+        return Err(error);
+    }
+    if outcome.is_ok() && !ended.is_complete() {
+        let ended = "answered before it had read its layer".to_owned();
+        return Err(Error::Worker { ended });
+    }
+    outcome
+}
+
+/// A conversation with a worker.
+struct Talk<'a> {
+    process: Process,
+    cancel: &'a Cancel,
+    /// When its time is over, and how much it had.
+    limit: Option<(Instant, Duration)>,
+}
+
+impl<'a> Talk<'a> {
+    /// Starts a worker and gives it an order, with these files.
+    fn begin(
+        worker: &Worker,
+        cancel: &'a Cancel,
+        limit: Option<Duration>,
+        work: Work,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Self> {
+        let limit = limit.and_then(|limit| {
+            let end = Instant::now().checked_add(limit)?.checked_add(GRACE)?;
+            Some((end, limit))
+        });
+        let process = Process::start(worker)?;
+        let mut talk = Self { process, cancel, limit };
+        let order = wire::to_bytes(&Order::new(work)).map_err(Error::io("writing an order"))?;
+        match socket::send(talk.process.socket(), &order, fds) {
+            Ok(()) => Ok(talk),
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(talk.died()),
+            Err(e) => Err(Error::io("giving a worker its order")(e)),
+        }
+    }
+
+    /// What protects the system, said before anything was read.
+    fn until_ready(&mut self) -> Result<Protection> {
+        match self.next()? {
+            Said::Ready(protection) => Ok(protection),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn converted(mut self, told: &OnBytes, lowers: &dyn Lowers) -> Result<Outcome> {
+        self.until_ready()?;
+        loop {
+            match self.next()? {
+                Said::Read(bytes) => told.tell(bytes),
+                Said::Lowers => self.answer(&lowers.images()?)?,
+                // Before anything else happens to the file, the worker has ended: see `Process`.
+                Said::Converted(converted) => return Ok(converted.into()),
+                other => return Err(unexpected(other)),
+            }
+        }
+    }
+
+    /// Sends the images of the layers below, as many at a time as a message can have.
+    fn answer(&mut self, images: &[Blob]) -> Result<()> {
+        let mut rest = images;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(socket::MAX_FDS));
+            rest = later;
+            let (images, is_last) = (now.iter().map(range).collect(), rest.is_empty());
+            let answer = wire::to_bytes(&Answer { images, is_last });
+            let answer = answer.map_err(Error::io("writing an answer"))?;
+            let fds: Vec<_> = now.iter().map(|blob| blob.file().0.as_fd()).collect();
+            match socket::send(self.process.socket(), &answer, &fds) {
+                Ok(()) if is_last => return Ok(()),
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Err(self.died()),
+                Err(e) => return Err(Error::io("answering a worker")(e)),
+            }
+        }
+    }
+
+    /// The next message.
+    fn next(&mut self) -> Result<Said> {
+        let watch = self.process.ends_with(self.cancel);
+        self.wait()?;
+        let message = socket::receive(self.process.socket());
+        drop(watch);
+        match message.map_err(Error::io("listening to a worker"))? {
+            Some(message) => {
+                let said = wire::from_bytes(&message.bytes);
+                said.map_err(Error::io("understanding a worker"))
+            }
+            None => Err(self.died()),
+        }
+    }
+
+    /// Waits until there is something to receive.
+    fn wait(&self) -> Result<()> {
+        loop {
+            let left = match self.limit {
+                None => None,
+                Some((end, limit)) => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(Error::TimeBudget { seconds: limit.as_secs() });
+                    }
+                    Timespec::try_from(left).ok()
+                }
+            };
+            let mut fds = [PollFd::from_borrowed_fd(self.process.socket(), PollFlags::IN)];
+            match poll(&mut fds, left.as_ref()) {
+                Ok(1) => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::io("waiting for a worker")(e.into())),
+            }
+        }
+    }
+
+    /// Why there is no answer.
+    fn died(&mut self) -> Error {
+        match self.cancel.check() {
+            Err(cancelled) => cancelled,
+            Ok(()) => Error::Worker { ended: self.process.how_it_ended() },
+        }
+    }
+}
+
+/// A failure, or what a worker does not say at this point.
+fn unexpected(said: Said) -> Error {
+    match said {
+        Said::Failed(fault) => fault.into(),
+        _ => Error::Worker { ended: "said what it should not have said".to_owned() },
+    }
+}

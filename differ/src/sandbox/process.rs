@@ -1,0 +1,140 @@
+//! A worker as its parent has it: a process that is always ended and reaped.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{Worker, socket};
+use crate::decode::{Cancel, Watch};
+use crate::{Error, Result};
+
+/// What a worker is called in lists of processes.
+const NAME: &str = "erolith";
+
+/// A worker that runs.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    /// Names the process and no later one with its number.
+    pidfd: Arc<OwnedFd>,
+    socket: OwnedFd,
+}
+
+impl Process {
+    /// Starts one, with nothing but its end of a socket.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn start(worker: &Worker) -> Result<Self> {
+        let started = Self::try_start(worker);
+        started.map_err(Error::io(format!("starting {}", worker.program.display())))
+    }
+
+    fn try_start(worker: &Worker) -> io::Result<Self> {
+        let (socket, theirs) = socket::pair()?;
+        let mut command = Command::new(&worker.program);
+        command.arg0(NAME).args(&worker.args).env_clear();
+        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pidfd = pid.ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        match pidfd {
+            Ok(pidfd) => Ok(Self { child, pidfd: Arc::new(pidfd), socket }),
+            Err(e) => {
+                // What fails here has failed already.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Its socket.
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Kills it as soon as the work is called off, as long as the result lives.
+    pub(super) fn ends_with(&self, cancel: &Cancel) -> Watch {
+        let pidfd = Arc::clone(&self.pidfd);
+        cancel.on_cancel(move || kill(&pidfd))
+    }
+
+    /// Waits for the end of one that has closed its socket. Returns how it ended.
+    pub(super) fn how_it_ended(&mut self) -> String {
+        match self.child.wait() {
+            Ok(status) => describe(status),
+            Err(e) => format!("cannot be waited for: {e}"),
+        }
+    }
+}
+
+impl Drop for Process {
+    /// Nobody writes to any of its files any more once this returns.
+    fn drop(&mut self) {
+        kill(&self.pidfd);
+        // It is there until it is reaped, so this cannot fail; and there is nobody to tell.
+        let _ = self.child.wait();
+    }
+}
+
+fn kill(pidfd: &OwnedFd) {
+    // One that has been reaped is no longer found.
+    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+}
+
+/// How a process ended, for people.
+fn describe(status: ExitStatus) -> String {
+    let Some(number) = status.signal() else {
+        let code = status.code().unwrap_or_default();
+        return format!("ended without an answer, with exit code {code}");
+    };
+    let hint = match number {
+        libc::SIGSYS => ": it made a system call that the sandbox does not allow",
+        libc::SIGABRT => ": it failed, or its memory limit was reached",
+        libc::SIGKILL => ": somebody killed it, perhaps the kernel for want of memory",
+        _ => "",
+    };
+    match name(number) {
+        Some(name) => format!("was ended by {name}{hint}"),
+        None => format!("was ended by signal {number}{hint}"),
+    }
+}
+
+fn name(signal: i32) -> Option<&'static str> {
+    let names = [
+        (libc::SIGABRT, "SIGABRT"),
+        (libc::SIGBUS, "SIGBUS"),
+        (libc::SIGFPE, "SIGFPE"),
+        (libc::SIGILL, "SIGILL"),
+        (libc::SIGKILL, "SIGKILL"),
+        (libc::SIGSEGV, "SIGSEGV"),
+        (libc::SIGSYS, "SIGSYS"),
+        (libc::SIGTERM, "SIGTERM"),
+    ];
+    names.iter().find(|(number, _)| *number == signal).map(|(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_with_the_name_of_its_signal() {
+        for (raw, said) in [
+            (0, "ended without an answer, with exit code 0"),
+            (101 << 8, "ended without an answer, with exit code 101"),
+            (9, "was ended by SIGKILL: somebody killed it, perhaps the kernel for want of memory"),
+            (31, "was ended by SIGSYS: it made a system call that the sandbox does not allow"),
+            (11, "was ended by SIGSEGV"),
+            (1, "was ended by signal 1"),
+        ] {
+            assert_eq!(describe(ExitStatus::from_raw(raw)), said);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The side of the worker.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use erolith_mkfs::io::FileSink;
+
+use super::enter::enter;
+use super::limits::Limits;
+use super::socket;
+use super::wire::{self, Converted, Expected, Fault, Origin, Range, Said, Wanted, Work};
+use crate::apply::{Lowers, check_image, convert};
+use crate::content::Blob;
+use crate::decode::{OnBytes, Watched};
+use crate::sys::sandbox as sys;
+use crate::{Error, Result};
+
+/// Bytes between two messages about how far reading came.
+const STEP: u64 = 4 << 20;
+
+/// Is a worker: takes one order from the socket that is its standard input, and answers it. To be called before there are
+/// other threads, by a program that has nothing else open.
+///
+/// # Errors
+/// When there is nobody to take an order from or to answer to. What is wrong with a layer is part of the answer.
+pub fn run() -> Result<()> {
+    sys::close_from(3).map_err(Error::io("closing descriptors"))?;
+    let socket = rustix::stdio::stdin();
+    let order = socket::receive(socket).map_err(Error::io("listening to the daemon"))?;
+    let Some(message) = order else { return Ok(()) };
+    let order: wire::Order =
+        wire::from_bytes(&message.bytes).map_err(Error::io("understanding the daemon"))?;
+    if !order.is_understood() {
+        let ended = "is of another version".to_owned();
+        return say(socket, &Said::Failed(Fault::Ended(ended)));
+    }
+    let protection = enter(Limits::of(&order.work));
+    let answered = protection.and_then(|protection| {
+        say(socket, &Said::Ready(protection))?;
+        work(socket, order.work, message.fds)
+    });
+    match answered {
+        Ok(None) => Ok(()),
+        Ok(Some(said)) => say(socket, &said),
+        Err(error) => say(socket, &Said::Failed(error.into())),
+    }
+}
+
+/// Does what is to be done, from inside the sandbox.
+fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<Said>> {
+    let mut files = fds.into_iter().map(File::from);
+    let mut file = || files.next().ok_or(io::ErrorKind::InvalidInput.into());
+    let mut file = || file().map_err(Error::io("taking what the daemon sent"));
+    match work {
+        Work::Probe => Ok(None),
+        Work::Check(range) => {
+            check_image(&blob(file()?, range))?;
+            Ok(Some(Said::Checked))
+        }
+        Work::Convert { task, source, expected } => {
+            let (from, image, scratch) = (file()?, file()?, file()?);
+            let sink = FileSink::with_scratch(image, scratch);
+            converted(socket, sink, task, source, from, *expected).map(Some)
+        }
+    }
+}
+
+fn converted(
+    socket: BorrowedFd<'_>,
+    sink: FileSink,
+    task: Wanted,
+    source: Origin,
+    from: File,
+    expected: Expected,
+) -> Result<Said> {
+    let read = Arc::new(AtomicU64::new(0));
+    let (inner, told): (Box<dyn Read + Send>, OnBytes) = match source {
+        Origin::Stream => (Box::new(from), OnBytes::default()),
+        Origin::Stored(range) => {
+            (Box::new(blob(from, range).reader()), progress(Arc::clone(&read)))
+        }
+    };
+    let blob = Watched { inner, told };
+    let outcome = convert(sink, blob, expected.into(), task.into(), &Asked(socket));
+    let rest = read.swap(0, Ordering::Relaxed);
+    if rest > 0 {
+        say(socket, &Said::Read(rest))?;
+    }
+    Ok(Said::Converted(Converted::from(outcome?)))
+}
+
+fn blob(file: File, range: Range) -> Blob {
+    Blob::new(Arc::new(file), range.offset, range.size)
+}
+
+/// Tells the daemon now and then how much was read; `read` is what it was not told yet.
+fn progress(read: Arc<AtomicU64>) -> OnBytes {
+    OnBytes::new(move |bytes| {
+        if read.fetch_add(bytes, Ordering::Relaxed) + bytes >= STEP {
+            let bytes = read.swap(0, Ordering::Relaxed);
+            // Who is not there any more does not want to know; the work ends for another reason.
+            let _ = say(rustix::stdio::stdin(), &Said::Read(bytes));
+        }
+    })
+}
+
+/// The layers below, asked for when they are needed.
+struct Asked<'a>(BorrowedFd<'a>);
+
+impl Lowers for Asked<'_> {
+    fn images(&self) -> Result<Vec<Blob>> {
+        say(self.0, &Said::Lowers)?;
+        let mut images = Vec::new();
+        loop {
+            let message = socket::receive(self.0).and_then(|message| {
+                let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
+                Ok((wire::from_bytes::<wire::Lowers>(&message.bytes)?, message.fds))
+            });
+            let (answer, fds) = message.map_err(Error::io("asking for the layers below"))?;
+            let files = fds.into_iter().map(File::from);
+            images.extend(files.zip(answer.images).map(|(file, range)| blob(file, range)));
+            if answer.is_last {
+                return Ok(images);
+            }
+        }
+    }
+}
+
+/// Says something. One call, so that messages of several threads stay whole.
+fn say(socket: BorrowedFd<'_>, said: &Said) -> Result<()> {
+    let bytes = wire::to_bytes(said).and_then(|bytes| match bytes.len() {
+        0..=socket::MAX_BYTES => Ok(bytes),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    });
+    let sent = bytes.and_then(|bytes| Ok(rustix::io::write(socket, &bytes)?));
+    sent.map(drop).map_err(Error::io("answering the daemon"))
+}
