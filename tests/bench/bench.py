@@ -6,6 +6,7 @@ file says what is measured; measure.py says how.
 """
 
 import argparse
+import contextlib
 import gzip
 import os
 import shutil
@@ -281,6 +282,44 @@ def node_tables(place, _inputs):
             yield Table(title, "four layers", contenders, targets, rounds=rounds)
 
 
+# What is done to a layer before it gets its name, as the daemon's configuration has it.
+def protection(fs_verity="off", sandbox=True, immutable=False, dm_verity=False):
+    word = {True: "true", False: "false"}
+    return (
+        f'[snapshotter]\nfs_verity = "{fs_verity}"\nimmutable = {word[immutable]}\n'
+        f"[differ]\nsandbox = {word[sandbox]}\ndm_verity = {word[dm_verity]}\n"
+    )
+
+
+PROTECTIONS = {
+    "nothing": protection(sandbox=False),
+    "workers": protection(),
+    "workers, fs-verity": protection("if-possible"),
+    "workers, fs-verity, immutable": protection("if-possible", immutable=True),
+    "workers, fs-verity, dm-verity": protection("if-possible", dm_verity=True),
+}
+
+
+def protect_tables(place, _inputs):
+    """The same unpacking with each protection, by one daemon each."""
+    image = place.cache / "real-image-full"
+    with contextlib.ExitStack() as stack:
+        # What is immutable could not be deleted afterwards.
+        stack.callback(subprocess.run, ["chattr", "-R", "-f", "-i", place.disk], check=False)
+        nodes = {
+            name: stack.enter_context(peers.Node(place.disk / f"protect-{number}", image, more))
+            for number, (name, more) in enumerate(PROTECTIONS.items())
+        }
+        plain, *others = nodes
+        yield Table(
+            "Protections: containerd unpacks the real image through erolith (disk)",
+            "four layers",
+            [node.unpack(name, "erolith", peer=False) for name, node in nodes.items()],
+            [Target(name, plain, 1.1) for name in others],
+            rounds=3,
+        )
+
+
 def native_tables(place, _inputs):
     """A layer of 500 MB that is an EROFS image already: erolith links it, containerd's differ copies it."""
     source, image = place.disk / "native-files", place.disk / "native.erofs"
@@ -354,6 +393,7 @@ GROUPS = {
     "check": check_tables,
     "mount": mount_tables,
     "node": node_tables,
+    "protect": protect_tables,
     "native": native_tables,
     "sandbox": sandbox_tables,
     "latency": latency_tables,
@@ -374,7 +414,7 @@ def main():
     lines, group = [report.machine(options.runs)], None
     inputs = list(make_inputs(place, options.inputs))
     for name in options.only.split(","):
-        if options.peers_only and name in ("check", "mount", "node", "sandbox", "latency"):
+        if options.peers_only and name in ("check", "mount", "node", "protect", "sandbox", "latency"):
             continue
         for table in GROUPS[name](place, inputs):
             if options.peers_only:

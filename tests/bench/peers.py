@@ -130,7 +130,7 @@ root = "{directory}/root"
 
 
 class Node(Containerd):
-    """The same with erolith's daemon as its snapshotter and differ."""
+    """The same with erolith's daemon as its snapshotter and differ; `more` is configuration of it."""
 
     def __init__(self, directory, layout, more=""):
         super().__init__(directory, layout, [])
