@@ -47,7 +47,7 @@ dependencies() {
 sbom() {
     local sbom=$LOG/erolith.cdx.json
     install_cargo_tool cargo-sbom
-    cargo sbom --output-format cyclone_dx_json_1_4 >"$sbom"
+    cargo sbom --cargo-package erolith --output-format cyclone_dx_json_1_6 >"$sbom"
     python3 -B tests/sbom.py "$sbom"
 }
 
@@ -94,7 +94,7 @@ check sbom sbom
 wait "$made" || FAILED+=("test data")
 check tests all_tests
 check disk python3 -B tests/vm/disk_test.py
-check power tests/vm/power.sh --rounds 6
+check power tests/vm/power.sh --rounds 4
 check fuzz fuzz
 
 [[ ${#FAILED[@]} -eq 0 ]] || printf 'failed: %s\n' "${FAILED[@]}"

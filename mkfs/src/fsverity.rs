@@ -3,14 +3,19 @@
 
 use std::fmt;
 use std::io;
+use std::thread;
 
 use crate::blockhash::{BlockHash, DIGEST};
 use crate::io::ReadAt;
 
 /// Bytes of the tree's blocks.
 const BLOCK: usize = 4096;
-/// Bytes read at a time: blocks that are hashed together.
-const PIECE: usize = 64 * BLOCK;
+/// Bytes that a thread reads at a time.
+const PIECE: usize = 1 << 20;
+/// More threads than this wait for the memory.
+const MAX_THREADS: usize = 4;
+/// Bytes of digests that are hashed together.
+const GROUP: usize = 64 * BLOCK;
 
 /// The fs-verity digest of a file, with SHA-256 over blocks of 4096 bytes and no salt: what `fsverity digest` prints and
 /// FS_IOC_MEASURE_VERITY gives. Written as `sha256:` and 64 digits.
@@ -24,19 +29,20 @@ impl Digest {
     /// What reading gives; with fs-verity that is EIO where the bytes were changed.
     pub fn of(file: &dyn ReadAt, told: &mut dyn FnMut(u64)) -> io::Result<Self> {
         let mut tree = Tree::new();
-        let mut buffer = vec![0; PIECE];
+        let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut readers = vec![Reader::new()];
         let mut at = 0;
         loop {
-            let n = fill(file, &mut buffer, at)?;
-            // The last block is hashed as if zeroes followed, and an empty file has none.
-            let end = n.next_multiple_of(BLOCK);
-            buffer.get_mut(n..end).unwrap_or_default().fill(0);
-            tree.push(0, buffer.get(..end).unwrap_or_default());
-            at += n as u64;
-            told(n as u64);
-            if n < PIECE {
-                return Ok(Self(descriptor(at, tree.root())));
+            for piece in read_pieces(&mut readers, file, at)? {
+                tree.push_digests(&piece.digests);
+                at += piece.bytes;
+                told(piece.bytes);
+                if piece.bytes < PIECE as u64 {
+                    return Ok(Self(descriptor(at, tree.root())));
+                }
             }
+            // More of them once the file has turned out to be longer than one piece.
+            readers.resize_with(threads.min(MAX_THREADS), Reader::new);
         }
     }
 
@@ -70,18 +76,60 @@ impl Digest {
     }
 }
 
-/// Reads until `buffer` is full or the file ends.
-fn fill(file: &dyn ReadAt, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut full = 0;
-    while let Some(room) = buffer.get_mut(full..).filter(|room| !room.is_empty()) {
-        match file.read_at(room, at + full as u64) {
-            Ok(0) => break,
-            Ok(n) => full += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// Hashes one piece of a file at a time.
+struct Reader {
+    hash: BlockHash,
+    buffer: Vec<u8>,
+}
+
+/// The digests of a piece's blocks. A piece that is not full is the last one.
+struct Piece {
+    bytes: u64,
+    digests: Vec<u8>,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self { hash: BlockHash::new(&[], BLOCK), buffer: vec![0; PIECE] }
     }
-    Ok(full)
+
+    fn piece(&mut self, file: &dyn ReadAt, at: u64) -> io::Result<Piece> {
+        let mut full = 0;
+        while let Some(room) = self.buffer.get_mut(full..).filter(|room| !room.is_empty()) {
+            match file.read_at(room, at + full as u64) {
+                Ok(0) => break,
+                Ok(n) => full += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // The last block is hashed as if zeroes followed, and an empty file has none.
+        let end = full.next_multiple_of(BLOCK);
+        self.buffer.get_mut(full..end).unwrap_or_default().fill(0);
+        let mut digests = Vec::with_capacity(end / BLOCK * DIGEST);
+        self.hash.all(self.buffer.get(..end).unwrap_or_default(), &mut digests);
+        Ok(Piece { bytes: full as u64, digests })
+    }
+}
+
+/// As many pieces as there are readers, from `at` on and in order.
+fn read_pieces(readers: &mut [Reader], file: &dyn ReadAt, at: u64) -> io::Result<Vec<Piece>> {
+    let places = (0..).map(|number: u64| at + number * PIECE as u64);
+    let mut work = readers.iter_mut().zip(places);
+    let Some((mine, first)) = work.next() else { return Ok(Vec::new()) };
+    thread::scope(|scope| {
+        let others = work.map(|(reader, at)| {
+            let builder = thread::Builder::new().name("fs-verity".into());
+            builder.spawn_scoped(scope, move || reader.piece(file, at))
+        });
+        let others = others.collect::<io::Result<Vec<_>>>()?;
+        let mut pieces = vec![mine.piece(file, first)?];
+        for other in others {
+            let piece = other.join().map_err(|_| io::Error::other("a thread that hashes died"))?;
+            pieces.push(piece?);
+        }
+        Ok(pieces)
+    })
 }
 
 /// A Merkle tree of which only the unfinished blocks are kept: Linux, Documentation/filesystems/fsverity.rst, "Merkle
@@ -97,19 +145,30 @@ impl Tree {
         Self { hash: BlockHash::new(&[], BLOCK), levels: Vec::new() }
     }
 
-    /// Takes whole blocks of a level, the data's being 0.
-    fn push(&mut self, level: usize, blocks: &[u8]) {
-        if self.levels.len() == level && !blocks.is_empty() {
+    /// Takes digests of the data, in order.
+    fn push_digests(&mut self, digests: &[u8]) {
+        self.add(0, digests);
+    }
+
+    /// Adds digests to a level. What is hashed of them is a group of whole blocks, and never the end of a level.
+    fn add(&mut self, level: usize, digests: &[u8]) {
+        if self.levels.len() == level && !digests.is_empty() {
             self.levels.push(Vec::new());
         }
-        let Some(digests) = self.levels.get_mut(level) else { return };
-        self.hash.all(blocks, digests);
-        // As many as are hashed together.
-        if digests.len() > PIECE {
-            let rest = digests.split_off(PIECE);
-            let full = std::mem::replace(digests, rest);
-            self.push(level + 1, &full);
+        let Some(pending) = self.levels.get_mut(level) else { return };
+        pending.extend_from_slice(digests);
+        while let Some(pending) = self.levels.get_mut(level).filter(|all| all.len() > GROUP) {
+            let rest = pending.split_off(GROUP);
+            let full = std::mem::replace(pending, rest);
+            self.push(level, &full);
         }
+    }
+
+    /// Hashes whole blocks of a level.
+    fn push(&mut self, level: usize, blocks: &[u8]) {
+        let mut digests = Vec::new();
+        self.hash.all(blocks, &mut digests);
+        self.add(level + 1, &digests);
     }
 
     /// The digest on top; zeroes where there was nothing.
@@ -122,7 +181,7 @@ impl Tree {
                 return last.try_into().unwrap_or_default();
             }
             last.resize(last.len().next_multiple_of(BLOCK), 0);
-            self.push(level + 1, &last);
+            self.push(level, &last);
             level += 1;
         }
         [0; DIGEST]

@@ -91,6 +91,8 @@ pub(crate) enum FsVerity {
     Off,
     /// Where kernel and filesystem can do that.
     IfPossible,
+    /// The same, and digests are kept where they cannot.
+    Digests,
     /// A layer without it is not used.
     Required,
 }
@@ -426,6 +428,7 @@ impl Config {
             verity: match fs_verity {
                 FsVerity::Off => Verity::Off,
                 FsVerity::IfPossible => Verity::IfPossible,
+                FsVerity::Digests => Verity::Digests,
                 FsVerity::Required => Verity::Required,
             },
             immutable: self.snapshotter.immutable,

@@ -294,9 +294,9 @@ def protection(fs_verity="off", sandbox=True, immutable=False, dm_verity=False):
 PROTECTIONS = {
     "nothing": protection(sandbox=False),
     "workers": protection(),
-    "workers, fs-verity": protection("if-possible"),
-    "workers, fs-verity, immutable": protection("if-possible", immutable=True),
-    "workers, fs-verity, dm-verity": protection("if-possible", dm_verity=True),
+    "workers, digests": protection("digests"),
+    "workers, digests, immutable": protection("digests", immutable=True),
+    "workers, digests, dm-verity": protection("digests", dm_verity=True),
 }
 
 

@@ -4,6 +4,7 @@ pub mod build;
 pub mod cases;
 pub mod containerd;
 pub mod convert;
+pub mod injector;
 pub mod judges;
 pub mod layout;
 pub mod listing;

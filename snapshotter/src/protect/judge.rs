@@ -15,6 +15,9 @@ pub enum Verity {
     /// Where kernel and filesystem can do that. A layer that once had it must keep it.
     #[default]
     IfPossible,
+    /// The same, and where they cannot, digests are computed and kept all the same: `erolith scrub` compares them, and a
+    /// damaged layer heals.
+    Digests,
     /// A layer without it is not used.
     Required,
 }

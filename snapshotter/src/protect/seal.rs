@@ -25,13 +25,26 @@ const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Seals images before they get their names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protector {
     /// Whether by fs-verity.
     pub verity: Verity,
+    /// Are new images sealed at all?
+    seals: bool,
 }
 
 impl Protector {
+    /// As `verity` says, for images in `dir`, whose filesystem is tried where that matters.
+    #[must_use]
+    pub fn new(verity: Verity, dir: &Path) -> Self {
+        let seals = match verity {
+            Verity::Off => false,
+            Verity::Digests | Verity::Required => true,
+            Verity::IfPossible => try_out(dir).is_ok(),
+        };
+        Self { verity, seals }
+    }
+
     /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
     /// is read-only; the one that was given is closed, since a writer stands in the way.
     ///
@@ -43,7 +56,7 @@ impl Protector {
     /// [`Error::Storage`], [`Error::Kernel`] when fs-verity cannot be enabled where it is required, and
     /// [`Error::Unsealed`] when the kernel measures something else than what was written.
     pub fn seal(self, file: File, name: &Path, is_durable: bool) -> Result<File> {
-        if self.verity == Verity::Off {
+        if !self.seals {
             return Ok(file);
         }
         let digest = digest_and_sync(&file, is_durable).map_err(failed("syncing", name))?;
@@ -74,6 +87,7 @@ impl Protector {
         match at_commit(self.verity, is_shared, noted, measured) {
             Step::Remember(pin) => Ok(pin),
             Step::Refuse(fault) => Err(unsealed(name, fault)),
+            Step::Seal if !self.seals => Ok(None),
             Step::Seal => {
                 let digest = Digest::of(file, &mut |_| {}).map_err(failed("reading", name))?;
                 let is_enforced = self.enable(file, name, digest)?;
@@ -144,7 +158,7 @@ impl Found {
 pub(crate) fn try_out(dir: &Path) -> Result<()> {
     let file = unnamed(open_dir(dir)?.as_fd()).map_err(failed("making a file in", dir))?;
     rustix::io::write(&file, &[7; 5000]).map_err(failed("writing a file in", dir))?;
-    Protector { verity: Verity::Required }.seal(file, dir, false).map(drop)
+    Protector { verity: Verity::Required, seals: true }.seal(file, dir, false).map(drop)
 }
 
 /// The digest of a file, while it is synced.

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use tempfile::TempDir;
 
 use super::*;
+use crate::protect::Verity;
 use crate::service::{Config, LimitBy, Snapshotter};
 use crate::store::Labels;
 
@@ -26,8 +27,8 @@ impl Site {
 
     fn open(&self) -> Snapshotter {
         let state = self.state.path().to_owned();
-        Snapshotter::open(Config { state, limit_by: LimitBy::Image, ..Config::new(self.root()) })
-            .unwrap()
+        let (limit_by, verity) = (LimitBy::Image, Verity::Digests);
+        Snapshotter::open(Config { state, limit_by, verity, ..Config::new(self.root()) }).unwrap()
     }
 
     /// A layer with one file of some blocks; its image.

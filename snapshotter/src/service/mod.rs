@@ -71,6 +71,7 @@ pub struct Mount {
 /// Dropping it leaves everything as it is: containers go on, and the next one finds it again.
 #[derive(Debug)]
 pub struct Snapshotter {
+    protector: Protector,
     config: Config,
     /// `<root>/snapshots`.
     snapshots: PathBuf,
@@ -110,6 +111,7 @@ impl Snapshotter {
         if config.verity == Verity::Required {
             protect::try_out(&snapshots).map_err(|error| root::no_verity(&snapshots, &error))?;
         }
+        let protector = Protector::new(config.verity, &snapshots);
         let identity = root::identity(root)?;
         sync_dir(root)?;
         let devices = Devices::new(config.dm_verity, &identity)?;
@@ -130,6 +132,7 @@ impl Snapshotter {
             cleaning: Mutex::default(),
             serial: AtomicU64::new(0),
             _lock: lock,
+            protector,
             config,
         };
         opened.recover()?;
@@ -240,7 +243,7 @@ impl Snapshotter {
     /// How images are sealed, for those who write them.
     #[must_use]
     pub fn protector(&self) -> Protector {
-        Protector { verity: self.config.verity }
+        self.protector
     }
 
     /// The upper directory and, when it is already there, the image.

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::injector::{Fault, Injector};
+
 /// How long a daemon may take to listen or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -106,7 +108,28 @@ impl Daemon {
     /// Why it does not, with what it logged.
     pub fn start(setup: Setup) -> Result<Self, String> {
         let child = setup.command()?.spawn().map_err(|e| format!("erolith serve: {e}"))?;
-        let mut daemon = Self { child, setup };
+        Self { child, setup }.listening()
+    }
+
+    /// As [`Daemon::start`], one of whose system calls fails. The injector tells of it when the daemon is gone.
+    ///
+    /// # Errors
+    /// That it cannot be watched. Why it does not listen is inside.
+    pub fn start_failing(
+        setup: Setup,
+        fault: Option<Fault>,
+    ) -> Result<(Injector, Result<Self, String>), String> {
+        let mut command = setup.command()?;
+        Injector::watch(&mut command);
+        let child = command.spawn().map_err(|e| format!("erolith serve: {e}"))?;
+        let daemon = Self { child, setup };
+        let injector = Injector::start(&daemon.child, fault);
+        let injector = injector.map_err(|e| format!("watching system calls: {e}"))?;
+        Ok((injector, daemon.listening()))
+    }
+
+    fn listening(self) -> Result<Self, String> {
+        let mut daemon = self;
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(daemon.setup.socket()).is_err() {
             if let Some(status) = daemon.ended() {

@@ -1,8 +1,7 @@
 //! The only `unsafe` of the tests.
-//!
-//! # Safety
-//! Images under test are private files of the test: nobody writes to them while they are mapped.
 #![allow(unsafe_code)]
+
+pub(crate) mod notify;
 
 use std::fs::File;
 use std::io;
@@ -14,6 +13,6 @@ use erofs_rs::backend::MmapImage;
 /// # Errors
 /// What `mmap` says.
 pub(crate) fn map_image(file: &File) -> io::Result<MmapImage> {
-    // SAFETY: images under test are written before they are mapped and never after.
+    // SAFETY: images under test are private files of the test, written before they are mapped and never after.
     unsafe { MmapImage::new_from_file(file) }
 }

@@ -20,6 +20,10 @@ pub(crate) fn has_verity() -> bool {
     }
 }
 
+fn protector(verity: Verity) -> Protector {
+    Protector::new(verity, Path::new("/var/tmp"))
+}
+
 fn filled(dir: &Path) -> File {
     let mut file = unnamed(open_dir(dir).unwrap().as_fd()).unwrap();
     file.write_all(&[3; 100_001]).unwrap();
@@ -35,7 +39,7 @@ fn name(file: &File, path: &Path) {
 #[test]
 fn a_sealed_file_carries_its_digest_and_gets_a_name() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let protector = Protector::default();
+    let protector = protector(Verity::Digests);
     for is_durable in [false, true] {
         let sealed = protector.seal(filled(dir.path()), dir.path(), is_durable).unwrap();
         let digest = Digest::of(&sealed, &mut |_| {}).unwrap();
@@ -51,9 +55,24 @@ fn a_sealed_file_carries_its_digest_and_gets_a_name() {
 }
 
 #[test]
+fn if_possible_does_nothing_where_it_is_not() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let can = try_out(dir.path()).is_ok();
+    let protector = protector(Verity::IfPossible);
+    let sealed = protector.seal(filled(dir.path()), dir.path(), true).unwrap();
+    assert_eq!(Found::of(&sealed, dir.path()).unwrap().digest().is_some(), can);
+    let path = dir.path().join("image");
+    let plain = filled(dir.path());
+    name(&plain, &path);
+    drop(plain);
+    let pin = protector.commit(&File::open(&path).unwrap(), &path).unwrap();
+    assert_eq!(pin.is_some_and(|pin| pin.is_enforced), can);
+}
+
+#[test]
 fn off_means_that_nothing_is_done() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let off = Protector { verity: Verity::Off };
+    let off = protector(Verity::Off);
     let file = off.seal(filled(dir.path()), dir.path(), true).unwrap();
     assert_eq!(Found::of(&file, dir.path()).unwrap().digest(), None);
     assert_eq!(off.commit(&file, dir.path()).unwrap(), None);
@@ -68,7 +87,7 @@ fn without_fs_verity_what_is_required_is_refused() {
         println!("skipped: /var/tmp has fs-verity");
         return;
     }
-    let required = Protector { verity: Verity::Required };
+    let required = protector(Verity::Required);
     let error = required.seal(filled(dir.path()), dir.path(), false).unwrap_err();
     assert_eq!(error.code(), "kernel");
     let file = filled(dir.path());
@@ -82,7 +101,7 @@ fn a_sealed_file_is_measured_and_cannot_be_written() {
         return;
     }
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let protector = Protector { verity: Verity::Required };
+    let protector = protector(Verity::Required);
     let path = dir.path().join("image");
     let sealed = protector.seal(filled(dir.path()), &path, true).unwrap();
     name(&sealed, &path);
@@ -119,7 +138,7 @@ fn a_writer_that_goes_away_is_waited_for() {
             std::thread::sleep(PAUSE * 5);
             drop(writer);
         });
-        let protector = Protector { verity: Verity::Required };
+        let protector = protector(Verity::Required);
         let sealed = protector.seal(file, dir.path(), false).unwrap();
         assert!(Found::of(&sealed, dir.path()).unwrap().measured.is_some());
     });
@@ -135,7 +154,7 @@ fn a_file_that_somebody_else_wrote_is_sealed_at_the_commit() {
     let path = dir.path().join("image");
     File::create(&path).unwrap().write_all(&[9; 8192]).unwrap();
     let file = File::open(&path).unwrap();
-    let pin = Protector::default().commit(&file, &path).unwrap().unwrap();
+    let pin = protector(Verity::Digests).commit(&file, &path).unwrap().unwrap();
     assert!(pin.is_enforced);
-    assert_eq!(Protector::default().commit(&file, &path).unwrap(), Some(pin));
+    assert_eq!(protector(Verity::Digests).commit(&file, &path).unwrap(), Some(pin));
 }
