@@ -54,6 +54,19 @@ pub(super) struct Writer {
     ids: Ids,
 }
 
+/// Has changes go to a write-ahead log.
+fn keep_log(conn: &Connection) -> Result<()> {
+    let mut set = conn.prepare("PRAGMA journal_mode = WAL")?;
+    let mut rows = set.query(())?;
+    let mode: String = rows.next()?.map_or_else(|| Ok(String::new()), |row| row.get(0))?;
+    // The mode is told before it is on the disk: only the end of the statement says whether it is.
+    while rows.next()?.is_some() {}
+    if mode == "wal" {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("cannot use a write-ahead log here, only `{mode}`")))
+}
+
 impl Writer {
     /// Opens the database, makes it when there is none, and checks it.
     ///
@@ -66,13 +79,7 @@ impl Writer {
         let mut conn = Connection::open_with_flags(path, flags)?;
         configure(&conn)?;
         let found = schema::look(&conn)?;
-        let mode: String =
-            conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
-        if mode != "wal" {
-            return Err(Error::corrupt(format!(
-                "cannot use a write-ahead log here, only `{mode}`"
-            )));
-        }
+        keep_log(&conn)?;
         // In this mode FULL syncs the log at every commit: what was answered survives a power cut.
         conn.pragma_update(None, "synchronous", "FULL")?;
         conn.pragma_update(None, "journal_size_limit", LOG_LIMIT)?;
