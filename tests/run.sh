@@ -94,7 +94,7 @@ check sbom sbom
 wait "$made" || FAILED+=("test data")
 check tests all_tests
 check disk python3 -B tests/vm/disk_test.py
-check power tests/vm/power.sh --rounds 4
+check power tests/vm/power.sh --rounds 2
 check fuzz fuzz
 
 [[ ${#FAILED[@]} -eq 0 ]] || printf 'failed: %s\n' "${FAILED[@]}"

@@ -39,6 +39,10 @@ pub(crate) fn check(world: &World, model: &mut Model, random: &mut Random, all: 
     cleanup(world);
     nothing_leaks(world, model);
     if all {
+        // An image that was linked has a name in containerd's store, too, and stays known as long as it is there.
+        let blobs = world.blobs();
+        fs::remove_dir_all(&blobs).and_then(|()| fs::create_dir(&blobs)).unwrap();
+        cleanup(world);
         let (root, state) = (&world.setup.root, &world.setup.state);
         Leftovers::vanish(std::process::id(), root, state).unwrap_or_else(|why| panic!("{why}"));
     }

@@ -270,7 +270,7 @@ fn a_view_of_128_layers_shows_every_one() {
     with_mounts(|site| {
         let mut config = site.config();
         config.sync = false;
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         let mut parent = String::new();
         for index in 0..128 {
             let name = format!("L{index:03}");
@@ -292,7 +292,7 @@ fn more_layers_than_fit_are_refused_and_leave_nothing() {
         let mut config = site.config();
         config.state = site.state.path().join("d".repeat(200));
         config.sync = false;
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         let mut parent = String::new();
         // Each lower takes 217 bytes; the chain is made without ever being mounted.
         for index in 0..17 {

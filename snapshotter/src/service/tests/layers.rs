@@ -93,7 +93,7 @@ fn a_hostile_image_is_neither_mounted_nor_committed() {
     use std::os::unix::fs::FileExt;
     for profile in [Profile::Plain, Profile::Managed] {
         with_mounts(|site| {
-            let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+            let service = opened(Config { profile, ..site.config() });
             let image = apply(&service.prepare("a", "", &none()).unwrap(), &tree_with(site, "one"));
             let file = File::options().read(true).write(true).open(&image).unwrap();
             let good = fs::read(&image).unwrap();
@@ -167,8 +167,7 @@ fn read_only_caches_are_linked_to_and_damaged_ones_passed_over() {
                 File::options().write(true).open(&image).unwrap().set_len(100).unwrap();
             }
         }
-        let service =
-            Snapshotter::open(Config { caches: caches.to_vec(), ..site.config() }).unwrap();
+        let service = opened(Config { caches: caches.to_vec(), ..site.config() });
         let mounts = service.prepare("k", "", &unpack_labels()).unwrap();
         assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["cached"]);
         let link = fs::read_link(service.dir(1).join(layerdir::IMAGE)).unwrap();
@@ -245,7 +244,7 @@ fn many_at_once_mount_each_layer_once() {
 fn loop_devices_work_as_well_and_vanish() {
     with_mounts(|site| {
         let config = Config { backing: Backing::Loop, ..site.config() };
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         layer(&service, "A", "");
         let mounts = service.view("v", "A", &none()).unwrap();
         let entry = mounted_at(Path::new(&mounts[0].source)).unwrap();
@@ -269,7 +268,7 @@ fn loop_devices_work_as_well_and_vanish() {
 fn the_managed_profile_mounts_nothing_itself() {
     with_mounts(|site| {
         let config = Config { profile: Profile::Managed, ..site.config() };
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         let id = layer(&service, "A", "");
         let image = service.dir(id).join(layerdir::IMAGE);
         let mounts = service.prepare("k", "A", &none()).unwrap();

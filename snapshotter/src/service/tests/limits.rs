@@ -137,7 +137,7 @@ fn a_commit_takes_what_is_in_the_image_and_cleanup_leaves_nothing() {
             drop(service);
             unmount_below(site.state.path());
             loops_vanish(&site.dir.path().join("root"));
-            let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+            let service = opened(Config { profile, ..site.config() });
             service.commit("B", "k", "", &none()).unwrap();
             service.cleanup().unwrap();
             assert_eq!(site.lowers(), Vec::<String>::new());
@@ -175,7 +175,7 @@ fn an_image_that_was_not_unmounted_is_committed_whole() {
         loops_vanish(site.dir.path());
         fs::rename(site.dir.path().join("cut"), &image).unwrap();
         let config = Config { profile: Profile::Managed, ..site.config() };
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         service.commit("B", "k", "", &none()).unwrap();
         service.cleanup().unwrap();
         loops_vanish(site.dir.path());
@@ -195,7 +195,7 @@ fn an_image_in_use_is_not_given_to_the_mount_manager() {
         let tree = Tree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
         drop(service);
         let config = Config { profile: Profile::Managed, ..site.config() };
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         for _ in 0..2 {
             assert_eq!(service.mounts("k").unwrap_err().errno(), Some(Errno::BUSY));
         }
@@ -272,7 +272,7 @@ fn sizes_that_are_none_are_refused_and_leave_nothing() {
 fn the_default_is_for_containers_and_a_label_for_everybody() {
     with_mounts(|site| {
         let config = Config { default_size: 2 * LIMIT, ..site.config() };
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         let unpack = ("containerd.io/snapshot.ref", "chain");
         let size = LIMIT.to_string();
         let table: [(&str, Labels, Option<u64>); 4] = [
@@ -294,7 +294,7 @@ fn the_default_is_for_containers_and_a_label_for_everybody() {
         service.uppers.unmount(1).unwrap();
         drop(service);
         let config = Config { default_size: 2 * LIMIT, ..site.config() };
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         let mounts = service.mounts("container").unwrap();
         assert!(mounts[0].source.ends_with("/w/1/upper"), "{mounts:?}");
     });
@@ -326,7 +326,7 @@ fn owners_of_the_upper_directory_are_those_of_any_other() {
 fn an_applied_layer_needs_no_limit() {
     for profile in [Profile::Plain, Profile::Managed] {
         with_mounts(|site| {
-            let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+            let service = opened(Config { profile, ..site.config() });
             layer(&service, "A", "");
             service.prepare("k", "A", &limited()).unwrap();
             let tree = site.dir.path().join("tree");

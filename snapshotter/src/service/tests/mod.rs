@@ -46,8 +46,7 @@ impl Site {
     }
 
     fn open(&self) -> Snapshotter {
-        let is_passing = |error: &Error| matches!(error, Error::InUse { .. });
-        patiently(is_passing, || Snapshotter::open(self.config())).unwrap()
+        opened(self.config())
     }
 
     /// A directory to mount at.
@@ -98,6 +97,15 @@ fn with_mounts(work: impl FnOnce(&Site) + Send) {
         assert!(std::env::var_os("CI").is_none(), "no mount namespace: {errno}");
         println!("skipped: no mount namespace: {errno}");
     }
+}
+
+/// Opens a service on a root that nobody else has for long.
+fn opened(config: Config) -> Snapshotter {
+    patiently(is_in_use, || Snapshotter::open(config.clone())).unwrap()
+}
+
+fn is_in_use(error: &Error) -> bool {
+    matches!(error, Error::InUse { .. })
 }
 
 /// Calls again what failed for a reason that passes: the tests are threads of one process, and a program that one of them

@@ -210,7 +210,7 @@ fn a_directory_of_somebodys_project_is_left_to_him() {
         fs::create_dir(&root).unwrap();
         let dir = File::open(&root).unwrap();
         project::set(dir.as_fd(), Project { id: 7, inherits: true }).unwrap();
-        let open = |limit_by| Snapshotter::open(Config { limit_by, ..site.config() }).unwrap();
+        let open = |limit_by| opened(Config { limit_by, ..site.config() });
         let service = open(LimitBy::Quota);
         let error = service.prepare("k", "", &limited()).unwrap_err();
         assert_eq!((error.code(), error.status()), ("unlimited", Status::FailedPrecondition));
@@ -229,7 +229,7 @@ fn a_limit_that_is_no_longer_kept_is_an_error() {
     let root = Path::new("/var/tmp/survives");
     let config = |site: &Site| Config { root: root.to_owned(), ..site.config() };
     with_quotas("last", |site| {
-        let service = Snapshotter::open(config(site)).unwrap();
+        let service = opened(config(site));
         layer(&service, "A", "");
         service.prepare("k", "A", &limited()).unwrap();
         service.prepare("free", "A", &none()).unwrap();
@@ -237,7 +237,7 @@ fn a_limit_that_is_no_longer_kept_is_an_error() {
     with_quotas("off", |site| {
         assert!(!KernelCaps::probe(root).unwrap().has(Feature::ProjectQuota));
         for limit_by in [LimitBy::Auto, LimitBy::Image, LimitBy::Quota] {
-            let service = Snapshotter::open(Config { limit_by, ..config(site) }).unwrap();
+            let service = opened(Config { limit_by, ..config(site) });
             let error = service.mounts("k").unwrap_err();
             assert_eq!((error.code(), error.status()), ("unlimited", Status::FailedPrecondition));
             service.mounts("free").unwrap();

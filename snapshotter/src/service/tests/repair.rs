@@ -97,7 +97,7 @@ fn fill(site: &Site, service: &Snapshotter) {
 }
 
 fn repaired(site: &Site, force: bool) -> Done {
-    Repair::open(&root(site), force).unwrap().run().unwrap()
+    patiently(is_in_use, || Repair::open(&root(site), force)).unwrap().run().unwrap()
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn a_damaged_layer_is_put_away_and_whole_again_when_it_is_pulled() {
     for profile in [Profile::Plain, Profile::Managed] {
         for (said, damage) in damages {
             with_mounts(|site| {
-                let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+                let service = opened(Config { profile, ..site.config() });
                 let image = unpacked(site, &service, "A", "");
                 unpacked(site, &service, "B", "A");
                 unpacked(site, &service, "C", "");
@@ -91,7 +91,7 @@ fn a_damaged_layer_is_put_away_and_whole_again_when_it_is_pulled() {
                 assert!(image.with_file_name(DAMAGED).exists());
                 assert_eq!(pulled_again(site, &service, "C"), 0, "another image");
                 drop(service);
-                let service = Snapshotter::open(Config { profile, ..site.config() }).unwrap();
+                let service = opened(Config { profile, ..site.config() });
                 check_damaged(&service, &image, said);
                 assert_eq!(pulled_again(site, &service, "A"), 1);
                 assert!(image.exists() && !image.with_file_name(DAMAGED).exists());
@@ -308,7 +308,7 @@ fn a_bit_that_flips_on_the_disk_is_an_error_and_not_data() {
 fn images_are_immutable_while_they_are_layers() {
     with_mounts(|site| {
         let config = || Config { immutable: true, ..site.config() };
-        let service = Snapshotter::open(config()).unwrap();
+        let service = opened(config());
         let ours = service.dir(layer(&service, "A", "")).join(IMAGE);
         let theirs = unpacked(site, &service, "B", "A");
         if !is_immutable(&ours) {
@@ -332,7 +332,7 @@ fn images_are_immutable_while_they_are_layers() {
         // Killed after the commit, or between the flag and the removal.
         protect::clear_immutable(&ours).unwrap();
         drop(service);
-        let service = Snapshotter::open(config()).unwrap();
+        let service = opened(config());
         assert!(is_immutable(&ours) && !is_immutable(&blob));
         for name in ["v", "B", "N"] {
             service.remove(name).unwrap();
@@ -354,7 +354,7 @@ fn images_are_immutable_while_they_are_layers() {
 fn an_immutable_layer_that_is_damaged_is_put_away() {
     with_mounts(|site| {
         let config = Config { immutable: true, ..site.config() };
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         let image = unpacked(site, &service, "A", "");
         protect::clear_immutable(&image).unwrap();
         replace(&image, |file| file.set_len(0).unwrap());

@@ -11,9 +11,7 @@ use crate::sys::loopdev;
 use crate::verity::tests::device_mapper;
 
 fn open(site: &Site, dm_verity: DmVerity) -> Snapshotter {
-    let config = || Config { dm_verity, ..site.config() };
-    let is_passing = |error: &Error| matches!(error, Error::InUse { .. });
-    patiently(is_passing, || Snapshotter::open(config())).unwrap()
+    opened(Config { dm_verity, ..site.config() })
 }
 
 fn write_sidecar(image: &Path, sidecar: Sidecar) {
@@ -74,7 +72,7 @@ fn a_sidecar_that_is_not_the_one_of_the_commit_is_damage() {
     for (said, change) in changes {
         with_mounts(|site| {
             let config = || Config { profile: Profile::Managed, ..site.config() };
-            let service = Snapshotter::open(config()).unwrap();
+            let service = opened(config());
             let (image, verity) = protected(site, &service);
             let pinned = Sidecar::from(&verity);
             assert_eq!(service.store.tree_of(1).unwrap(), Some(pinned), "{said}");
@@ -84,11 +82,11 @@ fn a_sidecar_that_is_not_the_one_of_the_commit_is_damage() {
             // Who does not look at them does not care.
             drop(service);
             let off = Config { dm_verity: DmVerity::Off, ..config() };
-            let service = Snapshotter::open(off).unwrap();
+            let service = opened(off);
             service.view("v", "A", &none()).unwrap();
             service.remove("v").unwrap();
             drop(service);
-            let service = Snapshotter::open(config()).unwrap();
+            let service = opened(config());
             for key in ["v", "w"] {
                 let error = service.view(key, "A", &none()).unwrap_err();
                 assert_eq!(error.code(), "layer-damaged", "{said}: {error}");
@@ -106,7 +104,7 @@ fn a_layer_that_the_commit_makes_has_a_tree_where_all_shall_have_one() {
     with_mounts(|site| {
         let profile = Profile::Managed;
         let config = Config { profile, dm_verity: DmVerity::On, ..site.config() };
-        let service = Snapshotter::open(config).unwrap();
+        let service = opened(config);
         let id = layer(&service, "A", "");
         let image = service.dir(id).join(layerdir::IMAGE);
         let found = layerdir::read_sidecar(&image).unwrap().unwrap();
@@ -244,11 +242,8 @@ fn layers_without_a_tree_are_refused_where_one_is_required() {
 #[test]
 fn the_mount_manager_is_told_where_the_sidecar_is() {
     with_mounts(|site| {
-        let managed = |dm_verity| {
-            let config = Config { profile: Profile::Managed, dm_verity, ..site.config() };
-            let is_passing = |error: &Error| matches!(error, Error::InUse { .. });
-            patiently(is_passing, || Snapshotter::open(config.clone())).unwrap()
-        };
+        let managed =
+            |dm_verity| opened(Config { profile: Profile::Managed, dm_verity, ..site.config() });
         let service = managed(DmVerity::Auto);
         let (image, _) = protected(site, &service);
         let mounts = service.view("v", "A", &none()).unwrap();
