@@ -14,6 +14,7 @@ mod man;
 mod mkfs;
 mod mount;
 mod repair;
+mod root;
 mod scrub;
 mod serve;
 mod snapshots;

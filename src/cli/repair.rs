@@ -1,15 +1,14 @@
 //! `erolith repair`: the database of a daemon, made again of what is in the directories of its snapshots.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use erolith_snapshotter::repair::{Done, Plan, Problem, Repair};
 use erolith_snapshotter::store::{Entry, Health};
 use serde_json::{Value, json};
 
+use super::root::RootArgs;
 use crate::json;
-use crate::serve::config::Config;
 use crate::text::{Align, Quoted, Table};
 
 /// Make the database of the snapshots again, when it is lost or damaged.
@@ -20,12 +19,8 @@ use crate::text::{Align, Quoted, Table};
 /// know.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory of the snapshots and their database [default: that of the configuration].
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// The daemon's configuration; /etc/erolith/config.toml if that is there.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    root: RootArgs,
     /// Only show what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -39,10 +34,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let root = match &args.root {
-        Some(root) => root.clone(),
-        None => Config::read(args.config.as_deref())?.root,
-    };
+    let root = args.root.root()?;
     let repair = Repair::open(&root, args.force)?;
     // What is to be done stands there before it is done.
     let mut shown = Vec::new();

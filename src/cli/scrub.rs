@@ -1,17 +1,16 @@
 //! `erolith scrub`: whether the layers of a daemon are what they were when they came in.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use erolith_snapshotter::scrub::{Proof, Scrub, Scrubbed, Verdict};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
+use super::root::RootArgs;
 use crate::exit;
 use crate::json;
 use crate::progress;
-use crate::serve::config::Config;
 use crate::text::{self, Align, Quoted, Table};
 
 /// Read every layer that the daemon has, and compare it with what it was.
@@ -20,12 +19,8 @@ use crate::text::{self, Align, Quoted, Table};
 /// of those without one only the structure is checked. The exit code is 0 when all layers are sound, and 1 otherwise.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory of the snapshots and their database [default: that of the configuration].
-    #[arg(long, value_name = "DIR")]
-    root: Option<PathBuf>,
-    /// The daemon's configuration; /etc/erolith/config.toml if that is there.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    root: RootArgs,
     /// Put damaged images away: what stands on them is refused then, and pulling the image again makes them whole.
     #[arg(long)]
     quarantine: bool,
@@ -39,10 +34,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let root = match &args.root {
-        Some(root) => root.clone(),
-        None => Config::read(args.config.as_deref())?.root,
-    };
+    let root = args.root.root()?;
     let scrub = Scrub::open(&root)?;
     let bar = progress::bytes(args.quiet || args.json, scrub.bytes());
     let layers = look(&scrub, &bar, args.quarantine);
