@@ -4,35 +4,19 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use erolith_tests::layout::Layout;
 use erolith_tests::mount;
 use erolith_tests::need;
+use erolith_tests::program::{Program, text};
 use erolith_tests::tarball::Tarball;
 
-fn erolith() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_erolith"))
-}
-
-fn run(args: &[&str]) -> Output {
-    erolith().args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// What the command prints; it must succeed.
-fn printed(args: &[&str]) -> String {
-    let out = run(args);
-    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
-    text(&out.stdout)
-}
+const EROLITH: Program = Program(env!("CARGO_BIN_EXE_erolith"));
 
 /// The exit code and the message of a command that fails. The message is one line, perhaps with a hint.
 fn refused(args: &[&str]) -> (i32, String) {
-    let out = run(args);
+    let out = EROLITH.run(args);
     let message = text(&out.stderr);
     assert!(!out.status.success(), "{args:?} succeeds");
     assert!(out.stdout.is_empty(), "{args:?} prints {}", text(&out.stdout));
@@ -57,7 +41,7 @@ impl Bench {
             .file("big", vec![7; 300_000])
             .end();
         fs::write(bench.path("layer.tar"), tar).unwrap();
-        printed(&["mkfs", "--quiet", "--tar", &bench.at("image"), &bench.at("layer.tar")]);
+        EROLITH.printed(&["mkfs", "--quiet", "--tar", &bench.at("image"), &bench.at("layer.tar")]);
         bench
     }
 
@@ -103,8 +87,8 @@ fn exit_codes_are_what_the_manual_says() {
         assert_eq!(found, code, "{args:?}: {message}");
         assert!(!bench.path("out").exists(), "{args:?} leaves its output");
     }
-    assert_eq!(run(&["fsck", &image]).status.code(), Some(0));
-    let broken = run(&["fsck", &at("damaged")]);
+    assert_eq!(EROLITH.run(&["fsck", &image]).status.code(), Some(0));
+    let broken = EROLITH.run(&["fsck", &at("damaged")]);
     assert_eq!(broken.status.code(), Some(1), "{}", text(&broken.stdout));
 }
 
@@ -112,21 +96,22 @@ fn exit_codes_are_what_the_manual_says() {
 fn an_image_is_shown_and_taken_apart() {
     let bench = Bench::new();
     let image = bench.at("image");
-    assert_eq!(printed(&["cat", &image, "/etc/hosts"]), "127.0.0.1 localhost\n");
-    assert_eq!(printed(&["cat", "-L", &image, "/etc/link"]), "127.0.0.1 localhost\n");
-    let list = printed(&["ls", "-lR", &image]);
+    assert_eq!(EROLITH.printed(&["cat", &image, "/etc/hosts"]), "127.0.0.1 localhost\n");
+    assert_eq!(EROLITH.printed(&["cat", "-L", &image, "/etc/link"]), "127.0.0.1 localhost\n");
+    let list = EROLITH.printed(&["ls", "-lR", &image]);
     for word in ["-> hosts", "300000", "evil\\033[31m\\n"] {
         assert!(list.contains(word), "no {word:?} in\n{list}");
     }
     assert!(!list.contains('\x1b'), "a name reaches the terminal as it is");
-    printed(&["extract", "--no-owner", &image, &bench.at("tree")]);
+    EROLITH.printed(&["extract", "--no-owner", &image, &bench.at("tree")]);
     assert_eq!(fs::read(bench.path("tree/big")).unwrap(), vec![7; 300_000]);
     // The archive of the tree makes the same image.
-    printed(&["export", "-o", &bench.at("again.tar"), &image]);
-    let mkfs = |to: &str, from: &str| printed(&["mkfs", "--quiet", "--tar", "-Uclear", to, from]);
+    EROLITH.printed(&["export", "-o", &bench.at("again.tar"), &image]);
+    let mkfs =
+        |to: &str, from: &str| EROLITH.printed(&["mkfs", "--quiet", "--tar", "-Uclear", to, from]);
     mkfs(&bench.at("first"), &bench.at("layer.tar"));
     mkfs(&bench.at("second"), &bench.at("again.tar"));
-    let list = |name: &str| printed(&["ls", "-lR", &bench.at(name)]);
+    let list = |name: &str| EROLITH.printed(&["ls", "-lR", &bench.at(name)]);
     assert_eq!(list("first"), list("second"));
 }
 
@@ -144,7 +129,7 @@ fn what_machines_read_is_json() {
         &["doctor", "--json"],
     ];
     for args in commands {
-        let out = run(args);
+        let out = EROLITH.run(args);
         let text = text(&out.stdout);
         let values = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
         let values: Vec<_> =
@@ -161,8 +146,9 @@ fn a_reader_that_goes_away_is_no_error() {
     let bench = Bench::new();
     let names = (0..50_000).fold(Tarball::new(), |tar, i| tar.file(format!("file-{i}"), b""));
     fs::write(bench.path("many.tar"), names.end()).unwrap();
-    printed(&["mkfs", "--quiet", "--tar", &bench.at("many"), &bench.at("many.tar")]);
-    let mut child = erolith()
+    EROLITH.printed(&["mkfs", "--quiet", "--tar", &bench.at("many"), &bench.at("many.tar")]);
+    let mut child = EROLITH
+        .command()
         .args(["ls", "-l", &bench.at("many")])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -183,12 +169,12 @@ fn a_reader_that_goes_away_is_no_error() {
 fn completions_and_manuals_know_every_command() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().display().to_string();
-    printed(&["man", &at]);
+    EROLITH.printed(&["man", &at]);
     let commands = [
         "mkfs", "convert", "ls", "cat", "stat", "inspect", "fsck", "extract", "export", "mount",
         "umount", "doctor",
     ];
-    let bash = printed(&["completions", "bash"]);
+    let bash = EROLITH.printed(&["completions", "bash"]);
     for command in commands {
         assert!(bash.contains(command), "{command} is not completed");
         let page = fs::read_to_string(dir.path().join(format!("erolith-{command}.1")));
@@ -216,12 +202,12 @@ fn an_image_is_converted_mounted_and_unmounted() {
     fs::create_dir(&place).unwrap();
     let place = place.display().to_string();
     let before = mounted(scratch.path());
-    printed(&["convert", &at("docker"), &at("native")]);
-    printed(&["mount", &at("native"), &place]);
+    EROLITH.printed(&["convert", &at("docker"), &at("native")]);
+    EROLITH.printed(&["mount", &at("native"), &place]);
     assert_eq!(fs::read(Path::new(&place).join("etc/hosts")).unwrap(), b"upper");
     assert!(!Path::new(&place).join("etc/gone").exists());
     assert!(fs::write(Path::new(&place).join("new"), b"").is_err(), "it can be written");
-    printed(&["umount", &place]);
+    EROLITH.printed(&["umount", &place]);
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
     assert_eq!(mounted(scratch.path()), before, "something is left mounted");
 }

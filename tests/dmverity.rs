@@ -5,26 +5,14 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use erolith_tests::need;
+use erolith_tests::program::{Program, text};
 use erolith_tests::tarball::Tarball;
 use serde_json::Value;
 
-fn run(args: &[&str]) -> Output {
-    let program = env!("CARGO_BIN_EXE_erolith");
-    Command::new(program).args(args).stdin(Stdio::null()).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn printed(args: &[&str]) -> String {
-    let out = run(args);
-    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
-    text(&out.stdout)
-}
+const EROLITH: Program = Program(env!("CARGO_BIN_EXE_erolith"));
 
 /// A program of the package cryptsetup-bin.
 fn veritysetup() -> Result<PathBuf, String> {
@@ -70,7 +58,7 @@ impl Bench {
         let mut args = vec!["mkfs", "--json", "--dm-verity", tar_option];
         args.extend(options);
         args.extend([image.as_str(), tar.as_str()]);
-        let made: Value = serde_json::from_str(&printed(&args)).unwrap();
+        let made: Value = serde_json::from_str(&EROLITH.printed(&args)).unwrap();
         assert_eq!(made["bytes"], fs::metadata(&image).unwrap().len());
         made["dmVerity"].clone()
     }
@@ -133,19 +121,19 @@ fn a_changed_bit_is_found_and_named() {
         let mut args = vec!["fsck", "--json", "--dm-verity-root", root];
         args.extend(more);
         args.push(&image);
-        let out = run(&args);
+        let out = EROLITH.run(&args);
         let object: Value = serde_json::from_slice(&out.stdout).unwrap();
         (out.status.code().unwrap(), object["dm_verity"].clone())
     };
     assert_eq!(fsck(&[]).0, 0);
     assert_eq!(fsck(&["--dm-verity-offset", &hash_offset.to_string()]).0, 0);
-    let said = printed(&["fsck", "--dm-verity-root", root, &image]);
+    let said = EROLITH.printed(&["fsck", "--dm-verity-root", root, &image]);
     assert!(said.ends_with("as its dm-verity tree says\n"), "{said}");
     let (code, found) = fsck(&["--dm-verity-offset", "4096"]);
     assert_eq!((code, &found["code"]), (1, &"dmverity-no-tree".into()));
     // In the middle of a file: nothing else would notice.
     bench.flip("image", 100_000);
-    assert_eq!(printed(&["fsck", "--data", &image]).lines().count(), 1);
+    assert_eq!(EROLITH.printed(&["fsck", "--data", &image]).lines().count(), 1);
     let (code, found) = fsck(&[]);
     assert_eq!((code, &found["code"]), (1, &"dmverity-block".into()));
     let why = found["error"].as_str().unwrap();
@@ -154,10 +142,10 @@ fn a_changed_bit_is_found_and_named() {
         let at = format!("--hash-offset={hash_offset}");
         judge(&program, &["verify", &at, &image, &image, root]).unwrap_err();
     }
-    let out = run(&["fsck", "--dm-verity-root", root, &image]);
+    let out = EROLITH.run(&["fsck", "--dm-verity-root", root, &image]);
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stdout).starts_with("error[dmverity-block]: block 24"));
-    let out = run(&["fsck", "--dm-verity-root", "abc", &image]);
+    let out = EROLITH.run(&["fsck", "--dm-verity-root", "abc", &image]);
     assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
 }
 
@@ -166,22 +154,26 @@ fn images_with_trees_are_read_as_others_and_inspected() {
     let bench = Bench::new();
     let tree = bench.image("image", &[]);
     let image = bench.at("image");
-    printed(&["mkfs", "--quiet", "--tar=f", &bench.at("plain"), &bench.at("layer.tar")]);
-    assert_eq!(printed(&["ls", "-l", &image]), printed(&["ls", "-l", &bench.at("plain")]));
-    assert_eq!(printed(&["cat", &image, "/etc/hosts"]), "127.0.0.1 localhost\n");
-    let seen: Value = serde_json::from_str(&printed(&["inspect", "--json", &image])).unwrap();
+    EROLITH.printed(&["mkfs", "--quiet", "--tar=f", &bench.at("plain"), &bench.at("layer.tar")]);
+    assert_eq!(
+        EROLITH.printed(&["ls", "-l", &image]),
+        EROLITH.printed(&["ls", "-l", &bench.at("plain")])
+    );
+    assert_eq!(EROLITH.printed(&["cat", &image, "/etc/hosts"]), "127.0.0.1 localhost\n");
+    let seen: Value =
+        serde_json::from_str(&EROLITH.printed(&["inspect", "--json", &image])).unwrap();
     let (found, root) = (&seen["dm_verity"], tree["rootHash"].as_str().unwrap());
     assert_eq!(found["root"], root);
     assert_eq!(found["hash_offset"], tree["hashOffset"]);
     let bytes = found["end"].as_u64().unwrap() - found["hash_offset"].as_u64().unwrap();
     assert_eq!(seen["space"]["verity"], bytes);
-    assert!(printed(&["inspect", &image]).contains(&format!("root hash {root}")));
+    assert!(EROLITH.printed(&["inspect", &image]).contains(&format!("root hash {root}")));
     let plain: Value =
-        serde_json::from_str(&printed(&["inspect", "--json", &bench.at("plain")])).unwrap();
+        serde_json::from_str(&EROLITH.printed(&["inspect", "--json", &bench.at("plain")])).unwrap();
     assert_eq!((&plain["dm_verity"], &plain["space"]["verity"]), (&Value::Null, &0.into()));
     // The archive would be covered by nothing.
     let (image, tar) = (bench.at("index"), bench.at("layer.tar"));
-    let out = run(&["mkfs", "--tar=i", "--dm-verity", &image, &tar]);
+    let out = EROLITH.run(&["mkfs", "--tar=i", "--dm-verity", &image, &tar]);
     assert_eq!(out.status.code(), Some(2));
     assert!(text(&out.stderr).contains("--join") && !Path::new(&image).exists());
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use erolith_tests::need;
+use erolith_tests::program::Program;
 use erolith_tests::tarball::Tarball;
 
 /// Names and an attribute that would run or load something if they were markup.
@@ -57,13 +58,10 @@ fn the_page_works_and_names_of_the_image_stay_text() {
         tar = tar.pax(&pax).file("x", vec![2; 100_000]);
     }
     fs::write(path("tar"), tar.end()).unwrap();
-    let erolith = |args: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_erolith")).args(args).output().unwrap();
-        assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    };
+    let erolith = Program(env!("CARGO_BIN_EXE_erolith"));
     let at = |name: &str| path(name).display().to_string();
-    erolith(&["mkfs", "--quiet", "--tar", &at("image"), &at("tar")]);
-    erolith(&["inspect", "--duplicates", "--html", &at("page.html"), &at("image")]);
+    erolith.printed(&["mkfs", "--quiet", "--tar", &at("image"), &at("tar")]);
+    erolith.printed(&["inspect", "--duplicates", "--html", &at("page.html"), &at("image")]);
 
     let source = fs::read_to_string(path("page.html")).unwrap();
     for outside in ["http://", "https://", "src=\"", "@import", "url("] {

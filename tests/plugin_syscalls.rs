@@ -67,6 +67,7 @@ fn live(dir: &Path, fault: Option<Fault>) -> Outcome {
     let daemon = Daemon::start(setup.clone()).unwrap_or_else(|e| panic!("{context}: {e}"));
     life.check(&Client::connect(&setup.socket()), &setup, &context);
     daemon.stop().unwrap_or_else(|e| panic!("{context}: stop: {e}"));
+    assert_eq!(setup.database_verdict(), "ok", "{context}");
     Outcome { seen, complaints }
 }
 

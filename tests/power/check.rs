@@ -22,7 +22,7 @@ const KEPT: usize = 8;
 pub(crate) fn check(world: &World, model: &mut Model, random: &mut Random, all: bool) {
     forget_looks(world);
     settle(world, model);
-    database_is_sound(world);
+    assert_eq!(world.setup.database_verdict(), "ok");
     finish(world, model);
     cleanup(world);
     nothing_leaks(world, model);
@@ -85,12 +85,6 @@ fn settle(world: &World, model: &mut Model) {
     }
     let differences = model.differences(&rows);
     assert!(differences.is_empty(), "{differences:#?}");
-}
-
-fn database_is_sound(world: &World) {
-    let database = rusqlite::Connection::open(world.setup.root.join("metadata.db")).unwrap();
-    let answer = database.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
-    assert_eq!(answer.as_deref(), Ok("ok"), "integrity of the database");
 }
 
 /// Everything that is active is finished or removed.

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod listing;
 pub mod mount;
 pub mod node;
+pub mod program;
 pub mod scratch;
 pub mod spec;
 mod sys;

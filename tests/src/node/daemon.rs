@@ -61,6 +61,13 @@ impl Setup {
         fs::read_to_string(self.dir.join("erolith.log")).unwrap_or_default()
     }
 
+    /// What SQLite says of its database, which is `ok` when nothing is wrong.
+    pub fn database_verdict(&self) -> String {
+        let verdict = rusqlite::Connection::open(self.root.join("metadata.db"))
+            .and_then(|db| db.query_row("PRAGMA integrity_check", [], |row| row.get(0)));
+        verdict.unwrap_or_else(|error| format!("cannot be read: {error}"))
+    }
+
     fn write_config(&self) -> Result<PathBuf, String> {
         let path = self.dir.join("erolith.toml");
         let (address, root) = &self.containerd;
