@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -14,6 +14,13 @@ use crate::{Error, Result};
 pub(crate) fn failed<E: Into<io::Error>>(action: &str, path: &Path) -> impl FnOnce(E) -> Error {
     let action = format!("{action} {}", path.display());
     move |source| Error::Storage { action, source: source.into() }
+}
+
+/// The path that is `path` with this after its last name.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Makes a directory with exactly this mode, whatever the umask of the process.
@@ -40,6 +47,13 @@ pub(crate) fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
 pub(crate) fn unnamed(dir: BorrowedFd<'_>) -> std::result::Result<File, Errno> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     rustix::fs::openat(dir, c".", flags, Mode::RUSR | Mode::WUSR).map(File::from)
+}
+
+/// Gives a file without a name this one, which nothing may have yet.
+pub(crate) fn name(file: &File, path: &Path) -> Result<()> {
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, unnamed.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)
+        .map_err(failed("naming", path))
 }
 
 /// Makes an empty file with exactly this mode.

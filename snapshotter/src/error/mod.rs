@@ -2,7 +2,7 @@
 
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use erolith_mkfs::dmverity::sidecar::Sidecar;
 use rustix::io::Errno;
@@ -441,6 +441,17 @@ impl Error {
             | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
         }
+    }
+
+    /// A system call failed: what was tried, on what, and what the kernel answered.
+    pub(crate) fn kernel(action: impl Into<String>, errno: Errno) -> Self {
+        Self::Kernel { action: action.into(), errno, log: Vec::new() }
+    }
+
+    /// As [`Error::kernel`] for what was tried on `path`.
+    pub(crate) fn kernel_on(action: &str, path: &Path) -> impl Fn(Errno) -> Self {
+        let action = format!("{action} {}", path.display());
+        move |errno| Self::kernel(action.as_str(), errno)
     }
 
     /// Whether it tells that the image of a layer is not what it was: gone, cut off, written over or replaced. Then only

@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn what_is_used_up_is_told_from_what_is_broken() {
-        let kernel = |errno| Error::Kernel { action: "mount".to_owned(), errno, log: Vec::new() };
+        let kernel = |errno| Error::kernel("mount", errno);
         let table = [
             (storage(Errno::NOSPC), Status::ResourceExhausted),
             (storage(Errno::DQUOT), Status::ResourceExhausted),

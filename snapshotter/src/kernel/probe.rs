@@ -72,11 +72,7 @@ struct Prober {
 /// Tries every feature in the order of [`super::ALL`], which puts foundations first.
 pub(super) fn probe(dir: &Path) -> Result<KernelCaps> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|errno| Error::Kernel {
-        action: format!("open {}", dir.display()),
-        errno,
-        log: Vec::new(),
-    })?;
+    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(Error::kernel_on("open", dir))?;
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let place = Place { release, dir: dir.to_owned(), fs_type: fs_type(&fd) };
     let mut prober = Prober { dir: fd, caps: KernelCaps::from_parts(place, []) };

@@ -21,6 +21,8 @@ pub mod record;
 mod remove;
 mod sidecar;
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD};
@@ -41,7 +43,7 @@ pub(crate) use images::layer_path;
 pub(crate) use remove::remove_tree;
 pub use sidecar::sidecar_of;
 pub(crate) use sidecar::{
-    read_sidecar, remove_sidecar, sidecar_path, sync_sidecar, tree_of, write_sidecar,
+    link_sidecar, read_sidecar, remove_sidecar, sidecar_path, sync_sidecar, tree_of, write_sidecar,
 };
 
 /// The empty file by which a differ knows a directory that wants a layer.
@@ -119,12 +121,7 @@ pub(crate) fn put_away(dir: &Path) -> Result<bool> {
 
 /// Gives the directory of a damaged layer `image` for its own, with its sidecar, durably; what was put away goes.
 pub(crate) fn replace_image(dir: &Path, image: &Path) -> Result<()> {
-    let [from, to] = [image, &dir.join(IMAGE)].map(sidecar_path);
-    unlink(&to)?;
-    match rustix::fs::linkat(CWD, &from, CWD, &to, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(failed("linking", &to)(errno)),
-    }
+    link_sidecar(image, &dir.join(IMAGE))?;
     let second = dir.join(REPLACING);
     unlink(&second)?;
     rustix::fs::linkat(CWD, image, CWD, &second, AtFlags::empty())
@@ -162,11 +159,22 @@ pub(crate) fn undo_converted(dir: &Path) -> Result<bool> {
     unlink(&converted)
 }
 
+/// Opens the image of the layer `id`.
+///
+/// # Errors
+/// [`Error::Gone`] when it is not there, [`Error::Storage`].
+pub(crate) fn open_image(id: u64, path: &Path) -> Result<File> {
+    File::open(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => Error::Gone { id, path: path.to_owned() },
+        _ => failed("opening", path)(source),
+    })
+}
+
 /// The owner of the upper directory of a snapshot, which its children take over.
 pub(crate) fn owner(dir: &Path) -> Result<(u32, u32)> {
     let upper = dir.join(UPPER);
     let stat = stat(&upper)?.ok_or_else(|| {
-        let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let gone = std::io::Error::from(ErrorKind::NotFound);
         let error: Error = failed("examining", &upper)(gone);
         error
     })?;

@@ -9,17 +9,17 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use erolith_mkfs::dmverity::sidecar::Sidecar;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::files::{failed, open_dir, unlink, unnamed};
+use crate::files::{self, failed, open_dir, unlink, unnamed};
 use crate::protect::{Digest, Pin};
 use crate::store::{Entry, Kind, Labels, Store, Usage};
 
@@ -236,8 +236,6 @@ pub(crate) fn begin(dir: &Path, entry: &Entry) -> Result<()> {
 /// Writes what the record of a snapshot will be once it is committed, and syncs its bytes when that is wanted; the name
 /// is for the caller to sync.
 pub(crate) fn announce(dir: &Path, entry: &Entry, is_durable: bool) -> Result<()> {
-    let path = dir.join(COMMITTING);
-    unlink(&path)?;
     write_as(dir, COMMITTING, entry, is_durable)
 }
 
@@ -262,7 +260,6 @@ pub(crate) fn refresh(store: &Store, dir: &Path, id: u64) -> Result<()> {
     let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(entry) = store.entry(id)? else { return Ok(()) };
     let (path, second) = (dir.join(RECORD), dir.join(REPLACING));
-    unlink(&second)?;
     write_as(dir, REPLACING, &entry, false)?;
     rustix::fs::rename(&second, &path).map_err(failed("naming", &path))?;
     if entry.kind == Kind::Committed {
@@ -287,19 +284,18 @@ pub(crate) fn forget(dir: &Path) {
     }
 }
 
-/// Writes a record to a file without a name, which gets this one.
+/// Writes a record to a file without a name, which gets this one; what had it before goes.
 fn write_as(dir: &Path, name: &str, entry: &Entry, is_durable: bool) -> Result<()> {
     let path = dir.join(name);
     let bytes = encode(entry).map_err(failed("writing", &path))?;
     let fd = open_dir(dir)?;
-    let mut file = unnamed(std::os::fd::AsFd::as_fd(&fd)).map_err(failed("making", &path))?;
+    let mut file = unnamed(fd.as_fd()).map_err(failed("making", &path))?;
     file.write_all(&bytes).map_err(failed("writing", &path))?;
     if is_durable {
         file.sync_data().map_err(failed("syncing", &path))?;
     }
-    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(CWD, unnamed.as_str(), CWD, &path, AtFlags::SYMLINK_FOLLOW)
-        .map_err(failed("naming", &path))
+    unlink(&path)?;
+    files::name(&file, &path)
 }
 
 #[cfg(test)]

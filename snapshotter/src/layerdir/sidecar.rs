@@ -1,6 +1,5 @@
 //! The file beside an image that says how to open its dm-verity device: `layer.erofs.dmverity`, as containerd has it.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,14 +7,15 @@ use std::path::{Path, PathBuf};
 use erolith_mkfs::dmverity::sidecar::{LIMIT, SUFFIX, Sidecar};
 use erolith_mkfs::dmverity::{self, Header, Verity};
 
-use crate::files::{failed, make_file, sync_dir, unlink};
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
+
+use crate::files::{failed, make_file, sync_dir, unlink, with_suffix};
 use crate::{Error, Result};
 
 /// The sidecar of the image called `image`.
 pub(crate) fn sidecar_path(image: &Path) -> PathBuf {
-    let mut name = OsString::from(image);
-    name.push(SUFFIX);
-    name.into()
+    with_suffix(image, SUFFIX)
 }
 
 /// The hash tree that the sidecar of an image tells of, when there is one. The image must have that tree: the superblock
@@ -32,6 +32,16 @@ pub fn sidecar_of(image: &Path) -> Result<Option<Verity>> {
 /// Takes away the sidecar of an image that is to be replaced by one without a tree.
 pub(crate) fn remove_sidecar(image: &Path) -> Result<bool> {
     unlink(&sidecar_path(image))
+}
+
+/// Gives the image that will be called `to` the sidecar of the image `from`, if that has one.
+pub(crate) fn link_sidecar(from: &Path, to: &Path) -> Result<()> {
+    let [from, to] = [from, to].map(sidecar_path);
+    unlink(&to)?;
+    match rustix::fs::linkat(CWD, &from, CWD, &to, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(failed("linking", &to)(errno)),
+    }
 }
 
 /// Writes the sidecar of an image that has this tree and is yet to get its name, durably where that is wanted.

@@ -30,6 +30,7 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags};
 
 use crate::fault::point;
 use crate::files::{ensure_dir, failed, names};
+use crate::layerdir::open_image;
 use crate::mounts::plan::lower_attributes;
 use crate::mounts::{self, Backing, Layer, MountOptions, Request};
 use crate::sys::idmap;
@@ -203,26 +204,23 @@ impl Lowers {
         }
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let clone = rustix::mount::open_tree(CWD, &base, flags)
-            .map_err(|errno| kernel("clone the mount", &base, errno))?;
+            .map_err(Error::kernel_on("clone the mount", &base))?;
         if let Some(maps) = space.maps() {
             let userns = match namespace {
                 Some(userns) => userns,
                 None => namespace.insert(make_namespace(maps)?),
             };
             idmap::map_ids(clone.as_fd(), userns.as_fd())
-                .map_err(|errno| kernel("map the owners of", &base, errno))?;
+                .map_err(Error::kernel_on("map the owners of", &base))?;
         }
         idmap::clear(clone.as_fd(), lower.lifted())
-            .map_err(|errno| kernel("change the attributes of", &base, errno))?;
+            .map_err(Error::kernel_on("change the attributes of", &base))?;
         attach_at(clone.as_fd(), place)
     }
 
     fn mount_image(&self, id: u64, layers: &dyn Layers, place: &Path) -> Result<()> {
         let image = &layers.image(id);
-        let file = File::open(image).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::Gone { id, path: image.to_owned() },
-            _ => failed("opening", image)(source),
-        })?;
+        let file = open_image(id, image)?;
         make_place(place)?;
         let device = self.devices.open(id, image, &file)?;
         let (mounted, backing) = match &device {
@@ -330,7 +328,7 @@ fn own(error: Error) -> Error {
 pub(crate) fn attach_at(mount: std::os::fd::BorrowedFd<'_>, place: &Path) -> Result<()> {
     make_place(place)?;
     let target: OwnedFd = crate::files::open_dir(place)?;
-    mounts::attach(mount, target.as_fd()).map_err(|errno| kernel("attach at", place, errno))?;
+    mounts::attach(mount, target.as_fd()).map_err(Error::kernel_on("attach at", place))?;
     point("lower.after_mount")
 }
 
@@ -342,7 +340,7 @@ fn make_place(place: &Path) -> Result<()> {
 /// Undoes what is mounted at `place`, if anything is, and removes the directory.
 pub(crate) fn unmount(place: &Path, flags: UnmountFlags) -> Result<()> {
     while is_mounted(place)? {
-        rustix::mount::unmount(place, flags).map_err(|errno| kernel("unmount", place, errno))?;
+        rustix::mount::unmount(place, flags).map_err(Error::kernel_on("unmount", place))?;
     }
     match rustix::fs::unlinkat(CWD, place, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -352,15 +350,12 @@ pub(crate) fn unmount(place: &Path, flags: UnmountFlags) -> Result<()> {
 
 fn make_namespace(maps: &IdMaps) -> Result<UserNamespace> {
     let [uid, gid] = maps.kernel_text();
-    UserNamespace::with_maps([uid.as_str(), gid.as_str()]).map_err(|errno| Error::Kernel {
-        action: format!("make a user namespace with {}", maps.text().trim_end().replace('\n', " ")),
-        errno,
-        log: Vec::new(),
+    UserNamespace::with_maps([uid.as_str(), gid.as_str()]).map_err(|errno| {
+        Error::kernel(
+            format!("make a user namespace with {}", maps.text().trim_end().replace('\n', " ")),
+            errno,
+        )
     })
-}
-
-fn kernel(action: &str, path: &Path, errno: Errno) -> Error {
-    Error::Kernel { action: format!("{action} {}", path.display()), errno, log: Vec::new() }
 }
 
 #[cfg(test)]

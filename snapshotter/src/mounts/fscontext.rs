@@ -26,9 +26,8 @@ pub(crate) struct FsContext {
 impl FsContext {
     /// fsopen(2).
     pub(crate) fn open(fs: &'static str) -> Result<Self> {
-        let fd = rustix::mount::fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| {
-            Error::Kernel { action: format!("fsopen {fs}"), errno, log: Vec::new() }
-        })?;
+        let fd = rustix::mount::fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC)
+            .map_err(|errno| Error::kernel(format!("fsopen {fs}"), errno))?;
         Ok(Self { fd, fs })
     }
 

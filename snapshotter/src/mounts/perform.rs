@@ -98,7 +98,7 @@ pub fn mount(request: Request, check: Check<'_>) -> Result<Mounted> {
     })?;
     let (tree, mounted) = assemble(&plan, layers)?;
     fscontext::attach(tree.as_fd(), target_fd.as_fd())
-        .map_err(|errno| kernel(format!("attach at {}", target.display()), errno))?;
+        .map_err(Error::kernel_on("attach at", &target))?;
     Ok(mounted)
 }
 
@@ -110,8 +110,7 @@ fn examine(layer: &Layer, check: Check<'_>) -> Result<ImageFacts> {
 
 fn open_target(target: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(target, flags, Mode::empty())
-        .map_err(|errno| kernel(format!("open {}", target.display()), errno))
+    rustix::fs::open(target, flags, Mode::empty()).map_err(Error::kernel_on("open", target))
 }
 
 /// The finished tree as one detached mount.
@@ -190,9 +189,9 @@ pub(crate) fn mount_overlay(step: &OverlayStep, layers: &[OwnedFd]) -> Result<Ow
         None => overlay_of_detached(step.attributes, layers),
         Some(options) => {
             let options = CString::new(options.clone().into_vec())
-                .map_err(|_| kernel("overlay: option string".to_owned(), Errno::INVAL))?;
+                .map_err(|_| Error::kernel("overlay: option string", Errno::INVAL))?;
             namespace::in_private_mount_namespace(|| overlay_in_scratch(step, &options, layers))
-                .map_err(|errno| kernel("make a private mount namespace".to_owned(), errno))?
+                .map_err(|errno| Error::kernel("make a private mount namespace", errno))?
         }
     }
 }
@@ -218,7 +217,8 @@ fn overlay_in_scratch(
     layers: &[OwnedFd],
 ) -> Result<OwnedFd> {
     const TREE: &str = "tree";
-    let failed = |what: &str, errno| kernel(format!("scratch mount namespace: {what}"), errno);
+    let failed =
+        |what: &str, errno| Error::kernel(format!("scratch mount namespace: {what}"), errno);
     let scratch = FsContext::open("tmpfs")?.mount(MountAttrFlags::MOUNT_ATTR_NODEV)?;
     let root = open_target(Path::new("/"))?;
     fscontext::attach(scratch.as_fd(), root.as_fd()).map_err(|e| failed("tmpfs", e))?;
@@ -264,8 +264,4 @@ fn about(name: &str, error: Error) -> Error {
         }
         other => other,
     }
-}
-
-fn kernel(action: String, errno: Errno) -> Error {
-    Error::Kernel { action, errno, log: Vec::new() }
 }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
-use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::plan::OVERLAY_SOURCE;
@@ -34,10 +33,8 @@ pub fn umount(dir: &Path, options: UmountOptions) -> Result<MountEntry> {
     }
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, options.lazy);
-    rustix::mount::unmount(&entry.mount_point, flags).map_err(|errno| {
-        let action = format!("unmount {}", entry.mount_point.display());
-        Error::Kernel { action, errno, log: Vec::new() }
-    })?;
+    rustix::mount::unmount(&entry.mount_point, flags)
+        .map_err(Error::kernel_on("unmount", &entry.mount_point))?;
     Ok(entry)
 }
 
@@ -46,15 +43,11 @@ pub fn umount(dir: &Path, options: UmountOptions) -> Result<MountEntry> {
 /// # Errors
 /// [`Error::NotMounted`], and [`Error::Kernel`] when `dir` cannot be opened.
 pub fn mounted_at(dir: &Path) -> Result<MountEntry> {
-    let failed = |errno: Errno| Error::Kernel {
-        action: format!("open {}", dir.display()),
-        errno,
-        log: Vec::new(),
-    };
+    let failed = Error::kernel_on("open", dir);
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(failed)?;
+    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(&failed)?;
     let id = rustix::fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
-        .map_err(failed)?
+        .map_err(&failed)?
         .stx_mnt_id;
     let not_mounted = || Error::NotMounted { dir: dir.to_owned() };
     let place =

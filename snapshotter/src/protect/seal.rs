@@ -114,7 +114,7 @@ impl Protector {
         match enabled(self.verity, enable_patiently(file)) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
-            Err(errno) => return Err(kernel("enable fs-verity on", name, errno)),
+            Err(errno) => return Err(Error::kernel_on("enable fs-verity on", name)(errno)),
         }
         let pin = Some(Pin { digest, is_enforced: true });
         self.require(file, name, pin)?;
@@ -189,7 +189,7 @@ fn enable_patiently(file: &File) -> Result<(), Errno> {
 }
 
 fn measure(file: &File, name: &Path) -> Result<Option<Measured>> {
-    verity::measure(file.as_fd()).map_err(|errno| kernel("measure", name, errno))
+    verity::measure(file.as_fd()).map_err(Error::kernel_on("measure", name))
 }
 
 /// Writes the digest on the file. Where that cannot be, the kernel's measurement is all there is.
@@ -208,10 +208,6 @@ fn noted(file: &File) -> Option<Digest> {
 
 fn unsealed(name: &Path, fault: Fault) -> Error {
     Error::Unsealed { image: name.display().to_string(), fault }
-}
-
-fn kernel(action: &str, path: &Path, errno: Errno) -> Error {
-    Error::Kernel { action: format!("{action} {}", path.display()), errno, log: Vec::new() }
 }
 
 #[cfg(test)]

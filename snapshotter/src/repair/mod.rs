@@ -15,7 +15,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::fault::point;
-use crate::files::{ensure_dir, failed, names, stat, sync_dir, unlink};
+use crate::files::{ensure_dir, failed, names, stat, sync_dir, unlink, with_suffix};
 use crate::layerdir::IMAGE;
 use crate::layerdir::record::{self, COMMITTING, RECORD};
 use crate::service::{DATABASE, SNAPSHOTS, number, take};
@@ -31,8 +31,8 @@ const LOST: &str = "lost";
 const DAMAGED: &str = "metadata.db.damaged-";
 /// What the new database is called until it is the one.
 const NEW: &str = "metadata.db.new";
-/// What SQLite keeps beside a database.
-const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// The endings of the files of a database: its own, which is none, and of what SQLite keeps beside it.
+const FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// A root that can be repaired. No service can open it meanwhile.
 #[derive(Debug)]
@@ -107,9 +107,8 @@ impl Repair {
     /// [`Error::Storage`], and those of the database. It can be tried again then.
     pub fn run(&self) -> Result<Done> {
         let new = self.root.join(NEW);
-        unlink(&new)?;
-        for end in BESIDE {
-            unlink(&beside(&new, end))?;
+        for end in FILES {
+            unlink(&with_suffix(&new, end))?;
         }
         Store::make(&new, &self.plan.entries, self.plan.next)?;
         let file = File::open(&new).map_err(failed("opening", &new))?;
@@ -132,14 +131,14 @@ impl Repair {
         let old = self.root.join(DATABASE);
         let there = names(&self.root)?;
         let has_name = there.iter().any(|name| name == DATABASE);
-        let is_beside =
-            |name: &String| name.strip_prefix(DATABASE).is_some_and(|end| BESIDE.contains(&end));
-        if !has_name && !there.iter().any(is_beside) {
+        let is_of_it =
+            |name: &String| name.strip_prefix(DATABASE).is_some_and(|end| FILES.contains(&end));
+        if !there.iter().any(is_of_it) {
             return Ok(None);
         }
         let kept = self.root.join(format!("{DAMAGED}{}", aside(&there, has_name)));
-        for end in ["", "-wal", "-shm", "-journal"] {
-            let (from, to) = (beside(&old, end), beside(&kept, end));
+        for end in FILES {
+            let (from, to) = (with_suffix(&old, end), with_suffix(&kept, end));
             if stat(&from)?.is_some() {
                 rustix::fs::rename(&from, &to).map_err(failed("putting away", &from))?;
                 sync_dir(&self.root)?;
@@ -191,12 +190,6 @@ fn free(lost: &Path, id: u64) -> Result<PathBuf> {
         path = lost.join(format!("{id}.{count}"));
     }
     Ok(path)
-}
-
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
 }
 
 /// The number under which an old database is kept: the next one. When only its log is there, a repair was cut short

@@ -3,13 +3,11 @@
 //! It goes on beside a daemon that works on the same root: it reads, and what it puts away is a row of the database that
 //! the daemon looks at before it stands on a layer. Bytes come from the disk and not from memory.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use erolith_mkfs::check::{Limits, check};
 use rustix::fs::Advice;
 
-use crate::files::failed;
 use crate::layerdir::{self, IMAGE, Images};
 use crate::mounts;
 use crate::protect::{Digest, Found, Pin};
@@ -139,10 +137,7 @@ impl Scrub {
 
 /// What proves that the image at `path` is the one that `pin` tells of.
 fn judge(id: u64, path: &Path, pin: Option<Pin>, told: &mut dyn FnMut(u64)) -> Result<Proof> {
-    let file = File::open(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::Gone { id, path: path.to_owned() },
-        _ => failed("opening", path)(source),
-    })?;
+    let file = layerdir::open_image(id, path)?;
     // What memory still has right may be wrong on the disk. Pages in use stay, which costs a proof and nothing else.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     let name = path.display().to_string();

@@ -1,59 +1,36 @@
 //! Layers that are damaged in every way a disk or a hand can damage them.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::protect::Verity;
-use crate::service::{Config, LimitBy, Snapshotter};
+use crate::service::Snapshotter;
+use crate::service::tests::Site;
 use crate::store::Labels;
 
-struct Site {
-    dir: TempDir,
-    state: TempDir,
+/// A layer with one file of some blocks; its image.
+fn layer(site: &Site, service: &Snapshotter, name: &str) -> PathBuf {
+    service.prepare("key", "", &Labels::new()).unwrap();
+    let id = service.store().snapshot("key").unwrap().id;
+    let dir = site.root().join("snapshots").join(id.to_string());
+    let file = File::create(dir.join("fs").join(name)).unwrap();
+    file.write_all_at(&[7; 50_000], 0).unwrap();
+    service.commit(name, "key", "", &Labels::new()).unwrap();
+    dir.join(IMAGE)
 }
 
-impl Site {
-    fn new() -> Self {
-        let state = tempfile::Builder::new().prefix("e").rand_bytes(6).tempdir_in("/run").unwrap();
-        Self { dir: tempfile::tempdir_in("/var/tmp").unwrap(), state }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.dir.path().join("root")
-    }
-
-    fn open(&self) -> Snapshotter {
-        let state = self.state.path().to_owned();
-        let (limit_by, verity) = (LimitBy::Image, Verity::Digests);
-        Snapshotter::open(Config { state, limit_by, verity, ..Config::new(self.root()) }).unwrap()
-    }
-
-    /// A layer with one file of some blocks; its image.
-    fn layer(&self, service: &Snapshotter, name: &str) -> PathBuf {
-        service.prepare("key", "", &Labels::new()).unwrap();
-        let id = service.store().snapshot("key").unwrap().id;
-        let dir = self.root().join("snapshots").join(id.to_string());
-        let file = File::create(dir.join("fs").join(name)).unwrap();
-        file.write_all_at(&[7; 50_000], 0).unwrap();
-        service.commit(name, "key", "", &Labels::new()).unwrap();
-        dir.join(IMAGE)
-    }
-
-    /// What is found, by name.
-    fn scrubbed(&self) -> Vec<(String, Verdict)> {
-        let scrub = Scrub::open(&self.root()).unwrap();
-        let (mut read, mut found) = (0, Vec::new());
-        let mut each = |layer: Scrubbed| {
-            found.push((layer.name, layer.verdict));
-            Ok(())
-        };
-        scrub.run(&mut |n| read += n, &mut each).unwrap();
-        assert!(read <= scrub.bytes());
-        found
-    }
+/// What is found, by name.
+fn scrubbed(site: &Site) -> Vec<(String, Verdict)> {
+    let scrub = Scrub::open(&site.root()).unwrap();
+    let (mut read, mut found) = (0, Vec::new());
+    let mut each = |layer: Scrubbed| {
+        found.push((layer.name, layer.verdict));
+        Ok(())
+    };
+    scrub.run(&mut |n| read += n, &mut each).unwrap();
+    assert!(read <= scrub.bytes());
+    found
 }
 
 fn replace(image: &Path, change: impl FnOnce(&File)) {
@@ -85,17 +62,17 @@ fn every_damage_is_found_and_named_and_nothing_else() {
             replace(image, |file| file.write_all_at(&[1; 4096], 0).unwrap());
         }),
     ];
-    let good = site.layer(&service, "good");
-    let images: Vec<_> = damages.iter().map(|(name, ..)| site.layer(&service, name)).collect();
+    let good = layer(&site, &service, "good");
+    let images: Vec<_> = damages.iter().map(|(name, ..)| layer(&site, &service, name)).collect();
     let proof = match Found::of(&File::open(&good).unwrap(), &good).unwrap().measured {
         Some(_) => Proof::Verity,
         None => Proof::Digest,
     };
-    assert!(site.scrubbed().iter().all(|(_, verdict)| *verdict == Verdict::Sound(proof)));
+    assert!(scrubbed(&site).iter().all(|(_, verdict)| *verdict == Verdict::Sound(proof)));
     for ((_, _, damage), image) in damages.iter().zip(&images) {
         damage(image);
     }
-    let found = site.scrubbed();
+    let found = scrubbed(&site);
     assert_eq!(found.first(), Some(&("good".to_owned(), Verdict::Sound(proof))));
     for ((name, said, _), (found, verdict)) in damages.iter().zip(found.iter().skip(1)) {
         let Verdict::Damaged(reason) = verdict else { panic!("{name}: {verdict:?}") };
@@ -107,7 +84,7 @@ fn every_damage_is_found_and_named_and_nothing_else() {
 fn what_is_put_away_is_not_stood_upon_by_the_daemon() {
     let site = Site::new();
     let service = site.open();
-    let image = site.layer(&service, "layer");
+    let image = layer(&site, &service, "layer");
     let scrub = Scrub::open(&site.root()).unwrap();
     assert!(scrub.put_away(1, "found by scrub").unwrap());
     assert!(!scrub.put_away(99, "no such layer").unwrap());
@@ -115,7 +92,7 @@ fn what_is_put_away_is_not_stood_upon_by_the_daemon() {
     let error = service.view("v", "layer", &Labels::new()).unwrap_err();
     assert_eq!(error.code(), "layer-damaged");
     let put_away = Verdict::PutAway("found by scrub".to_owned());
-    assert_eq!(site.scrubbed(), [("layer".to_owned(), put_away)]);
+    assert_eq!(scrubbed(&site), [("layer".to_owned(), put_away)]);
 }
 
 #[test]
@@ -124,7 +101,7 @@ fn a_root_that_is_not_there_is_refused_and_not_made() {
     assert_eq!(Scrub::open(&site.root()).unwrap_err().code(), "config");
     assert!(!site.root().exists());
     let service = site.open();
-    site.layer(&service, "layer");
+    layer(&site, &service, "layer");
     drop(service);
     for name in ["metadata.db", "metadata.db-wal", "metadata.db-shm"] {
         std::fs::remove_file(site.root().join(name)).ok();

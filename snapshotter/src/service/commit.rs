@@ -16,7 +16,7 @@
 //! write on, and the next commit starts again.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use erolith_mkfs::build::{Builder, Finish, Options};
@@ -28,7 +28,7 @@ use rustix::io::Errno;
 
 use super::{Snapshotter, usage};
 use crate::fault::point;
-use crate::files::{failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
+use crate::files::{self, failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
 use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK, record};
 use crate::mounts;
 use crate::protect::{self, Protector};
@@ -275,9 +275,7 @@ fn convert(
     file.sync_all().map_err(failed("syncing an image in", dir))?;
     point("commit.after_sync")?;
     let (converted, image) = (dir.join(CONVERTED), dir.join(IMAGE));
-    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(CWD, unnamed.as_str(), CWD, &converted, AtFlags::SYMLINK_FOLLOW)
-        .map_err(failed("naming", &converted))?;
+    files::name(&file, &converted)?;
     point("commit.after_name")?;
     rustix::fs::linkat(CWD, &converted, CWD, &image, AtFlags::empty())
         .map_err(failed("naming", &image))?;

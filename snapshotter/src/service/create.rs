@@ -122,8 +122,9 @@ impl Snapshotter {
     /// Gives the directory its number. Runs before the row is committed, so that a row is never without a directory;
     /// a directory without a row is what cleanup looks for.
     ///
-    /// Only a layer, or a writable layer's own filesystem, is worth a sync: an empty directory follows from its row, and is made from it again if a power
-    /// cut took it. What a container syncs in it later takes the directory along, on every filesystem with a journal.
+    /// Only a layer, or a writable layer's own filesystem, is worth a sync: an empty directory follows from its row, and
+    /// is made from it again if a power cut took it. What a container syncs in it later takes the directory along, on
+    /// every filesystem with a journal.
     pub(super) fn place(
         &self,
         fresh: &mut Fresh<'_>,
@@ -181,11 +182,7 @@ impl Snapshotter {
         let image = dir.join(IMAGE);
         if let Some(kept) = self.images.find(diff_id).filter(|path| is_whole(path)) {
             // First, so that whoever finds the image finds what protects it.
-            let sidecars = [&kept, &image].map(|image| layerdir::sidecar_path(image));
-            match rustix::fs::linkat(CWD, &sidecars[0], CWD, &sidecars[1], AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(failed("linking", &sidecars[1])(errno)),
-            }
+            layerdir::link_sidecar(&kept, &image)?;
             match rustix::fs::linkat(CWD, &kept, CWD, &image, AtFlags::empty()) {
                 Ok(()) => return Ok(true),
                 // It was swept meanwhile, or has as many names as a file may have.

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! What is acknowledged is durable: a layer is written and synced, named, its directory synced, then the database
-//! commits, then we answer. A directory without a layer follows from its row. Killed at any moment, the next start and one cleanup leave exactly what the database
-//! says.
+//! commits, then we answer. A directory without a layer follows from its row. Killed at any moment, the next start and
+//! one cleanup leave exactly what the database says.
 
 mod arrays;
 mod cleanup;
@@ -291,4 +291,4 @@ fn text(path: &Path) -> &str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

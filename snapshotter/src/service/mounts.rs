@@ -1,10 +1,8 @@
 //! What callers are told to mount, with the layers below it mounted for them.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::Path;
 
-use crate::files::failed;
 use crate::layerdir;
 use crate::lowers::{IdMaps, Layers, Space};
 use crate::mounts::inspect;
@@ -146,10 +144,7 @@ impl Snapshotter {
     /// Others will mount this: what is missing or unsound shall be our error, and not theirs later.
     fn require_image(&self, id: u64, layers: &Judged<'_>) -> Result<()> {
         let path = layers.image(id);
-        let file = File::open(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::Gone { id, path: path.clone() },
-            _ => failed("opening", &path)(source),
-        })?;
+        let file = layerdir::open_image(id, &path)?;
         inspect(&path.display().to_string(), &file, &[])?;
         layers.require_sound(id, &path, &file)
     }

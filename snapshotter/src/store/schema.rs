@@ -51,8 +51,8 @@ CREATE TABLE blobs (
 /// The tables that version 2 has besides.
 ///
 /// `seals` has the fs-verity digests of layers, and whether the kernel held the image against it when it was committed.
-/// `quarantine` has the layers that were found damaged. `trees` has what the dm-verity sidecars of layers said then. Tables of their own, and no columns: a table that is altered
-/// does not have the text of one that is made.
+/// `quarantine` has the layers that were found damaged. `trees` has what the dm-verity sidecars of layers said then.
+/// Tables of their own, and no columns: a table that is altered does not have the text of one that is made.
 const TABLES_2: &str = "
 CREATE TABLE seals (
     snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,

@@ -144,14 +144,14 @@ impl DeviceMapper {
         let control = match rustix::fs::open("/dev/mapper/control", flags, Mode::empty()) {
             Ok(control) => Self(control.into()),
             Err(Errno::NOENT | Errno::NXIO | Errno::NODEV) => return Ok(None),
-            Err(errno) => return Err(refused("open /dev/mapper/control".to_owned(), errno)),
+            Err(errno) => return Err(Error::kernel("open /dev/mapper/control", errno)),
         };
         let asked = Buffer::new(target)
             .and_then(|mut buffer| control.call::<DM_GET_TARGET_VERSION>(&mut buffer));
         match asked {
             Ok(()) => Ok(Some(control)),
             Err(Errno::INVAL) => Ok(None),
-            Err(errno) => Err(refused(format!("ask for the target {target}"), errno)),
+            Err(errno) => Err(Error::kernel(format!("ask for the target {target}"), errno)),
         }
     }
 
@@ -244,10 +244,6 @@ pub(crate) fn node(minor: u32) -> PathBuf {
 fn minor(dev: u64) -> u32 {
     let dev = u32::try_from(dev & u64::from(u32::MAX)).unwrap_or_default();
     dev & 0xFF | (dev >> 12) & !0xFF
-}
-
-fn refused(action: String, errno: Errno) -> Error {
-    Error::Kernel { action, errno, log: Vec::new() }
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ pub(crate) fn attach(
     let control = open_control()?;
     // Released with the descriptor, also when we are killed.
     rustix::fs::flock(&control, FlockOperation::LockExclusive)
-        .map_err(|errno| refused("lock /dev/loop-control".to_owned(), errno))?;
+        .map_err(|errno| Error::kernel("lock /dev/loop-control", errno))?;
     for _ in 0..TRIES {
         let number = free_number(&control)?;
         let fd = rustix::fs::open(node(number), access.open_flags(), Mode::empty())
@@ -185,7 +185,7 @@ pub(crate) fn attach(
         match configure(&fd, backing, block_size, access) {
             Ok(()) => return Ok(LoopDevice { fd, number }),
             Err(Errno::BUSY) => {}
-            Err(errno) => return Err(refused(format!("configure /dev/loop{number}"), errno)),
+            Err(errno) => return Err(Error::kernel(format!("configure /dev/loop{number}"), errno)),
         }
     }
     Err(Error::LoopRace { tries: TRIES })
@@ -225,20 +225,20 @@ fn in_use(table: &str) -> impl Iterator<Item = u32> {
 /// [`Error::Kernel`] when it cannot be opened, or is no configured loop device.
 pub(crate) fn status_of_node(path: &Path) -> Result<Status> {
     let open = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let fd = open.map_err(|errno| refused(format!("open {}", path.display()), errno))?;
+    let fd = open.map_err(Error::kernel_on("open", path))?;
     status_of(fd.as_fd(), 0)
 }
 
 fn open_control() -> Result<File> {
     rustix::fs::open("/dev/loop-control", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
-        .map_err(|errno| refused("open /dev/loop-control".to_owned(), errno))
+        .map_err(|errno| Error::kernel("open /dev/loop-control", errno))
 }
 
 fn free_number(control: &File) -> Result<u32> {
     // SAFETY: `GetFree` passes no pointer, and /dev/loop-control understands the opcode or answers ENOTTY.
     unsafe { ioctl::ioctl(control, GetFree) }
-        .map_err(|errno| refused("find a free loop device".to_owned(), errno))
+        .map_err(|errno| Error::kernel("find a free loop device", errno))
 }
 
 fn configure(
@@ -267,7 +267,7 @@ fn status_of(fd: BorrowedFd<'_>, number: u32) -> Result<Status> {
     let get = unsafe { Getter::<LOOP_GET_STATUS64, LoopInfo64>::new() };
     // SAFETY: as above; every bit pattern is a valid `LoopInfo64`, and the call fails rather than fill a part.
     let info = unsafe { ioctl::ioctl(fd, get) }
-        .map_err(|errno| refused(format!("read the state of /dev/loop{number}"), errno))?;
+        .map_err(|errno| Error::kernel(format!("read the state of /dev/loop{number}"), errno))?;
     Ok(Status {
         device: info.device,
         inode: info.inode,
@@ -280,10 +280,6 @@ fn status_of(fd: BorrowedFd<'_>, number: u32) -> Result<Status> {
 
 fn node(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/loop{number}"))
-}
-
-fn refused(action: String, errno: Errno) -> Error {
-    Error::Kernel { action, errno, log: Vec::new() }
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ impl UserNamespace {
         Self::with_maps([ANY, ANY])
     }
 
-    /// Makes one with these `uid_map` and `gid_map`. unshare(2) of a user namespace needs a process with one thread, hence the child, which is
-    /// gone when this returns.
+    /// Makes one with these `uid_map` and `gid_map`. unshare(2) of a user namespace needs a process with one thread,
+    /// hence the child, which is gone when this returns.
     ///
     /// # Errors
     /// ENOSYS or EINVAL when the kernel has none, EPERM or ENOSPC when they are switched off

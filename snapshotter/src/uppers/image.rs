@@ -113,8 +113,7 @@ impl Uppers {
         };
         let status = device.status()?;
         if status.ours && !status.read_only {
-            let action = format!("hand over {}", image.display());
-            return Err(Error::Kernel { action, errno: Errno::BUSY, log: Vec::new() });
+            return Err(Error::kernel_on("hand over", image)(Errno::BUSY));
         }
         Ok(())
     }

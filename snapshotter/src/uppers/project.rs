@@ -82,13 +82,13 @@ impl Projects {
         for name in [WORK, UPPER] {
             let path = dir.join(name);
             project::set(open_dir(&path)?.as_fd(), project)
-                .map_err(|errno| failed(format!("set the project of {}", path.display()), errno))?;
+                .map_err(Error::kernel_on("set the project of", &path))?;
         }
         point("quota.after_project")?;
         let limit = Amount { bytes, inodes: bytes / bytes_per_inode(bytes) };
         quotas
             .set_limit(number, limit)
-            .map_err(|errno| failed(format!("limit project {number}"), errno))?;
+            .map_err(|errno| Error::kernel(format!("limit project {number}"), errno))?;
         point("quota.after_limit")
     }
 
@@ -100,15 +100,14 @@ impl Projects {
                 continue;
             }
             let nothing = (Amount::default(), Amount::default());
-            let now = self
-                .quotas()
-                .get(number)
-                .map_err(|errno| failed(format!("read the quota of project {number}"), errno))?;
+            let now = self.quotas().get(number).map_err(|errno| {
+                Error::kernel(format!("read the quota of project {number}"), errno)
+            })?;
             if now == nothing {
                 return Ok(number);
             }
         }
-        Err(failed("find a project that nobody uses".to_owned(), Errno::USERS))
+        Err(Error::kernel("find a project that nobody uses", Errno::USERS))
     }
 
     /// Refuses a directory that has a project of ours which is not kept to a limit.
@@ -193,10 +192,6 @@ fn named() -> BTreeSet<u32> {
 fn numbers_in(text: &str, column: usize) -> Vec<u32> {
     let fields = text.lines().filter_map(|line| line.split(':').nth(column));
     fields.filter_map(|field| field.trim().parse().ok()).collect()
-}
-
-fn failed(action: String, errno: Errno) -> Error {
-    Error::Kernel { action, errno, log: Vec::new() }
 }
 
 #[cfg(test)]

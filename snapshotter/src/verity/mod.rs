@@ -162,10 +162,10 @@ impl Devices {
                 }
                 // A mount that was detached still has it.
                 Err(Errno::BUSY | Errno::EXIST) => {}
-                Err(errno) => return Err(kernel(format!("make the device {name}"), errno)),
+                Err(errno) => return Err(Error::kernel(format!("make the device {name}"), errno)),
             }
         }
-        Err(kernel(format!("find a name {}{id}-N for a device", self.prefix), Errno::EXIST))
+        Err(Error::kernel(format!("find a name {}{id}-N for a device", self.prefix), Errno::EXIST))
     }
 
     /// Removes the devices that nobody uses, and has others go with their users.
@@ -176,7 +176,7 @@ impl Devices {
         }
         let Some(mapper) = DeviceMapper::with_target(TARGET)? else { return Ok(()) };
         for name in ours {
-            mapper.remove(&name).map_err(|errno| kernel(format!("remove {name}"), errno))?;
+            mapper.remove(&name).map_err(|errno| Error::kernel(format!("remove {name}"), errno))?;
         }
         Ok(())
     }
@@ -236,8 +236,4 @@ fn table(header: &Header, root: RootHash, backing: &Path) -> Table {
 
 fn unprotected(image: &Path, why: &'static str) -> Error {
     Error::Unprotected { image: image.display().to_string(), why }
-}
-
-fn kernel(action: String, errno: Errno) -> Error {
-    Error::Kernel { action, errno, log: Vec::new() }
 }

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::fs::CWD;
+
 use super::*;
 
 fn entry() -> Entry {

@@ -27,13 +27,13 @@ use crate::store::Labels;
 use crate::sys::namespace::in_private_mount_namespace;
 
 /// Directories of one service. The state directory has as many bytes as the default one.
-struct Site {
+pub(crate) struct Site {
     dir: TempDir,
     state: TempDir,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let state = tempfile::Builder::new().prefix("e").rand_bytes(6).tempdir_in("/run").unwrap();
         Self { dir: tempfile::tempdir_in("/var/tmp").unwrap(), state }
     }
@@ -42,10 +42,14 @@ impl Site {
         let state = self.state.path().to_owned();
         // Not every machine has fs-verity: what follows from digests is tested everywhere.
         let verity = Verity::Digests;
-        Config { state, limit_by: limit_by(), verity, ..Config::new(self.dir.path().join("root")) }
+        Config { state, limit_by: limit_by(), verity, ..Config::new(self.root()) }
     }
 
-    fn open(&self) -> Snapshotter {
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub(crate) fn open(&self) -> Snapshotter {
         opened(self.config())
     }
 
