@@ -53,8 +53,9 @@ pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Opt
     Ok(Some(Verity { root, hash_offset, block_size }))
 }
 
-/// Sees to the digest and the tree of the image in `file`. One that is promised must be there, and everything must be as it says. When
-/// one is wanted and none promised, one that is there is taken if everything is as it says, else one is appended.
+/// Sees to the digest and the tree of the image in `file`. One that is promised must be there, and everything must be
+/// as it says. When one is wanted and none promised, one that is there is taken if everything is as it says, else one
+/// is appended.
 ///
 /// # Errors
 /// [`Error::FsVerity`], [`Error::Verity`], [`Error::Cancelled`], and what the storage reports.

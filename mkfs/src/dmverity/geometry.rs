@@ -3,7 +3,7 @@
 use super::error::Error;
 
 /// Bytes of a digest.
-pub(super) const DIGEST: usize = 32;
+pub(super) use crate::blockhash::DIGEST;
 /// log2 of the smallest block: a sector.
 pub const MIN_BLOCK_BITS: u8 = 9;
 /// log2 of the largest block that every kernel takes: a page.

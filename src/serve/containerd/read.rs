@@ -36,7 +36,8 @@ fn open_file(root: &Path, digest: &Digest, size: u64) -> Option<Blob> {
 }
 
 impl Containerd {
-    /// Opens a blob of `size` bytes, which are not verified by that: in the store below `root`, unless that is empty, else through the service.
+    /// Opens a blob of `size` bytes, which are not verified by that: in the store below `root`, unless that is empty,
+    /// else through the service.
     ///
     /// # Errors
     /// When containerd does not have it, or does not answer.

@@ -1,9 +1,9 @@
 //! A layer comes in: it becomes the image in the directory of the snapshot that the mounts are of.
 //!
 //! A layer that was converted before is linked: what a blob decompresses to is remembered in the database, and the
-//! image of every such layer is kept by its diffID. Not so in directories of another snapshotter; where the image says more than the layer, because directories
-//! that the layer does not describe took their attributes from the layers below; nor where the layer was decrypted,
-//! because who may have the blob may not be one who may read it.
+//! image of every such layer is kept by its diffID. Not so in directories of another snapshotter; where the image says
+//! more than the layer, because directories that the layer does not describe took their attributes from the layers
+//! below; nor where the layer was decrypted, because who may have the blob may not be one who may read it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
