@@ -1,10 +1,12 @@
 //! SHA-256 of blocks of one size, as hash trees need it: of many blocks at a time.
 //!
-//! A processor without instructions for SHA-256 computes one digest no faster than one word after the other, but those of
-//! several blocks beside each other. So there it is `lanes`, three to four times as fast as the best code for one message;
-//! anywhere else the crate `sha2`, which uses the instructions.
+//! A processor without instructions for SHA-256 computes one digest no faster than one word after the other, but those
+//! of several blocks beside each other. So there it is `lanes`, five times as fast as the best code for one message
+//! with AVX-512 and three times with AVX2; anywhere else the crate `sha2`, which uses the instructions.
 
 mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 use sha2::{Digest as _, Sha256};
 
@@ -24,7 +26,7 @@ pub(crate) struct BlockHash {
 impl BlockHash {
     /// For blocks of `block` bytes, which is not 0.
     pub(crate) fn new(salt: &[u8], block: usize) -> Self {
-        let lanes = pays().then(|| Lanes::new(salt, block));
+        let lanes = if has_sha() { None } else { Lanes::new(salt, block) };
         Self { salt: salt.to_vec(), block, lanes }
     }
 
@@ -53,16 +55,12 @@ impl BlockHash {
     }
 }
 
-/// Whether several blocks at a time are faster than one after the other on this processor.
-#[cfg(target_arch = "x86_64")]
-fn pays() -> bool {
-    std::is_x86_feature_detected!("avx2") && !std::is_x86_feature_detected!("sha")
-}
-
-/// Whether several blocks at a time are faster than one after the other on this processor.
-#[cfg(not(target_arch = "x86_64"))]
-fn pays() -> bool {
-    false
+/// Whether this processor has instructions for SHA-256, which nothing is faster than.
+fn has_sha() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("sha");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
 }
 
 #[cfg(test)]
@@ -71,13 +69,15 @@ mod tests {
 
     use super::*;
 
-    /// Both ways, wherever this runs.
-    fn both(salt: &[u8], block: usize, bytes: &[u8]) -> [Vec<u8>; 2] {
-        [None, Some(Lanes::new(salt, block))].map(|lanes| {
+    /// Every way that this processor has, that of the crate `sha2` first.
+    fn every_way(salt: &[u8], block: usize, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let lanes = lanes::every(salt, block).into_iter().map(Some);
+        let ways = std::iter::once(None).chain(lanes).map(|lanes| {
             let mut out = Vec::new();
             BlockHash { salt: salt.to_vec(), block, lanes }.all(bytes, &mut out);
             out
-        })
+        });
+        ways.collect()
     }
 
     #[test]
@@ -91,7 +91,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn digests_are_the_same_both_ways(
+        fn digests_are_the_same_every_way(
             salt in proptest::collection::vec(any::<u8>(), 0..200),
             bits in 0_u32..13,
             seed in any::<u64>(),
@@ -103,9 +103,9 @@ mod tests {
             let bytes: Vec<u8> = (0..len as u64)
                 .map(|i| (i ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[7])
                 .collect();
-            let [one, many] = both(&salt, block, &bytes);
-            prop_assert_eq!(one.len(), len.div_ceil(block) * DIGEST);
-            prop_assert_eq!(one, many);
+            let ways = every_way(salt.as_slice(), block, &bytes);
+            prop_assert_eq!(ways[0].len(), len.div_ceil(block) * DIGEST);
+            prop_assert!(ways.iter().all(|way| *way == ways[0]));
         }
     }
 }
