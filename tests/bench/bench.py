@@ -304,12 +304,12 @@ def protect_tables(place, _inputs):
     """The same unpacking with each protection, by one daemon each."""
     image = place.cache / "real-image-full"
     with contextlib.ExitStack() as stack:
-        # What is immutable could not be deleted afterwards.
-        stack.callback(subprocess.run, ["chattr", "-R", "-f", "-i", place.disk], check=False)
         nodes = {
             name: stack.enter_context(peers.Node(place.disk / f"protect-{number}", image, more))
             for number, (name, more) in enumerate(PROTECTIONS.items())
         }
+        # Before the nodes end and are deleted, which nothing immutable could be.
+        stack.callback(subprocess.run, ["chattr", "-R", "-f", "-i", place.disk], check=False)
         plain, *others = nodes
         yield Table(
             "Protections: containerd unpacks the real image through erolith (disk)",

@@ -34,9 +34,10 @@ vm_packages
 cd "$EROLITH_REPO"
 kernel=$(vm_kernel "$KERNEL")
 say "building"
-# Together, so that nothing is compiled twice.
-power=$(vm_build power build --bin erolith --example power)
-erolith=$(vm_build erolith build --bin erolith --example power)
+# Together, and with what the tests are built with, so that nothing is compiled twice.
+build=(build --workspace --bin erolith --example power)
+power=$(vm_build power "${build[@]}")
+erolith=$(vm_build erolith "${build[@]}")
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT
 mkdir "$WORK/power"

@@ -1,12 +1,7 @@
 //! SHA-256 of eight messages of one length, beside each other.
 #![expect(clippy::big_endian_bytes, reason = "SHA-256 is defined on big-endian words")]
 
-use multiversion::multiversion;
-use multiversion::target::match_target;
-
-use super::DIGEST;
-#[cfg(target_arch = "x86_64")]
-use super::vectors;
+use super::{DIGEST, sys};
 
 /// Bytes that the compression function takes.
 pub(super) const PART: usize = 64;
@@ -19,7 +14,7 @@ pub(super) type Words = [u32; WIDTH];
 
 /// The state of every message at its end, given the messages one behind the other and the bytes of one, which are a
 /// multiple of [`PART`].
-type Hash = fn(&[u8], usize) -> [Words; 8];
+pub(super) type Hash = fn(&[u8], usize) -> [Words; 8];
 
 /// Room for the messages: salt, block and padding, one behind the other.
 #[derive(Debug, Clone)]
@@ -35,7 +30,7 @@ pub(super) struct Lanes {
 impl Lanes {
     /// For blocks of `block` bytes behind `salt`; nothing on a processor that has no vectors for it.
     pub(super) fn new(salt: &[u8], block: usize) -> Option<Self> {
-        best().map(|hash| Self::with(hash, salt, block))
+        sys::hashes().next().map(|hash| Self::with(hash, salt, block))
     }
 
     fn with(hash: Hash, salt: &[u8], block: usize) -> Self {
@@ -72,25 +67,8 @@ impl Lanes {
     }
 }
 
-/// What this processor is best at.
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn best() -> Option<Hash> {
-    match_target! {
-        "x86_64+avx512f+avx512vl" => Some(vectors::avx512::hash),
-        "x86_64+avx2" => Some(vectors::avx2::hash),
-        _ => None,
-    }
-}
-
 /// For every kind of vectors that this processor has.
 #[cfg(test)]
 pub(super) fn every(salt: &[u8], block: usize) -> Vec<Lanes> {
-    #[multiversion(targets("x86_64+avx2"))]
-    fn smaller() -> Option<Hash> {
-        match_target! {
-            "x86_64+avx2" => Some(vectors::avx2::hash),
-            _ => None,
-        }
-    }
-    [best(), smaller()].into_iter().flatten().map(|hash| Lanes::with(hash, salt, block)).collect()
+    sys::hashes().map(|hash| Lanes::with(hash, salt, block)).collect()
 }

@@ -5,6 +5,7 @@
 //! with AVX-512 and three times with AVX2; anywhere else the crate `sha2`, which uses the instructions.
 
 mod lanes;
+mod sys;
 #[cfg(target_arch = "x86_64")]
 mod vectors;
 
