@@ -12,8 +12,10 @@ use crate::{Error, Result};
 
 /// Turns what storage says into an error that tells what was tried.
 pub(crate) fn failed<E: Into<io::Error>>(action: &str, path: &Path) -> impl FnOnce(E) -> Error {
-    let action = format!("{action} {}", path.display());
-    move |source| Error::Storage { action, source: source.into() }
+    move |source| {
+        let action = format!("{action} {}", path.display());
+        Error::Storage { action, source: source.into() }
+    }
 }
 
 /// The path that is `path` with this after its last name.

@@ -450,8 +450,7 @@ impl Error {
 
     /// As [`Error::kernel`] for what was tried on `path`.
     pub(crate) fn kernel_on(action: &str, path: &Path) -> impl Fn(Errno) -> Self {
-        let action = format!("{action} {}", path.display());
-        move |errno| Self::kernel(action.as_str(), errno)
+        move |errno| Self::kernel(format!("{action} {}", path.display()), errno)
     }
 
     /// Whether it tells that the image of a layer is not what it was: gone, cut off, written over or replaced. Then only

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use erolith_mkfs::dmverity::sidecar::{LIMIT, SUFFIX, Sidecar};
 use erolith_mkfs::dmverity::{self, Header, Verity};
-
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
