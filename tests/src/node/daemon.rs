@@ -63,7 +63,9 @@ impl Setup {
 
     /// What SQLite says of its database, which is `ok` when nothing is wrong.
     pub fn database_verdict(&self) -> String {
-        let verdict = rusqlite::Connection::open(self.root.join("metadata.db"))
+        // Not made: one that is missing is not sound.
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
+        let verdict = rusqlite::Connection::open_with_flags(self.root.join("metadata.db"), flags)
             .and_then(|db| db.query_row("PRAGMA integrity_check", [], |row| row.get(0)));
         verdict.unwrap_or_else(|error| format!("cannot be read: {error}"))
     }
