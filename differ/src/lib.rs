@@ -10,6 +10,7 @@ pub mod content;
 pub mod convert;
 pub mod decode;
 mod digest;
+mod encode;
 mod error;
 pub mod fault;
 mod flusher;

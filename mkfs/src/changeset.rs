@@ -5,27 +5,9 @@ use std::io::{self, Write};
 
 use crate::format::FileType;
 use crate::meta::{Meta, Xattr};
+use crate::overlay::{Marks, is_whiteout, undo_marks};
 use crate::tar::{Entry, Error, Kind, Problem, Writer};
 use crate::tree::{WHITEOUT, WHITEOUT_OPAQUE};
-
-/// What the marks of an overlayfs are called: by the mount option `userxattr`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Marks {
-    /// `trusted.overlay.*`.
-    #[default]
-    Trusted,
-    /// `user.overlay.*`.
-    User,
-}
-
-impl Marks {
-    fn prefix(self) -> &'static [u8] {
-        match self {
-            Self::Trusted => b"trusted.overlay.",
-            Self::User => b"user.overlay.",
-        }
-    }
-}
 
 /// What becomes of overlayfs' marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,17 +16,6 @@ pub enum Form {
     AsIs,
     /// Whiteouts and opaque directories become `.wh.` names, the attributes are undone.
     Layer(Marks),
-    /// The same for a layer with nothing below it: whiteouts and opaque directories hide nothing and are left out.
-    Base(Marks),
-}
-
-impl Form {
-    fn marks(self) -> Option<Marks> {
-        match self {
-            Self::AsIs => None,
-            Self::Layer(marks) | Self::Base(marks) => Some(marks),
-        }
-    }
 }
 
 /// A file as its source shows it.
@@ -79,7 +50,7 @@ pub enum Written {
     Header,
     /// All of it.
     Whole,
-    /// Nothing: an archive has no form for a socket, nor a base layer for a whiteout.
+    /// Nothing: an archive has no form for a socket.
     Nothing,
 }
 
@@ -105,11 +76,11 @@ impl<W: Write> Changeset<W> {
     pub fn member(&mut self, file_type: FileType, member: Member<'_>) -> Result<Written, Error> {
         let mut xattrs = member.xattrs.clone();
         let mut opaque = false;
-        if let Some(marks) = self.form.marks() {
+        if let Form::Layer(marks) = self.form {
             let fail = |problem| Error::new(self.tar.position(), problem).in_member(member.path);
-            if is_whiteout(file_type, &member, marks) {
-                let name = [WHITEOUT, member.name()].concat();
-                return self.mark(member.path, &name, member.meta);
+            if is_whiteout(file_type, member.rdev, member.size, &member.xattrs, marks) {
+                self.whiteout(member.path, member.meta)?;
+                return Ok(Written::Whole);
             }
             if member.name().starts_with(WHITEOUT) {
                 return Err(fail(Problem::ReservedName));
@@ -122,27 +93,39 @@ impl<W: Write> Changeset<W> {
         }
         self.write(&entry)?;
         if opaque {
-            let inside = if member.path.is_empty() { b"" } else { entry.path.as_slice() };
-            self.mark(inside, WHITEOUT_OPAQUE, member.meta)?;
+            self.opaque(member.path, member.meta)?;
         }
         Ok(if entry.kind == Kind::Regular { Written::Header } else { Written::Whole })
+    }
+
+    /// Says that there is nothing at `path`.
+    ///
+    /// # Errors
+    /// Those of [`Writer::write_entry`].
+    pub fn whiteout(&mut self, path: &[u8], meta: Meta) -> Result<(), Error> {
+        let slash = path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
+        let (parent, name) = path.split_at(slash);
+        self.mark([parent, WHITEOUT, name].concat(), meta)
+    }
+
+    /// Says that nothing of the layers below is in the directory `path`.
+    ///
+    /// # Errors
+    /// Those of [`Writer::write_entry`].
+    pub fn opaque(&mut self, path: &[u8], meta: Meta) -> Result<(), Error> {
+        let slash = if path.is_empty() { &[][..] } else { b"/" };
+        self.mark([path, slash, WHITEOUT_OPAQUE].concat(), meta)
+    }
+
+    /// An empty file whose name is what it says.
+    fn mark(&mut self, path: Vec<u8>, meta: Meta) -> Result<(), Error> {
+        self.write(&Entry { path, meta: Meta { mode: 0, ..meta }, ..Entry::default() })
     }
 
     fn write(&mut self, entry: &Entry) -> Result<(), Error> {
         self.tar.write_entry(entry)?;
         self.members += 1;
         Ok(())
-    }
-
-    /// An empty file beside `path` whose name is what it says.
-    fn mark(&mut self, path: &[u8], name: &[u8], meta: Meta) -> Result<Written, Error> {
-        if matches!(self.form, Form::Base(_)) {
-            return Ok(Written::Nothing);
-        }
-        let parent = path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
-        let path = [path.get(..parent).unwrap_or_default(), name].concat();
-        self.write(&Entry { path, meta: Meta { mode: 0, ..meta }, ..Entry::default() })?;
-        Ok(Written::Whole)
     }
 
     /// Members written so far, those that are marks included.
@@ -197,48 +180,6 @@ fn entry(file_type: FileType, member: &Member<'_>) -> Option<Entry> {
         entry.size = 0;
     }
     Some(entry)
-}
-
-/// The two forms overlayfs knows: a character device, and since 6.7 an empty file with an attribute.
-fn is_whiteout(file_type: FileType, member: &Member<'_>, marks: Marks) -> bool {
-    let marked = |xattr: &Xattr| xattr.name.strip_prefix(marks.prefix()) == Some(b"whiteout");
-    match file_type {
-        FileType::Char => member.rdev == (0, 0),
-        FileType::Regular => member.size == 0 && member.xattrs.iter().any(marked),
-        _ => false,
-    }
-}
-
-/// Takes overlayfs' own attributes out, and the escape from those that are meant to be seen. Returns whether
-/// the directory is opaque.
-fn undo_marks(xattrs: &mut Vec<Xattr>, marks: Marks) -> Result<bool, Problem> {
-    let mut opaque = false;
-    let mut kept = Vec::with_capacity(xattrs.len());
-    for xattr in xattrs.drain(..) {
-        if let Some(name) = unescaped(&xattr.name) {
-            kept.push(Xattr { name, value: xattr.value });
-            continue;
-        }
-        match xattr.name.strip_prefix(marks.prefix()) {
-            None => kept.push(xattr),
-            Some(b"opaque") => opaque |= xattr.value == b"y",
-            // These say where a file came from and how it is kept, which no layer needs.
-            Some(b"origin" | b"impure" | b"nlink" | b"uuid" | b"upper" | b"protattr") => {}
-            // A file whose content, or a directory whose names, are elsewhere.
-            Some(_) => return Err(Problem::NoForm { name: xattr.name }),
-        }
-    }
-    kept.sort_unstable();
-    *xattrs = kept;
-    Ok(opaque)
-}
-
-/// The name that overlayfs shows for one it would otherwise take as its own: one `overlay.` less.
-fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
-    [Marks::Trusted, Marks::User].into_iter().find_map(|marks| {
-        let hidden = name.strip_prefix(marks.prefix())?.strip_prefix(b"overlay.")?;
-        Some([marks.prefix(), hidden].concat())
-    })
 }
 
 #[cfg(test)]
@@ -305,8 +246,6 @@ mod tests {
             r#"y/ Directory 755 ["trusted.overlay.opaque", "user.overlay.a"]"#,
         ];
         assert_eq!(written(Form::Layer(Marks::Trusted), marked()).unwrap(), expected);
-        let base: Vec<_> = expected.into_iter().filter(|line| !line.contains(".wh.")).collect();
-        assert_eq!(written(Form::Base(Marks::Trusted), marked()).unwrap(), base);
         let all = written(Form::AsIs, marked()).unwrap();
         assert_eq!(all.len(), 6);
         assert_eq!(all[2], "d/gone Char 755 []");
@@ -329,10 +268,9 @@ mod tests {
             (member("moved", &[("trusted.overlay.redirect", "/a")]), "tar-no-form"),
             (member("meta", &[("trusted.overlay.metacopy", "")]), "tar-no-form"),
         ] {
-            for form in [Form::Layer(Marks::Trusted), Form::Base(Marks::Trusted)] {
-                let error = written(form, vec![(FileType::Regular, file.clone())]).unwrap_err();
-                assert_eq!(error.code(), code, "{error}");
-            }
+            let form = Form::Layer(Marks::Trusted);
+            let error = written(form, vec![(FileType::Regular, file.clone())]).unwrap_err();
+            assert_eq!(error.code(), code, "{error}");
             assert!(written(Form::AsIs, vec![(FileType::Regular, file)]).is_ok());
         }
     }

@@ -39,7 +39,7 @@ pub fn walk<T, E: From<Error>>(
     let root_dir = visit(None, &found)?.map(|token| Pending { token, path: Vec::new(), id });
     let mut todo = Vec::from_iter(root_dir);
     while let Some(Pending { token, path, id }) = todo.pop() {
-        let dir = open_dir(root, &path, id)?;
+        let dir = open_dir(root, &path, Some(id))?;
         let names = sorted_names(&dir).map_err(|e| failed(&path, e))?;
         let first = todo.len();
         for name in names {
@@ -61,23 +61,82 @@ pub fn walk<T, E: From<Error>>(
     Ok(())
 }
 
+/// An inode of the host, as it was when it was looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    stat: Stat,
+    file_type: FileType,
+}
+
+impl Seen {
+    /// What has the name `name`, which leads to `path` from the root, in an open directory; nothing if nothing has it.
+    pub(crate) fn at(dir: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Option<Self>, Error> {
+        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat.map_err(|e| failed(path, e))?,
+        };
+        let mode = u16::try_from(stat.st_mode).unwrap_or_default();
+        let file_type = FileType::from_mode(mode).ok_or_else(|| failed(path, Errno::INVAL))?;
+        Ok(Some(Self { stat, file_type }))
+    }
+
+    pub(crate) fn file_type(&self) -> FileType {
+        self.file_type
+    }
+
+    /// Device and number of the inode.
+    pub(crate) fn id(&self) -> (u64, u64) {
+        (self.stat.st_dev, self.stat.st_ino)
+    }
+
+    /// How many names the inode has.
+    pub(crate) fn links(&self) -> u64 {
+        self.stat.st_nlink
+    }
+
+    /// Owner, permissions and time.
+    pub(crate) fn meta(&self) -> Meta {
+        let stat = &self.stat;
+        Meta {
+            mode: u16::try_from(stat.st_mode & 0o7777).unwrap_or(0),
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: Time {
+                sec: stat.st_mtime,
+                nsec: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            },
+        }
+    }
+
+    /// Bytes of a regular file.
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+
+    /// Major and minor number of a device.
+    pub(crate) fn rdev(&self) -> (u32, u32) {
+        (rustix::fs::major(self.stat.st_rdev), rustix::fs::minor(self.stat.st_rdev))
+    }
+}
+
 /// A name met on a [`walk`], and its inode as it was then.
 #[derive(Debug)]
 pub struct Found<'a> {
     dir: BorrowedFd<'a>,
     name: &'a CStr,
     path: &'a [u8],
-    stat: Stat,
-    file_type: FileType,
+    seen: Seen,
 }
 
 impl<'a> Found<'a> {
     fn look(dir: BorrowedFd<'a>, name: &'a CStr, path: &'a [u8]) -> Result<Self, Error> {
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| failed(path, e))?;
-        let mode = u16::try_from(stat.st_mode).unwrap_or_default();
-        let file_type = FileType::from_mode(mode).ok_or_else(|| failed(path, Errno::INVAL))?;
-        Ok(Self { dir, name, path, stat, file_type })
+        let seen = Seen::at(dir, name, path)?.ok_or_else(|| failed(path, Errno::NOENT))?;
+        Ok(Self { dir, name, path, seen })
+    }
+
+    /// What was seen before under this name.
+    pub(crate) fn known(dir: BorrowedFd<'a>, name: &'a CStr, path: &'a [u8], seen: Seen) -> Self {
+        Self { dir, name, path, seen }
     }
 
     /// The path from the root, without a slash at either end; empty for the root.
@@ -95,46 +154,37 @@ impl<'a> Found<'a> {
     /// What it is.
     #[must_use]
     pub fn file_type(&self) -> FileType {
-        self.file_type
+        self.seen.file_type()
     }
 
     /// Device and number of the inode.
     #[must_use]
     pub fn id(&self) -> (u64, u64) {
-        (self.stat.st_dev, self.stat.st_ino)
+        self.seen.id()
     }
 
     /// Has the inode other names? Those of a directory do not count.
     #[must_use]
     pub fn has_other_names(&self) -> bool {
-        self.stat.st_nlink > 1 && self.file_type != FileType::Directory
+        self.seen.links() > 1 && self.file_type() != FileType::Directory
     }
 
     /// Owner, permissions and time.
     #[must_use]
     pub fn meta(&self) -> Meta {
-        let stat = &self.stat;
-        Meta {
-            mode: u16::try_from(stat.st_mode & 0o7777).unwrap_or(0),
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: Time {
-                sec: stat.st_mtime,
-                nsec: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            },
-        }
+        self.seen.meta()
     }
 
     /// Bytes of a regular file.
     #[must_use]
     pub fn size(&self) -> u64 {
-        u64::try_from(self.stat.st_size).unwrap_or(0)
+        self.seen.size()
     }
 
     /// Major and minor number of a device.
     #[must_use]
     pub fn rdev(&self) -> (u32, u32) {
-        (rustix::fs::major(self.stat.st_rdev), rustix::fs::minor(self.stat.st_rdev))
+        self.seen.rdev()
     }
 
     /// Target of a symbolic link.
@@ -182,7 +232,7 @@ impl<'a> Found<'a> {
                 [s.st_mtime_nsec, s.st_ctime_nsec],
             )
         };
-        if state(&now) == state(&self.stat) { Ok(()) } else { Err(self.changed()) }
+        if state(&now) == state(&self.seen.stat) { Ok(()) } else { Err(self.changed()) }
     }
 
     /// The error that says that it is not what it was.
@@ -198,26 +248,31 @@ impl<'a> Found<'a> {
     }
 }
 
-fn failed(path: &[u8], source: impl Into<io::Error>) -> Error {
+pub(crate) fn failed(path: &[u8], source: impl Into<io::Error>) -> Error {
     let path = if path.is_empty() { b"." } else { path };
     Error::Input { what: shown(path), source: source.into() }
 }
 
-/// Opens a directory below `root` without following any symbolic link on the way.
-fn open_dir(root: BorrowedFd<'_>, path: &[u8], id: (u64, u64)) -> Result<OwnedFd, Error> {
+/// Opens a directory below `root` without following any symbolic link on the way. It must be the inode `id`, if that is
+/// known.
+pub(crate) fn open_dir(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    id: Option<(u64, u64)>,
+) -> Result<OwnedFd, Error> {
     let fail = |e: Errno| failed(path, e);
     let at = if path.is_empty() { b"." } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let dir = rustix::fs::openat2(root, at, flags, Mode::empty(), resolve).map_err(fail)?;
     let stat = rustix::fs::fstat(&dir).map_err(fail)?;
-    if (stat.st_dev, stat.st_ino) != id {
+    if id.is_some_and(|id| id != (stat.st_dev, stat.st_ino)) {
         return Err(Error::Changed { what: shown(path) });
     }
     Ok(dir)
 }
 
-fn sorted_names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
+pub(crate) fn sorted_names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
         let name = entry?.file_name().to_owned();

@@ -33,6 +33,22 @@ pub enum Error {
         /// Its path.
         what: String,
     },
+    /// Layers that show something together which cannot be said without mounting them.
+    #[error("{what}: {why}")]
+    Overlay {
+        /// Its path.
+        what: String,
+        /// What about it.
+        why: &'static str,
+    },
+    /// An owner that the map of the container does not have.
+    #[error("{what}: owner or group {id} of the host is nobody in the container")]
+    Owner {
+        /// The path of the file.
+        what: String,
+        /// The user or group.
+        id: u32,
+    },
     /// The image could not be written.
     #[error("writing the image: {0}")]
     Output(#[source] io::Error),
@@ -59,6 +75,8 @@ impl Error {
             Self::Tree { source, .. } => source.code(),
             Self::Input { .. } => "input-io",
             Self::Changed { .. } => "input-changed",
+            Self::Overlay { .. } => "overlay-unsupported",
+            Self::Owner { .. } => "owner-unmapped",
             Self::Output(_) => "output-io",
             Self::TooLarge { .. } => "image-too-large",
             Self::Options(_) => "bad-options",

@@ -15,6 +15,7 @@ pub mod fsverity;
 pub mod image;
 pub mod io;
 pub mod meta;
+pub mod overlay;
 mod plan;
 mod source;
 pub mod tar;

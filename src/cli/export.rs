@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use erolith_differ::content::Staging as _;
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
-use erolith_mkfs::changeset::{Changeset, Form, Marks, Member, Written};
+use erolith_mkfs::changeset::{Changeset, Form, Member, Written};
 use erolith_mkfs::image::{Inode, WalkEntry};
+use erolith_mkfs::overlay::Marks;
 use erolith_mkfs::tar::{Error, Problem};
 
 use super::cat;

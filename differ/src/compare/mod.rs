@@ -1,59 +1,83 @@
-//! A writable layer becomes a layer: a tar changeset of what is in the upper directory of an overlayfs.
+//! What changed becomes a layer: an archive as image specifications define it, or an EROFS image.
 //!
-//! Only the upper is read: what it holds is what changed, and what it hides it says itself. The same tree gives the same
-//! bytes, whatever machine compresses them: members come in the order of their names, and nothing comes from the clock,
-//! the host or the number of threads. Times after `source_date_epoch` become that time.
-//!
-//! A layer has an entry for everything that was written, and none for the root of an upper: its attributes are those that
-//! the snapshot was given, and other implementations ignore such an entry.
+//! What changed is for [`erolith_mkfs::overlay`] to say; here it is written, compressed and hashed. The same changes give
+//! the same bytes, whatever machine compresses them: they come in the order of their names, and nothing comes from the
+//! clock, the host or the number of threads. Times after `source_date_epoch` become that time.
 
-mod attributes;
-mod output;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::io::{self, Read as _, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
-use erolith_mkfs::build::Timestamp;
+use erolith_mkfs::build::{Builder, Finish, Options, Timestamp};
 use erolith_mkfs::changeset::{Changeset, Form, Member, Written};
-use erolith_mkfs::directory::{Found, walk};
-use erolith_mkfs::format::FileType;
-use rustix::io::Errno;
-
-pub use erolith_mkfs::changeset::Marks;
+use erolith_mkfs::io::{FileSink, scratch_in};
+use erolith_mkfs::meta::Meta;
+use erolith_mkfs::overlay::{Change, How, Marks, Owners, Stack, What, changes};
+use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::decode::{Cancel, OnBytes};
-use crate::{Compression, Digest, Error, Result};
+use crate::encode::encode;
+use crate::{Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, OCI_LAYER, Result};
 
 /// Bytes of a file that are read at a time.
 const PIECE: usize = 256 << 10;
 
-/// Permissions, and owner and group, of a root directory that nobody described: what is assumed of it when the layer is
-/// read.
-const ROOT: (u16, u32, u32) = (0o755, 0, 0);
-
-/// What the directory is.
+/// What a layer is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The upper directory of an overlayfs that has layers below.
-    Upper,
-    /// The lowest layer. There is nothing to hide; the root has an entry if it is not as it is by default.
-    Base,
+pub enum Format {
+    /// An archive.
+    Tar(Compression),
+    /// An EROFS image, which can be mounted in place.
+    Erofs,
+    /// An EROFS image in one zstd frame.
+    ErofsZstd,
 }
 
-/// How a layer is made of a directory.
+impl Format {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Tar(Compression::None),
+        Self::Tar(Compression::Gzip),
+        Self::Tar(Compression::Zstd),
+        Self::Erofs,
+        Self::ErofsZstd,
+    ];
+
+    /// The media type of such a layer.
+    #[must_use]
+    pub fn media_type(self) -> String {
+        match self {
+            Self::Tar(Compression::None) => OCI_LAYER.to_owned(),
+            Self::Tar(compression) => format!("{OCI_LAYER}+{}", compression.name()),
+            Self::Erofs => EROFS_LAYER.to_owned(),
+            Self::ErofsZstd => EROFS_LAYER_ZSTD.to_owned(),
+        }
+    }
+
+    fn compression(self) -> Compression {
+        match self {
+            Self::Tar(compression) => compression,
+            Self::Erofs => Compression::None,
+            Self::ErofsZstd => Compression::Zstd,
+        }
+    }
+}
+
+/// How a layer is made of what changed.
 #[derive(Debug, Clone)]
 pub struct Compare {
-    /// What the directory is.
-    pub kind: Kind,
-    /// What overlayfs' marks are called in it.
-    pub marks: Marks,
-    /// How the layer is compressed.
-    pub compression: Compression,
+    /// What it is written as.
+    pub format: Format,
     /// The latest time that the layer may hold, in seconds since 1970.
     pub source_date_epoch: Option<i64>,
+    /// The maps of the container that wrote to the upper directory.
+    pub owners: Owners,
+    /// A directory in which an image can be made that has no name yet.
+    pub scratch: PathBuf,
     /// Calls it off.
     pub cancel: Cancel,
     /// Is told of the bytes of files that were read.
@@ -67,115 +91,149 @@ pub struct Compared {
     pub digest: Digest,
     /// Bytes of the blob.
     pub size: u64,
-    /// Digest of the archive in it.
+    /// Digest of the archive or the image in it.
     pub diff_id: Digest,
-    /// Bytes of the archive.
-    pub archive_size: u64,
-    /// Members of the archive.
+    /// Bytes of the archive or the image.
+    pub raw_size: u64,
+    /// Members of the archive, or files in the image but for its root.
     pub entries: u64,
 }
 
 impl Compare {
-    /// A layer of `kind`, with the marks of an overlayfs that is mounted by root.
+    /// A layer in this format, of a container that calls users and groups what the host calls them.
     #[must_use]
-    pub fn new(kind: Kind, compression: Compression) -> Self {
+    pub fn new(format: Format) -> Self {
         Self {
-            kind,
-            marks: Marks::default(),
-            compression,
+            format,
             source_date_epoch: None,
+            owners: Owners::default(),
+            scratch: PathBuf::from("/var/tmp"),
             cancel: Cancel::default(),
             progress: OnBytes::default(),
         }
     }
 
-    /// Writes the layer of the directory `upper` to `out`. What was written before an error is of no use.
+    /// Writes what `new` has and `old` has not to `out`. What was written before an error is of no use.
     ///
     /// # Errors
     /// [`Error::Cancelled`]; [`erolith_mkfs::Error::Changed`] for a file that changes while it is read; what a layer
-    /// cannot say, such as a name that begins with `.wh.` or a file whose content is in another layer; and what the
-    /// storage and `out` report.
-    pub fn write(&self, upper: BorrowedFd<'_>, out: &mut (dyn Write + Send)) -> Result<Compared> {
-        let (entries, totals) =
-            output::encode(out, self.compression, &self.cancel, |out| self.archive(upper, out))?;
-        Ok(Compared {
-            digest: totals.digest,
-            size: totals.size,
-            diff_id: totals.diff_id,
-            archive_size: totals.archive_size,
-            entries,
-        })
+    /// cannot say, such as a name that begins with `.wh.`; and what the storage and `out` report.
+    pub fn write(
+        &self,
+        old: &Stack,
+        new: &Stack,
+        out: &mut (dyn Write + Send),
+    ) -> Result<Compared> {
+        let how = How { owners: self.owners.clone(), ..How::default() };
+        let changes = changes(old, new, &how, || self.cancel.check())?;
+        let (compression, cancel) = (self.format.compression(), &self.cancel);
+        let (entries, totals) = match self.format {
+            Format::Tar(_) => encode(out, compression, cancel, |out| self.archive(&changes, out))?,
+            Format::Erofs | Format::ErofsZstd => {
+                let mut image = self.image(&changes)?;
+                encode(out, compression, cancel, |out| {
+                    self.copy_image(&mut image, out)?;
+                    Ok(changes.iter().filter(|change| is_entry(change)).count() as u64)
+                })?
+            }
+        };
+        let (digest, diff_id) = (totals.digest, totals.diff_id);
+        Ok(Compared { digest, size: totals.size, diff_id, raw_size: totals.raw_size, entries })
     }
 
-    fn archive(&self, upper: BorrowedFd<'_>, out: &mut dyn Write) -> Result<u64> {
-        let form = match self.kind {
-            Kind::Upper => Form::Layer(self.marks),
-            Kind::Base => Form::Base(self.marks),
-        };
-        let mut archive = Changeset::new(out, form);
-        let mut names = BTreeMap::new();
-        walk(upper, |_: Option<&()>, found| {
+    fn meta(&self, meta: Meta) -> Meta {
+        let clamp = self.source_date_epoch.map_or(Timestamp::Keep, Timestamp::Clamp);
+        Meta { mtime: clamp.apply(meta.mtime), ..meta }
+    }
+
+    fn archive(&self, changes: &[Change], out: &mut dyn Write) -> Result<u64> {
+        let mut archive = Changeset::new(out, Form::Layer(Marks::Trusted));
+        for change in changes.iter().filter(|change| is_entry(change)) {
             self.cancel.check()?;
-            self.member(found, &mut archive, &mut names)?;
-            Ok::<_, Error>((found.file_type() == FileType::Directory).then_some(()))
-        })?;
+            self.member(change, &mut archive)?;
+        }
         let entries = archive.members();
         archive.finish().map_err(erolith_mkfs::Error::Tar)?;
         Ok(entries)
     }
 
-    /// Writes what was found. `names` are the first names of inodes that have several.
-    fn member(
-        &self,
-        found: &Found<'_>,
-        archive: &mut Changeset<&mut dyn Write>,
-        names: &mut BTreeMap<(u64, u64), Vec<u8>>,
-    ) -> Result<()> {
-        let (file_type, mut meta) = (found.file_type(), found.meta());
-        if let Some(latest) = self.source_date_epoch {
-            meta.mtime = Timestamp::Clamp(latest).apply(meta.mtime);
+    fn member(&self, change: &Change, archive: &mut Changeset<&mut dyn Write>) -> Result<()> {
+        let (path, meta) = (change.path.as_slice(), self.meta(change.meta));
+        if change.what == What::Removed {
+            return Ok(archive.whiteout(path, meta).map_err(erolith_mkfs::Error::Tar)?);
         }
-        let mut xattrs = found.xattrs()?;
-        xattrs.retain(|xattr| attributes::belongs_to_layer(&xattr.name, self.marks));
-        if found.path().is_empty() {
-            let is_default = (meta.mode, meta.uid, meta.gid) == ROOT && xattrs.is_empty();
-            if self.kind == Kind::Upper || is_default {
-                return Ok(());
-            }
+        let member = Member {
+            path,
+            meta,
+            size: change.size(),
+            rdev: change.rdev(),
+            target: change.read_link()?,
+            xattrs: change.xattrs.clone(),
+            first: change.first.clone(),
+        };
+        let written = archive.member(change.file_type(), member);
+        if written.map_err(erolith_mkfs::Error::Tar)? == Written::Header {
+            self.copy(change, archive)?;
         }
-        let first = names.get(&found.id()).filter(|_| found.has_other_names()).cloned();
-        let target = if file_type == FileType::Symlink { found.read_link()? } else { Vec::new() };
-        let is_first = first.is_none() && found.has_other_names();
-        let (path, size, rdev) = (found.path(), found.size(), found.rdev());
-        let member = Member { path, meta, size, rdev, target, xattrs, first };
-        let written = archive.member(file_type, member).map_err(erolith_mkfs::Error::Tar)?;
-        if written == Written::Header {
-            self.copy(found, archive)?;
-        }
-        if is_first {
-            names.insert(found.id(), path.to_vec());
+        if change.hides {
+            archive.opaque(path, meta).map_err(erolith_mkfs::Error::Tar)?;
         }
         Ok(())
     }
 
     /// Writes the content of a file, which must not change meanwhile.
-    fn copy(&self, found: &Found<'_>, archive: &mut Changeset<&mut dyn Write>) -> Result<()> {
-        let (file, mut left) = (found.open()?, found.size());
-        let mut buf = vec![0; usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))];
-        while left > 0 {
+    fn copy(&self, change: &Change, archive: &mut Changeset<&mut dyn Write>) -> Result<()> {
+        let mut content = change.content()?;
+        let mut buf = vec![0; usize::try_from(change.size()).map_or(PIECE, |n| n.clamp(1, PIECE))];
+        loop {
             self.cancel.check()?;
-            let want = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-            let n = match rustix::io::read(&file, buf.get_mut(..want).unwrap_or_default()) {
-                Ok(0) => return Err(found.changed().into()),
-                Ok(n) => n,
-                Err(Errno::INTR) => continue,
-                Err(e) => return Err(found.failed(io::Error::from(e)).into()),
-            };
+            let n = content.read(&mut buf)?;
+            if n == 0 {
+                return Ok(());
+            }
             let part = buf.get(..n).unwrap_or_default();
             archive.write_all(part).map_err(Error::io("writing a layer"))?;
             self.progress.tell(n as u64);
-            left = left.saturating_sub(n as u64);
         }
-        Ok(found.verify_unchanged(&file)?)
     }
+
+    /// Makes the image, in a file without a name.
+    fn image(&self, changes: &[Change]) -> Result<File> {
+        let failed = || Error::io(format!("making an image in {}", self.scratch.display()));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(CWD, &self.scratch, flags, Mode::empty());
+        let dir: OwnedFd = dir.map_err(|e| failed()(e.into()))?;
+        let file = scratch_in(std::os::fd::AsFd::as_fd(&dir)).map_err(failed())?;
+        let image = file.try_clone().map_err(failed())?;
+        let timestamp = self.source_date_epoch.map_or(Timestamp::Keep, Timestamp::Clamp);
+        let options = Options { timestamp, ..Options::default() };
+        let mut builder = Builder::new(FileSink::new(file, dir), options)?;
+        builder.fill_from_changes(changes, |change| {
+            self.progress.tell(change.size());
+            self.cancel.check()
+        })?;
+        builder.finish(&Finish::default())?;
+        Ok(image)
+    }
+
+    fn copy_image(&self, image: &mut File, out: &mut dyn Write) -> Result<()> {
+        let reading = || Error::io("reading a new image");
+        io::Seek::rewind(image).map_err(reading())?;
+        let mut buf = vec![0; PIECE];
+        loop {
+            self.cancel.check()?;
+            let n = match image.read(&mut buf) {
+                Ok(0) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                n => n.map_err(reading())?,
+            };
+            let part = buf.get(..n).unwrap_or_default();
+            out.write_all(part).map_err(Error::io("writing a layer"))?;
+        }
+    }
+}
+
+/// Is it part of an archive? The root is not, if it is as the layers below have it.
+fn is_entry(change: &Change) -> bool {
+    !(change.path.is_empty() && change.what == What::Kept)
 }

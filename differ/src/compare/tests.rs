@@ -1,14 +1,15 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-use super::{Compare, Compared, Kind};
+use erolith_mkfs::overlay::{Layer, Marks, Stack};
+
+use super::{Compare, Compared, Format};
 use crate::decode::{Cancel, LayerStream, OnBytes, Request};
 use crate::{Compression, Digest, Error};
 
@@ -18,12 +19,20 @@ fn write(path: &Path, bytes: &[u8]) {
 
 fn compare(dir: &Path, compare: &Compare) -> crate::Result<(Compared, Vec<u8>)> {
     let mut out = Vec::new();
-    let root = File::open(dir).unwrap();
-    compare.write(root.as_fd(), &mut out).map(|compared| (compared, out))
+    compare.write(&Stack::default(), &stack(dir), &mut out).map(|compared| (compared, out))
+}
+
+/// The directory alone.
+fn stack(dir: &Path) -> Stack {
+    Stack::new(vec![layer(dir)], Marks::default())
+}
+
+fn layer(dir: &Path) -> Arc<Layer> {
+    Layer::dir(File::open(dir).unwrap().into())
 }
 
 fn base() -> Compare {
-    Compare::new(Kind::Base, Compression::None)
+    Compare::new(Format::Tar(Compression::None))
 }
 
 /// The names in an archive, and what kind of member each is.
@@ -54,7 +63,7 @@ fn tree() -> TempDir {
 fn members_come_in_the_order_of_their_names_and_sockets_do_not() {
     let dir = tree();
     let (compared, archive) = compare(dir.path(), &base()).unwrap();
-    let expected = ["0 big", "5 d/", "2 link", "0 d/file", "1 d/same"];
+    let expected = ["0 big", "5 d/", "0 d/file", "1 d/same", "2 link"];
     assert_eq!(names(&archive), expected);
     assert_eq!(compared.entries, 5);
 }
@@ -64,13 +73,13 @@ fn digests_and_sizes_are_those_of_the_blob_and_of_the_archive_in_it() {
     let dir = tree();
     let (plain, archive) = compare(dir.path(), &base()).unwrap();
     assert_eq!((&plain.digest, plain.size), (&Digest::of(&archive), archive.len() as u64));
-    assert_eq!((&plain.diff_id, plain.archive_size), (&plain.digest, plain.size));
+    assert_eq!((&plain.diff_id, plain.raw_size), (&plain.digest, plain.size));
     for compression in [Compression::Gzip, Compression::Zstd] {
-        let how = Compare::new(Kind::Base, compression);
+        let how = Compare::new(Format::Tar(compression));
         let (compared, blob) = compare(dir.path(), &how).unwrap();
         assert_eq!(compared.digest, Digest::of(&blob));
         assert_eq!(compared.size, blob.len() as u64);
-        assert_eq!((&compared.diff_id, compared.archive_size), (&plain.digest, plain.size));
+        assert_eq!((&compared.diff_id, compared.raw_size), (&plain.digest, plain.size));
         assert!(compared.size < plain.size / 2, "{compression:?}: {} bytes", compared.size);
         let stream = LayerStream::open(io::Cursor::new(blob.clone()), Request::default()).unwrap();
         assert_eq!(stream.compression(), compression);
@@ -105,8 +114,11 @@ fn an_empty_directory_is_an_empty_archive() {
     assert_eq!((compared.entries, archive), (0, vec![0; 1024]));
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(names(&compare(dir.path(), &base()).unwrap().1), ["5 ./"]);
-    let upper = Compare { kind: Kind::Upper, ..base() };
-    assert_eq!(compare(dir.path(), &upper).unwrap().0.entries, 0);
+    // An upper directory has the attributes that it was made with.
+    let lower = Stack::new(vec![layer(TempDir::new().unwrap().path())], Marks::default());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let upper = lower.with_upper(layer(dir.path()));
+    assert_eq!(base().write(&lower, &upper, &mut Vec::new()).unwrap().entries, 0);
 }
 
 /// Does something to the file that is being read, once.
@@ -183,10 +195,10 @@ impl Write for Room {
 #[test]
 fn an_output_without_room_is_named_as_the_reason() {
     let dir = tree();
-    let root = File::open(dir.path()).unwrap();
-    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
-        let how = Compare::new(Kind::Base, compression);
-        let error = how.write(root.as_fd(), &mut Room(0)).unwrap_err();
+    for format in Format::ALL {
+        let how = Compare::new(format);
+        let nothing = Stack::default();
+        let error = how.write(&nothing, &stack(dir.path()), &mut Room(0)).unwrap_err();
         let Error::Io { source, .. } = &error else { panic!("{error:?}") };
         assert_eq!(source.kind(), io::ErrorKind::StorageFull, "{error}");
     }
@@ -196,8 +208,7 @@ fn an_output_without_room_is_named_as_the_reason() {
 fn a_name_with_a_meaning_is_refused() {
     let dir = TempDir::new().unwrap();
     write(&dir.path().join(".wh.name"), b"");
-    for kind in [Kind::Upper, Kind::Base] {
-        let error = compare(dir.path(), &Compare { kind, ..base() }).unwrap_err();
-        assert_eq!(error.code(), "tar-reserved-name");
-    }
+    let error = compare(dir.path(), &base()).unwrap_err();
+    assert_eq!(error.code(), "tar-reserved-name");
+    compare(dir.path(), &Compare::new(Format::Erofs)).unwrap();
 }

@@ -13,14 +13,14 @@ use crate::directory::{Found, walk};
 use crate::format::{FileType, encode_rdev};
 use crate::io::Sink;
 use crate::meta::Xattr;
-use crate::tree::{self, NodeId, NodeKind, OverlayXattrs, XattrSetId, shown};
+use crate::tree::{self, NodeId, NodeKind, XattrSetId, shown};
 
 /// Inodes with several names, by device and number.
 type Links = BTreeMap<(u64, u64), NodeId>;
 
 impl<S: Sink> Builder<S> {
     /// Fills the tree with everything below the directory `root`, on whatever filesystem. Names are names:
-    /// none is a whiteout, unless [`OverlayXattrs::Upper`] says that the directory is that of an overlay.
+    /// none is a whiteout.
     ///
     /// # Errors
     /// [`Error`]; the builder is of no use then.
@@ -36,14 +36,7 @@ impl<S: Sink> Builder<S> {
         let xattrs = found.xattrs()?;
         let set = self.kept(found, &xattrs)?;
         self.tree.describe_root(found.meta(), set);
-        if self.is_upper() && tree::is_opaque(&xattrs) {
-            self.tree.set_root_opaque();
-        }
         Ok(NodeId::ROOT)
-    }
-
-    fn is_upper(&self) -> bool {
-        self.options.layer.xattrs.overlay == OverlayXattrs::Upper
     }
 
     fn kept(&mut self, found: &Found<'_>, xattrs: &[Xattr]) -> Result<XattrSetId, Error> {
@@ -66,10 +59,7 @@ impl<S: Sink> Builder<S> {
         }
         let xattrs = found.xattrs()?;
         let set = self.kept(found, &xattrs)?;
-        let kind = match self.kind_in_upper(parent, found, &xattrs) {
-            Some(kind) => kind,
-            None => self.kind_from(parent, found)?,
-        };
+        let kind = self.kind_from(parent, found)?;
         let node = self
             .tree
             .add(parent, found.name(), found.meta(), set, kind)
@@ -80,39 +70,22 @@ impl<S: Sink> Builder<S> {
         Ok((found.file_type() == FileType::Directory).then_some(node))
     }
 
-    /// What only the upper directory of an overlay has.
-    fn kind_in_upper(
-        &self,
-        parent: NodeId,
-        found: &Found<'_>,
-        xattrs: &[Xattr],
-    ) -> Option<NodeKind> {
-        if !self.is_upper() {
-            return None;
-        }
-        match found.file_type() {
-            FileType::Directory if tree::is_opaque(xattrs) => Some(tree::new_opaque_dir(parent)),
-            FileType::Char if found.rdev() == (0, 0) => Some(NodeKind::Whiteout),
-            FileType::Regular if found.size() == 0 && tree::is_whiteout_file(xattrs) => {
-                Some(NodeKind::Whiteout)
-            }
-            _ => None,
-        }
-    }
-
     fn kind_from(&mut self, parent: NodeId, found: &Found<'_>) -> Result<NodeKind, Error> {
         Ok(match found.file_type() {
             FileType::Directory => tree::new_dir(parent),
-            FileType::Regular => self.store_file(found)?,
+            FileType::Regular => {
+                NodeKind::File { size: found.size(), content: self.store_found(found)? }
+            }
             FileType::Symlink => NodeKind::Symlink(found.read_link()?.into()),
-            FileType::Char => NodeKind::Char(device(found)?),
-            FileType::Block => NodeKind::Block(device(found)?),
+            FileType::Char => NodeKind::Char(device(found.path(), found.rdev())?),
+            FileType::Block => NodeKind::Block(device(found.path(), found.rdev())?),
             FileType::Fifo => NodeKind::Fifo,
             FileType::Socket => NodeKind::Socket,
         })
     }
 
-    fn store_file(&mut self, found: &Found<'_>) -> Result<NodeKind, Error> {
+    /// Stores the content of a regular file.
+    pub(super) fn store_found(&mut self, found: &Found<'_>) -> Result<Content, Error> {
         let (file, size) = (found.open()?, found.size());
         let content = if size >= KERNEL_COPY {
             self.data.copy_file(file.as_fd(), 0, size)
@@ -121,7 +94,7 @@ impl<S: Sink> Builder<S> {
         };
         // A file that became shorter fails to be copied: that it changed says more.
         found.verify_unchanged(&file)?;
-        Ok(NodeKind::File { size, content: content? })
+        content
     }
 
     fn store_small(
@@ -146,10 +119,10 @@ impl<S: Sink> Builder<S> {
     }
 }
 
-fn device(found: &Found<'_>) -> Result<u32, Error> {
-    let (major, minor) = found.rdev();
+/// The number of a device as it is stored.
+pub(super) fn device(path: &[u8], (major, minor): (u32, u32)) -> Result<u32, Error> {
     encode_rdev(major, minor).ok_or_else(|| Error::Tree {
         offset: 0,
-        source: tree::Error::BadDevice { path: shown(found.path()), major, minor },
+        source: tree::Error::BadDevice { path: shown(path), major, minor },
     })
 }

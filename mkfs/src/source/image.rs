@@ -82,7 +82,8 @@ impl<S: Sink> Builder<S> {
         })
     }
 
-    fn store_from<R: ReadAt>(
+    /// Stores the content of a regular file of an image.
+    pub(super) fn store_from<R: ReadAt>(
         &mut self,
         image: &Image<R>,
         inode: &Inode,

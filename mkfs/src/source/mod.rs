@@ -1,5 +1,6 @@
 //! What fills a [`Builder`](crate::build::Builder).
 
+mod changes;
 mod dir;
 mod image;
 mod tar;

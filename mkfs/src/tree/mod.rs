@@ -22,7 +22,6 @@ pub use seal::{Lower, LowerDir, SealedTree};
 pub use xattrs::{OverlayXattrs, XattrPolicy, XattrSetId};
 
 use xattrs::XattrSets;
-pub(crate) use xattrs::{is_opaque, is_whiteout_file};
 
 /// Index of a node in its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -457,13 +456,6 @@ impl Tree {
         root.xattrs = xattrs;
         if let Some(dir) = self.dir_mut(NodeId::ROOT) {
             dir.implicit = false;
-        }
-    }
-
-    /// Hides the layers below altogether.
-    pub(crate) fn set_root_opaque(&mut self) {
-        if let Some(dir) = self.dir_mut(NodeId::ROOT) {
-            dir.opaque = true;
         }
     }
 }

@@ -72,10 +72,6 @@ pub enum OverlayXattrs {
     Drop,
     /// Take them as they are: the source is a layer already, or the user's own directory.
     Keep,
-    /// The source is the upper directory of an overlay. A directory source then reads whiteouts and opaque
-    /// directories as what they are; of the rest, what a nested overlay wrote stays and bookkeeping is left out.
-    /// A redirect or a metacopy is an error: such an inode is nothing without the overlay it was made in.
-    Upper,
 }
 
 impl Default for XattrPolicy {
@@ -98,23 +94,6 @@ const OVERLAY_PREFIXES: [(&[u8], &[u8]); 2] = [
     (b"trusted.overlay.", b"trusted.overlay.overlay."),
     (b"user.overlay.", b"user.overlay.overlay."),
 ];
-
-/// How an overlay stores what an overlay inside it sets.
-const NESTED: &[u8] = b"trusted.overlay.overlay.";
-/// Marks an opaque directory with `y`, and with `x` one that holds whiteouts in the form of files.
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
-/// Marks an empty file that is a whiteout, for filesystems and users without device nodes.
-const WHITEOUT: &[u8] = b"trusted.overlay.whiteout";
-
-/// Whether a directory of an upper hides what lies below it.
-pub(crate) fn is_opaque(xattrs: &[Xattr]) -> bool {
-    xattrs.iter().any(|x| x.name == OPAQUE && x.value == b"y")
-}
-
-/// Whether an empty file of an upper is a whiteout.
-pub(crate) fn is_whiteout_file(xattrs: &[Xattr]) -> bool {
-    xattrs.iter().any(|x| x.name == WHITEOUT)
-}
 
 impl Tree {
     /// The set of the attributes of one member that are kept. `takes_user` says whether the kernel allows
@@ -217,7 +196,6 @@ fn decide(
                 OverlayXattrs::Keep => Verdict::Keep(name.to_vec(), None),
                 OverlayXattrs::Drop => Verdict::Drop(Note::OverlayXattr),
                 OverlayXattrs::Escape => escape(path, escaped, rest)?,
-                OverlayXattrs::Upper => of_upper(path, name)?,
             });
         }
     }
@@ -225,17 +203,6 @@ fn decide(
         return Ok(Verdict::Drop(Note::TrustedXattrDropped));
     }
     Ok(Verdict::Keep(name.to_vec(), None))
-}
-
-/// What becomes of an overlay's own attribute when its upper directory becomes a layer.
-fn of_upper(path: &[u8], name: &[u8]) -> Result<Verdict, Error> {
-    match name {
-        b"trusted.overlay.redirect" | b"trusted.overlay.metacopy" => {
-            Err(bad(path, name, "only the overlay it was made in can read it: mount without it"))
-        }
-        _ if name.starts_with(NESTED) => Ok(Verdict::Keep(name.to_vec(), None)),
-        _ => Ok(Verdict::Drop(Note::OverlayXattr)),
-    }
 }
 
 fn escape(path: &[u8], escaped: &[u8], rest: &[u8]) -> Result<Verdict, Error> {

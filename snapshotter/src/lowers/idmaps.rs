@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use erolith_mkfs::overlay::{Owners, Range};
+
 use crate::store::Labels;
 use crate::{Error, Result};
 
@@ -22,13 +24,6 @@ pub(crate) struct IdMaps {
 /// The ranges of one kind of id, in the order in which they were given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct IdMap(Vec<Range>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
-    container: u32,
-    host: u32,
-    len: u32,
-}
 
 impl IdMaps {
     /// The maps that `labels` ask for, if they do.
@@ -58,6 +53,11 @@ impl IdMaps {
         (self.uid.root().unwrap_or_default(), self.gid.root().unwrap_or_default())
     }
 
+    /// For who reads what the container wrote.
+    pub(crate) fn owners(&self) -> Owners {
+        Owners { users: self.uid.0.clone(), groups: self.gid.0.clone() }
+    }
+
     /// The options of an overlay that containerd maps itself.
     pub(crate) fn mount_options(&self) -> [String; 2] {
         [format!("uidmap={}", self.uid.label()), format!("gidmap={}", self.gid.label())]
@@ -79,7 +79,7 @@ impl IdMap {
         let refuse = |reason| Error::IdMap { label, value: value.to_owned(), reason };
         let mut ranges = Vec::new();
         for part in value.split(',') {
-            let range = Range::parse(part)
+            let range = range(part)
                 .ok_or_else(|| refuse("not of the form container:host:length in 32 bits"))?;
             ranges.push(range);
         }
@@ -122,15 +122,13 @@ impl IdMap {
     }
 }
 
-impl Range {
-    fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.split(':').map(number);
-        let (container, host, len) = (fields.next()??, fields.next()??, fields.next()??);
-        // The last id, 2^32 - 1, means "none".
-        let fits = |first: u32| first.checked_add(len).is_some();
-        let is_whole = fields.next().is_none() && len > 0;
-        (is_whole && fits(container) && fits(host)).then_some(Self { container, host, len })
-    }
+fn range(text: &str) -> Option<Range> {
+    let mut fields = text.split(':').map(number);
+    let (container, host, len) = (fields.next()??, fields.next()??, fields.next()??);
+    // The last id, 2^32 - 1, means "none".
+    let fits = |first: u32| first.checked_add(len).is_some();
+    let is_whole = fields.next().is_none() && len > 0;
+    (is_whole && fits(container) && fits(host)).then_some(Range { container, host, len })
 }
 
 /// Decimal digits and nothing else: `str::parse` would take a sign.

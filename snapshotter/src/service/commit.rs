@@ -17,19 +17,23 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use erolith_mkfs::build::{Builder, Finish, Options};
 use erolith_mkfs::dmverity;
-use erolith_mkfs::io::FileSink;
-use erolith_mkfs::tree::OverlayXattrs;
+use erolith_mkfs::image::Image;
+use erolith_mkfs::io::{FileSink, ReadAt};
+use erolith_mkfs::overlay::{Attributes, How, Layer, Marks, Stack, changes};
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
 
+use super::target::Written;
 use super::{Snapshotter, usage};
 use crate::fault::point;
 use crate::files::{self, failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
 use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK, record};
+use crate::lowers::IdMaps;
 use crate::mounts;
 use crate::protect::{self, Protector};
 use crate::store::{Content, Entry, Kind, Labels, Snapshot, now, without_empty};
@@ -76,8 +80,9 @@ impl Snapshotter {
         // The transaction says what is wrong, in the right order; but no image is made for one that must fail.
         let ready = match self.store.snapshot(key) {
             Ok(snapshot) if snapshot.kind == Kind::Active && self.store.info(name).is_err() => {
-                let entry = self.layer_of(&snapshot, name, parent, labels)?;
-                Some(self.ready(entry)?)
+                let below = self.below(&snapshot, parent);
+                let entry = layer_of(&snapshot, name, below.first().copied(), labels);
+                Some(self.ready(entry, &snapshot.labels, &below)?)
             }
             _ => None,
         };
@@ -100,30 +105,15 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// What the active snapshot will be. Its image is yet to be looked at.
-    fn layer_of(
-        &self,
-        snapshot: &Snapshot,
-        name: &str,
-        parent: &str,
-        labels: &Labels,
-    ) -> Result<Entry> {
-        let kept = snapshot.parents.first().copied();
-        let parent = match parent {
-            "" => kept,
+    /// The layers that the snapshot will stand on, the nearest first.
+    fn below(&self, snapshot: &Snapshot, parent: &str) -> Vec<u64> {
+        let kept = || snapshot.parents.clone();
+        let rebased = |given: Snapshot| [vec![given.id], given.parents].concat();
+        match parent {
+            "" => kept(),
             // One that is not there is for the transaction to refuse.
-            given => self.store.snapshot(given).map_or(kept, |given| Some(given.id)),
-        };
-        let time = now();
-        Ok(Entry {
-            key: name.to_owned(),
-            kind: Kind::Committed,
-            parent,
-            created: time,
-            updated: time,
-            labels: without_empty(labels),
-            ..Entry::new(name, snapshot)
-        })
+            given => self.store.snapshot(given).map_or_else(|_| kept(), rebased),
+        }
     }
 
     /// What is left to do when the database has it. It is committed all the same when that fails; the next start does it
@@ -141,8 +131,9 @@ impl Snapshotter {
         }
     }
 
-    /// The image of an active snapshot, whole and durable.
-    fn ready(&self, mut entry: Entry) -> Result<Ready> {
+    /// The image of an active snapshot, whole and durable. `labels` are those that the snapshot has, `below` the layers it
+    /// stands on.
+    fn ready(&self, mut entry: Entry, labels: &Labels, below: &[u64]) -> Result<Ready> {
         let id = entry.id;
         let dir = self.dir(id);
         let lock = open_dir(&dir)?;
@@ -154,7 +145,11 @@ impl Snapshotter {
         if is_converted {
             let to = Target { id, dir: &dir, fd: lock.as_fd(), sync: self.config.sync };
             let is_hashed = self.config.dm_verity == DmVerity::On;
-            convert(&to, self.open_upper(id)?, is_hashed, self.protector())?;
+            let maps = IdMaps::from_labels(labels)?;
+            let owners = maps.map(|maps| maps.owners()).unwrap_or_default();
+            let written = Written { upper: self.open_upper(id)?, owners };
+            let below = below.iter().map(|&id| self.dir(id).join(IMAGE)).collect();
+            convert(&to, Changed { written, below }, is_hashed, self.protector())?;
         }
         let image = dir.join(IMAGE);
         let file = File::open(&image).map_err(failed("opening", &image))?;
@@ -244,10 +239,31 @@ struct Target<'a> {
     sync: bool,
 }
 
+/// What an image is made of.
+struct Changed {
+    written: Written,
+    /// Images of the layers below, the nearest first.
+    below: Vec<PathBuf>,
+}
+
+/// What the active snapshot will be. Its image is yet to be looked at.
+fn layer_of(snapshot: &Snapshot, name: &str, parent: Option<u64>, labels: &Labels) -> Entry {
+    let time = now();
+    Entry {
+        key: name.to_owned(),
+        kind: Kind::Committed,
+        parent,
+        created: time,
+        updated: time,
+        labels: without_empty(labels),
+        ..Entry::new(name, snapshot)
+    }
+}
+
 /// Makes the image of the upper directory, under both of its names, with a hash tree if that is wanted.
 fn convert(
     target: &Target<'_>,
-    upper: OwnedFd,
+    changed: Changed,
     is_hashed: bool,
     protector: Protector,
 ) -> Result<()> {
@@ -256,7 +272,7 @@ fn convert(
     // A differ that died may have left one.
     layerdir::remove_sidecar(&dir.join(IMAGE))?;
     let file = unnamed(dir_fd).map_err(failed("making an image in", dir))?;
-    build(&file, dir_fd, dir, upper).map_err(|error| match error {
+    build(&file, dir_fd, dir, changed).map_err(|error| match error {
         Fill::Storage(error) => error,
         Fill::Image(source) => Error::Convert { id, source },
     })?;
@@ -293,21 +309,28 @@ impl From<erolith_mkfs::Error> for Fill {
     }
 }
 
-/// The same upper gives the same bytes: nothing comes from the clock or the host.
-fn build(file: &File, dir: BorrowedFd<'_>, path: &Path, upper: OwnedFd) -> Result<(), Fill> {
+/// The same upper over the same layers gives the same bytes: nothing comes from the clock or the host.
+fn build(file: &File, dir: BorrowedFd<'_>, path: &Path, changed: Changed) -> Result<(), Fill> {
     let storage = |what| move |e: std::io::Error| Fill::Storage(failed(what, path)(e));
-    let mut options = Options::default();
-    options.layer.whiteouts = false;
-    options.layer.xattrs.keep_trusted = true;
-    options.layer.xattrs.overlay = OverlayXattrs::Upper;
-    // Some filesystems list attributes of their own, which mean nothing elsewhere.
-    options.layer.xattrs.drop_unknown = true;
     let output = file.try_clone().map_err(storage("opening an image in"))?;
     let scratch = dir.try_clone_to_owned().map_err(storage("opening"))?;
-    let mut builder = Builder::new(FileSink::new(output, scratch), options)?;
-    builder.fill_from_dir(upper.as_fd())?;
+    let Changed { written: Written { upper, owners }, below } = changed;
+    let lowers = below.iter().map(|image| open_layer(image)).collect::<Result<_, _>>()?;
+    let lowers = Stack::new(lowers, Marks::Trusted);
+    let upper = lowers.with_upper(Layer::dir(upper));
+    let how = How { attributes: Attributes::Local, owners, thorough: false };
+    let changes = changes::<Fill>(&lowers, &upper, &how, || Ok(()))?;
+    let mut builder = Builder::new(FileSink::new(output, scratch), Options::default())?;
+    builder.fill_from_changes::<Fill>(&changes, |_| Ok(()))?;
     builder.finish(&Finish::default())?;
     Ok(())
+}
+
+fn open_layer(image: &Path) -> Result<Arc<Layer>, Fill> {
+    let file = File::open(image).map_err(failed("opening", image)).map_err(Fill::Storage)?;
+    let file: Arc<dyn ReadAt> = Arc::new(file);
+    let image = Image::open(file, Vec::new()).map_err(erolith_mkfs::Error::from)?;
+    Ok(Layer::image(image))
 }
 
 /// Makes the names in the directory of a snapshot durable, once something there was undone.

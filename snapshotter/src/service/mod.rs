@@ -52,6 +52,7 @@ pub use config::{Config, Profile};
 pub use paths::Paths;
 pub(crate) use root::{DATABASE, SNAPSHOTS, parts as root_parts, take};
 pub(crate) use sound::put_away;
+pub use target::Written;
 
 /// A mount as containerd's API has it (`containerd.types.Mount`).
 #[derive(Debug, Clone, PartialEq, Eq)]

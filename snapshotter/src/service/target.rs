@@ -1,15 +1,27 @@
 //! Which directory the mounts of a snapshot are of: where a differ writes its layer, and reads what a container wrote.
 
-use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use erolith_mkfs::overlay::Owners;
 
 use super::cleanup::number;
 use super::paths::Paths;
 use super::{Mount, Snapshotter};
 use crate::files::{open_dir, stat};
 use crate::layerdir::{self, MARKER, RWLAYER, UPPER};
+use crate::lowers::IdMaps;
 use crate::store::Kind;
 use crate::{Error, Result};
+
+/// What a container wrote.
+#[derive(Debug)]
+pub struct Written {
+    /// The upper directory, open.
+    pub upper: OwnedFd,
+    /// Whose numbers the owners in it are.
+    pub owners: Owners,
+}
 
 impl Snapshotter {
     /// The layer directory that `mounts` are of, by the rule of [`layerdir::of_mounts`]; nothing when they are of a
@@ -32,19 +44,23 @@ impl Snapshotter {
         Ok(Some(dir))
     }
 
-    /// Opens the upper directory of the active snapshot in `dir`, wherever it is. Of another snapshotter's directory
-    /// only one that lies in there can be.
+    /// The upper directory of the active snapshot in `dir`, wherever it is. Of another snapshotter's directory only one
+    /// that lies in there can be.
     ///
     /// # Errors
     /// [`Error::Finished`] for one of our directories whose snapshot is not active, [`Error::Gone`], and what mounting
     /// gives.
-    pub fn open_upper_of(&self, dir: &Path) -> Result<Option<File>> {
-        let upper = match self.require_active(dir)? {
-            Some(id) => self.open_upper(id)?,
-            None if stat(&dir.join(RWLAYER))?.is_some() => return Ok(None),
-            None => open_dir(&dir.join(UPPER))?,
+    pub fn written_in(&self, dir: &Path) -> Result<Option<Written>> {
+        let Some(id) = self.require_active(dir)? else {
+            if stat(&dir.join(RWLAYER))?.is_some() {
+                return Ok(None);
+            }
+            let (upper, owners) = (open_dir(&dir.join(UPPER))?, Owners::default());
+            return Ok(Some(Written { upper, owners }));
         };
-        Ok(Some(File::from(upper)))
+        let maps = IdMaps::from_labels(&self.store.labels_of(id)?)?;
+        let owners = maps.map(|maps| maps.owners()).unwrap_or_default();
+        Ok(Some(Written { upper: self.open_upper(id)?, owners }))
     }
 
     /// The number of the active snapshot whose directory this is; nothing for those of others.

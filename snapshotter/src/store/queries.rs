@@ -33,6 +33,14 @@ impl Store {
         })
     }
 
+    /// The labels of the snapshot with this id; none when there is no such snapshot.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn labels_of(&self, id: u64) -> crate::Result<Labels> {
+        self.read(|conn| labels_of(conn, id))
+    }
+
     /// What `Stat` says of a snapshot.
     ///
     /// # Errors

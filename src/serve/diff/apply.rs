@@ -132,7 +132,8 @@ impl Differ {
         let mounts = from_mounts(mounts);
         let foreign = Error::NotOurs("the mounts are not those of an EROFS layer directory");
         let dir = self.snapshotter.layer_dir(&mounts)?.ok_or(foreign)?;
-        let lowers = self.places.stack(&mounts).map(|stack| stack.lowers).unwrap_or_default();
+        let lowers =
+            self.places.stack(&mounts).and_then(|stack| stack.images()).unwrap_or_default();
         let sync = if self.sync || sync_fs { Sync::Durable } else { Sync::Skipped };
         let target = Target { is_ours: self.places.is_ours(&dir), dir, lowers, sync };
 

@@ -1,18 +1,24 @@
-//! A layer goes out: what a snapshot holds above its layers becomes a blob in containerd's content store.
+//! A layer goes out: what one side shows and the other does not becomes a blob in containerd's content store.
 
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use erolith_differ::compare::{Compare, Compared, Kind};
+use erolith_differ::Compression;
+use erolith_differ::compare::{Compare, Compared, Format};
 use erolith_differ::decode::Cancel;
-use erolith_differ::{Compression, OCI_LAYER};
+use erolith_mkfs::image::Image;
+use erolith_mkfs::io::ReadAt;
+use erolith_mkfs::overlay::{Layer, Owners, Stack as Layers};
 use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
-use erolith_snapshotter::service::Mount;
+use rustix::fs::{Mode, OFlags};
 use tracing::info;
 
 use super::Differ;
-use super::stack::Stack;
+use super::stack::{Lower, Stack, Top};
 use crate::serve::containerd::Scope;
 use crate::serve::containerd::labels::Labels;
 use crate::serve::containerd::upload::Written;
@@ -21,30 +27,62 @@ use crate::serve::proto::diff::DiffRequest;
 use crate::serve::proto::types::Descriptor;
 use crate::serve::snapshots::from_mounts;
 
-/// The media type and the compression of what is asked for. None named means gzip, as in containerd.
-fn media_type(asked: &str) -> Result<(String, Compression)> {
-    let compression = match asked.strip_prefix(OCI_LAYER) {
-        _ if asked.is_empty() => return Ok((format!("{OCI_LAYER}+gzip"), Compression::Gzip)),
-        Some("") => Compression::None,
-        Some("+gzip") => Compression::Gzip,
-        Some("+zstd") => Compression::Zstd,
-        _ => return Err(Error::MediaType(asked.to_owned())),
-    };
-    Ok((asked.to_owned(), compression))
+/// What is asked for. No media type means gzip, as in containerd.
+fn format_of(asked: &str) -> Result<Format> {
+    let is_it = |format: &Format| format.media_type() == asked;
+    match asked {
+        "" => Ok(Format::Tar(Compression::Gzip)),
+        _ => Format::ALL.into_iter().find(is_it).ok_or_else(|| Error::MediaType(asked.to_owned())),
+    }
 }
 
-/// Does `right` stand on exactly what `left` shows? Only then is its upper directory the difference. `is_empty` tells
-/// whether there is nothing in the upper directory of a layer directory.
-fn stands_on(right: &Stack, left: &Stack, is_empty: impl Fn(&Path) -> bool) -> bool {
-    right.lowers == left.lowers && left.top.as_deref().is_none_or(is_empty)
+const FOREIGN: Error = Error::NotOurs("the mounts are of a kind that is not read here");
+
+/// Layers that are open, each once: what both sides have is then known to be the same.
+#[derive(Default)]
+struct Opened(BTreeMap<Lower, Arc<Layer>>);
+
+impl Opened {
+    fn lower(&mut self, lower: &Lower) -> Result<Arc<Layer>> {
+        if let Some(layer) = self.0.get(lower) {
+            return Ok(Arc::clone(layer));
+        }
+        let layer = match lower {
+            Lower::Image(path) => open_image(path)?,
+            Lower::Dir(path) => open_dir(path)?,
+        };
+        self.0.insert(lower.clone(), Arc::clone(&layer));
+        Ok(layer)
+    }
+
+    fn lowers(&mut self, stack: &Stack) -> Result<Layers> {
+        let layers = stack.lowers.iter().map(|lower| self.lower(lower)).collect::<Result<_>>()?;
+        Ok(Layers::new(layers, stack.marks))
+    }
 }
 
-fn has_empty_upper(dir: &Path) -> bool {
+fn open_image(path: &Path) -> Result<Arc<Layer>> {
+    let failed = |source| Error::Storage { action: "opening", path: path.to_owned(), source };
+    let file: Arc<dyn ReadAt> = Arc::new(File::open(path).map_err(failed)?);
+    let image = Image::open(file, Vec::new()).map_err(erolith_mkfs::Error::from);
+    Ok(Layer::image(image.map_err(erolith_differ::Error::from)?))
+}
+
+fn open_dir(path: &Path) -> Result<Arc<Layer>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty());
+    let dir = dir.map_err(|errno| {
+        let source = io::Error::from(errno);
+        Error::Storage { action: "opening", path: path.to_owned(), source }
+    })?;
+    Ok(Layer::dir(dir))
+}
+
+/// Is the directory of a snapshot one that nothing was written into?
+fn is_empty(dir: &Path) -> bool {
     let is_empty = std::fs::read_dir(dir.join(UPPER)).is_ok_and(|mut names| names.next().is_none());
     is_empty && !dir.join(RWLAYER).exists()
 }
-
-const FOREIGN: Error = Error::NotOurs("the mounts are not those of an active EROFS snapshot");
 
 impl Differ {
     /// Makes a blob of what `right` has and `left` has not.
@@ -55,39 +93,56 @@ impl Differ {
         start: Instant,
         cancel: &Cancel,
     ) -> Result<Descriptor> {
-        let (media_type, compression) = media_type(&request.media_type)?;
-        let (left, right) = (from_mounts(request.left), from_mounts(request.right));
-        let (dir, kind) = self.changed(&left, &right)?;
-        let directory = self.snapshotter.open_upper_of(&dir)?.ok_or(FOREIGN)?;
+        let format = format_of(&request.media_type)?;
+        let stack = |mounts| self.places.stack(&from_mounts(mounts)).ok_or(FOREIGN);
+        let (mut left, right) = (stack(request.left)?, stack(request.right)?);
+        left.top = left.top.filter(|top| !matches!(top, Top::Ours(dir) if is_empty(dir)));
+        let mut opened = Opened::default();
+        let (old, _) = self.layers(&left, &mut opened)?;
+        let (new, owners) = self.layers(&right, &mut opened)?;
         let mut upload = self.containerd.upload(scope, &request.r#ref)?;
         let compare = Compare {
             source_date_epoch: request.source_date_epoch.map(|time| time.seconds),
+            owners,
+            scratch: self.scratch.clone(),
             cancel: cancel.clone(),
-            ..Compare::new(kind, compression)
+            ..Compare::new(format)
         };
-        let compared = compare.write(directory.as_fd(), &mut upload)?;
+        let compared = compare.write(&old, &new, &mut upload)?;
         let Compared { digest, diff_id, size, entries, .. } = compared;
         let written = Written { digest: &digest, diff_id: &diff_id, size };
         // The lease stays until the caller has taken the blob over.
         upload.commit(&written, request.labels, Labels::new())?;
         let took = start.elapsed();
         self.metrics.compared(took, size);
-        info!(blob = %digest, %diff_id, bytes = size, entries, ?took, dir = %dir.display(), "compared");
+        info!(blob = %digest, %diff_id, bytes = size, entries, ?took, top = ?right.top, "compared");
         let size = i64::try_from(size).unwrap_or(i64::MAX);
-        let digest = digest.to_string();
+        let (media_type, digest) = (format.media_type(), digest.to_string());
         Ok(Descriptor { media_type, digest, size, ..Descriptor::default() })
     }
 
-    /// The layer directory whose upper directory is the difference, and whether there are layers below it.
-    fn changed(&self, left: &[Mount], right: &[Mount]) -> Result<(PathBuf, Kind)> {
-        let right = self.places.stack(right).ok_or(FOREIGN)?;
-        let left = self.places.stack(left).ok_or(FOREIGN)?;
-        let dir = right.top.clone().filter(|dir| dir.join(MARKER).is_file()).ok_or(FOREIGN)?;
-        // With an image, the directory is not what the snapshot shows.
-        if !stands_on(&right, &left, has_empty_upper) || dir.join(IMAGE).exists() {
-            return Err(FOREIGN);
-        }
-        Ok((dir, if right.lowers.is_empty() { Kind::Base } else { Kind::Upper }))
+    /// The layers that one side is made of, and whose numbers the owners in the topmost are.
+    fn layers(&self, stack: &Stack, opened: &mut Opened) -> Result<(Layers, Owners)> {
+        let lowers = opened.lowers(stack)?;
+        let (upper, owners) = match &stack.top {
+            None => return Ok((lowers, Owners::default())),
+            Some(Top::Dir(dir)) => (open_dir(dir)?, Owners::default()),
+            Some(Top::Ours(dir)) => match self.snapshotter.written_in(dir) {
+                // A view of nothing is a directory of its own.
+                Err(erolith_snapshotter::Error::Finished { .. }) if is_empty(dir) => {
+                    return Ok((lowers, Owners::default()));
+                }
+                // With an image, the directory is not what the snapshot shows.
+                _ if !dir.join(MARKER).is_file() || dir.join(IMAGE).exists() => {
+                    return Err(FOREIGN);
+                }
+                written => {
+                    let written = written?.ok_or(FOREIGN)?;
+                    (Layer::dir(written.upper), written.owners)
+                }
+            },
+        };
+        Ok((lowers.with_upper(upper), owners))
     }
 }
 
@@ -96,44 +151,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_types_that_containerd_itself_makes_are_made() {
+    fn only_types_that_containerd_knows_are_made() {
+        const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+        const EROFS: &str = "application/vnd.erofs.layer.v1";
         for (asked, made) in [
-            ("", Some("application/vnd.oci.image.layer.v1.tar+gzip")),
-            (
-                "application/vnd.oci.image.layer.v1.tar",
-                Some("application/vnd.oci.image.layer.v1.tar"),
-            ),
-            (
-                "application/vnd.oci.image.layer.v1.tar+zstd",
-                Some("application/vnd.oci.image.layer.v1.tar+zstd"),
-            ),
-            ("application/vnd.oci.image.layer.v1.tar+xz", None),
+            ("", Some(format!("{TAR}+gzip"))),
+            (TAR, Some(TAR.to_owned())),
+            (&format!("{TAR}+zstd"), Some(format!("{TAR}+zstd"))),
+            (&format!("{TAR}+xz"), None),
             ("application/vnd.docker.image.rootfs.diff.tar.gzip", None),
-            ("application/vnd.erofs.layer.v1", None),
+            (EROFS, Some(EROFS.to_owned())),
+            (&format!("{EROFS}+zstd"), Some(format!("{EROFS}+zstd"))),
+            (&format!("{EROFS}+gzip"), None),
         ] {
-            let got = media_type(asked);
-            assert_eq!(got.as_ref().ok().map(|(media_type, _)| media_type.as_str()), made);
+            let got = format_of(asked);
+            assert_eq!(got.as_ref().ok().map(|format| format.media_type()), made);
             if let Err(error) = got {
                 assert_eq!(error.code(), tonic::Code::Unimplemented);
             }
         }
-    }
-
-    #[test]
-    fn the_left_side_must_be_what_the_right_side_stands_on() {
-        let stack = |top: Option<&str>, lowers: &[&str]| Stack {
-            top: top.map(PathBuf::from),
-            lowers: lowers.iter().map(PathBuf::from).collect(),
-        };
-        let right = stack(Some("/9"), &["/2", "/1"]);
-        let empty = |path: &Path| path == Path::new("/empty");
-        assert!(stands_on(&right, &stack(None, &["/2", "/1"]), empty));
-        assert!(!stands_on(&right, &stack(None, &["/1", "/2"]), empty));
-        assert!(!stands_on(&right, &stack(None, &["/1"]), empty));
-        assert!(!stands_on(&right, &stack(Some("/8"), &["/2", "/1"]), empty));
-        let base = stack(Some("/9"), &[]);
-        assert!(stands_on(&base, &stack(Some("/empty"), &[]), empty));
-        assert!(!stands_on(&base, &stack(Some("/full"), &[]), empty));
-        assert!(!stands_on(&base, &stack(None, &["/1"]), empty));
     }
 }

@@ -54,6 +54,8 @@ struct Differ {
     budget: Budget,
     processors: Vec<Processor>,
     sync: bool,
+    /// Where an image is made that has no name yet.
+    scratch: PathBuf,
     /// Do images get a dm-verity hash tree?
     dm_verity: bool,
     /// Puts what was converted into the content store, if that is wanted.
@@ -97,6 +99,7 @@ impl Service {
             budget: config.differ.budget(),
             processors: config.processors(),
             sync: config.snapshotter.sync,
+            scratch: config.root.clone(),
             dm_verity: config.differ.dm_verity,
             keeper,
             turns: Semaphore::new(MAX_CALLS),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use erolith_mkfs::overlay::Marks;
 use erolith_snapshotter::layerdir::IMAGE;
 use erolith_snapshotter::service::{Mount, Paths};
 
@@ -9,13 +10,44 @@ use erolith_snapshotter::service::{Mount, Paths};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Places(Paths);
 
-/// The directories and images that some mounts are made of.
+/// A layer that is only read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lower {
+    /// An EROFS image.
+    Image(PathBuf),
+    /// A directory of another snapshotter.
+    Dir(PathBuf),
+}
+
+/// Where a container writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Top {
+    /// The upper directory in, or of, this layer directory of ours.
+    Ours(PathBuf),
+    /// This upper directory of another snapshotter.
+    Dir(PathBuf),
+}
+
+/// The directories and images that some mounts are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Stack {
-    /// The layer directory whose upper directory is written to, or is the tree itself.
-    pub(super) top: Option<PathBuf>,
-    /// Images of the layers below, the nearest first.
-    pub(super) lowers: Vec<PathBuf>,
+    /// What is written to, or is the tree itself.
+    pub(super) top: Option<Top>,
+    /// The layers below, the nearest first.
+    pub(super) lowers: Vec<Lower>,
+    /// What overlayfs' marks are called in them.
+    pub(super) marks: Marks,
+}
+
+impl Stack {
+    /// The layers below, if all of them are images.
+    pub(super) fn images(self) -> Option<Vec<PathBuf>> {
+        let image = |lower| match lower {
+            Lower::Image(path) => Some(path),
+            Lower::Dir(_) => None,
+        };
+        self.lowers.into_iter().map(image).collect()
+    }
 }
 
 impl Places {
@@ -29,9 +61,9 @@ impl Places {
         self.0.is_dir(dir)
     }
 
-    /// What `mounts` are made of; nothing when a part of it is not known here.
+    /// What `mounts` are made of; nothing when a part of it is not known here. Other snapshotters are known by what they
+    /// mount: directories (overlayfs, native) and images (EROFS).
     pub(super) fn stack(&self, mounts: &[Mount]) -> Option<Stack> {
-        let Self(paths) = self;
         let (last, first) = mounts.split_last()?;
         // In the managed profile the layers are mounts by themselves, which the overlay refers to by number; and so is the
         // filesystem that the upper directory is in, before them.
@@ -41,45 +73,68 @@ impl Places {
         };
         let lowers: Option<Vec<_>> = images.iter().map(image_of_mount).collect();
         let mut lowers = lowers?;
-        let top = |upper: &str| match filesystem {
-            Some(mount) => Path::new(&mount.source).parent().map(Path::to_owned),
-            None => paths.dir_of_upper(Path::new(upper)),
-        };
-        let image_at = |dir: &str| {
-            let id = paths.layer_at(Path::new(dir))?;
-            Some(paths.dir(id).join(IMAGE))
-        };
         let option = |key: &str| last.options.iter().find_map(|option| option.strip_prefix(key));
-        match last.fs_type.rsplit('/').next()? {
-            "bind" => match top(&last.source) {
-                None => {
-                    lowers.push(image_at(&last.source)?);
-                    Some(Stack { top: None, lowers })
-                }
-                top => Some(Stack { top, lowers }),
-            },
-            "erofs" => {
-                lowers.push(image_of_mount(last)?);
-                Some(Stack { top: None, lowers })
-            }
+        let is_set = |flag: &str| last.options.iter().any(|option| option == flag);
+        let marks = if is_set("userxattr") { Marks::User } else { Marks::Trusted };
+        let (top, more) = match last.fs_type.rsplit('/').next()? {
+            "bind" => self.of_bind(&last.source, filesystem)?,
+            "erofs" => (None, vec![image_of_mount(last)?]),
             "overlay" => {
                 let below = option("lowerdir=")?;
-                if lowers.is_empty() {
-                    lowers = below.split(':').map(image_at).collect::<Option<_>>()?;
-                }
-                let Some(upper) = option("upperdir=") else {
-                    return Some(Stack { top: None, lowers });
+                let more = match lowers.is_empty() {
+                    true => below.split(':').map(|dir| self.lower(dir)).collect::<Option<_>>()?,
+                    false => Vec::new(),
                 };
-                Some(Stack { top: Some(top(upper)?), lowers })
+                let top = option("upperdir=").map(|upper| self.top(upper, filesystem));
+                (top.map_or(Some(None), |top| top.map(Some))?, more)
             }
-            _ => None,
+            _ => return None,
+        };
+        lowers.extend(more);
+        Some(Stack { top, lowers, marks })
+    }
+
+    fn of_bind(
+        &self,
+        source: &str,
+        filesystem: Option<&Mount>,
+    ) -> Option<(Option<Top>, Vec<Lower>)> {
+        match self.top(source, filesystem)? {
+            Top::Dir(_) => Some((None, vec![self.lower(source)?])),
+            ours => Some((Some(ours), Vec::new())),
+        }
+    }
+
+    /// Whose upper directory this is.
+    fn top(&self, upper: &str, filesystem: Option<&Mount>) -> Option<Top> {
+        let dir = match filesystem {
+            Some(mount) => Path::new(&mount.source).parent().map(Path::to_owned),
+            None => self.0.dir_of_upper(Path::new(upper)),
+        };
+        match dir {
+            Some(dir) => Some(Top::Ours(dir)),
+            None => foreign(upper).map(Top::Dir),
+        }
+    }
+
+    /// Whose layer this is.
+    fn lower(&self, dir: &str) -> Option<Lower> {
+        match self.0.layer_at(Path::new(dir)) {
+            Some(id) => Some(Lower::Image(self.0.dir(id).join(IMAGE))),
+            None => foreign(dir).map(Lower::Dir),
         }
     }
 }
 
+/// A path that means the same to everybody, without what an overlay's options escape and what templates fill in.
+fn foreign(path: &str) -> Option<PathBuf> {
+    let is_plain = path.starts_with('/') && !path.contains(['\\', '{', '}']);
+    is_plain.then(|| PathBuf::from(path))
+}
+
 /// The image that is mounted by itself.
-fn image_of_mount(mount: &Mount) -> Option<PathBuf> {
-    (mount.fs_type == "erofs").then(|| PathBuf::from(&mount.source))
+fn image_of_mount(mount: &Mount) -> Option<Lower> {
+    (mount.fs_type == "erofs").then(|| Lower::Image(PathBuf::from(&mount.source)))
 }
 
 #[cfg(test)]
@@ -100,8 +155,9 @@ mod tests {
     }
 
     fn known(top: Option<&str>, lowers: &[&str]) -> Option<Stack> {
-        let lowers = lowers.iter().map(PathBuf::from).collect();
-        Some(Stack { top: top.map(PathBuf::from), lowers })
+        let lowers = lowers.iter().map(|lower| Lower::Image(PathBuf::from(lower))).collect();
+        let top = top.map(|top| Top::Ours(PathBuf::from(top)));
+        Some(Stack { top, lowers, marks: Marks::Trusted })
     }
 
     #[test]
@@ -143,17 +199,48 @@ mod tests {
     }
 
     #[test]
-    fn mounts_of_others_are_not_guessed_at() {
+    fn mounts_of_others_are_what_they_say() {
+        let dir = |path: &str| Lower::Dir(PathBuf::from(path));
+        let ours = Lower::Image(PathBuf::from("/r/snapshots/3/layer.erofs"));
+        let other = |lowers: Vec<Lower>| Stack { lowers, ..Stack::default() };
+        let over = |upper: &str, lowers| Stack {
+            top: Some(Top::Dir(PathBuf::from(upper))),
+            lowers,
+            marks: Marks::User,
+        };
+        for (mount, known) in [
+            (mount("bind", "/other/l/3v", &["ro"]), other(vec![dir("/other/l/3v")])),
+            (mount("bind", "/s/w/5/work", &["rw"]), other(vec![dir("/s/w/5/work")])),
+            (
+                mount("erofs", "/o/3/layer.erofs", &["ro", "loop"]),
+                other(vec![Lower::Image(PathBuf::from("/o/3/layer.erofs"))]),
+            ),
+            (
+                mount("overlay", "overlay", &["lowerdir=/s/l/3:/o/1/fs"]),
+                other(vec![ours, dir("/o/1/fs")]),
+            ),
+            (
+                mount(
+                    "overlay",
+                    "overlay",
+                    &["userxattr", "workdir=/o/2/work", "upperdir=/o/2/fs", "lowerdir=/o/1/fs"],
+                ),
+                over("/o/2/fs", vec![dir("/o/1/fs")]),
+            ),
+        ] {
+            assert_eq!(stack(std::slice::from_ref(&mount)), Some(known), "{mount:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_guessed_at() {
         for mounts in [
             vec![],
             vec![mount("tmpfs", "tmpfs", &[])],
-            vec![mount("bind", "/other/l/3v", &["ro"])],
-            vec![mount("bind", "/s/l/../3", &["ro"])],
-            vec![mount("bind", "/s/l/3/etc", &["ro"])],
-            vec![mount("overlay", "overlay", &["lowerdir=/s/l/3:/elsewhere/1"])],
+            vec![mount("bind", "relative", &["ro"])],
+            vec![mount("overlay", "overlay", &["lowerdir=/s/l/3:/else\\:where/1"])],
+            vec![mount("overlay", "overlay", &["lowerdir={{ mount 0 }}"])],
             vec![mount("overlay", "overlay", &["upperdir=/r/snapshots/5/fs"])],
-            vec![mount("overlay", "overlay", &["upperdir=/elsewhere/upper", "lowerdir=/s/l/3"])],
-            vec![mount("bind", "/s/w/5/work", &["rw"])],
             vec![mount("ext4", "/dev/sda", &[]), mount("bind", "/s/l/3v", &[])],
         ] {
             assert_eq!(stack(&mounts), None, "{mounts:?}");

@@ -71,5 +71,4 @@ enum Overlay {
     Escape,
     Drop,
     Keep,
-    Upper,
 }

@@ -244,22 +244,21 @@ fn bookkeeping_of_the_overlay_is_left_out() {
     });
 }
 
-/// Such a directory is found by the path of another one, which only its own overlay knows.
+/// Its content is in a layer below, and only its own overlay could find it.
 #[test]
 fn an_upper_that_is_no_layer_by_itself_is_refused() {
     with_mounts(|site| {
         let service = site.open();
         let mounts = service.prepare("a", "", &none()).unwrap();
-        let moved = Path::new(&mounts[0].source).join("moved");
-        fs::create_dir(&moved).unwrap();
-        for name in ["trusted.overlay.redirect", "trusted.overlay.metacopy"] {
-            let flags = rustix::fs::XattrFlags::empty();
-            rustix::fs::setxattr(&moved, name, b"/old", flags).unwrap();
-            let error = service.commit("A", "a", "", &none()).unwrap_err();
-            assert_eq!((error.code(), error.status()), ("bad-xattr", Status::FailedPrecondition));
-            assert_eq!(service.mounts("a").unwrap(), mounts);
-            rustix::fs::removexattr(&moved, name).unwrap();
-        }
+        let file = Path::new(&mounts[0].source).join("file");
+        write(&file, "");
+        let (name, flags) = ("trusted.overlay.metacopy", rustix::fs::XattrFlags::empty());
+        rustix::fs::setxattr(&file, name, b"", flags).unwrap();
+        let error = service.commit("A", "a", "", &none()).unwrap_err();
+        let expected = ("overlay-unsupported", Status::FailedPrecondition);
+        assert_eq!((error.code(), error.status()), expected, "{error}");
+        assert_eq!(service.mounts("a").unwrap(), mounts);
+        rustix::fs::removexattr(&file, name).unwrap();
         service.commit("A", "a", "", &none()).unwrap();
     });
 }

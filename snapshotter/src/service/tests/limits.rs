@@ -203,7 +203,7 @@ fn an_image_in_use_is_not_given_to_the_mount_manager() {
         loops_vanish(site.dir.path());
         assert_eq!(service.mounts("k").unwrap()[0].fs_type, "mkfs/ext4");
         // Reading what is in it leaves nothing mounted.
-        let upper = service.open_upper_of(&service.dir(2)).unwrap().unwrap();
+        let upper = service.written_in(&service.dir(2)).unwrap().unwrap().upper;
         assert_eq!(loops(site.dir.path()).len(), 1);
         drop(upper);
         loops_vanish(site.dir.path());

@@ -1,4 +1,8 @@
-//! The bytes of an archive on their way out: hashed, compressed on another thread, hashed again.
+//! The bytes of a layer on their way out: hashed, compressed on other threads, hashed again.
+//!
+//! The same bytes come out whatever machine compresses them: nothing depends on the processor or on the number of threads.
+
+mod gzip;
 
 use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -11,25 +15,24 @@ use crate::{Algorithm, Compression, Digest, Error, Hasher, Result};
 const BLOCK: usize = 256 << 10;
 /// Blocks on their way.
 const BLOCKS: usize = 4;
-/// zlib's level: what gzip and containerd use.
-const GZIP_LEVEL: u32 = 6;
 /// zstd's level: its default.
 const ZSTD_LEVEL: i32 = 3;
 
 /// What was written.
 #[derive(Debug)]
-pub(super) struct Totals {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) diff_id: Digest,
-    pub(super) archive_size: u64,
+pub(crate) struct Totals {
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    /// Of what went in.
+    pub(crate) diff_id: Digest,
+    pub(crate) raw_size: u64,
 }
 
 /// Writes to `out` what `fill` writes, compressed.
 ///
 /// # Errors
 /// What `fill`, `out` or the compressor says, [`Error::Cancelled`].
-pub(super) fn encode<T>(
+pub(crate) fn encode<T>(
     out: &mut (dyn Write + Send),
     compression: Compression,
     cancel: &Cancel,
@@ -39,7 +42,7 @@ pub(super) fn encode<T>(
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("compress".to_owned());
         // The receiver moves along: when the thread ends, sending fails.
-        let compress = move || compress(&compressor, out, compression, cancel);
+        let compress = move || compress(compressor, out, compression, cancel);
         let handle = worker
             .spawn_scoped(scope, compress)
             .map_err(Error::io("starting a compress thread"))?;
@@ -48,16 +51,16 @@ pub(super) fn encode<T>(
             feed.flush().map_err(Error::io("writing a layer"))?;
             Ok(value)
         });
-        let (diff_id, archive_size) = feed.end();
+        let (diff_id, raw_size) = feed.end();
         let written = handle.join().map_err(|_| Error::WorkerDied { stage: "compress" });
         // When both failed, writing to a thread that had given up was the consequence.
         let (digest, size) = written??;
         let digest = digest.unwrap_or_else(|| diff_id.clone());
-        Ok((filled?, Totals { digest, size, diff_id, archive_size }))
+        Ok((filled?, Totals { digest, size, diff_id, raw_size }))
     })
 }
 
-/// The end at which an archive is written.
+/// The end at which a layer is written.
 struct Feed {
     blocks: SyncSender<Vec<u8>>,
     block: Vec<u8>,
@@ -89,6 +92,9 @@ impl Write for Feed {
 
     /// Hands over what there is.
     fn flush(&mut self) -> io::Result<()> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
         let block = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
         self.hasher.update(&block);
         self.bytes += block.len() as u64;
@@ -96,47 +102,46 @@ impl Write for Feed {
     }
 }
 
+/// Threads that compress one layer.
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Writes all blocks, compressed. Returns the number of bytes that came out, and their digest if they are others than
 /// went in.
 fn compress(
-    blocks: &Receiver<Vec<u8>>,
+    blocks: Receiver<Vec<u8>>,
     out: &mut (dyn Write + Send),
     compression: Compression,
     cancel: &Cancel,
 ) -> Result<(Option<Digest>, u64)> {
     let failed = || Error::io("writing a layer");
     let hasher = (compression != Compression::None).then(|| Hasher::new(Algorithm::Sha256));
-    let out = Counted { out: BufWriter::with_capacity(BLOCK, out), hasher, bytes: 0 };
-    let copy = |to: &mut dyn Write| -> Result<()> {
-        for block in blocks {
-            cancel.check()?;
-            to.write_all(&block).map_err(failed())?;
-        }
-        Ok(())
-    };
-    let mut out = match compression {
-        Compression::None => {
-            let mut out = out;
-            copy(&mut out)?;
-            out
-        }
-        Compression::Gzip => {
-            // zlib-rs gives the same bytes on every processor; ISA-L, which is faster, does not.
-            let level = flate2::Compression::new(GZIP_LEVEL);
-            let mut encoder = flate2::write::GzEncoder::new(out, level);
-            copy(&mut encoder)?;
-            encoder.finish().map_err(failed())?
-        }
+    let mut out = Counted { out: BufWriter::with_capacity(BLOCK, out), hasher, bytes: 0 };
+    match compression {
+        Compression::None => copy(&blocks, &mut out, cancel)?,
+        Compression::Gzip => gzip::compress(blocks, &mut out, threads(), cancel)?,
         Compression::Zstd => {
-            let mut encoder =
-                zstd::stream::write::Encoder::new(out, ZSTD_LEVEL).map_err(failed())?;
+            let encoder = zstd::stream::write::Encoder::new(&mut out, ZSTD_LEVEL);
+            let mut encoder = encoder.map_err(failed())?;
+            // Even one thread compresses in the jobs that several would.
+            let threads = u32::try_from(threads()).unwrap_or(1);
+            encoder.multithread(threads).map_err(failed())?;
             encoder.include_checksum(true).map_err(failed())?;
-            copy(&mut encoder)?;
-            encoder.finish().map_err(failed())?
+            copy(&blocks, &mut encoder, cancel)?;
+            encoder.finish().map_err(failed())?;
         }
-    };
+    }
     out.flush().map_err(failed())?;
     Ok((out.hasher.map(Hasher::finish), out.bytes))
+}
+
+fn copy(blocks: &Receiver<Vec<u8>>, to: &mut dyn Write, cancel: &Cancel) -> Result<()> {
+    for block in blocks {
+        cancel.check()?;
+        to.write_all(&block).map_err(Error::io("writing a layer"))?;
+    }
+    Ok(())
 }
 
 /// An output whose bytes are counted, and hashed if that is wanted.

@@ -1,0 +1,457 @@
+//! What one stack of layers shows that another does not: DiffDirChanges where one is the other with an upper directory
+//! over it, and a walk over both elsewhere.
+
+use super::content::Content;
+use super::links::{self, Aliases};
+use super::{Attributes, Node, Owners, Shown, Stack};
+use crate::Error;
+use crate::directory::Found;
+use crate::format::FileType;
+use crate::image::{DEPTH_MAX, Image, Inode};
+use crate::meta::{Meta, Xattr};
+use crate::tree::{IMPLICIT_DIR, shown};
+
+/// Bytes of two files that are compared at a time.
+const PIECE: usize = 128 << 10;
+
+/// How two stacks are compared.
+#[derive(Debug, Clone, Default)]
+pub struct How {
+    /// What is part of a layer.
+    pub attributes: Attributes,
+    /// The maps of the container that wrote to the upper directory.
+    pub owners: Owners,
+    /// Everything that differs is said, not only that something does.
+    pub thorough: bool,
+}
+
+/// In what a file differs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// It is something else.
+    pub kind: bool,
+    /// Content, target of a symbolic link, number of a device.
+    pub content: bool,
+    /// Permissions.
+    pub mode: bool,
+    /// Owner or group.
+    pub owner: bool,
+    /// Modification time.
+    pub time: bool,
+    /// Extended attributes.
+    pub xattrs: bool,
+    /// It is one with others that it was not one with.
+    pub links: bool,
+}
+
+/// What became of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Nothing. It is on the way to changes, or the root.
+    Kept,
+    /// It is new.
+    Added,
+    /// It is no longer the same.
+    Modified(Differences),
+    /// It is gone.
+    Removed,
+}
+
+/// A name, and what became of it.
+#[derive(Debug)]
+pub struct Change {
+    /// The path, without a slash at either end; empty for the root.
+    pub path: Vec<u8>,
+    /// What became of it.
+    pub what: What,
+    /// A directory of which nothing shows through that was there before.
+    pub hides: bool,
+    /// Owner, permissions and time; the owner is that of the container. Nothing for what is gone.
+    pub meta: Meta,
+    /// Extended attributes that are part of the layer, in the order of their names.
+    pub xattrs: Vec<Xattr>,
+    /// The path of the first name of the same inode, if this is another one.
+    pub first: Option<Vec<u8>>,
+    /// What the old stack shows.
+    pub(super) old: Option<Node>,
+    pub(super) new: Option<Shown>,
+    /// The number of the change that is the directory.
+    pub(super) parent: usize,
+}
+
+impl Change {
+    fn node(&self) -> Option<&Node> {
+        self.new.as_ref().and_then(Shown::node)
+    }
+
+    /// What it is; for what is gone, what it was.
+    #[must_use]
+    pub fn file_type(&self) -> FileType {
+        self.node().or(self.old.as_ref()).map_or(FileType::Regular, Node::file_type)
+    }
+
+    /// Bytes of a regular file.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.node().map_or(0, file_size)
+    }
+
+    /// Bytes of the regular file that was there before.
+    #[must_use]
+    pub fn old_size(&self) -> u64 {
+        self.old.as_ref().map_or(0, file_size)
+    }
+
+    /// Major and minor number of a device.
+    #[must_use]
+    pub fn rdev(&self) -> (u32, u32) {
+        self.node().map(Node::rdev).unwrap_or_default()
+    }
+
+    /// Target of a symbolic link; empty for anything else.
+    ///
+    /// # Errors
+    /// As [`Node::read_link`].
+    pub fn read_link(&self) -> Result<Vec<u8>, Error> {
+        match self.node() {
+            Some(node) if node.file_type() == FileType::Symlink => node.read_link(),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The content of a regular file.
+    ///
+    /// # Errors
+    /// As [`Node::content`].
+    pub fn content(&self) -> Result<Content<'_>, Error> {
+        let gone = Error::Overlay { what: shown(&self.path), why: "it is gone" };
+        self.new.as_ref().ok_or(gone)?.content()
+    }
+
+    /// Where the content is, if it is in an image.
+    pub(crate) fn in_image(&self) -> Option<(&Image, &Inode)> {
+        self.new.as_ref().and_then(Shown::data).and_then(Node::in_image)
+    }
+
+    /// Calls `look` with the file that the content is in, if that is in a directory.
+    pub(crate) fn with_found<T>(
+        &self,
+        look: impl FnOnce(&Found<'_>) -> Result<T, Error>,
+    ) -> Option<Result<T, Error>> {
+        self.new.as_ref().and_then(Shown::data)?.with_found(look)
+    }
+}
+
+fn file_size(node: &Node) -> u64 {
+    if node.file_type() == FileType::Regular { node.size() } else { 0 }
+}
+
+/// What `new` has that `old` has not. The root is always the first; each directory comes before what is in it, names in
+/// the order of their bytes. A directory goes with every change in it, so that nobody has to guess its attributes.
+///
+/// Where `new` is `old` with an upper directory over it, only that is listed. `go_on` is asked before each name.
+///
+/// # Errors
+/// What `go_on` says; [`Error::Overlay`], [`Error::Owner`], [`Error::Changed`]; what the storage reports, and any fault
+/// of an image.
+pub fn changes<E: From<Error>>(
+    old: &Stack,
+    new: &Stack,
+    how: &How,
+    mut go_on: impl FnMut() -> Result<(), E>,
+) -> Result<Vec<Change>, E> {
+    let mut comparison = Comparison::new(old, new, how);
+    let mut list = comparison.walk(&mut go_on)?;
+    let aliases = links::aliases(old, new, &list, &mut go_on)?;
+    if !aliases.is_empty() {
+        comparison.aliases = aliases;
+        list = comparison.walk(&mut go_on)?;
+    }
+    links::settle(&mut list, comparison.is_upper);
+    Ok(prune(list))
+}
+
+/// Leaves out what did not change and is on the way to nothing.
+fn prune(mut list: Vec<Change>) -> Vec<Change> {
+    let mut wanted: Vec<bool> = list.iter().map(|change| change.what != What::Kept).collect();
+    for (index, change) in list.iter().enumerate().rev() {
+        let is_wanted = wanted.get(index).copied().unwrap_or_default() || index == 0;
+        for index in [index, change.parent] {
+            if let (true, Some(wanted)) = (is_wanted, wanted.get_mut(index)) {
+                *wanted = true;
+            }
+        }
+    }
+    let mut wanted = wanted.into_iter();
+    list.retain(|_| wanted.next().unwrap_or_default());
+    list
+}
+
+struct Comparison<'a> {
+    old: &'a Stack,
+    new: &'a Stack,
+    how: &'a How,
+    /// Only the upper directory is listed.
+    is_upper: bool,
+    aliases: Aliases,
+}
+
+/// A directory whose names are being looked at.
+struct Frame {
+    old: Option<Shown>,
+    new: Shown,
+    names: std::vec::IntoIter<Vec<u8>>,
+    /// Its number in the list.
+    index: usize,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(old: &'a Stack, new: &'a Stack, how: &'a How) -> Self {
+        Self { old, new, how, is_upper: new.is_over(old), aliases: Aliases::default() }
+    }
+
+    fn walk<E: From<Error>>(
+        &self,
+        go_on: &mut dyn FnMut() -> Result<(), E>,
+    ) -> Result<Vec<Change>, E> {
+        let mut list = Vec::new();
+        let mut frames = Vec::from_iter(self.root(&mut list)?);
+        while let Some(frame) = frames.last_mut() {
+            let Some(name) = frame.names.next() else {
+                frames.pop();
+                continue;
+            };
+            go_on()?;
+            let dir = list.get(frame.index).map_or(&[][..], |change: &Change| &change.path);
+            let slash = if dir.is_empty() { &[][..] } else { b"/" };
+            let path = [dir, slash, &name].concat();
+            let old = match &frame.old {
+                Some(dir) => self.old.child(dir, &path)?,
+                None => None,
+            };
+            let new = match self.aliases.get(&path) {
+                Some(alias) => Some(alias.clone()),
+                None => self.new.child(&frame.new, &path)?,
+            };
+            let parent = frame.index;
+            if let Some(frame) = self.name(path, parent, old, new, &mut list)? {
+                if frames.len() > DEPTH_MAX {
+                    let why = "directories are nested deeper than any path can be long";
+                    return Err(Error::Overlay { what: shown(&name), why }.into());
+                }
+                frames.push(frame);
+            }
+        }
+        Ok(list)
+    }
+
+    fn root(&self, list: &mut Vec<Change>) -> Result<Option<Frame>, Error> {
+        let Some(new) = self.new.root()? else { return Ok(None) };
+        let old = self.old.root()?;
+        let (what, meta, xattrs) = self.root_attributes(old.as_ref(), &new)?;
+        list.push(Change {
+            path: Vec::new(),
+            what,
+            hides: false,
+            meta,
+            xattrs,
+            first: None,
+            old: old.as_ref().and_then(Shown::node).cloned(),
+            new: Some(new.clone()),
+            parent: 0,
+        });
+        Ok(Some(self.frame(&[], old, new, 0)?))
+    }
+
+    /// The attributes of the root in the layer. The upper directory of a snapshot is made, not copied up from the layers
+    /// below; so where it has the attributes that it is made with, they say nothing, and neither does its time.
+    fn root_attributes(
+        &self,
+        old: Option<&Shown>,
+        new: &Shown,
+    ) -> Result<(What, Meta, Vec<Xattr>), Error> {
+        let (meta, xattrs) = self.attributes(self.new, new, &[])?;
+        if self.how.attributes == Attributes::Local {
+            return Ok((What::Kept, meta, xattrs));
+        }
+        let said = |meta: Meta| (meta.mode, meta.uid, meta.gid);
+        let is_default = said(meta) == said(IMPLICIT_DIR) && xattrs.is_empty();
+        let Some(old) = old else {
+            let what = if is_default { What::Kept } else { What::Added };
+            let meta = if is_default { IMPLICIT_DIR } else { meta };
+            return Ok((what, meta, xattrs));
+        };
+        let (was, had) = self.attributes(self.old, old, &[])?;
+        let found = Differences {
+            mode: was.mode != meta.mode,
+            owner: (was.uid, was.gid) != (meta.uid, meta.gid),
+            xattrs: had != xattrs,
+            ..Differences::default()
+        };
+        if (is_default && self.is_upper) || found == Differences::default() {
+            return Ok((What::Kept, was, had));
+        }
+        Ok((What::Modified(found), meta, xattrs))
+    }
+
+    /// Compares what has one name. Returns a directory, to be entered.
+    fn name(
+        &self,
+        path: Vec<u8>,
+        parent: usize,
+        old: Option<Shown>,
+        new: Option<Shown>,
+        list: &mut Vec<Change>,
+    ) -> Result<Option<Frame>, Error> {
+        let takes = |node: &Node| self.how.attributes.takes(node.file_type());
+        let new = new.filter(|new| new.node().is_some_and(takes));
+        let (mut meta, mut xattrs) = (Meta::default(), Vec::new());
+        let (mut what, mut hides) = (What::Removed, false);
+        match (&old, &new) {
+            (None, None) => return Ok(None),
+            (Some(old), Some(new)) if old.is_same(new) && !self.aliases.are_below(&path) => {
+                return Ok(None);
+            }
+            (_, None) => {}
+            (old, Some(new)) => {
+                (meta, xattrs) = self.attributes(self.new, new, &path)?;
+                what = match old {
+                    None => What::Added,
+                    Some(old) => self.compare(old, new, meta, &xattrs, &path)?,
+                };
+                let is_both = new.is_dir() && old.as_ref().is_some_and(Shown::is_dir);
+                hides = is_both && old.as_ref().is_some_and(|old| self.hides(new, old));
+            }
+        }
+        let index = list.len();
+        let dir = new.clone().filter(Shown::is_dir);
+        let old_node = old.as_ref().and_then(Shown::node).cloned();
+        let frame = match dir {
+            None => None,
+            Some(_) if what == What::Removed => None,
+            Some(dir) => Some(self.frame(&path, old.filter(|_| !hides), dir, index)?),
+        };
+        if hides && what == What::Kept {
+            what = What::Modified(Differences { content: true, ..Default::default() });
+        }
+        list.push(Change {
+            path,
+            what,
+            hides,
+            meta,
+            xattrs,
+            first: None,
+            old: old_node,
+            new,
+            parent,
+        });
+        Ok(frame)
+    }
+
+    /// Does a directory hide what was there, instead of being laid over it?
+    fn hides(&self, new: &Shown, old: &Shown) -> bool {
+        self.is_upper && !new.is_over(old) && !new.is_same(old)
+    }
+
+    fn frame(
+        &self,
+        path: &[u8],
+        old: Option<Shown>,
+        new: Shown,
+        index: usize,
+    ) -> Result<Frame, Error> {
+        let old = old.filter(Shown::is_dir);
+        let mut names = match &old {
+            Some(old) if new.is_same(old) => Vec::new(),
+            Some(old) if self.is_upper && new.is_over(old) => {
+                new.node().map(Node::names).transpose()?.unwrap_or_default()
+            }
+            None => self.new.names(&new)?,
+            Some(old) => [self.old.names(old)?, self.new.names(&new)?].concat(),
+        };
+        names.extend(self.aliases.names_in(path));
+        names.sort_unstable();
+        names.dedup();
+        Ok(Frame { old, new, names: names.into_iter(), index })
+    }
+
+    /// The attributes of what a stack shows, as they are part of a layer.
+    fn attributes(
+        &self,
+        stack: &Stack,
+        shown: &Shown,
+        path: &[u8],
+    ) -> Result<(Meta, Vec<Xattr>), Error> {
+        let meta = shown.node().map(Node::meta).unwrap_or_default();
+        let keep = |xattr: &&Xattr| self.how.attributes.keep(&xattr.name);
+        let xattrs = shown.xattrs().iter().filter(keep);
+        if !stack.is_upper(shown.layer()) {
+            return Ok((meta, xattrs.cloned().collect()));
+        }
+        let owners = &self.how.owners;
+        let xattrs = xattrs.map(|xattr| owners.xattr(xattr, path)).collect::<Result<_, _>>()?;
+        Ok((owners.meta(meta, path)?, xattrs))
+    }
+
+    /// Tells a change from a copy.
+    fn compare(
+        &self,
+        old: &Shown,
+        new: &Shown,
+        meta: Meta,
+        xattrs: &[Xattr],
+        path: &[u8],
+    ) -> Result<What, Error> {
+        let (Some(one), Some(other)) = (old.node(), new.node()) else { return Ok(What::Added) };
+        let (was, had) = self.attributes(self.old, old, path)?;
+        let mut found = Differences {
+            kind: one.file_type() != other.file_type(),
+            mode: was.mode != meta.mode,
+            owner: (was.uid, was.gid) != (meta.uid, meta.gid),
+            time: was.mtime != meta.mtime,
+            xattrs: had != xattrs,
+            ..Differences::default()
+        };
+        if !found.kind && (self.how.thorough || found == Differences::default()) {
+            found.content = !is_same_content(old, new, one, other)?;
+        }
+        Ok(if found == Differences::default() { What::Kept } else { What::Modified(found) })
+    }
+}
+
+fn is_same_content(old: &Shown, new: &Shown, one: &Node, other: &Node) -> Result<bool, Error> {
+    Ok(match one.file_type() {
+        FileType::Regular => {
+            let (old, new) = (old.data().unwrap_or(one), new.data().unwrap_or(other));
+            old.is_same(new) || (old.size() == new.size() && is_same_bytes(old, new)?)
+        }
+        FileType::Symlink => one.read_link()? == other.read_link()?,
+        FileType::Char | FileType::Block => one.rdev() == other.rdev(),
+        FileType::Directory | FileType::Fifo | FileType::Socket => true,
+    })
+}
+
+fn is_same_bytes(one: &Node, other: &Node) -> Result<bool, Error> {
+    let len = usize::try_from(one.size()).map_or(PIECE, |size| size.clamp(1, PIECE));
+    let mut contents = [one.content()?, other.content()?];
+    let mut bufs = [vec![0; len], vec![0; len]];
+    loop {
+        let mut filled = 0;
+        for (content, buf) in contents.iter_mut().zip(&mut bufs) {
+            filled = 0;
+            while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+                match content.read(rest)? {
+                    0 => break,
+                    n => filled += n,
+                }
+            }
+        }
+        let [one, other] = &bufs;
+        if one.get(..filled) != other.get(..filled) {
+            return Ok(false);
+        }
+        if filled < len {
+            return Ok(true);
+        }
+    }
+}

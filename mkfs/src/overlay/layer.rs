@@ -1,0 +1,303 @@
+//! One layer: an image, or a directory of the host.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+
+use super::content::Content;
+use crate::Error;
+use crate::directory::{Found, Seen, failed, open_dir, sorted_names};
+use crate::format::FileType;
+use crate::image::{Image, Inode};
+use crate::meta::{Meta, Xattr};
+
+/// A tree of files that a stack is made of. Nothing of an image may be taken for granted before it was checked.
+#[derive(Debug)]
+pub enum Layer {
+    /// An EROFS image.
+    Image(Box<Image>),
+    /// A directory.
+    Dir(Directory),
+}
+
+/// A directory of the host that is a layer: entered through its descriptor and never left.
+#[derive(Debug)]
+pub struct Directory {
+    root: OwnedFd,
+    /// The directory that was opened last: names are asked for one after another.
+    last: Mutex<Option<Opened>>,
+}
+
+#[derive(Debug, Clone)]
+struct Opened {
+    path: Arc<[u8]>,
+    fd: Arc<OwnedFd>,
+}
+
+impl Layer {
+    /// An image as a layer.
+    #[must_use]
+    pub fn image(image: Image) -> Arc<Self> {
+        Arc::new(Self::Image(Box::new(image)))
+    }
+
+    /// A directory as a layer.
+    #[must_use]
+    pub fn dir(root: OwnedFd) -> Arc<Self> {
+        Arc::new(Self::Dir(Directory { root, last: Mutex::default() }))
+    }
+
+    /// Its root directory.
+    ///
+    /// # Errors
+    /// What the storage reports, and any fault of the image.
+    pub fn root(self: &Arc<Self>) -> Result<Node, Error> {
+        let at = match &**self {
+            Self::Image(image) => At::Image(image.root()?),
+            Self::Dir(dir) => {
+                let seen = Seen::at(dir.root.as_fd(), c".", &[])?;
+                let seen = seen.ok_or_else(|| failed(&[], Errno::NOENT))?;
+                At::Dir { path: Arc::from([]), seen }
+            }
+        };
+        Ok(Node { layer: Arc::clone(self), at })
+    }
+}
+
+impl Directory {
+    /// The directory at `path`, which must be the inode `id`, if that is known.
+    fn open(&self, path: &[u8], id: Option<(u64, u64)>) -> Result<Arc<OwnedFd>, Error> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = last.as_ref().filter(|opened| *opened.path == *path) {
+            return Ok(Arc::clone(&opened.fd));
+        }
+        let fd = Arc::new(open_dir(self.root.as_fd(), path, id)?);
+        *last = Some(Opened { path: path.into(), fd: Arc::clone(&fd) });
+        Ok(fd)
+    }
+}
+
+/// An inode of a layer, as it was when it was looked up.
+#[derive(Debug, Clone)]
+pub struct Node {
+    layer: Arc<Layer>,
+    at: At,
+}
+
+#[derive(Debug, Clone)]
+enum At {
+    Image(Inode),
+    Dir { path: Arc<[u8]>, seen: Seen },
+}
+
+impl Node {
+    /// Is it the same inode of the same layer?
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.layer, &other.layer) && self.id() == other.id()
+    }
+
+    /// The layer it is in.
+    pub(super) fn layer(&self) -> &Arc<Layer> {
+        &self.layer
+    }
+
+    /// What tells it from others of its layer.
+    pub(super) fn id(&self) -> (u64, u64) {
+        match &self.at {
+            At::Image(inode) => (0, inode.nid),
+            At::Dir { seen, .. } => seen.id(),
+        }
+    }
+
+    /// How many names the inode has; those of a directory do not count.
+    pub(super) fn links(&self) -> u64 {
+        match &self.at {
+            _ if self.is_dir() => 1,
+            At::Image(inode) => u64::from(inode.nlink),
+            At::Dir { seen, .. } => seen.links(),
+        }
+    }
+
+    /// Has the inode other names?
+    pub(super) fn has_other_names(&self) -> bool {
+        self.links() > 1
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn file_type(&self) -> FileType {
+        match &self.at {
+            At::Image(inode) => inode.file_type(),
+            At::Dir { seen, .. } => seen.file_type(),
+        }
+    }
+
+    /// Is it a directory?
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        self.file_type() == FileType::Directory
+    }
+
+    /// Owner, permissions and time.
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        match &self.at {
+            At::Image(inode) => inode.meta(),
+            At::Dir { seen, .. } => seen.meta(),
+        }
+    }
+
+    /// Bytes of a regular file.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match &self.at {
+            At::Image(inode) => inode.size,
+            At::Dir { seen, .. } => seen.size(),
+        }
+    }
+
+    /// Major and minor number of a device.
+    #[must_use]
+    pub fn rdev(&self) -> (u32, u32) {
+        match &self.at {
+            At::Image(inode) => inode.rdev().unwrap_or_default(),
+            At::Dir { seen, .. } => seen.rdev(),
+        }
+    }
+
+    /// The names in a directory, in the order of their bytes.
+    ///
+    /// # Errors
+    /// What the storage reports, and any fault of the image.
+    pub fn names(&self) -> Result<Vec<Vec<u8>>, Error> {
+        match (&*self.layer, &self.at) {
+            (Layer::Image(image), At::Image(inode)) => {
+                let names = image.read_dir(inode.nid)?.map(|entry| Ok(entry?.name));
+                let mut names = names.collect::<Result<Vec<_>, Error>>()?;
+                names.sort_unstable();
+                Ok(names)
+            }
+            (Layer::Dir(dir), At::Dir { path, seen }) => {
+                let fd = dir.open(path, Some(seen.id()))?;
+                let names = sorted_names(&fd).map_err(|e| failed(path, e))?;
+                Ok(names.into_iter().map(CString::into_bytes).collect())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What a directory has under this name.
+    ///
+    /// # Errors
+    /// What the storage reports, and any fault of the image.
+    pub fn child(&self, name: &[u8]) -> Result<Option<Self>, Error> {
+        let at = match (&*self.layer, &self.at) {
+            (Layer::Image(image), At::Image(inode)) => {
+                let nid = image.lookup_in(inode, name)?;
+                nid.map(|nid| image.stat(nid)).transpose()?.map(At::Image)
+            }
+            (Layer::Dir(dir), At::Dir { path, seen }) => {
+                let mut child = path.to_vec();
+                if !child.is_empty() {
+                    child.push(b'/');
+                }
+                child.extend_from_slice(name);
+                let fd = dir.open(path, Some(seen.id()))?;
+                let found = Seen::at(fd.as_fd(), &c_name(&child, name)?, &child)?;
+                found.map(|seen| At::Dir { path: child.into(), seen })
+            }
+            _ => None,
+        };
+        Ok(at.map(|at| Self { layer: Arc::clone(&self.layer), at }))
+    }
+
+    /// Extended attributes, in the order of their names.
+    ///
+    /// # Errors
+    /// What the storage reports, and any fault of the image.
+    pub fn xattrs(&self) -> Result<Vec<Xattr>, Error> {
+        let mut xattrs = match (&*self.layer, &self.at) {
+            (Layer::Image(image), At::Image(inode)) => image.xattrs(inode)?,
+            (Layer::Dir(dir), At::Dir { .. }) => self.found(dir, |found| found.xattrs())?,
+            _ => Vec::new(),
+        };
+        xattrs.sort_unstable();
+        Ok(xattrs)
+    }
+
+    /// Target of a symbolic link.
+    ///
+    /// # Errors
+    /// What the storage reports, and any fault of the image.
+    pub fn read_link(&self) -> Result<Vec<u8>, Error> {
+        match (&*self.layer, &self.at) {
+            (Layer::Image(image), At::Image(inode)) => Ok(image.read_link(inode)?),
+            (Layer::Dir(dir), At::Dir { .. }) => self.found(dir, |found| found.read_link()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The content of a regular file, from its start. Nothing else is ever opened.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] when there is another inode by now, and what the storage reports.
+    pub fn content(&self) -> Result<Content<'_>, Error> {
+        match (&*self.layer, &self.at) {
+            (Layer::Image(image), At::Image(inode)) => Ok(Content::of_image(image, inode)),
+            (Layer::Dir(dir), At::Dir { .. }) => {
+                let file = self.found(dir, |found| found.open())?;
+                Ok(Content::of_file(self, file))
+            }
+            _ => Err(failed(&[], Errno::INVAL)),
+        }
+    }
+
+    /// The path from the root of a directory of the host; empty in an image.
+    pub(super) fn path(&self) -> &[u8] {
+        match &self.at {
+            At::Image(_) => &[],
+            At::Dir { path, .. } => path,
+        }
+    }
+
+    /// The image and the inode in it, if it is in one.
+    pub(crate) fn in_image(&self) -> Option<(&Image, &Inode)> {
+        match (&*self.layer, &self.at) {
+            (Layer::Image(image), At::Image(inode)) => Some((image, inode)),
+            _ => None,
+        }
+    }
+
+    /// Calls `look` with the name in its directory, if it is in one.
+    pub(crate) fn with_found<T>(
+        &self,
+        look: impl FnOnce(&Found<'_>) -> Result<T, Error>,
+    ) -> Option<Result<T, Error>> {
+        match &*self.layer {
+            Layer::Dir(dir) => Some(self.found(dir, look)),
+            Layer::Image(_) => None,
+        }
+    }
+
+    fn found<T>(
+        &self,
+        dir: &Directory,
+        look: impl FnOnce(&Found<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let At::Dir { path, seen } = &self.at else { return Err(failed(&[], Errno::INVAL)) };
+        let slash = path.iter().rposition(|&b| b == b'/');
+        let (parent, name) = path.split_at(slash.unwrap_or(0));
+        let name = name.strip_prefix(b"/").unwrap_or(name);
+        let name = if path.is_empty() { c".".to_owned() } else { c_name(path, name)? };
+        let fd = dir.open(parent, None)?;
+        look(&Found::known(fd.as_fd(), &name, path, *seen))
+    }
+}
+
+/// A name for the kernel. One with a NUL byte is in no directory.
+fn c_name(path: &[u8], name: &[u8]) -> Result<CString, Error> {
+    CString::new(name).map_err(|_| failed(path, Errno::INVAL))
+}

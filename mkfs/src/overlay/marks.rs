@@ -1,0 +1,184 @@
+//! What overlayfs writes into the directories it is made of (`fs/overlayfs/overlayfs.h`): whiteouts, and extended
+//! attributes that say something of the overlay instead of the file.
+
+use crate::format::FileType;
+use crate::meta::Xattr;
+use crate::tar::Problem;
+
+/// What the marks of an overlayfs are called: by the mount option `userxattr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Marks {
+    /// `trusted.overlay.*`.
+    #[default]
+    Trusted,
+    /// `user.overlay.*`.
+    User,
+}
+
+/// With this behind the prefix, a mark is one of a nested overlay: an attribute like others.
+const ESCAPE: &[u8] = b"overlay.";
+
+impl Marks {
+    fn prefix(self) -> &'static [u8] {
+        match self {
+            Self::Trusted => b"trusted.overlay.",
+            Self::User => b"user.overlay.",
+        }
+    }
+
+    /// The mark that an attribute is, without its prefix.
+    fn mark(self, name: &[u8]) -> Option<&[u8]> {
+        name.strip_prefix(self.prefix()).filter(|mark| !mark.starts_with(ESCAPE))
+    }
+}
+
+/// What the marks of one inode say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    /// A directory hides what is below it.
+    pub(super) opaque: bool,
+    /// A directory, or the content of a file, is to be looked for under another name below: an absolute path, or a name
+    /// in the same directory.
+    pub(super) redirect: Option<Vec<u8>>,
+    /// The content of a file is in a layer below.
+    pub(super) metacopy: bool,
+    /// Names of the same file below show this one (`index=on`).
+    pub(super) indexed: bool,
+}
+
+impl Said {
+    pub(super) fn of(xattrs: &[Xattr], marks: Marks) -> Self {
+        let mut said = Self::default();
+        for xattr in xattrs {
+            match marks.mark(&xattr.name) {
+                Some(b"opaque") => said.opaque = xattr.value == b"y",
+                Some(b"redirect") => said.redirect = Some(xattr.value.clone()),
+                Some(b"metacopy") => said.metacopy = true,
+                Some(b"nlink") => said.indexed = true,
+                _ => {}
+            }
+        }
+        said
+    }
+}
+
+/// The two forms of a whiteout that overlayfs knows: a character device, and since 6.7 an empty file with an attribute.
+pub(crate) fn is_whiteout(
+    file_type: FileType,
+    rdev: (u32, u32),
+    size: u64,
+    xattrs: &[Xattr],
+    marks: Marks,
+) -> bool {
+    match file_type {
+        FileType::Char => rdev == (0, 0),
+        FileType::Regular => {
+            size == 0 && xattrs.iter().any(|xattr| marks.mark(&xattr.name) == Some(b"whiteout"))
+        }
+        _ => false,
+    }
+}
+
+/// Takes overlayfs' own attributes out, and the escape from those that are meant to be seen. Returns whether the directory
+/// is opaque.
+///
+/// # Errors
+/// [`Problem::NoForm`] for a file whose content, or a directory whose names, are elsewhere.
+pub(crate) fn undo_marks(xattrs: &mut Vec<Xattr>, marks: Marks) -> Result<bool, Problem> {
+    let mut opaque = false;
+    let mut kept = Vec::with_capacity(xattrs.len());
+    for xattr in xattrs.drain(..) {
+        if let Some(name) = unescaped(&xattr.name) {
+            kept.push(Xattr { name, value: xattr.value });
+            continue;
+        }
+        match xattr.name.strip_prefix(marks.prefix()) {
+            None => kept.push(xattr),
+            Some(b"opaque") => opaque |= xattr.value == b"y",
+            Some(mark) if is_bookkeeping(mark) => {}
+            Some(_) => return Err(Problem::NoForm { name: xattr.name }),
+        }
+    }
+    kept.sort_unstable();
+    *xattrs = kept;
+    Ok(opaque)
+}
+
+/// Marks that say where a file came from and how it is kept, which no layer needs.
+fn is_bookkeeping(mark: &[u8]) -> bool {
+    matches!(mark, b"origin" | b"impure" | b"nlink" | b"uuid" | b"upper" | b"protattr")
+}
+
+/// The name that overlayfs shows for one it would otherwise take as its own: one `overlay.` less.
+fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
+    [Marks::Trusted, Marks::User].into_iter().find_map(|marks| {
+        let hidden = name.strip_prefix(marks.prefix())?.strip_prefix(ESCAPE)?;
+        Some([marks.prefix(), hidden].concat())
+    })
+}
+
+/// For whom a layer is made, which decides about the attributes and the sockets in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Attributes {
+    /// For everybody. What says something of the host or of another mount stays behind: labels of SELinux, which the
+    /// next host gives itself, access lists of NFS, `trusted.*`, which no container sees, and marks of any overlayfs,
+    /// with which the layer could reach into others. So do sockets, which an archive has no form for.
+    #[default]
+    Portable,
+    /// For this host: all but the marks of overlayfs, as they are on disk.
+    Local,
+}
+
+impl Attributes {
+    /// Is the attribute one of the file, and wanted?
+    pub(super) fn keep(self, name: &[u8]) -> bool {
+        if self == Self::Local {
+            return [Marks::Trusted, Marks::User].iter().all(|marks| marks.mark(name).is_none());
+        }
+        if name.starts_with(b"trusted.") || name.starts_with(Marks::User.prefix()) {
+            return false;
+        }
+        match name {
+            b"security.selinux" => false,
+            b"system.posix_acl_access" | b"system.posix_acl_default" => true,
+            _ => name.starts_with(b"user.") || name.starts_with(b"security."),
+        }
+    }
+
+    /// Is a file of this type part of the layer?
+    pub(super) fn takes(self, file_type: FileType) -> bool {
+        self == Self::Local || file_type != FileType::Socket
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_of_files_are_kept_and_those_of_hosts_and_mounts_are_not() {
+        const BOTH: [bool; 2] = [true; 2];
+        const LOCAL: [bool; 2] = [false, true];
+        const NONE: [bool; 2] = [false; 2];
+        for (name, expected) in [
+            ("user.key", BOTH),
+            ("security.capability", BOTH),
+            ("security.ima", BOTH),
+            ("system.posix_acl_access", BOTH),
+            ("system.posix_acl_default", BOTH),
+            ("security.selinux", LOCAL),
+            ("system.nfs4_acl", LOCAL),
+            ("trusted.key", LOCAL),
+            ("btrfs.compression", LOCAL),
+            ("trusted.overlay.opaque", NONE),
+            ("trusted.overlay.overlay.opaque", LOCAL),
+            ("user.overlay.opaque", NONE),
+            ("user.overlay.overlay.opaque", LOCAL),
+            ("user.overlayfs", BOTH),
+        ] {
+            let got = [Attributes::Portable, Attributes::Local]
+                .map(|attributes| attributes.keep(name.as_bytes()));
+            assert_eq!(got, expected, "{name}");
+        }
+    }
+}

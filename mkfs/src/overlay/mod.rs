@@ -1,0 +1,24 @@
+//! What overlayfs makes of layers, read without mounting anything: a [`Layer`] is an image or a directory, a [`Stack`]
+//! shows several of them as the kernel would, and [`changes`] says what one stack has that another has not.
+//!
+//! When the new stack is an upper directory over the old one, only the upper is listed; the layers below are asked for
+//! single names. What the marks of overlayfs mean is in [`marks`](mod@marks), and nowhere else.
+
+mod changes;
+mod content;
+mod layer;
+mod links;
+mod marks;
+mod owners;
+mod stack;
+#[cfg(test)]
+mod tests;
+
+pub use changes::{Change, Differences, How, What, changes};
+pub use content::Content;
+pub use layer::{Layer, Node};
+pub use marks::{Attributes, Marks};
+pub use owners::{Owners, Range};
+pub use stack::{Shown, Stack};
+
+pub(crate) use marks::{is_whiteout, undo_marks};

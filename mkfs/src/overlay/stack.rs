@@ -1,0 +1,255 @@
+//! Layers over layers, as overlayfs shows them (`fs/overlayfs/namei.c`, `readdir.c`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::content::Content;
+use super::marks::{Said, is_whiteout};
+use super::{Layer, Marks, Node};
+use crate::Error;
+use crate::format::FileType;
+use crate::meta::Xattr;
+use crate::tree::shown;
+
+/// Layers, the topmost first.
+#[derive(Debug, Clone, Default)]
+pub struct Stack {
+    layers: Vec<Arc<Layer>>,
+    marks: Marks,
+    /// The topmost layer is one that is written to.
+    has_upper: bool,
+}
+
+/// What a stack shows under one name.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The inode that is seen, and for a directory those below whose names show through; each with the number of its
+    /// layer, 0 on top.
+    nodes: Vec<(usize, Node)>,
+    /// Attributes of the first of them, marks included.
+    xattrs: Vec<Xattr>,
+    /// Where the content is, if it is elsewhere (`metacopy`).
+    data: Option<Node>,
+    /// Names of the same file below show this one too.
+    indexed: bool,
+}
+
+impl Shown {
+    /// The inode that is seen.
+    #[must_use]
+    pub fn node(&self) -> Option<&Node> {
+        self.nodes.first().map(|(_, node)| node)
+    }
+
+    /// The number of the layer that it is in.
+    pub(super) fn layer(&self) -> usize {
+        self.nodes.first().map_or(0, |&(layer, _)| layer)
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.node().is_some_and(Node::is_dir)
+    }
+
+    /// Attributes, marks included, in the order of their names.
+    pub(super) fn xattrs(&self) -> &[Xattr] {
+        &self.xattrs
+    }
+
+    pub(super) fn is_indexed(&self) -> bool {
+        self.indexed
+    }
+
+    /// Where its content is.
+    pub(super) fn data(&self) -> Option<&Node> {
+        self.data.as_ref().or(self.node())
+    }
+
+    /// The content of a regular file.
+    ///
+    /// # Errors
+    /// As [`Node::content`].
+    pub fn content(&self) -> Result<Content<'_>, Error> {
+        let none = Error::Overlay { what: String::new(), why: "there is nothing" };
+        self.data().ok_or(none)?.content()
+    }
+
+    /// Are these the very same inodes?
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        same(&self.nodes, &other.nodes)
+    }
+
+    /// Is this `below`, and an inode of an upper layer over it?
+    pub(super) fn is_over(&self, below: &Self) -> bool {
+        self.layer() == 0 && self.nodes.get(1..).is_some_and(|rest| same(rest, &below.nodes))
+    }
+}
+
+fn same(nodes: &[(usize, Node)], others: &[(usize, Node)]) -> bool {
+    nodes.len() == others.len()
+        && nodes.iter().zip(others).all(|((_, one), (_, other))| one.is_same(other))
+}
+
+impl Stack {
+    /// Layers that are only read, the topmost first.
+    #[must_use]
+    pub fn new(layers: Vec<Arc<Layer>>, marks: Marks) -> Self {
+        Self { layers, marks, has_upper: false }
+    }
+
+    /// The same with an upper directory over it.
+    #[must_use]
+    pub fn with_upper(&self, upper: Arc<Layer>) -> Self {
+        let layers = [upper].into_iter().chain(self.layers.iter().cloned()).collect();
+        Self { layers, marks: self.marks, has_upper: true }
+    }
+
+    /// Is it `below` with an upper directory over it?
+    pub(super) fn is_over(&self, below: &Self) -> bool {
+        let rest = self.layers.get(1..).unwrap_or_default();
+        let is_same = |(one, other): (&Arc<Layer>, &Arc<Layer>)| Arc::ptr_eq(one, other);
+        self.has_upper
+            && !below.has_upper
+            && rest.len() == below.layers.len()
+            && rest.iter().zip(&below.layers).all(is_same)
+    }
+
+    /// Is there an upper directory, and is it this layer?
+    pub(super) fn is_upper(&self, layer: usize) -> bool {
+        self.has_upper && layer == 0
+    }
+
+    /// The root directory; nothing without layers.
+    ///
+    /// # Errors
+    /// What the storage reports, and any fault of an image.
+    pub fn root(&self) -> Result<Option<Shown>, Error> {
+        self.root_from(0)
+    }
+
+    /// The root directory of the layers from this one on.
+    fn root_from(&self, first: usize) -> Result<Option<Shown>, Error> {
+        let mut nodes = Vec::new();
+        for (number, layer) in self.layers.iter().enumerate().skip(first) {
+            nodes.push((number, layer.root()?));
+        }
+        let Some((_, top)) = nodes.first() else { return Ok(None) };
+        let xattrs = top.xattrs()?;
+        Ok(Some(Shown { nodes, xattrs, data: None, indexed: false }))
+    }
+
+    /// What is seen as `name` of a directory, which has this path.
+    ///
+    /// # Errors
+    /// [`Error::Overlay`] for what only the overlay it was made in can find, what the storage reports, and any fault of
+    /// an image.
+    pub fn child(&self, dir: &Shown, path: &[u8]) -> Result<Option<Shown>, Error> {
+        let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        self.find(&dir.nodes, name, path)
+    }
+
+    /// What `name` is in these directories, the topmost first.
+    fn find(
+        &self,
+        dirs: &[(usize, Node)],
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<Option<Shown>, Error> {
+        let mut found: Option<Shown> = None;
+        for (index, (layer, dir)) in dirs.iter().enumerate() {
+            let Some(node) = dir.child(name)? else { continue };
+            let xattrs = node.xattrs()?;
+            if is_whiteout(node.file_type(), node.rdev(), node.size(), &xattrs, self.marks) {
+                break;
+            }
+            let said = Said::of(&xattrs, self.marks);
+            if (said.redirect.is_some() || said.metacopy) && !self.is_upper(*layer) {
+                let why = "a layer below refers to another one; mount it, and give the mount";
+                return Err(Error::Overlay { what: shown(path), why });
+            }
+            let (is_dir, redirect) = (node.is_dir(), said.redirect.as_deref());
+            let below = dirs.get(index.saturating_add(1)..).unwrap_or_default();
+            match &mut found {
+                Some(_) if !is_dir => break,
+                Some(found) => found.nodes.push((*layer, node)),
+                None => {
+                    let nodes = vec![(*layer, node)];
+                    let mut top = Shown { nodes, xattrs, data: None, indexed: said.indexed };
+                    if said.metacopy && !is_dir {
+                        top.data =
+                            Some(self.data_of(&top, below, redirect.unwrap_or(name), path)?);
+                    } else if let (true, Some(redirect)) = (is_dir, redirect) {
+                        top.nodes.extend(self.redirected(*layer, below, redirect, path)?);
+                        return Ok(Some(top));
+                    }
+                    found = Some(top);
+                }
+            }
+            if !is_dir || said.opaque {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a redirect leads to: a name in the same directory of the layers below, or a path from their root.
+    fn follow(
+        &self,
+        layer: usize,
+        below: &[(usize, Node)],
+        redirect: &[u8],
+        path: &[u8],
+    ) -> Result<Option<Shown>, Error> {
+        let Some(absolute) = redirect.strip_prefix(b"/") else {
+            return self.find(below, redirect, path);
+        };
+        let mut at = self.root_from(layer.saturating_add(1))?;
+        for name in absolute.split(|&b| b == b'/') {
+            let Some(dir) = at.filter(Shown::is_dir) else { return Ok(None) };
+            at = self.find(&dir.nodes, name, path)?;
+        }
+        Ok(at)
+    }
+
+    /// The directories below whose names a directory shows that was renamed.
+    fn redirected(
+        &self,
+        layer: usize,
+        below: &[(usize, Node)],
+        redirect: &[u8],
+        path: &[u8],
+    ) -> Result<Vec<(usize, Node)>, Error> {
+        let at = self.follow(layer, below, redirect, path)?;
+        Ok(at.filter(Shown::is_dir).map(|shown| shown.nodes).unwrap_or_default())
+    }
+
+    /// The file below whose content a file shows that only has attributes.
+    fn data_of(
+        &self,
+        top: &Shown,
+        below: &[(usize, Node)],
+        redirect: &[u8],
+        path: &[u8],
+    ) -> Result<Node, Error> {
+        let at = self.follow(top.layer(), below, redirect, path)?;
+        let node = at.and_then(|shown| shown.nodes.into_iter().next()).map(|(_, node)| node);
+        let size = top.node().map(Node::size);
+        node.filter(|n| n.file_type() == FileType::Regular && Some(n.size()) == size).ok_or_else(
+            || {
+                let why = "its content is in a layer below, and not there";
+                Error::Overlay { what: shown(path), why }
+            },
+        )
+    }
+
+    /// The names of a directory, in the order of their bytes. Some may be those of whiteouts, which show nothing.
+    ///
+    /// # Errors
+    /// What the storage reports, and any fault of an image.
+    pub fn names(&self, dir: &Shown) -> Result<Vec<Vec<u8>>, Error> {
+        let mut names = BTreeSet::new();
+        for (_, node) in &dir.nodes {
+            names.extend(node.names()?);
+        }
+        Ok(names.into_iter().collect())
+    }
+}

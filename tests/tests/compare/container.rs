@@ -1,0 +1,180 @@
+//! A container as overlayfs makes it, and what its layers show afterwards.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use erolith_differ::Compression;
+use erolith_differ::compare::{Compare, Compared, Format};
+use erolith_mkfs::build::Options;
+use erolith_mkfs::check;
+use erolith_mkfs::image::Image;
+use erolith_mkfs::io::{ReadAt, Stream};
+use erolith_mkfs::overlay::{Layer, Marks, Stack};
+use erolith_tests::build;
+use erolith_tests::listing::{Blind, Listing};
+use erolith_tests::mount::Mounted;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
+};
+use tempfile::TempDir;
+
+/// How overlayfs is mounted.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    pub marks: Marks,
+    /// Renames, attributes and links are kept as references to the layers below.
+    pub by_reference: bool,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [
+        Self { marks: Marks::Trusted, by_reference: false },
+        Self { marks: Marks::User, by_reference: false },
+        Self { marks: Marks::Trusted, by_reference: true },
+    ];
+}
+
+/// A container: two lower directories, an upper one, and what an overlayfs shows of them.
+pub struct Container {
+    dir: TempDir,
+    pub kind: Kind,
+    mount: Option<OwnedFd>,
+}
+
+impl Container {
+    /// On disk, where an overlayfs may have its upper.
+    pub fn new(kind: Kind) -> Self {
+        let dir = TempDir::with_prefix_in("erolith-compare-", "/var/tmp").unwrap();
+        for name in ["base", "lower", "upper", "work"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        Self { dir, kind, mount: None }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The running container: changes go to the upper.
+    pub fn start(&mut self) -> Result<PathBuf, String> {
+        let fail = |e: rustix::io::Errno| format!("an overlayfs on disk: {e}");
+        let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(fail)?;
+        let lowers = format!("{}:{}", self.path("lower").display(), self.path("base").display());
+        fsconfig_set_string(&fs, "lowerdir", lowers).map_err(fail)?;
+        for (key, name) in [("upperdir", "upper"), ("workdir", "work")] {
+            fsconfig_set_string(&fs, key, self.path(name)).map_err(fail)?;
+        }
+        let switch = if self.kind.by_reference { "on" } else { "off" };
+        match self.kind.marks {
+            Marks::User => fsconfig_set_flag(&fs, "userxattr").map_err(fail)?,
+            Marks::Trusted => {
+                for key in ["redirect_dir", "metacopy", "index"] {
+                    fsconfig_set_string(&fs, key, switch).map_err(fail)?;
+                }
+            }
+        }
+        fsconfig_create(&fs).map_err(fail)?;
+        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+        let fd = fsmount(fs.as_fd(), flags, MountAttrFlags::empty()).map_err(fail)?;
+        self.mount = Some(fd);
+        Ok(self.root())
+    }
+
+    fn root(&self) -> PathBuf {
+        let mount = self.mount.as_ref().unwrap();
+        PathBuf::from(format!("/proc/self/fd/{}/.", mount.as_raw_fd()))
+    }
+
+    /// The layers below and all of them, as directories.
+    fn dirs(&self) -> (Stack, Stack) {
+        let dir = |name: &str| Layer::dir(File::open(self.path(name)).unwrap().into());
+        let lowers = Stack::new(vec![dir("lower"), dir("base")], self.kind.marks);
+        let all = lowers.with_upper(dir("upper"));
+        (lowers, all)
+    }
+
+    /// The same with images below.
+    fn images(&self) -> (Stack, Stack) {
+        let image = |name: &str| {
+            let file: Arc<dyn ReadAt> = Arc::new(File::open(self.image(name)).unwrap());
+            Layer::image(Image::open(file, Vec::new()).unwrap())
+        };
+        let lowers = Stack::new(vec![image("lower"), image("base")], self.kind.marks);
+        let upper = Layer::dir(File::open(self.path("upper")).unwrap().into());
+        let all = lowers.with_upper(upper);
+        (lowers, all)
+    }
+
+    /// Both sides mounted, as a differ that knows nothing of overlays compares them.
+    fn mounts(&self) -> (Stack, Stack) {
+        let (lowers, _) = self.dirs();
+        let seen = Layer::dir(File::open(self.root()).unwrap().into());
+        (lowers, Stack::new(vec![seen], self.kind.marks))
+    }
+
+    /// The image of a lower directory.
+    fn image(&self, name: &str) -> PathBuf {
+        let image = self.path(&format!("{name}.erofs"));
+        if !image.exists() {
+            let mut options = Options::default();
+            options.layer.xattrs.keep_trusted = true;
+            build::from_dir(&self.path(name), &image, &options).unwrap();
+        }
+        image
+    }
+
+    /// A layer of what changed in the container.
+    pub fn layer(&self, format: Format) -> (Compared, Vec<u8>) {
+        let (old, new) = self.dirs();
+        write(&Compare::new(format), &old, &new)
+    }
+
+    /// What the container sees.
+    pub fn seen(&self) -> Listing {
+        Listing::from_dir(&self.root()).unwrap()
+    }
+
+    /// What a stack of images shows of its lowers and of a layer.
+    pub fn shown(&self, format: Format, blob: &[u8]) -> Listing {
+        let layer = self.path("layer.erofs");
+        let _ = fs::remove_file(&layer);
+        match format {
+            Format::Tar(_) => {
+                build::from_tar(Stream(blob), &layer, &Options::default()).unwrap();
+            }
+            Format::Erofs | Format::ErofsZstd => super::work::write(&layer, blob),
+        }
+        let file = File::open(&layer).unwrap();
+        let report = check::check(&file, &[], &check::Limits::default()).unwrap();
+        assert_eq!(report.errors().count(), 0, "{:?}", report.errors().next());
+        let layers = [self.image("base"), self.image("lower"), layer];
+        let layers = layers.map(|image| Mounted::erofs(&image, &[]).unwrap());
+        Listing::from_dir(&Mounted::overlay(&layers).unwrap().path()).unwrap()
+    }
+
+    /// Sees to it that the container, and the images of its layers, are the same, but for what an overlayfs answers of its
+    /// own accord; whatever the layer is written as, and however what changed is found.
+    pub fn judge(&self, context: &str) -> Listing {
+        let blind = [Blind::Root, Blind::DirLinks, Blind::Links];
+        let seen = self.seen().blind(&blind);
+        for format in [Format::Tar(Compression::None), Format::Erofs] {
+            for (way, (old, new)) in
+                [("dirs", self.dirs()), ("images", self.images()), ("mounts", self.mounts())]
+            {
+                let (_, blob) = write(&Compare::new(format), &old, &new);
+                let shown = self.shown(format, &blob).blind(&blind);
+                let context = format!("{context}, {:?}, {format:?}, {way}", self.kind);
+                seen.assert_eq(&shown, ("container", "layers"), &context);
+            }
+        }
+        seen
+    }
+}
+
+fn write(how: &Compare, old: &Stack, new: &Stack) -> (Compared, Vec<u8>) {
+    let mut blob = Vec::new();
+    (how.write(old, new, &mut blob).unwrap(), blob)
+}
