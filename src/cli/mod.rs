@@ -3,6 +3,7 @@
 mod cat;
 mod completions;
 mod convert;
+mod diff;
 mod doctor;
 mod export;
 mod extract;
@@ -43,6 +44,7 @@ enum Command {
     Cat(cat::Args),
     Completions(completions::Args),
     Convert(convert::Args),
+    Diff(diff::Args),
     Doctor(doctor::Args),
     Export(export::Args),
     Extract(extract::Args),
@@ -69,6 +71,7 @@ impl Cli {
             Command::Cat(args) => cat::run(args, out),
             Command::Completions(args) => completions::run(args, out),
             Command::Convert(args) => convert::run(args, out),
+            Command::Diff(args) => diff::run(args, out),
             Command::Doctor(args) => doctor::run(args, out),
             Command::Export(args) => export::run(args, out),
             Command::Extract(args) => extract::run(args, out),

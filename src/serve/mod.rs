@@ -4,14 +4,14 @@
 mod blocking;
 pub(crate) mod config;
 pub(crate) mod containerd;
-mod diff;
+pub(crate) mod diff;
 mod error;
 pub(crate) mod log;
 mod metrics;
 mod notify;
 pub(crate) mod proto;
 mod size;
-mod snapshots;
+pub(crate) mod snapshots;
 pub(crate) mod socket;
 #[cfg(test)]
 mod tests;

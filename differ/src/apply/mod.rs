@@ -6,6 +6,7 @@
 
 pub mod fsverity;
 pub mod layer;
+mod look;
 mod lower;
 mod native;
 mod seal;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::Digest;
 use crate::decode::Decoded;
 
+pub use look::Look;
 pub use lower::Lowers;
 pub use seal::{Output, Protect, Sealed};
 pub(crate) use seal::{copy_blob, verify};

@@ -331,8 +331,10 @@ impl<'a> Comparison<'a> {
             Some(_) if what == What::Removed => None,
             Some(dir) => Some(self.frame(&path, old.filter(|_| !hides), dir, index)?),
         };
-        if hides && what == What::Kept {
-            what = What::Modified(Differences { content: true, ..Default::default() });
+        if let (true, What::Modified(found)) = (hides, &mut what) {
+            found.content = true;
+        } else if hides {
+            what = What::Modified(Differences { content: true, ..Differences::default() });
         }
         list.push(Change {
             path,

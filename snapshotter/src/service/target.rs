@@ -8,8 +8,7 @@ use erolith_mkfs::overlay::Owners;
 use super::cleanup::number;
 use super::paths::Paths;
 use super::{Mount, Snapshotter};
-use crate::files::{open_dir, stat};
-use crate::layerdir::{self, MARKER, RWLAYER, UPPER};
+use crate::layerdir::{self, MARKER};
 use crate::lowers::IdMaps;
 use crate::store::Kind;
 use crate::{Error, Result};
@@ -44,20 +43,14 @@ impl Snapshotter {
         Ok(Some(dir))
     }
 
-    /// The upper directory of the active snapshot in `dir`, wherever it is. Of another snapshotter's directory only one
-    /// that lies in there can be.
+    /// What was written into the active snapshot in `dir`, wherever its upper directory is; nothing for a directory that
+    /// is not ours.
     ///
     /// # Errors
     /// [`Error::Finished`] for one of our directories whose snapshot is not active, [`Error::Gone`], and what mounting
     /// gives.
     pub fn written_in(&self, dir: &Path) -> Result<Option<Written>> {
-        let Some(id) = self.require_active(dir)? else {
-            if stat(&dir.join(RWLAYER))?.is_some() {
-                return Ok(None);
-            }
-            let (upper, owners) = (open_dir(&dir.join(UPPER))?, Owners::default());
-            return Ok(Some(Written { upper, owners }));
-        };
+        let Some(id) = self.require_active(dir)? else { return Ok(None) };
         let maps = IdMaps::from_labels(&self.store.labels_of(id)?)?;
         let owners = maps.map(|maps| maps.owners()).unwrap_or_default();
         Ok(Some(Written { upper: self.open_upper(id)?, owners }))

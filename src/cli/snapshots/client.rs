@@ -14,23 +14,23 @@ use crate::serve::proto::snapshots::{
 use crate::serve::proto::types::Mount;
 
 /// A connection, and the runtime it lives in.
-pub(super) struct Client {
+pub(in crate::cli) struct Client {
     runtime: Runtime,
     snapshots: SnapshotsClient<Channel>,
 }
 
 /// Everything about one snapshot.
-pub(super) struct Details {
-    pub(super) info: Info,
-    pub(super) usage: UsageResponse,
+pub(in crate::cli) struct Details {
+    pub(in crate::cli) info: Info,
+    pub(in crate::cli) usage: UsageResponse,
     /// Of one that is not committed.
-    pub(super) mounts: Vec<Mount>,
+    pub(in crate::cli) mounts: Vec<Mount>,
 }
 
 impl Client {
     /// # Errors
     /// When nobody answers at `address`.
-    pub(super) fn connect(address: &Path) -> anyhow::Result<Self> {
+    pub(in crate::cli) fn connect(address: &Path) -> anyhow::Result<Self> {
         let silent =
             || format!("{}: no daemon answers; `erolith serve` starts one", address.display());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -40,7 +40,7 @@ impl Client {
     }
 
     /// Those that one of `filters` matches, or all.
-    pub(super) fn list(&mut self, filters: &[String]) -> anyhow::Result<Vec<Info>> {
+    pub(in crate::cli) fn list(&mut self, filters: &[String]) -> anyhow::Result<Vec<Info>> {
         let request = ListSnapshotsRequest { filters: filters.to_vec(), ..Default::default() };
         let Self { runtime, snapshots } = self;
         runtime.block_on(async {
@@ -54,14 +54,14 @@ impl Client {
     }
 
     /// What one takes on disk.
-    pub(super) fn usage(&mut self, key: &str) -> anyhow::Result<UsageResponse> {
+    pub(in crate::cli) fn usage(&mut self, key: &str) -> anyhow::Result<UsageResponse> {
         let request = UsageRequest { key: key.to_owned(), ..Default::default() };
         let answer = self.runtime.block_on(self.snapshots.usage(request));
         Ok(answer.map_err(plain)?.into_inner())
     }
 
     /// Everything about one.
-    pub(super) fn details(&mut self, key: &str) -> anyhow::Result<Details> {
+    pub(in crate::cli) fn details(&mut self, key: &str) -> anyhow::Result<Details> {
         let request = StatSnapshotRequest { key: key.to_owned(), ..Default::default() };
         let answer = self.runtime.block_on(self.snapshots.stat(request)).map_err(plain)?;
         let info = answer.into_inner().info.context("the daemon answered nothing")?;

@@ -1,6 +1,6 @@
 //! `erolith snapshots`: look at the snapshots of a running daemon, as containerd sees them.
 
-mod client;
+pub(super) mod client;
 mod show;
 mod tree;
 

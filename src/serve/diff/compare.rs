@@ -40,7 +40,7 @@ const FOREIGN: Error = Error::NotOurs("the mounts are of a kind that is not read
 
 /// Layers that are open, each once: what both sides have is then known to be the same.
 #[derive(Default)]
-struct Opened(BTreeMap<Lower, Arc<Layer>>);
+pub(crate) struct Opened(BTreeMap<Lower, Arc<Layer>>);
 
 impl Opened {
     fn lower(&mut self, lower: &Lower) -> Result<Arc<Layer>> {
@@ -55,7 +55,8 @@ impl Opened {
         Ok(layer)
     }
 
-    fn lowers(&mut self, stack: &Stack) -> Result<Layers> {
+    /// What `stack` has below.
+    pub(crate) fn lowers(&mut self, stack: &Stack) -> Result<Layers> {
         let layers = stack.lowers.iter().map(|lower| self.lower(lower)).collect::<Result<_>>()?;
         Ok(Layers::new(layers, stack.marks))
     }
@@ -68,7 +69,8 @@ fn open_image(path: &Path) -> Result<Arc<Layer>> {
     Ok(Layer::image(image.map_err(erolith_differ::Error::from)?))
 }
 
-fn open_dir(path: &Path) -> Result<Arc<Layer>> {
+/// A directory as a layer.
+pub(crate) fn open_dir(path: &Path) -> Result<Arc<Layer>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(path, flags, Mode::empty());
     let dir = dir.map_err(|errno| {

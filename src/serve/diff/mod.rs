@@ -1,9 +1,9 @@
 //! containerd's Diff service: layers come in, differences go out.
 
 mod apply;
-mod compare;
+pub(crate) mod compare;
 mod keep;
-mod stack;
+pub(crate) mod stack;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -6,13 +6,13 @@ use erolith_mkfs::overlay::Marks;
 use erolith_snapshotter::layerdir::IMAGE;
 use erolith_snapshotter::service::{Mount, Paths};
 
-/// Where the snapshotter keeps layers and mounts them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Places(Paths);
+/// Where the snapshotter keeps layers and mounts them; for who has no snapshotter, nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Places(Option<Paths>);
 
 /// A layer that is only read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Lower {
+pub(crate) enum Lower {
     /// An EROFS image.
     Image(PathBuf),
     /// A directory of another snapshotter.
@@ -21,7 +21,7 @@ pub(super) enum Lower {
 
 /// Where a container writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Top {
+pub(crate) enum Top {
     /// The upper directory in, or of, this layer directory of ours.
     Ours(PathBuf),
     /// This upper directory of another snapshotter.
@@ -30,13 +30,13 @@ pub(super) enum Top {
 
 /// The directories and images that some mounts are made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Stack {
+pub(crate) struct Stack {
     /// What is written to, or is the tree itself.
-    pub(super) top: Option<Top>,
+    pub(crate) top: Option<Top>,
     /// The layers below, the nearest first.
-    pub(super) lowers: Vec<Lower>,
+    pub(crate) lowers: Vec<Lower>,
     /// What overlayfs' marks are called in them.
-    pub(super) marks: Marks,
+    pub(crate) marks: Marks,
 }
 
 impl Stack {
@@ -52,18 +52,18 @@ impl Stack {
 
 impl Places {
     pub(super) fn new(root: &Path, state: &Path) -> Self {
-        Self(Paths::new(root, state))
+        Self(Some(Paths::new(root, state)))
     }
 
     /// Is `dir` the directory of a snapshot of ours? What is in one of another snapshotter may get flags that keep it there
     /// (immutable, fs-verity), or be written again.
     pub(super) fn is_ours(&self, dir: &Path) -> bool {
-        self.0.is_dir(dir)
+        self.0.as_ref().is_some_and(|paths| paths.is_dir(dir))
     }
 
     /// What `mounts` are made of; nothing when a part of it is not known here. Other snapshotters are known by what they
     /// mount: directories (overlayfs, native) and images (EROFS).
-    pub(super) fn stack(&self, mounts: &[Mount]) -> Option<Stack> {
+    pub(crate) fn stack(&self, mounts: &[Mount]) -> Option<Stack> {
         let (last, first) = mounts.split_last()?;
         // In the managed profile the layers are mounts by themselves, which the overlay refers to by number; and so is the
         // filesystem that the upper directory is in, before them.
@@ -109,7 +109,9 @@ impl Places {
     fn top(&self, upper: &str, filesystem: Option<&Mount>) -> Option<Top> {
         let dir = match filesystem {
             Some(mount) => Path::new(&mount.source).parent().map(Path::to_owned),
-            None => self.0.dir_of_upper(Path::new(upper)),
+            None => self.0.as_ref().and_then(|paths| {
+                paths.dir_of_upper(Path::new(upper)).filter(|dir| paths.is_dir(dir))
+            }),
         };
         match dir {
             Some(dir) => Some(Top::Ours(dir)),
@@ -119,8 +121,9 @@ impl Places {
 
     /// Whose layer this is.
     fn lower(&self, dir: &str) -> Option<Lower> {
-        match self.0.layer_at(Path::new(dir)) {
-            Some(id) => Some(Lower::Image(self.0.dir(id).join(IMAGE))),
+        let image = |paths: &Paths| Some(paths.dir(paths.layer_at(Path::new(dir))?).join(IMAGE));
+        match self.0.as_ref().and_then(image) {
+            Some(image) => Some(Lower::Image(image)),
             None => foreign(dir).map(Lower::Dir),
         }
     }

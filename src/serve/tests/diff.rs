@@ -11,6 +11,7 @@ use crate::serve::proto::diff::{ApplyRequest, DiffRequest};
 use crate::serve::proto::types::Descriptor;
 
 pub(super) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+const EROFS: &str = "application/vnd.erofs.layer.v1";
 
 pub(super) fn layer() -> Vec<u8> {
     Tarball::new().dir("etc/").file("etc/name", "erolith").end()
@@ -303,24 +304,104 @@ async fn what_a_snapshot_holds_becomes_a_protected_blob() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn differences_of_others_and_in_other_forms_are_left_to_the_next_differ() {
+async fn what_a_snapshot_holds_becomes_an_image_too() {
+    let node = Node::start().await;
+    let (left, right) = node.changed().await;
+    for suffix in ["", "+zstd"] {
+        let media_type = format!("{EROFS}{suffix}");
+        let request = DiffRequest {
+            left: left.clone(),
+            right: right.clone(),
+            media_type: media_type.clone(),
+            source_date_epoch: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+            ..Default::default()
+        };
+        let diff = node.compare(request.clone()).await.unwrap();
+        assert_eq!(diff.media_type, media_type);
+        assert_eq!(node.compare(request).await.unwrap(), diff, "not reproducible");
+        // It is applied as what it is.
+        let mounts = node.prepare(&format!("again{suffix}")).await;
+        let applied = node.apply(&diff, &mounts).await.unwrap();
+        let stored = node.containerd.blobs.lock().unwrap()[&diff.digest].clone();
+        assert_eq!(stored.labels["containerd.io/uncompressed"], applied.digest);
+        assert_eq!(
+            std::fs::metadata(layer_dir(&mounts).join("layer.erofs")).unwrap().len() % 4096,
+            0
+        );
+    }
+}
+
+/// Directories under an overlay of another snapshotter, and without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_of_other_snapshotters_are_found() {
+    let node = Node::start().await;
+    let at = |name: &str| node.dir.path().join(name).to_str().unwrap().to_owned();
+    for name in ["base", "base/d", "upper", "upper/d", "copy", "copy/d"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    for (name, data) in [("base/d/kept", "1"), ("base/gone", "2"), ("upper/d/new", "3")] {
+        write(at(name).as_ref(), data.as_bytes());
+    }
+    for name in ["d/kept", "d/new"] {
+        let from = if name == "d/kept" { "base" } else { "upper" };
+        std::fs::hard_link(at(&format!("{from}/{name}")), at(&format!("copy/{name}"))).unwrap();
+    }
+    let whiteout = Path::new(&at("upper")).join("gone");
+    let mode = rustix::fs::Mode::empty();
+    let char_device = rustix::fs::FileType::CharacterDevice;
+    rustix::fs::mknodat(rustix::fs::CWD, &whiteout, char_device, mode, 0).unwrap();
+    let mount = |kind: &str, source: &str, options: &[String]| Mount {
+        r#type: kind.into(),
+        source: source.into(),
+        options: options.to_vec(),
+        ..Default::default()
+    };
+    let base = vec![mount("bind", &at("base"), &["ro".into(), "rbind".into()])];
+    let options = [
+        format!("workdir={}", at("work")),
+        format!("upperdir={}", at("upper")),
+        format!("lowerdir={}", at("base")),
+    ];
+    for right in [mount("overlay", "overlay", &options), mount("bind", &at("copy"), &[])] {
+        let request = DiffRequest {
+            left: base.clone(),
+            right: vec![right.clone()],
+            media_type: TAR.into(),
+            ..Default::default()
+        };
+        let diff = node.compare(request).await.unwrap();
+        let archive = node.containerd.blobs.lock().unwrap()[&diff.digest].data.clone();
+        for (name, is_there) in [("d/new", true), (".wh.gone", true), ("d/kept", false)] {
+            let found = archive.windows(name.len()).any(|part| part == name.as_bytes());
+            assert_eq!(found, is_there, "{name}: {right:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_in_forms_and_of_mounts_that_are_not_known_are_left_to_the_next_differ() {
     let node = Node::start().await;
     let (left, right) = node.changed().await;
     let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip".to_owned();
+    let disk =
+        vec![Mount { r#type: "ext4".into(), source: "/dev/disk".into(), ..right[0].clone() }];
+    let request = |left: &[Mount], right: &[Mount]| DiffRequest {
+        left: left.to_vec(),
+        right: right.to_vec(),
+        ..Default::default()
+    };
     for request in [
-        DiffRequest {
-            left: left.clone(),
-            right: right.clone(),
-            media_type: docker,
-            ..Default::default()
-        },
-        DiffRequest { left: right.clone(), right: right.clone(), ..Default::default() },
-        DiffRequest { left: left.clone(), right: left.clone(), ..Default::default() },
-        DiffRequest { left: vec![], right: right.clone(), ..Default::default() },
+        DiffRequest { media_type: docker, ..request(&left, &right) },
+        request(&left, &disk),
+        request(&disk, &right),
+        request(&[], &right),
         DiffRequest::default(),
     ] {
         let status = node.compare(request).await.unwrap_err();
         assert_eq!(status.code(), Code::Unimplemented, "{status}");
     }
     assert!(node.containerd.leases.lock().unwrap().is_empty());
+    // Nothing changed: a layer all the same.
+    node.compare(request(&left, &left)).await.unwrap();
+    node.compare(request(&right, &right)).await.unwrap();
 }

@@ -1,0 +1,99 @@
+//! Layers that are only looked at: whatever they are stored as, each is an image, which has no name and is gone when nobody
+//! has it open.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use erolith_mkfs::build::Options;
+use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
+use erolith_mkfs::io::{ReadAt as _, scratch_in};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::Lowers;
+use super::work::{Order, Room, Source, Task, check_image};
+use crate::content::{Blob, Staging};
+use crate::decode::{Cancel, OnBytes, Request};
+use crate::{Compression, Error, LayerType, Result};
+
+/// Makes images of layers.
+#[derive(Debug)]
+pub struct Look {
+    /// A directory with room for them.
+    pub scratch: PathBuf,
+    /// Calls it off.
+    pub cancel: Cancel,
+    /// Is told of the bytes of blobs that were read.
+    pub progress: OnBytes,
+}
+
+/// A file without a name.
+#[derive(Debug)]
+struct Nameless {
+    file: File,
+    dir: OwnedFd,
+}
+
+impl Nameless {
+    fn new(dir: &Path) -> Result<Self> {
+        let failed = || Error::io(format!("making an image in {}", dir.display()));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(CWD, dir, flags, Mode::empty());
+        let opened = opened.map_err(|e| failed()(e.into()))?;
+        Ok(Self { file: scratch_in(opened.as_fd()).map_err(failed())?, dir: opened })
+    }
+}
+
+impl Staging for Nameless {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn scratch_dir(&self) -> Result<OwnedFd> {
+        self.dir.try_clone().map_err(Error::io("duplicating a descriptor"))
+    }
+}
+
+impl Lowers for &[Blob] {
+    fn images(&self) -> Result<Vec<Blob>> {
+        Ok(self.to_vec())
+    }
+}
+
+impl Look {
+    /// The image of the layer in `blob`, which `request` says more of; `below` are the images below it, the nearest first.
+    /// Without a layer type it is what its bytes say.
+    ///
+    /// # Errors
+    /// What is wrong with the layer, [`Error::Cancelled`], and what the storage reports.
+    pub fn image(&self, blob: Blob, request: Request, below: &[Blob]) -> Result<Blob> {
+        let task = match request.layer_type {
+            Some(LayerType::Erofs { compression: Compression::None }) => return checked(blob),
+            None if is_image(&blob) => return checked(blob),
+            Some(LayerType::Erofs { .. }) => Task::Native,
+            _ => {
+                let mut options = Options::default();
+                options.layer.base = below.is_empty();
+                Task::Tar(options)
+            }
+        };
+        let request = Request { cancel: self.cancel.clone(), ..request };
+        let (source, told) = (Source::Stored(blob), self.progress.clone());
+        let order = Order { task, source, told, request };
+        let built = Room::Here.convert(Nameless::new(&self.scratch)?, order, &below)?;
+        let file = built.staging.file;
+        let size = file.metadata().map_err(Error::io("examining an image"))?.len();
+        Ok(Blob::new(Arc::new(file), 0, size))
+    }
+}
+
+fn checked(blob: Blob) -> Result<Blob> {
+    check_image(&blob)?;
+    Ok(blob)
+}
+
+fn is_image(blob: &Blob) -> bool {
+    let mut magic = [0; 4];
+    blob.read_exact_at(&mut magic, SUPER_OFFSET).is_ok() && u32::from_le_bytes(magic) == SUPER_MAGIC
+}
