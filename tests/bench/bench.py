@@ -14,6 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import commit
 import latency
 import layouts
 import peers
@@ -380,6 +381,11 @@ def latency_tables(place, _inputs):
     yield latency.table(place.disk, layer, servers)
 
 
+def commit_tables(place, _inputs):
+    """What a container wrote becomes a layer."""
+    yield from commit.tables(place)
+
+
 GROUPS = {
     "tar": tar_tables,
     "disk": disk_tables,
@@ -392,6 +398,7 @@ GROUPS = {
     "native": native_tables,
     "sandbox": sandbox_tables,
     "latency": latency_tables,
+    "commit": commit_tables,
 }
 
 
@@ -409,7 +416,7 @@ def main():
     lines, group = [report.machine(options.runs)], None
     inputs = list(make_inputs(place, options.inputs))
     for name in options.only.split(","):
-        if options.peers_only and name in ("check", "mount", "node", "protect", "sandbox", "latency"):
+        if options.peers_only and name in ("check", "mount", "node", "protect", "sandbox", "latency", "commit"):
             continue
         for table in GROUPS[name](place, inputs):
             if options.peers_only:

@@ -4,7 +4,7 @@
 #
 #   tests/bench/run.sh [--runs N] [--only GROUP,...] [--inputs NAME] [--peers-only] [--output FILE]
 #
-# Groups: tar, disk, compressed, image, check, mount, node, protect, native, sandbox, latency.
+# Groups: tar, disk, compressed, image, check, mount, node, protect, native, sandbox, latency, commit.
 set -euo pipefail
 # shellcheck source=../../testdata/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../testdata/setup.sh"
@@ -12,7 +12,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/../../testdata/setup.sh"
 need_root
 need_build_tools
 need_packages e2fsprogs isal python3 zstd
-for script in "sid-root.sh" "snapshotter-suite.sh" "real-image.sh full" "many-files.sh" "large-files.sh"; do
+for script in "sid-root.sh" "snapshotter-suite.sh" "real-image.sh" "real-image.sh full" "many-files.sh" "large-files.sh"; do
     # shellcheck disable=SC2086 # the argument is a word of its own
     "$EROLITH_REPO"/testdata/$script >&2
 done
