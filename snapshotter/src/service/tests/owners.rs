@@ -68,3 +68,24 @@ fn maps_that_make_no_sense_make_no_snapshot() {
         assert_eq!(site.directories(), Vec::<String>::new());
     });
 }
+
+/// On disk, what a container writes has owners of the host.
+#[test]
+fn what_a_mapped_container_wrote_is_committed_with_owners_of_its_own() {
+    with_mounts(|site| {
+        let service = site.open();
+        layer(&service, "A", "");
+        let mounts = service.prepare("k", "A", &mapped(100_000)).unwrap();
+        let tree = Tree::of(&mounts, site.target("k"));
+        let file = tree.join("new");
+        write(&file, "new");
+        let error = service.commit("B", "k", "", &none()).unwrap_err();
+        assert_eq!((error.code(), error.status()), ("owner-unmapped", Status::FailedPrecondition));
+        std::os::unix::fs::chown(&file, Some(100_007), Some(100_008)).unwrap();
+        drop(tree);
+        service.commit("B", "k", "", &none()).unwrap();
+        let view = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        assert_eq!(owner(view.join("new")), (7, 8));
+        assert_eq!(owner(view.0.clone()), (0, 0));
+    });
+}
