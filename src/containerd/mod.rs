@@ -2,7 +2,7 @@
 //!
 //! Everything here waits, on threads that may.
 
-pub(crate) mod config;
+mod error;
 pub(crate) mod labels;
 mod lease;
 mod read;
@@ -17,9 +17,9 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::error::{Error, Result};
-use super::proto::content::content_client::ContentClient;
-use super::proto::leases::leases_client::LeasesClient;
+pub(crate) use self::error::{Error, Result};
+use crate::proto::content::content_client::ContentClient;
+use crate::proto::leases::leases_client::LeasesClient;
 
 /// Metadata of a call that names its namespace (pkg/namespaces of containerd).
 const NAMESPACE: &str = "containerd-namespace";
@@ -84,7 +84,8 @@ impl Containerd {
     /// # Errors
     /// When `address` is nothing to connect to.
     pub(crate) fn at(address: &Path) -> Result<Self> {
-        let bad = || Error::Request(format!("{}: no address of containerd", address.display()));
+        let text = || address.display().to_string();
+        let bad = || Error::Unusable { what: "address of containerd", text: text() };
         let uri = format!("unix://{}", address.to_str().ok_or_else(bad)?);
         let endpoint = Endpoint::from_shared(uri).map_err(|_| bad())?;
         let channel = endpoint

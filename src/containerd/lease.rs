@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use erolith_mkfs::meta::Time;
 use tonic::metadata::{Ascii, MetadataValue};
 
+use super::error::{Error, Result};
 use super::{Containerd, Scope};
-use crate::serve::error::{Error, Result};
-use crate::serve::proto::leases::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
+use crate::proto::leases::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
 
 /// How long a blob is kept for its caller to take it over. The lease ends by itself then.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
@@ -45,8 +45,8 @@ impl Containerd {
         let labels = BTreeMap::from([(EXPIRE.to_owned(), expiry(SystemTime::now(), LIFETIME))]);
         let create = CreateRequest { id: id.clone(), labels };
         self.wait(self.leases.clone().create(scope.request(create)))
-            .map_err(Error::containerd("making a lease"))?;
-        let bad = |_| Error::Request(format!("{id:?} is no lease"));
+            .map_err(Error::answer("making a lease"))?;
+        let bad = |_| Error::Unusable { what: "name of a lease", text: id.clone() };
         let lease: MetadataValue<Ascii> = id.parse().map_err(bad)?;
         Ok(Leased { scope: scope.with_lease(lease), id: Some(id) })
     }
@@ -60,7 +60,7 @@ impl Containerd {
         let resource = Resource { id: digest.to_owned(), r#type: "content".to_owned() };
         let add = AddResourceRequest { id, resource: Some(resource) };
         let added = self.wait(self.leases.clone().add_resource(leased.scope.request(add)));
-        added.map(drop).map_err(Error::containerd(format!("adding blob {digest} to a lease")))
+        added.map(drop).map_err(Error::answer(format!("adding blob {digest} to a lease")))
     }
 
     /// Gives our lease up, because nothing came of it, or because something else protects what it did.

@@ -14,9 +14,9 @@ use rustix::fs::OFlags;
 use tokio::runtime::Handle;
 use tonic::{Code, Status, Streaming};
 
+use super::error::{Error, Result};
 use super::{Containerd, Scope, wait};
-use crate::serve::error::{Error, Result};
-use crate::serve::proto::content::{ReadContentRequest, ReadContentResponse};
+use crate::proto::content::{ReadContentRequest, ReadContentResponse};
 
 /// Where containerd's local store keeps a blob (plugins/content/local).
 fn path_below(root: &Path, digest: &Digest) -> PathBuf {
@@ -52,7 +52,7 @@ impl Containerd {
         if let Some(blob) = direct.and_then(|root| open_file(root, digest, size)) {
             return Ok(Source::Stored(blob));
         }
-        let failed = || Error::containerd(format!("reading blob {digest}"));
+        let failed = || Error::answer(format!("reading blob {digest}"));
         let whole = ReadContentRequest { digest: digest.to_string(), offset: 0, size: 0 };
         let mut content = self.content.clone();
         let mut messages =
