@@ -144,9 +144,10 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
         Error::Io { .. } | Error::WorkerDied { .. } | Error::Worker { .. } => Some(IO),
         Error::Busy { .. } => Some(ENVIRONMENT),
         Error::Cancelled => Some(INTERRUPTED),
-        Error::BadLocation { .. } | Error::BadPlatform { .. } | Error::WhichImage { .. } => {
-            Some(USAGE)
-        }
+        Error::BadLocation { .. }
+        | Error::BadPlatform { .. }
+        | Error::BadChange { .. }
+        | Error::WhichImage { .. } => Some(USAGE),
         _ => Some(INPUT),
     }
 }
