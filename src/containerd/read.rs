@@ -63,6 +63,31 @@ impl Containerd {
         let runtime = self.runtime.clone();
         Ok(Source::Stream(Box::new(Stream { runtime, messages, current })))
     }
+
+    /// The bytes of a blob, not verified; `None` where there is no such blob in the caller's namespace.
+    ///
+    /// # Errors
+    /// When there are more than `limit`, or containerd does not answer.
+    pub(crate) fn bytes(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>> {
+        let source = match self.open(scope, Path::new(""), digest, 0) {
+            Err(error) if error.code() == Code::NotFound => return Ok(None),
+            source => source?,
+        };
+        let failed = || Error::answer(format!("reading blob {digest}"));
+        let Source::Stream(stream) = source else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let read = stream.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|e| failed()(Status::unavailable(e.to_string())))?;
+        if bytes.len() as u64 > limit {
+            return Err(failed()(Status::out_of_range(format!("more than {limit} bytes"))));
+        }
+        Ok(Some(bytes))
+    }
 }
 
 /// The bytes of a blob as containerd sends them.

@@ -15,7 +15,7 @@ pub use destination::Destination;
 pub(crate) use document::{CONFIG_LIMIT, MANIFEST_LIMIT};
 pub use document::{Config, Descriptor, Document, Index, Manifest};
 pub use platform::Platform;
-pub use reference::{Location, Transport};
+pub use reference::{Location, Transport, is_reference};
 pub use source::{Image, Layer, Place, Select, Source, SourceIndex};
 pub(crate) use source::{MAX_DEPTH, is_runnable};
 
