@@ -64,7 +64,7 @@ fn exit_codes_are_what_the_manual_says() {
     fs::write(bench.path("noise"), vec![0x55; 10_000]).unwrap();
     let tar = fs::read(bench.path("layer.tar")).unwrap();
     fs::write(bench.path("cut.tar"), &tar[..tar.len() / 2]).unwrap();
-    let table: [(&[&str], i32, &str); 11] = [
+    let table: [(&[&str], i32, &str); 15] = [
         (&["no-such-command"], 2, "unrecognized subcommand"),
         (&["mkfs", &at("out"), "-"], 2, "add --tar"),
         (&["mkfs", "-b", "1000", "--tar", &at("out"), &at("layer.tar")], 2, "block"),
@@ -80,6 +80,10 @@ fn exit_codes_are_what_the_manual_says() {
             "missing",
         ),
         (&["umount", &at(".")], 2, "not"),
+        (&["commit", "container"], 2, "IMAGE"),
+        (&["commit", "container", "not a name"], 2, "no name of an image"),
+        (&["commit", "--change", "RUN x", "container", "image"], 2, "none of CMD"),
+        (&["commit", "--address", &at("nobody"), "container", "image"], 4, "--address"),
     ];
     for (args, code, word) in table {
         let (found, message) = refused(args);
@@ -171,8 +175,8 @@ fn completions_and_manuals_know_every_command() {
     let at = dir.path().display().to_string();
     EROLITH.printed(&["man", &at]);
     let commands = [
-        "mkfs", "convert", "ls", "cat", "stat", "inspect", "fsck", "extract", "export", "mount",
-        "umount", "doctor",
+        "mkfs", "convert", "commit", "ls", "cat", "stat", "inspect", "fsck", "extract", "export",
+        "mount", "umount", "doctor",
     ];
     let bash = EROLITH.printed(&["completions", "bash"]);
     for command in commands {

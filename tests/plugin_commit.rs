@@ -11,14 +11,22 @@ const EROLITH: &str = env!("CARGO_BIN_EXE_erolith");
 /// The name of the real image after [`Node::import`].
 const IMAGE: &str = "image:latest";
 
-/// A node with the real image and the container `one`, which runs.
+/// A node with the real image and a container, [`one`], which runs.
 fn node(containerd: Containerd) -> Result<Node, String> {
     let image = Layout::real_image()?;
     let node = Node::start(EROLITH, containerd, &[("erolith", "erolith")], "")?;
     node.import(&image.0);
     let words = ["run", "--detach", "--snapshotter", "erolith", "--label", "nerdctl/name=first"];
-    node.ctr(&[&words[..], &[IMAGE, "one", "sleep", "600"]].concat());
+    node.ctr(&[&words[..], &[IMAGE, &one(&node), "sleep", "600"]].concat());
     Ok(node)
+}
+
+/// The ID of the node's container. Control groups are called by it, and tests share them: one that paused its own would
+/// pause those of others.
+fn one(node: &Node) -> String {
+    let place = node.place();
+    let dir = place.parent().and_then(|dir| dir.file_name()).unwrap();
+    format!("one-{}", dir.to_str().unwrap())
 }
 
 fn socket(node: &Node) -> String {
@@ -50,17 +58,18 @@ fn labels(node: &Node, digest: &Value) -> String {
 }
 
 fn exec(node: &Node, shell: &str) -> String {
-    node.ctr(&["task", "exec", "--exec-id", "test", "one", "sh", "-c", shell])
+    node.ctr(&["task", "exec", "--exec-id", "test", &one(node), "sh", "-c", shell])
 }
 
 /// What a shell in a new container of an image prints.
 fn run(node: &Node, image: &str, shell: &str) -> String {
-    node.ctr(&["run", "--rm", "--snapshotter", "erolith", image, "again", "sh", "-c", shell])
+    let again = format!("{}-run", one(node));
+    node.ctr(&["run", "--rm", "--snapshotter", "erolith", image, &again, "sh", "-c", shell])
 }
 
 fn end(node: &Node) {
-    node.ctr(&["task", "rm", "--force", "one"]);
-    node.ctr(&["container", "rm", "one"]);
+    node.ctr(&["task", "rm", "--force", &one(node)]);
+    node.ctr(&["container", "rm", &one(node)]);
 }
 
 /// Keys of views that commits made.
@@ -89,7 +98,8 @@ fn life(containerd: Containerd) {
     let node = need!(node(containerd));
     exec(&node, CHANGES);
     let name = "registry.test/made:1";
-    let words = ["-a", "me", "-m", "why", "-c", "ENV A=$PATH:/b", "-c", "CMD [\"x\"]", "one", name];
+    let words =
+        ["-a", "me", "-m", "why", "-c", "ENV A=$PATH:/b", "-c", "CMD [\"x\"]", &one(&node), name];
     let made = commit(&node, &words);
     assert!(is_running(&node), "the container goes on");
     assert_eq!(views(&node), [""; 0]);
@@ -141,7 +151,8 @@ fn the_same_container_gives_the_same_image() {
         exec(&node, CHANGES);
         let epoch = ["--source-date-epoch", "1700000000", "--compression", "zstd"];
         let of = |words: &[&str]| commit(&node, &[&epoch[..], words].concat());
-        let (first, second) = (of(&["one", "made:1"]), of(&["--pause=false", "first", "made:2"]));
+        let (first, second) =
+            (of(&[&one(&node), "made:1"]), of(&["--pause=false", "first", "made:2"]));
         for what in ["manifest", "config", "layer"] {
             assert_eq!(first[what], second[what], "{what}");
         }
@@ -150,12 +161,12 @@ fn the_same_container_gives_the_same_image() {
         assert_eq!(created, "2023-11-14T22:13:20Z");
         // A name leads to the newest image of that name.
         exec(&node, "echo other >/root/new");
-        let third = of(&["one", "made:1"]);
+        let third = of(&[&one(&node), "made:1"]);
         assert_ne!(third["manifest"], first["manifest"]);
         assert_eq!(run(&node, "made:1", "cat /root/new"), "other\n");
         assert_eq!(run(&node, "made:2", SHOW), SHOWN);
         // Now that all of its layers are unpacked, its config keeps them.
-        of(&["one", "made:1"]);
+        of(&[&one(&node), "made:1"]);
         let kept = labels(&node, &third["config"]);
         assert!(kept.contains("containerd.io/gc.ref.snapshot.erolith=sha256:"), "{kept}");
         end(&node);
@@ -168,16 +179,17 @@ fn what_is_committed_can_be_committed_again() {
     isolated(|| {
         let node = need!(node(Containerd::Sid));
         exec(&node, "echo 1 >/root/one");
-        commit(&node, &["one", "made:1"]);
-        let words = ["run", "--detach", "--snapshotter", "erolith", "made:1", "two"];
+        commit(&node, &[&one(&node), "made:1"]);
+        let two = format!("{}-again", one(&node));
+        let words = ["run", "--detach", "--snapshotter", "erolith", "made:1", &two];
         node.ctr(&[&words[..], &["sleep", "600"]].concat());
         let shell = ["sh", "-c", "rm /root/one; echo 2 >/root/two"];
-        node.ctr(&[&["task", "exec", "--exec-id", "x", "two"][..], &shell].concat());
-        node.ctr(&["task", "rm", "--force", "two"]);
-        let made = commit(&node, &["two", "made:2"]);
+        node.ctr(&[&["task", "exec", "--exec-id", "x", &two][..], &shell].concat());
+        node.ctr(&["task", "rm", "--force", &two]);
+        let made = commit(&node, &[&two, "made:2"]);
         assert_eq!(document(&node, &made["manifest"])["layers"].as_array().unwrap().len(), 6);
         assert_eq!(run(&node, "made:2", "ls /root/one 2>&-; cat /root/two"), "2\n");
-        node.ctr(&["container", "rm", "two"]);
+        node.ctr(&["container", "rm", &two]);
         end(&node);
         node.leaves_nothing();
     });
@@ -192,7 +204,7 @@ fn snapshots_become_images() {
             node.ctr(&[&["snapshots", "--snapshotter", "erolith"][..], words].concat())
         };
         let found = node.snapshots("erolith");
-        let parent = &found.iter().find(|(key, ..)| key == "one").unwrap().1;
+        let parent = &found.iter().find(|(key, ..)| *key == one(&node)).unwrap().1;
         snapshots(&["prepare", "changed", parent]);
         let made = commit(&node, &["changed", "made:active"]);
         assert_eq!(made["base"]["name"], IMAGE);
@@ -219,14 +231,14 @@ fn the_image_below_is_known_by_its_layers() {
     isolated(|| {
         let node = need!(node(Containerd::Sid));
         exec(&node, "echo 1 >/root/one");
-        commit(&node, &["one", "made:1"]);
+        commit(&node, &[&one(&node), "made:1"]);
         node.ctr(&["images", "tag", IMAGE, "kept:1"]);
         node.ctr(&["images", "tag", "--force", "made:1", IMAGE]);
-        let made = commit(&node, &["one", "made:2"]);
+        let made = commit(&node, &[&one(&node), "made:2"]);
         assert_eq!(made["base"]["name"], "kept:1");
         assert_eq!(run(&node, "made:2", "cat /root/one"), "1\n");
         node.ctr(&["images", "rm", "--sync", "kept:1"]);
-        let error = try_commit(&node, &["one", "made:3"]).unwrap_err();
+        let error = try_commit(&node, &[&one(&node), "made:3"]).unwrap_err();
         for word in ["exit status: 3", "no image in namespace", IMAGE, "get the image again"] {
             assert!(error.contains(word), "no {word:?} in {error}");
         }
@@ -240,20 +252,25 @@ fn the_image_below_is_known_by_its_layers() {
 fn errors_say_what_to_do() {
     isolated(|| {
         let node = need!(node(Containerd::Sid));
+        let socket = socket(&node);
         for (words, code, word) in [
             (&["nobody", "made:1"][..], 3, "`ctr containers ls`"),
-            (&["--namespace", "other", "one", "made:1"], 3, "in namespace \"other\""),
-            (&["--snapshotter", "overlayfs", "one", "made:1"], 3, "--snapshotter names another"),
-            (&["one", "made 1"], 2, "no name of an image"),
-            (&["--compression", "gzip", "--format", "erofs", "one", "made:1"], 2, "zstd"),
-            (&["-c", "CMD ['x']", "one", "made:1"], 2, "JSON"),
-            (&["--address", "/run/nobody", "one", "made:1"], 4, "--address names another"),
+            (&["--namespace", "other", &one(&node), "made:1"], 3, "in namespace \"other\""),
+            (
+                &["--snapshotter", "overlayfs", &one(&node), "made:1"],
+                3,
+                "--snapshotter names another",
+            ),
+            (&[&one(&node), "made 1"], 2, "no name of an image"),
+            (&["--compression", "gzip", "--format", "erofs", &one(&node), "made:1"], 2, "zstd"),
+            (&["-c", "CMD ['x']", &one(&node), "made:1"], 2, "JSON"),
+            (&["--address", "/run/nobody", &one(&node), "made:1"], 4, "--address names another"),
         ] {
-            // The last address counts.
-            let words = match words.first() {
-                Some(&"--address") => [&[EROLITH, "commit"][..], words].concat(),
-                _ => [&[EROLITH, "commit", "--address", &socket(&node)][..], words].concat(),
+            let address = match words.first() {
+                Some(&"--address") => &[][..],
+                _ => &["--address", &socket],
             };
+            let words = [&[EROLITH, "commit"], address, words].concat();
             let error = node.try_exec(&words).unwrap_err();
             assert!(error.contains(&format!("exit status: {code}")), "{words:?}: {error}");
             assert!(error.contains(word), "{words:?}: no {word:?} in {error}");
@@ -268,12 +285,13 @@ fn errors_say_what_to_do() {
 /// What runs `erolith commit` until it has made its view, and ends it with a signal. Prints its exit status.
 fn ended_half_way(node: &Node, signal: &str) -> String {
     let shell = format!(
-        "{EROLITH} commit --address {0} one made:1 >/dev/null 2>&1 & pid=$!; \
+        "{EROLITH} commit --address {0} {1} made:1 >/dev/null 2>&1 & pid=$!; \
          until ctr --address {0} snapshots --snapshotter erolith ls | grep -q erolith-commit; do \
          kill -0 $pid || exit 1; done; \
          until ctr --address {0} task ls | grep -q PAUSED; do kill -0 $pid || exit 1; done; \
          kill -{signal} $pid; wait $pid; echo $?",
-        socket(node)
+        socket(node),
+        one(node)
     );
     node.exec(&["bash", "-c", &shell])
 }
@@ -294,8 +312,8 @@ fn a_commit_that_ends_half_way_leaves_nothing() {
         }
         assert_eq!(views(&node), [""; 0], "killed");
         assert!(!node.ctr(&["images", "ls", "-q"]).contains("made:1"));
-        node.ctr(&["task", "resume", "one"]);
-        commit(&node, &["one", "made:1"]);
+        node.ctr(&["task", "resume", &one(&node)]);
+        commit(&node, &[&one(&node), "made:1"]);
         assert!(is_running(&node));
         end(&node);
         node.leaves_nothing();

@@ -4,6 +4,7 @@
 
 mod base;
 mod change;
+pub mod layout;
 #[cfg(test)]
 mod tests;
 mod words;

@@ -1,9 +1,17 @@
 //! Documents of committed images.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
 
+use super::layout::{Added, Addition, Written, add};
 use super::*;
-use crate::oci::{CONFIG, DOCKER_CONFIG, DOCKER_MANIFEST, Document, INDEX, MANIFEST, Platform};
+use crate::content::OciLayout;
+use crate::decode::Cancel;
+use crate::oci::{
+    CONFIG, DOCKER_CONFIG, DOCKER_MANIFEST, Destination, Document, INDEX, Index, MANIFEST,
+    Platform, REF_NAME, Select, Source,
+};
 use crate::{EROFS_LAYER, EROFS_LAYER_ZSTD, OCI_LAYER};
 
 const BASE: &str = r#"{"created":"2020-01-01T00:00:00Z","author":"them","architecture":"amd64","os":"linux","unknown":[1.50],"config":{"Env":["PATH=/bin","A=1"],"Cmd":["sh"],"Entrypoint":["/init"],"WorkingDir":"/srv","Labels":null},"rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]},"history":[{"created_by":"first"},{"created_by":"CMD","empty_layer":true}]}"#;
@@ -287,4 +295,96 @@ fn chains_are_named_as_the_specification_says() {
     let two = Digest::of(format!("{} {}", ids[0], ids[1]).as_bytes());
     assert_eq!(of(2), Some(two.clone()));
     assert_eq!(of(3), Some(Digest::of(format!("{two} {}", ids[2]).as_bytes())));
+}
+
+/// A layout with the image `base` of one layer.
+fn layout(path: &Path) {
+    let layout = OciLayout::create(path).unwrap();
+    let tar = crate::testing::archive(&[("a", 0o644)]);
+    let layer = layout.put(&tar).unwrap();
+    let put = |media_type: &str, document: Value| {
+        let bytes = document.to_string().into_bytes();
+        Descriptor::new(media_type, &layout.put(&bytes).unwrap(), bytes.len() as u64)
+    };
+    let architecture = Platform::host().architecture;
+    let rootfs = json!({ "diff_ids": [layer] });
+    let config =
+        put(CONFIG, json!({ "os": "linux", "architecture": architecture, "rootfs": rootfs }));
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": config.to_json(), "layers": [described(OCI_LAYER, &tar)],
+    });
+    let entry = put(MANIFEST, manifest).with_annotation(REF_NAME, "base");
+    layout.update_index(|_| Ok(Index::new(vec![entry]).to_bytes())).unwrap();
+}
+
+/// Adds a layer, whose blob is `bytes`, to the image `base` of the layout at `from`.
+fn added(from: &Path, to: &str, bytes: &[u8]) -> Result<Added> {
+    let location = format!("oci:{}:base", from.display()).parse().unwrap();
+    let base = Source::open(&location, &Select::default(), from).unwrap();
+    let destination = Destination::open(&to.parse().unwrap())?;
+    let (note, cancel) = (note(), Cancel::default());
+    let changes = ["USER 1".parse().unwrap()];
+    let addition =
+        Addition { media_type: OCI_LAYER, changes: &changes, note: &note, cancel: &cancel };
+    add(&base, destination, &addition, |staging| {
+        let mut file = staging.file();
+        file.write_all(bytes).unwrap();
+        let digest = Digest::of(bytes);
+        Ok(Written { digest: digest.clone(), size: bytes.len() as u64, diff_id: digest })
+    })
+}
+
+#[test]
+fn images_of_layouts_get_a_layer() {
+    let temp = tempfile::tempdir().unwrap();
+    let from = temp.path().join("from");
+    layout(&from);
+    let mut manifests = Vec::new();
+    for to in ["from", "to"] {
+        let to = format!("oci:{}:new", temp.path().join(to).display());
+        let made = added(&from, &to, b"layer").unwrap();
+        let source = Source::open(&to.parse().unwrap(), &Select::default(), &from).unwrap();
+        let [image] = source.images.as_slice() else { panic!("one image") };
+        assert_eq!(image.source_digest, made.manifest);
+        let bytes: Vec<_> =
+            image.layers.iter().map(|layer| source.blob(layer).unwrap().bytes(1 << 20)).collect();
+        assert_eq!(bytes.len(), 2);
+        assert_eq!(*bytes[1].as_ref().unwrap(), b"layer");
+        assert_eq!(value(&image.config)["config"]["User"], "1");
+        let base = image.manifest.annotation(BASE_DIGEST).map(str::to_owned);
+        assert_eq!(base, Some(made.base.to_string()));
+        manifests.push(made.manifest);
+    }
+    assert_eq!(manifests[0], manifests[1]);
+    // Both are there.
+    let base = format!("oci:{}:base", from.display()).parse().unwrap();
+    assert!(Source::open(&base, &Select::default(), &from).is_ok());
+}
+
+#[test]
+fn a_layer_that_cannot_be_written_leaves_no_image() {
+    let temp = tempfile::tempdir().unwrap();
+    let from = temp.path().join("from");
+    layout(&from);
+    let before = std::fs::read(from.join("index.json")).unwrap();
+    let location = format!("oci:{}:base", from.display()).parse().unwrap();
+    let base = Source::open(&location, &Select::default(), &from).unwrap();
+    let (note, cancel) = (note(), Cancel::default());
+    for cancels in [false, true] {
+        let destination = Destination::open(&location).unwrap();
+        let addition =
+            Addition { media_type: OCI_LAYER, changes: &[], note: &note, cancel: &cancel };
+        let made = add(&base, destination, &addition, |_| {
+            if cancels {
+                cancel.cancel();
+                let digest = Digest::of(b"");
+                return Ok(Written { digest: digest.clone(), size: 0, diff_id: digest });
+            }
+            Err(Error::BlobMissing { digest: Digest::of(b"x") })
+        });
+        let want = if cancels { "cancelled" } else { "blob-missing" };
+        assert_eq!(made.unwrap_err().code(), want);
+        assert_eq!(std::fs::read(from.join("index.json")).unwrap(), before);
+    }
 }
