@@ -53,7 +53,8 @@ fn document(node: &Node, digest: &Value) -> Value {
 /// The labels of a blob, as `ctr` shows them.
 fn labels(node: &Node, digest: &Value) -> String {
     let list = node.ctr(&["content", "ls"]);
-    let line = list.lines().find(|line| line.contains(digest.as_str().unwrap()));
+    // Others name it in their labels.
+    let line = list.lines().find(|line| line.starts_with(digest.as_str().unwrap()));
     line.unwrap_or_default().to_owned()
 }
 
@@ -195,6 +196,37 @@ fn what_is_committed_can_be_committed_again() {
     });
 }
 
+/// containerd 2.1 does not run images with such layers, but it has them made, stores them and names them.
+#[test]
+fn layers_can_be_erofs_images() {
+    isolated(|| {
+        let node = need!(node(Containerd::Sid));
+        exec(&node, CHANGES);
+        for (compression, suffix) in [("none", ""), ("zstd", "+zstd")] {
+            let form = ["--format", "erofs", "--compression", compression];
+            let made = commit(&node, &[&form[..], &[&one(&node), "made:erofs"]].concat());
+            let want = format!("application/vnd.erofs.layer.v1{suffix}");
+            assert_eq!(made["layer"]["mediaType"], want);
+            let config = document(&node, &made["config"]);
+            assert_eq!(config["os.features"], serde_json::json!(["erofs"]));
+            assert_eq!(config["rootfs"]["diff_ids"][4], made["layer"]["diffId"]);
+            if compression == "none" {
+                let digest = made["layer"]["digest"].as_str().unwrap();
+                assert_eq!(made["layer"]["diffId"], digest);
+                let blobs = "root/io.containerd.content.v1.content/blobs/sha256";
+                let blob = node.place().join(blobs).join(digest.trim_start_matches("sha256:"));
+                let blob = blob.display().to_string();
+                node.exec(&[EROLITH, "fsck", &blob]);
+                assert_eq!(node.exec(&[EROLITH, "cat", &blob, "/root/new"]), "new\n");
+                // What did not change is not in there.
+                assert!(node.try_exec(&[EROLITH, "stat", &blob, "/etc/passwd"]).is_err());
+            }
+        }
+        end(&node);
+        node.leaves_nothing();
+    });
+}
+
 /// A snapshot without a container; one that is committed already; one without layers below.
 #[test]
 fn snapshots_become_images() {
@@ -305,14 +337,16 @@ fn a_commit_that_ends_half_way_leaves_nothing() {
         assert_eq!(views(&node), [""; 0], "interrupted");
         assert!(is_running(&node), "the container goes on");
         // Nobody can clean up behind this one but containerd, with the lease.
-        assert_eq!(ended_half_way(&node, "KILL"), "137\n");
-        assert_eq!(views(&node).len(), 1);
+        let ended = ended_half_way(&node, "KILL");
+        // First of all: a container that is paused cannot be killed, and the test would not end.
+        node.ctr(&["task", "resume", &one(&node)]);
+        assert_eq!((ended.as_str(), views(&node).len()), ("137\n", 1));
         for lease in node.ctr(&["leases", "ls", "-q"]).lines() {
-            node.ctr(&["leases", "delete", "--sync", lease]);
+            // The daemon gives up its own when it sees that nobody waits.
+            let _ = node.try_ctr(&["leases", "delete", "--sync", lease]);
         }
         assert_eq!(views(&node), [""; 0], "killed");
         assert!(!node.ctr(&["images", "ls", "-q"]).contains("made:1"));
-        node.ctr(&["task", "resume", &one(&node)]);
         commit(&node, &[&one(&node), "made:1"]);
         assert!(is_running(&node));
         end(&node);

@@ -15,8 +15,8 @@ use prost_types::Timestamp;
 use tonic::Code;
 
 use super::Args;
-use super::options::{address, latest, media_type, namespace, note};
-use super::show::Committed;
+use super::options::{address, latest, layer_format, namespace, note};
+use super::show::{Committed, Made};
 use super::subject::{Below, Named, Subject, descriptor};
 use crate::containerd::labels::{Labels, UNCOMPRESSED};
 use crate::containerd::lease::Leased;
@@ -40,11 +40,16 @@ const SNAPSHOT_REF: &str = "containerd.io/gc.ref.snapshot.";
 ///
 /// # Errors
 /// What is missing, or what containerd refuses. There is no new image then.
-pub(super) fn commit(args: &Args, cancel: &Cancel) -> anyhow::Result<Committed> {
-    let media_type = media_type(args.format, args.compression)?;
+pub(super) fn commit(
+    args: &Args,
+    container: &str,
+    image: &str,
+    cancel: &Cancel,
+) -> anyhow::Result<Made> {
+    let media_type = layer_format(args.format, args.compression)?.media_type();
     let latest = latest(args)?;
-    if !erolith_differ::oci::is_reference(&args.image) {
-        return Err(Usage(format!("{:?} is no name of an image", args.image)).into());
+    if !erolith_differ::oci::is_reference(image) {
+        return Err(Usage(format!("{image:?} is no name of an image")).into());
     }
     let mut threads = tokio::runtime::Builder::new_multi_thread();
     let runtime = threads.worker_threads(1).enable_all().build().context("starting threads")?;
@@ -59,12 +64,19 @@ pub(super) fn commit(args: &Args, cancel: &Cancel) -> anyhow::Result<Committed> 
         )),
         _ => error,
     };
-    let found = Subject::find(&containerd, &scope, &args.container, args.snapshotter.as_deref());
+    let found = Subject::find(&containerd, &scope, container, args.snapshotter.as_deref());
     let subject = found.map_err(silent)?;
     let lease = Lease { leased: containerd.lease(&scope, LEASE)?, containerd: &containerd };
-    let work =
-        Work { args, cancel, latest, subject, containerd: &containerd, lease: &lease.leased };
-    work.commit(media_type)
+    let work = Work {
+        args,
+        image,
+        cancel,
+        latest,
+        subject,
+        containerd: &containerd,
+        lease: &lease.leased,
+    };
+    Ok(Made::Image(Box::new(work.commit(media_type)?)))
 }
 
 /// A lease that is given up in the end.
@@ -144,6 +156,7 @@ impl Drop for View<'_> {
 /// What every step needs.
 struct Work<'a> {
     args: &'a Args,
+    image: &'a str,
     cancel: &'a Cancel,
     latest: Option<i64>,
     subject: Subject,
@@ -169,7 +182,7 @@ impl Work<'_> {
         self.cancel.check()?;
         self.name(&digest, manifest.to_bytes().len())?;
         let base = below.image.map(|Named { name, digest, .. }| (name, digest));
-        let image = self.args.image.clone();
+        let image = self.image.to_owned();
         Ok(Committed { image, manifest: digest, config: config_digest, layer, base })
     }
 
@@ -277,7 +290,7 @@ impl Work<'_> {
             ..types::Descriptor::default()
         };
         let time = self.latest.map(|seconds| Timestamp { seconds, nanos: 0 });
-        let name = self.args.image.clone();
+        let name = self.image.to_owned();
         let image = Image { name, target: Some(target), ..Image::default() };
         Ok(self.containerd.name_image(self.lease.scope(), image, time)?)
     }

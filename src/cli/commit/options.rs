@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use erolith_differ::commit::Note;
-use erolith_differ::{EROFS_LAYER, EROFS_LAYER_ZSTD, OCI_LAYER};
+use erolith_differ::compare::Format as LayerFormat;
 use erolith_mkfs::meta::Time;
 
 use super::Args;
@@ -34,20 +34,21 @@ pub(crate) enum Compression {
     None,
 }
 
-/// The media type of a layer.
+/// What the two together are.
 ///
 /// # Errors
 /// [`Usage`] for what nobody reads.
-pub(super) fn media_type(
+pub(super) fn layer_format(
     format: Format,
     compression: Option<Compression>,
-) -> Result<String, Usage> {
+) -> Result<LayerFormat, Usage> {
+    use erolith_differ::Compression as Tar;
     match (format, compression) {
-        (Format::Oci, None | Some(Compression::Gzip)) => Ok(format!("{OCI_LAYER}+gzip")),
-        (Format::Oci, Some(Compression::Zstd)) => Ok(format!("{OCI_LAYER}+zstd")),
-        (Format::Oci, Some(Compression::None)) => Ok(OCI_LAYER.to_owned()),
-        (Format::Erofs, None | Some(Compression::None)) => Ok(EROFS_LAYER.to_owned()),
-        (Format::Erofs, Some(Compression::Zstd)) => Ok(EROFS_LAYER_ZSTD.to_owned()),
+        (Format::Oci, None | Some(Compression::Gzip)) => Ok(LayerFormat::Tar(Tar::Gzip)),
+        (Format::Oci, Some(Compression::Zstd)) => Ok(LayerFormat::Tar(Tar::Zstd)),
+        (Format::Oci, Some(Compression::None)) => Ok(LayerFormat::Tar(Tar::None)),
+        (Format::Erofs, None | Some(Compression::None)) => Ok(LayerFormat::Erofs),
+        (Format::Erofs, Some(Compression::Zstd)) => Ok(LayerFormat::ErofsZstd),
         (Format::Erofs, Some(Compression::Gzip)) => {
             let text = "EROFS layers are compressed with zstd or not at all: --compression zstd";
             Err(Usage(text.to_owned()))
@@ -101,7 +102,9 @@ mod tests {
 
     #[test]
     fn formats_and_compressions_have_media_types() {
-        let of = |format, compression| media_type(format, compression).ok();
+        let of = |format, compression| {
+            layer_format(format, compression).ok().map(LayerFormat::media_type)
+        };
         let oci = "application/vnd.oci.image.layer.v1.tar";
         let erofs = "application/vnd.erofs.layer.v1";
         for (format, compression, want) in [
