@@ -3,13 +3,17 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 10] = [
     "types.proto",
     "snapshots.proto",
     "diff.proto",
     "content.proto",
     "leases.proto",
     "introspection.proto",
+    "containers.proto",
+    "images.proto",
+    "task.proto",
+    "tasks.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use erolith_snapshotter::Class;
+use tonic::Code;
 
+use crate::containerd;
 use crate::serve::{self, config, log, socket};
 
 /// A negative answer.
@@ -94,6 +96,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<serve::Error>() {
         return of_serve(error);
     }
+    if let Some(error) = cause.downcast_ref::<containerd::Error>() {
+        return Some(of_containerd(error));
+    }
     if cause.is::<config::Error>() || cause.is::<log::Error>() {
         return Some(USAGE);
     }
@@ -132,7 +137,17 @@ fn of_serve(error: &serve::Error) -> Option<u8> {
     match error {
         serve::Error::Snapshotter(error) => Some(of_snapshotter(error)),
         serve::Error::Differ(error) => of_differ(error),
+        serve::Error::Containerd(error) => Some(of_containerd(error)),
         _ => None,
+    }
+}
+
+fn of_containerd(error: &containerd::Error) -> u8 {
+    match (error, error.code()) {
+        (containerd::Error::Unusable { .. }, _) => USAGE,
+        (_, Code::Unavailable | Code::DeadlineExceeded | Code::Unimplemented) => ENVIRONMENT,
+        (_, Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition) => INPUT,
+        _ => IO,
     }
 }
 
@@ -144,9 +159,10 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
         Error::Io { .. } | Error::WorkerDied { .. } | Error::Worker { .. } => Some(IO),
         Error::Busy { .. } => Some(ENVIRONMENT),
         Error::Cancelled => Some(INTERRUPTED),
-        Error::BadLocation { .. } | Error::BadPlatform { .. } | Error::WhichImage { .. } => {
-            Some(USAGE)
-        }
+        Error::BadLocation { .. }
+        | Error::BadPlatform { .. }
+        | Error::BadChange { .. }
+        | Error::WhichImage { .. } => Some(USAGE),
         _ => Some(INPUT),
     }
 }

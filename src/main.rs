@@ -1,10 +1,12 @@
 //! The `erolith` command: argument parsing, wiring and output. No format, mount or store logic.
 
 mod cli;
+mod containerd;
 mod exit;
 mod json;
 mod names;
 mod progress;
+mod proto;
 mod ranges;
 mod serve;
 mod source;

@@ -64,7 +64,7 @@ fn exit_codes_are_what_the_manual_says() {
     fs::write(bench.path("noise"), vec![0x55; 10_000]).unwrap();
     let tar = fs::read(bench.path("layer.tar")).unwrap();
     fs::write(bench.path("cut.tar"), &tar[..tar.len() / 2]).unwrap();
-    let table: [(&[&str], i32, &str); 11] = [
+    let table: [(&[&str], i32, &str); 15] = [
         (&["no-such-command"], 2, "unrecognized subcommand"),
         (&["mkfs", &at("out"), "-"], 2, "add --tar"),
         (&["mkfs", "-b", "1000", "--tar", &at("out"), &at("layer.tar")], 2, "block"),
@@ -80,6 +80,10 @@ fn exit_codes_are_what_the_manual_says() {
             "missing",
         ),
         (&["umount", &at(".")], 2, "not"),
+        (&["commit", "container"], 2, "IMAGE"),
+        (&["commit", "container", "not a name"], 2, "no name of an image"),
+        (&["commit", "--change", "RUN x", "container", "image"], 2, "none of CMD"),
+        (&["commit", "--address", &at("nobody"), "container", "image"], 4, "--address"),
     ];
     for (args, code, word) in table {
         let (found, message) = refused(args);
@@ -171,8 +175,8 @@ fn completions_and_manuals_know_every_command() {
     let at = dir.path().display().to_string();
     EROLITH.printed(&["man", &at]);
     let commands = [
-        "mkfs", "convert", "ls", "cat", "stat", "inspect", "fsck", "extract", "export", "mount",
-        "umount", "doctor",
+        "mkfs", "convert", "commit", "ls", "cat", "stat", "inspect", "fsck", "extract", "export",
+        "mount", "umount", "doctor",
     ];
     let bash = EROLITH.printed(&["completions", "bash"]);
     for command in commands {
@@ -180,6 +184,83 @@ fn completions_and_manuals_know_every_command() {
         let page = fs::read_to_string(dir.path().join(format!("erolith-{command}.1")));
         assert!(page.unwrap().contains(".SH"), "{command} has no manual page");
     }
+}
+
+/// An upper directory over an image with `etc/hosts`, `etc/gone` and `etc/kept`: something new, something changed, something
+/// gone, and something copied up that is as it was.
+fn upper(place: &Path) -> PathBuf {
+    let upper = place.join("upper");
+    fs::create_dir_all(upper.join("etc")).unwrap();
+    fs::write(upper.join("etc/hosts"), "upper").unwrap();
+    fs::write(upper.join("new"), "new").unwrap();
+    fs::write(upper.join("etc/kept"), "kept").unwrap();
+    let made = Command::new("mknod").arg(upper.join("etc/gone")).args(["c", "0", "0"]).status();
+    assert!(made.unwrap().success());
+    // As copying up does: the time of the lower one.
+    let kept = upper.join("etc/kept");
+    let touched = Command::new("touch").args(["-d", "@1700000000"]).arg(kept).status();
+    assert!(touched.unwrap().success());
+    upper
+}
+
+#[test]
+fn what_an_upper_directory_has_becomes_a_layer_and_an_image() {
+    need!(mount::available());
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    let lower = Tarball::new()
+        .dir("etc")
+        .file("etc/hosts", b"lower")
+        .file("etc/gone", b"x")
+        .file("etc/kept", b"kept")
+        .end();
+    Layout::create(&scratch.path().join("docker"), std::slice::from_ref(&lower)).unwrap();
+    fs::write(scratch.path().join("lower.tar"), lower).unwrap();
+    EROLITH.printed(&["mkfs", "--quiet", "--tar", &at("lower"), &at("lower.tar")]);
+    let upper = upper(scratch.path()).display().to_string();
+    let layer = |to: &str| {
+        let form = ["--compression", "none", "--source-date-epoch", "1700000000"];
+        let sides = ["--upper", &upper, "--lower", &at("lower"), "-o", &at(to)];
+        EROLITH.printed(&[&["commit"][..], &form, &sides].concat())
+    };
+    let printed = layer("a.tar");
+    layer("b.tar");
+    assert!(printed.contains("sha256:"), "{printed}");
+    assert_eq!(fs::read(at("a.tar")).unwrap(), fs::read(at("b.tar")).unwrap());
+    let list = Command::new("tar").args(["-tf", &at("a.tar")]).output().unwrap();
+    let list = text(&list.stdout);
+    let mut names: Vec<_> = list.lines().filter(|name| !name.ends_with('/')).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["etc/.wh.gone", "etc/hosts", "new"]);
+
+    let (docker, base, new) = (
+        format!("oci:{}", at("docker")),
+        format!("oci:{}", at("base")),
+        format!("oci:{}:new", at("new")),
+    );
+    let commit = |base: &str| {
+        let words =
+            ["commit", "--upper", &upper, "--format", "erofs", "-m", "why", "--base", base, &new];
+        EROLITH.run(&words)
+    };
+    let refused = commit(&docker);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("erolith convert"), "{}", text(&refused.stderr));
+    EROLITH.printed(&["convert", "--quiet", &docker, &base]);
+    let made = commit(&base);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let layout = Layout(scratch.path().join("new"));
+    let manifest = layout.manifest("new").unwrap().unwrap();
+    layout.verify(&manifest).unwrap();
+    assert_eq!(layout.layers(&manifest).len(), 2);
+    let place = scratch.path().join("mnt");
+    fs::create_dir(&place).unwrap();
+    EROLITH.printed(&["mount", &new, &at("mnt")]);
+    let read = |name: &str| fs::read_to_string(place.join(name)).ok();
+    let shown = ["etc/hosts", "etc/gone", "etc/kept", "new"].map(read);
+    EROLITH.printed(&["umount", &at("mnt")]);
+    let want = [Some("upper"), None, Some("kept"), Some("new")];
+    assert_eq!(shown, want.map(|text| text.map(str::to_owned)));
 }
 
 /// Mount points, and loop devices over files below `place`: others belong to whoever works here at the same time.

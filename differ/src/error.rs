@@ -164,6 +164,14 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// An instruction that does not change a config.
+    #[error("{text:?} changes nothing: {reason}")]
+    BadChange {
+        /// The text.
+        text: String,
+        /// Why not.
+        reason: String,
+    },
     /// A manifest, index or config that is damaged or can be read in two ways.
     #[error("{what}: {reason}")]
     BadDocument {
@@ -341,6 +349,7 @@ impl Error {
             Self::NotAnImage { .. } => "not-an-image",
             Self::BadPlatform { .. } => "platform-invalid",
             Self::BadLocation { .. } => "location-invalid",
+            Self::BadChange { .. } => "change-invalid",
             Self::BadDocument { .. } => "document-invalid",
             Self::SchemaOne { .. } => "document-schema-1",
             Self::LayerCount { .. } => "layer-count-mismatch",

@@ -2,9 +2,11 @@
 //!
 //! The way of a layer: a blob of a [`content`] store is [`decode`]d (bounded, hashed, verified) into a tar stream,
 //! [`apply`] turns it into an EROFS image in the destination store, and [`convert`] does that for all layers of
-//! an image and writes its new manifest, config and index ([`oci`]).
+//! an image and writes its new manifest, config and index ([`oci`]). The other way, [`compare`] makes a layer of what a
+//! container changed, and [`commit`] an image of that layer and the image below.
 
 pub mod apply;
+pub mod commit;
 pub mod compare;
 pub mod content;
 pub mod convert;

@@ -110,6 +110,19 @@ impl LayerType {
     }
 }
 
+/// OCI's name of the type of a layer that Docker has another name for; any other type as it is.
+pub(crate) fn oci_layer_type(media_type: &str) -> String {
+    for (docker, oci) in [(DOCKER_LAYER, OCI_LAYER), (DOCKER_FOREIGN, OCI_NONDISTRIBUTABLE)] {
+        match media_type.strip_prefix(docker) {
+            Some("") => return oci.to_owned(),
+            Some(".gzip") => return format!("{oci}+gzip"),
+            Some(".zstd") => return format!("{oci}+zstd"),
+            _ => {}
+        }
+    }
+    media_type.to_owned()
+}
+
 /// A media type without its parameters.
 fn essence(media_type: &str) -> &str {
     media_type.split(';').next().unwrap_or_default().trim_end()
@@ -164,6 +177,25 @@ mod tests {
         ] {
             let layer = LayerType::parse(of).expect(of);
             assert_eq!(layer.decoded_media_type(of), decoded, "{of}");
+        }
+    }
+
+    #[test]
+    fn docker_names_of_layers_have_names_of_oci() {
+        for (docker, oci) in [
+            ("application/vnd.docker.image.rootfs.diff.tar", OCI_LAYER),
+            (
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+            ),
+            (
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            ),
+            (EROFS_LAYER, EROFS_LAYER),
+            ("application/x-other", "application/x-other"),
+        ] {
+            assert_eq!(oci_layer_type(docker), oci);
         }
     }
 

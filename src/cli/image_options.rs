@@ -97,9 +97,14 @@ fn timestamp(option: Option<i64>) -> anyhow::Result<Timestamp> {
     if let Some(seconds) = option {
         return Ok(Timestamp::All(seconds));
     }
-    let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(Timestamp::Keep) };
+    Ok(source_date_epoch()?.map_or(Timestamp::Keep, Timestamp::Clamp))
+}
+
+/// SOURCE_DATE_EPOCH of the environment, in seconds since 1970 (reproducible-builds.org).
+pub(super) fn source_date_epoch() -> anyhow::Result<Option<i64>> {
+    let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
     let seconds = value.to_str().and_then(|v| v.parse().ok());
     let seconds =
         seconds.ok_or_else(|| Usage("SOURCE_DATE_EPOCH is not a number of seconds".into()))?;
-    Ok(Timestamp::Clamp(seconds))
+    Ok(Some(seconds))
 }

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 mod cat;
+mod commit;
 mod completions;
 mod convert;
 mod diff;
@@ -42,6 +43,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Cat(cat::Args),
+    Commit(commit::Args),
     Completions(completions::Args),
     Convert(convert::Args),
     Diff(diff::Args),
@@ -69,6 +71,7 @@ impl Cli {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match &self.command {
             Command::Cat(args) => cat::run(args, out),
+            Command::Commit(args) => commit::run(args, out),
             Command::Completions(args) => completions::run(args, out),
             Command::Convert(args) => convert::run(args, out),
             Command::Diff(args) => diff::run(args, out),

@@ -8,7 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use erolith_differ::oci::Platform;
 
 use crate::serve::config::{Config, LogFormat, MetricsAddress, Profile};
-use crate::serve::containerd::config::{Version, text};
+use crate::serve::registration::{Version, text};
 
 /// Serve containerd: snapshots of EROFS layers, and layers in and out of them.
 ///

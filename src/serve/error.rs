@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use erolith_snapshotter::Status as Kind;
 use tonic::Code;
 
+use crate::containerd;
+
 /// What a request ends with.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -28,15 +30,8 @@ pub(crate) enum Error {
     #[error("layers of media type {0:?} are not made here")]
     MediaType(String),
     /// containerd did not do what was asked of it.
-    #[error("containerd: {action}: {message}")]
-    Containerd {
-        /// What was asked.
-        action: String,
-        /// The code of its answer.
-        code: Code,
-        /// What it said.
-        message: String,
-    },
+    #[error(transparent)]
+    Containerd(#[from] containerd::Error),
     /// Our own storage failed.
     #[error("{action} {}: {source}", .path.display())]
     Storage {
@@ -53,16 +48,6 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Names what was asked of containerd.
-    pub(crate) fn containerd(action: impl Into<String>) -> impl FnOnce(tonic::Status) -> Self {
-        let action = action.into();
-        move |status| Self::Containerd {
-            action,
-            code: status.code(),
-            message: status.message().to_owned(),
-        }
-    }
-
     /// The gRPC code.
     pub(crate) fn code(&self) -> Code {
         match self {
@@ -72,8 +57,8 @@ impl Error {
             Self::Request(_) => Code::InvalidArgument,
             Self::NotOurs(_) | Self::MediaType(_) => Code::Unimplemented,
             // From us, this code would send containerd to its next differ.
-            Self::Containerd { code: Code::Unimplemented, .. } => Code::Internal,
-            Self::Containerd { code, .. } => *code,
+            Self::Containerd(error) if error.code() == Code::Unimplemented => Code::Internal,
+            Self::Containerd(error) => error.code(),
             Self::Storage { source, .. } => code_of(kind_of_io(source)),
             Self::WorkerDied => Code::Internal,
         }
@@ -160,7 +145,8 @@ mod tests {
                 source: Box::new(source),
             })
         };
-        let asked = |code| Error::Containerd { action: "a".into(), code, message: "m".into() };
+        let asked =
+            |code| Error::from(containerd::Error::answer("a")(tonic::Status::new(code, "m")));
         let media_type = String::from("text/plain");
         for (error, code) in [
             (Error::NotOurs("no"), Code::Unimplemented),

@@ -3,13 +3,12 @@
 
 mod blocking;
 pub(crate) mod config;
-pub(crate) mod containerd;
 pub(crate) mod diff;
 mod error;
 pub(crate) mod log;
 mod metrics;
 mod notify;
-pub(crate) mod proto;
+pub(crate) mod registration;
 mod size;
 pub(crate) mod snapshots;
 pub(crate) mod socket;
@@ -39,13 +38,14 @@ use tracing::{debug, info, warn};
 
 use self::blocking::blocking;
 use self::config::Config;
-use self::containerd::Containerd;
 pub(crate) use self::error::Error;
 use self::metrics::http::Incoming;
 use self::metrics::{Counted, Metrics};
 use self::notify::Signals;
-use self::proto::diff::diff_server::DiffServer;
-use self::proto::snapshots::snapshots_server::SnapshotsServer;
+use crate::containerd::{self, Containerd};
+use crate::proto;
+use crate::proto::diff::diff_server::DiffServer;
+use crate::proto::snapshots::snapshots_server::SnapshotsServer;
 
 /// Threads that may block: as many requests can be worked on at the same time.
 const MAX_BLOCKING: usize = 256;

@@ -15,9 +15,9 @@ use tracing::{debug, info};
 use super::blocking::blocking;
 use super::error::{Error, Result};
 use super::metrics::Metrics;
-use super::proto::snapshots::snapshots_server::Snapshots;
-use super::proto::snapshots::{self as api};
-use super::proto::types;
+use crate::proto::snapshots::snapshots_server::Snapshots;
+use crate::proto::snapshots::{self as api};
+use crate::proto::types;
 
 /// Infos in one message of a list, as containerd sends them.
 const BATCH: usize = 100;

@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use erolith_differ::apply::Output;
+use erolith_differ::commit::{self, Change, Note, Origin};
 use erolith_differ::convert::Options;
+use erolith_differ::oci::{CONFIG, Descriptor as OurDescriptor, Select, Source};
+use erolith_differ::{Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, OCI_LAYER};
 use erolith_tests::convert;
 use erolith_tests::layout::Layout;
 use erolith_tests::tarball::Tarball;
@@ -60,5 +63,49 @@ fn documents_are_what_the_image_specification_says() {
             assert_eq!(layer.media_type().to_string(), media_type);
             assert_eq!(output == Output::Raw, layer.digest().to_string() == *diff_id);
         }
+    }
+}
+
+/// An image to which a layer is added, as others read it.
+#[test]
+fn documents_of_commits_are_what_the_image_specification_says() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    Layout::create(&at("base"), &[Tarball::new().file("a", "a").end()]).unwrap();
+    let location = format!("oci:{}", at("base").display()).parse().unwrap();
+    let base = Source::open(&location, &Select::default(), temp.path()).unwrap();
+    let [base] = base.images.as_slice() else { panic!("one image") };
+    let note = Note {
+        created: "2024-05-06T07:08:09.123456789Z".into(),
+        created_by: "sh".into(),
+        author: Some("me".into()),
+        comment: "why".into(),
+    };
+    for media_type in [OCI_LAYER, EROFS_LAYER, EROFS_LAYER_ZSTD] {
+        let digest = Digest::of(b"layer");
+        let layer = commit::Layer::new(OurDescriptor::new(media_type, &digest, 5), digest).unwrap();
+        let changes = ["ENV A=1 B=2", "EXPOSE 80", "LABEL a=b", "VOLUME /v", "STOPSIGNAL SIGINT"];
+        let changes: Vec<Change> = changes.iter().map(|text| text.parse().unwrap()).collect();
+        let config = Change::apply_all(&changes, &base.config).unwrap();
+        let config = commit::config(&config, &layer, &note).unwrap();
+        let bytes = config.to_bytes();
+        let described = OurDescriptor::new(CONFIG, &Digest::of(&bytes), bytes.len() as u64);
+        let origin =
+            Origin::new(Some("localhost/base:1"), &base.source_digest, &base.source_digest);
+        let manifest = commit::manifest(&base.manifest, described, &layer, &note, Some(&origin));
+
+        let config = ImageConfiguration::from_reader(bytes.as_slice()).unwrap();
+        assert_eq!(config.created().as_deref(), Some(note.created.as_str()));
+        let history = config.history().as_ref().unwrap();
+        assert_eq!(history.len(), 2, "one entry for each layer");
+        assert_eq!(history[1].comment().as_deref(), Some("why"));
+        let run = config.config().as_ref().unwrap();
+        assert_eq!(run.env().as_deref(), Some(&["A=1".to_owned(), "B=2".to_owned()][..]));
+        assert_eq!(run.stop_signal().as_deref(), Some("SIGINT"));
+        let manifest = ImageManifest::from_reader(manifest.to_bytes().as_slice()).unwrap();
+        assert_eq!(manifest.layers().len(), config.rootfs().diff_ids().len());
+        assert_eq!(manifest.layers()[1].media_type().to_string(), media_type);
+        let annotations = manifest.annotations().as_ref().unwrap();
+        assert_eq!(annotations["org.opencontainers.image.base.name"], "localhost/base:1");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::layers::{Converted, Made};
 use super::{
     ImageReport, LayerReport, Options, Report, SOURCE_DIFF_ID, SOURCE_DIGEST, SOURCE_LAYER,
+    UNCOMPRESSED,
 };
 use crate::apply::{Output, copy_blob, fsverity, verity};
 use crate::content::OciLayout;
@@ -15,9 +16,6 @@ use crate::oci::{
     Source,
 };
 use crate::{Compression, Digest, Error, LayerType, Result};
-
-/// On a compressed EROFS layer: digest of the image (EROFS image specification draft).
-const UNCOMPRESSED: &str = "org.erofs.uncompressed-digest";
 
 /// On a layer that is an image: how it is used beside the others (the same draft). Not a matter of its bytes.
 const ROLE: &str = "org.erofs.role";

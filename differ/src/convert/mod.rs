@@ -34,6 +34,9 @@ pub const SOURCE_LAYER: &str = "org.erolith.source.layer.digest";
 /// Annotation on a converted layer: diffID of the layer it was made from.
 pub const SOURCE_DIFF_ID: &str = "org.erolith.source.layer.diff-id";
 
+/// Annotation on a compressed EROFS layer: digest of the image (EROFS image specification draft).
+pub(crate) const UNCOMPRESSED: &str = "org.erofs.uncompressed-digest";
+
 /// What to do with layers that their owner does not allow to be pushed elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NonDistributable {

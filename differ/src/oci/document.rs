@@ -107,6 +107,14 @@ impl Descriptor {
         self
     }
 
+    /// With the media type that `change` makes of the one it has.
+    #[must_use]
+    pub(crate) fn with_media_type(mut self, change: impl Fn(&str) -> String) -> Self {
+        self.media_type = change(&self.media_type);
+        self.json.insert("mediaType".to_owned(), json!(self.media_type));
+        self
+    }
+
     /// With all annotations of `other` that `keep` keeps.
     #[must_use]
     pub(crate) fn with_annotations_of(self, other: &Self, keep: impl Fn(&str) -> bool) -> Self {
@@ -120,10 +128,7 @@ impl Descriptor {
     /// Without the annotation `key`.
     #[must_use]
     pub(crate) fn without_annotation(mut self, key: &str) -> Self {
-        let annotations = self.json.get_mut("annotations").and_then(Value::as_object_mut);
-        if annotations.is_some_and(|a| a.shift_remove(key).is_some() && a.is_empty()) {
-            self.json.shift_remove("annotations");
-        }
+        remove_annotation(&mut self.json, key);
         self
     }
 
@@ -149,6 +154,13 @@ fn annotate(json: &mut Map<String, Value>, key: &str, value: &str) {
     }
     if let Some(annotations) = annotations.as_object_mut() {
         annotations.insert(key.to_owned(), json!(value));
+    }
+}
+
+fn remove_annotation(json: &mut Map<String, Value>, key: &str) {
+    let annotations = json.get_mut("annotations").and_then(Value::as_object_mut);
+    if annotations.is_some_and(|a| a.shift_remove(key).is_some() && a.is_empty()) {
+        json.shift_remove("annotations");
     }
 }
 
@@ -285,6 +297,25 @@ impl Manifest {
         self
     }
 
+    /// The annotation `key`.
+    pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
+        self.json.get("annotations").and_then(|a| a.get(key)).and_then(Value::as_str)
+    }
+
+    /// Without the annotation `key`.
+    #[must_use]
+    pub(crate) fn without_annotation(mut self, key: &str) -> Self {
+        remove_annotation(&mut self.json, key);
+        self
+    }
+
+    /// Without the document that it says something about (`subject`).
+    #[must_use]
+    pub(crate) fn without_subject(mut self) -> Self {
+        self.json.shift_remove("subject");
+        self
+    }
+
     /// The bytes to store.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -367,15 +398,56 @@ impl Config {
     /// For the same image with EROFS layers that have these diffIDs. All other members stay.
     #[must_use]
     pub fn rewritten(&self, diff_ids: Vec<Digest>) -> Self {
-        let mut json = self.json.clone();
+        self.clone().with_diff_ids(diff_ids).with_erofs()
+    }
+
+    /// Of an image without layers.
+    pub(crate) fn scratch(platform: Platform) -> Self {
+        let json = platform.to_json().as_object().cloned().unwrap_or_default();
+        Self { platform, diff_ids: Vec::new(), json }
+    }
+
+    /// All its members.
+    pub(crate) fn json(&self) -> &Map<String, Value> {
+        &self.json
+    }
+
+    /// With these members in place of all others; layers and platform stay.
+    pub(crate) fn with_json(&self, json: Map<String, Value>) -> Self {
+        Self { json, ..self.clone() }
+    }
+
+    /// With these diffIDs.
+    pub(crate) fn with_diff_ids(mut self, diff_ids: Vec<Digest>) -> Self {
         let list: Vec<String> = diff_ids.iter().map(Digest::to_string).collect();
-        let rootfs = json.entry("rootfs").or_insert_with(|| json!({ "type": "layers" }));
+        let rootfs = self.json.entry("rootfs").or_insert_with(|| json!({ "type": "layers" }));
+        if !rootfs.is_object() {
+            *rootfs = json!({ "type": "layers" });
+        }
         if let Some(rootfs) = rootfs.as_object_mut() {
             rootfs.insert("diff_ids".to_owned(), json!(list));
         }
-        let platform = self.platform.clone().with_feature(EROFS_FEATURE);
-        json.insert("os.features".to_owned(), json!(platform.os_features));
-        Self { platform, diff_ids, json }
+        self.diff_ids = diff_ids;
+        self
+    }
+
+    /// For an image that has EROFS layers.
+    pub(crate) fn with_erofs(mut self) -> Self {
+        self.platform = self.platform.with_feature(EROFS_FEATURE);
+        self.json.insert("os.features".to_owned(), json!(self.platform.os_features));
+        self
+    }
+
+    /// What a snapshot of all its layers is called in containerd (image-spec, config.md, "Layer ChainID"). `None`
+    /// without layers.
+    #[must_use]
+    pub fn chain_id(&self) -> Option<Digest> {
+        let mut diff_ids = self.diff_ids.iter();
+        let lowest = diff_ids.next()?.clone();
+        Some(
+            diff_ids
+                .fold(lowest, |chain, diff_id| Digest::of(format!("{chain} {diff_id}").as_bytes())),
+        )
     }
 
     /// The bytes to store.

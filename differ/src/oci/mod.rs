@@ -12,11 +12,12 @@ mod reference;
 mod source;
 
 pub use destination::Destination;
-pub(crate) use document::MANIFEST_LIMIT;
+pub(crate) use document::{CONFIG_LIMIT, MANIFEST_LIMIT};
 pub use document::{Config, Descriptor, Document, Index, Manifest};
 pub use platform::Platform;
-pub use reference::{Location, Transport};
+pub use reference::{Location, Transport, is_reference};
 pub use source::{Image, Layer, Place, Select, Source, SourceIndex};
+pub(crate) use source::{MAX_DEPTH, is_runnable};
 
 /// `mediaType` of an image index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";

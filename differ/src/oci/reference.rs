@@ -68,7 +68,8 @@ impl FromStr for Location {
 }
 
 /// The grammar of `org.opencontainers.image.ref.name` (image-spec, annotations.md), which holds tags and full names.
-fn is_reference(text: &str) -> bool {
+#[must_use]
+pub fn is_reference(text: &str) -> bool {
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
     let inner = |b: u8| b.is_ascii_alphanumeric() || b"-._:@+_".contains(&b);
     let component = |part: &str| {

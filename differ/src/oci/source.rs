@@ -12,7 +12,7 @@ use crate::content::{Blob, OciLayout, Provider};
 use crate::{Digest, Error, LayerType, Result};
 
 /// Indexes inside indexes: real ones have none.
-const MAX_DEPTH: usize = 4;
+pub(crate) const MAX_DEPTH: usize = 4;
 
 /// Which images of an index are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -283,7 +283,7 @@ impl Search<'_> {
 }
 
 /// BuildKit lists attestations as images for a platform that does not exist.
-fn is_runnable(entry: &Descriptor) -> bool {
+pub(crate) fn is_runnable(entry: &Descriptor) -> bool {
     entry.platform.as_ref().is_none_or(|p| p.os != "unknown" && p.architecture != "unknown")
 }
 

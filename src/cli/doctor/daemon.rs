@@ -13,10 +13,10 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use super::Row;
+use crate::proto::introspection::introspection_client::IntrospectionClient;
+use crate::proto::introspection::{Plugin, PluginsRequest};
 use crate::serve::config::{Config, LimitBy};
-use crate::serve::containerd::config::{DIFFER, SNAPSHOTTER};
-use crate::serve::proto::introspection::introspection_client::IntrospectionClient;
-use crate::serve::proto::introspection::{Plugin, PluginsRequest};
+use crate::serve::registration::{DIFFER, SNAPSHOTTER};
 
 /// How long somebody may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -218,7 +218,7 @@ mod tests {
     use erolith_snapshotter::kernel::{Finding, Place, State};
 
     use super::*;
-    use crate::serve::proto::introspection::InitError;
+    use crate::proto::introspection::InitError;
 
     fn plugin(kind: &str, id: &str) -> Plugin {
         Plugin { r#type: kind.into(), id: id.into(), ..Plugin::default() }

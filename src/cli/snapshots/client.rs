@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::serve::proto::snapshots::snapshots_client::SnapshotsClient;
-use crate::serve::proto::snapshots::{
+use crate::proto::snapshots::snapshots_client::SnapshotsClient;
+use crate::proto::snapshots::{
     Info, Kind, ListSnapshotsRequest, MountsRequest, StatSnapshotRequest, UsageRequest,
     UsageResponse,
 };
-use crate::serve::proto::types::Mount;
+use crate::proto::types::Mount;
 
 /// A connection, and the runtime it lives in.
 pub(in crate::cli) struct Client {

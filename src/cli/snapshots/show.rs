@@ -6,7 +6,7 @@ use erolith_mkfs::meta::Time;
 use serde_json::{Value, json};
 
 use super::client::Details;
-use crate::serve::proto::snapshots::{Info, Kind, UsageResponse};
+use crate::proto::snapshots::{Info, Kind, UsageResponse};
 use crate::text::{self, Align, Table, Visible};
 
 /// One a line: key, kind, when it was made, parent.
@@ -65,7 +65,7 @@ pub(super) fn details(details: &Details, as_json: bool, out: &mut dyn Write) -> 
     if as_json {
         let mut object = object(info);
         object["usage"] = json!({ "size": usage.size, "inodes": usage.inodes });
-        let mount = |m: &crate::serve::proto::types::Mount| json!({ "type": m.r#type, "source": m.source, "options": m.options });
+        let mount = |m: &crate::proto::types::Mount| json!({ "type": m.r#type, "source": m.source, "options": m.options });
         object["mounts"] = mounts.iter().map(mount).collect();
         return Ok(writeln!(out, "{object}")?);
     }

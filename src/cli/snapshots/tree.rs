@@ -6,7 +6,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::show::{kind, name};
-use crate::serve::proto::snapshots::Info;
+use crate::proto::snapshots::Info;
 
 /// Draws the tree; as JSON, one object a line with the depth in it.
 pub(super) fn write(infos: &[Info], as_json: bool, out: &mut dyn Write) -> anyhow::Result<()> {

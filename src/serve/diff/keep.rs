@@ -192,7 +192,7 @@ impl Keeper {
         if !there.contains_key(UNCOMPRESSED) {
             labels.insert(UNCOMPRESSED.to_owned(), job.diff_id.to_string());
         }
-        self.containerd.label(scope, &job.blob, labels)
+        Ok(self.containerd.label(scope, &job.blob, labels)?)
     }
 
     /// The image of the layer with this blob, if it was kept in the caller's namespace.

@@ -6,9 +6,9 @@ use erolith_tests::tarball::Tarball;
 use tonic::{Code, Request, Status};
 
 use super::*;
+use crate::proto::diff::{ApplyRequest, DiffRequest};
+use crate::proto::types::Descriptor;
 use crate::serve::config::StreamProcessor;
-use crate::serve::proto::diff::{ApplyRequest, DiffRequest};
-use crate::serve::proto::types::Descriptor;
 
 pub(super) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const EROFS: &str = "application/vnd.erofs.layer.v1";

@@ -9,10 +9,10 @@ use tokio_stream::Iter;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::serve::proto::content::content_server::Content;
-use crate::serve::proto::content::*;
-use crate::serve::proto::leases::leases_server::Leases;
-use crate::serve::proto::leases::*;
+use crate::proto::content::content_server::Content;
+use crate::proto::content::*;
+use crate::proto::leases::leases_server::Leases;
+use crate::proto::leases::*;
 
 /// A blob with what is known of it.
 #[derive(Debug, Clone, Default)]

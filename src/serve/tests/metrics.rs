@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::diff::{TAR, describe, layer};
 use super::*;
-use crate::serve::proto::diff::DiffRequest;
+use crate::proto::diff::DiffRequest;
 
 /// What is exposed after a call of each kind.
 async fn exposed() -> String {

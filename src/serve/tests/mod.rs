@@ -22,13 +22,13 @@ use tonic_health::pb::health_client::HealthClient;
 
 use self::fake::Fake;
 use super::config::Config;
-use super::proto::content::content_server::ContentServer;
-use super::proto::diff::diff_client::DiffClient;
-use super::proto::leases::leases_server::LeasesServer;
-use super::proto::snapshots as api;
-use super::proto::snapshots::snapshots_client::SnapshotsClient;
-use super::proto::types::Mount;
 use super::*;
+use crate::proto::content::content_server::ContentServer;
+use crate::proto::diff::diff_client::DiffClient;
+use crate::proto::leases::leases_server::LeasesServer;
+use crate::proto::snapshots as api;
+use crate::proto::snapshots::snapshots_client::SnapshotsClient;
+use crate::proto::types::Mount;
 
 /// A daemon, and the containerd that it talks to.
 struct Node {

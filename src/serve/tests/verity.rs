@@ -5,7 +5,7 @@ use erolith_mkfs::dmverity::sidecar::Sidecar;
 
 use super::diff::{TAR, describe, layer};
 use super::*;
-use crate::serve::proto::types::Descriptor;
+use crate::proto::types::Descriptor;
 
 const EROFS: &str = "application/vnd.erofs.layer.v1";
 

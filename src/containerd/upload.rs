@@ -9,11 +9,11 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::error::{Error, Result};
 use super::labels::{Labels, UNCOMPRESSED};
 use super::lease::Leased;
 use super::{Containerd, Scope};
-use crate::serve::error::{Error, Result};
-use crate::serve::proto::content::{AbortRequest, WriteAction, WriteContentRequest};
+use crate::proto::content::{AbortRequest, WriteAction, WriteContentRequest};
 
 /// Bytes in one message.
 const CHUNK: usize = 1 << 20;
@@ -140,7 +140,7 @@ impl Upload {
         mut always: Labels,
     ) -> Result<Leased> {
         let Written { digest, diff_id, size } = *written;
-        let failed = || Error::containerd(format!("writing blob {digest}"));
+        let failed = || Error::answer(format!("writing blob {digest}"));
         let broken = |e: io::Error| failed()(Status::unavailable(e.to_string()));
         always.insert(UNCOMPRESSED.to_owned(), diff_id.to_string());
         labels.extend(always.clone());

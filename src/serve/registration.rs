@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::serve::config::Config;
+use super::config::Config;
 
 /// What the plugin of snapshots is called in containerd; also the last part of the default root.
 pub(crate) const SNAPSHOTTER: &str = "erolith";

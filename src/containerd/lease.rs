@@ -7,16 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use erolith_mkfs::meta::Time;
 use tonic::metadata::{Ascii, MetadataValue};
 
+use super::error::{Error, Result};
 use super::{Containerd, Scope};
-use crate::serve::error::{Error, Result};
-use crate::serve::proto::leases::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
+use crate::proto::leases::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
 
 /// How long a blob is kept for its caller to take it over. The lease ends by itself then.
 const LIFETIME: Duration = Duration::from_secs(60 * 60);
 /// The label that says when a lease ends, in the form of RFC 3339 (core/metadata of containerd).
 const EXPIRE: &str = "containerd.io/gc.expire";
 
-/// A scope with a lease. One that was made here lasts an hour unless it is given up.
+/// A scope with a lease. One that was made here ends by itself, unless it is given up before.
 #[derive(Debug, Clone)]
 pub(crate) struct Leased {
     /// With the lease.
@@ -32,6 +32,13 @@ fn expiry(now: SystemTime, lifetime: Duration) -> String {
     crate::text::iso(Time { sec, nsec: 0 })
 }
 
+impl Leased {
+    /// The scope, for calls whose results the lease is to keep.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+}
+
 impl Containerd {
     /// The scope itself if it has a lease, else with a new one.
     ///
@@ -41,12 +48,20 @@ impl Containerd {
         if scope.lease.is_some() {
             return Ok(Leased { scope: scope.clone(), id: None });
         }
+        self.lease(scope, LIFETIME)
+    }
+
+    /// The scope with a new lease, which lasts for `lifetime`.
+    ///
+    /// # Errors
+    /// When containerd gives none.
+    pub(crate) fn lease(&self, scope: &Scope, lifetime: Duration) -> Result<Leased> {
         let id = format!("erolith-{}", uuid::Uuid::new_v4());
-        let labels = BTreeMap::from([(EXPIRE.to_owned(), expiry(SystemTime::now(), LIFETIME))]);
+        let labels = BTreeMap::from([(EXPIRE.to_owned(), expiry(SystemTime::now(), lifetime))]);
         let create = CreateRequest { id: id.clone(), labels };
         self.wait(self.leases.clone().create(scope.request(create)))
-            .map_err(Error::containerd("making a lease"))?;
-        let bad = |_| Error::Request(format!("{id:?} is no lease"));
+            .map_err(Error::answer("making a lease"))?;
+        let bad = |_| Error::Unusable { what: "name of a lease", text: id.clone() };
         let lease: MetadataValue<Ascii> = id.parse().map_err(bad)?;
         Ok(Leased { scope: scope.with_lease(lease), id: Some(id) })
     }
@@ -55,12 +70,12 @@ impl Containerd {
     ///
     /// # Errors
     /// When containerd does not take it.
-    pub(super) fn protect(&self, leased: &Leased, digest: &str) -> Result<()> {
+    pub(crate) fn protect(&self, leased: &Leased, digest: &str) -> Result<()> {
         let Some(id) = leased.id.clone() else { return Ok(()) };
         let resource = Resource { id: digest.to_owned(), r#type: "content".to_owned() };
         let add = AddResourceRequest { id, resource: Some(resource) };
         let added = self.wait(self.leases.clone().add_resource(leased.scope.request(add)));
-        added.map(drop).map_err(Error::containerd(format!("adding blob {digest} to a lease")))
+        added.map(drop).map_err(Error::answer(format!("adding blob {digest} to a lease")))
     }
 
     /// Gives our lease up, because nothing came of it, or because something else protects what it did.

@@ -14,9 +14,9 @@ use rustix::fs::OFlags;
 use tokio::runtime::Handle;
 use tonic::{Code, Status, Streaming};
 
+use super::error::{Error, Result};
 use super::{Containerd, Scope, wait};
-use crate::serve::error::{Error, Result};
-use crate::serve::proto::content::{ReadContentRequest, ReadContentResponse};
+use crate::proto::content::{ReadContentRequest, ReadContentResponse};
 
 /// Where containerd's local store keeps a blob (plugins/content/local).
 fn path_below(root: &Path, digest: &Digest) -> PathBuf {
@@ -52,7 +52,7 @@ impl Containerd {
         if let Some(blob) = direct.and_then(|root| open_file(root, digest, size)) {
             return Ok(Source::Stored(blob));
         }
-        let failed = || Error::containerd(format!("reading blob {digest}"));
+        let failed = || Error::answer(format!("reading blob {digest}"));
         let whole = ReadContentRequest { digest: digest.to_string(), offset: 0, size: 0 };
         let mut content = self.content.clone();
         let mut messages =
@@ -62,6 +62,31 @@ impl Containerd {
         let current = first.map(|message| message.data).unwrap_or_default();
         let runtime = self.runtime.clone();
         Ok(Source::Stream(Box::new(Stream { runtime, messages, current })))
+    }
+
+    /// The bytes of a blob, not verified; `None` where there is no such blob in the caller's namespace.
+    ///
+    /// # Errors
+    /// When there are more than `limit`, or containerd does not answer.
+    pub(crate) fn bytes(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>> {
+        let source = match self.open(scope, Path::new(""), digest, 0) {
+            Err(error) if error.code() == Code::NotFound => return Ok(None),
+            source => source?,
+        };
+        let failed = || Error::answer(format!("reading blob {digest}"));
+        let Source::Stream(stream) = source else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let read = stream.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|e| failed()(Status::unavailable(e.to_string())))?;
+        if bytes.len() as u64 > limit {
+            return Err(failed()(Status::out_of_range(format!("more than {limit} bytes"))));
+        }
+        Ok(Some(bytes))
     }
 }
 

@@ -6,9 +6,9 @@ use erolith_differ::Digest;
 use prost_types::FieldMask;
 use tonic::{Code, Status};
 
+use super::error::{Error, Result};
 use super::{Containerd, Scope};
-use crate::serve::error::{Error, Result};
-use crate::serve::proto::content::{Info, InfoRequest, UpdateRequest};
+use crate::proto::content::{Info, InfoRequest, UpdateRequest};
 
 /// The label of a blob that says what it decompresses to (core/labels of containerd).
 pub(crate) const UNCOMPRESSED: &str = "containerd.io/uncompressed";
@@ -31,7 +31,7 @@ impl Containerd {
         match self.wait(self.content.clone().info(scope.request(info))) {
             Ok(answer) => Ok(Some(answer.into_inner().info.unwrap_or_default())),
             Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(Error::containerd(format!("examining blob {digest}"))(status)),
+            Err(status) => Err(Error::answer(format!("examining blob {digest}"))(status)),
         }
     }
 
@@ -46,7 +46,7 @@ impl Containerd {
             update_mask: Some(FieldMask { paths }),
         };
         let updated = self.wait(self.content.clone().update(scope.request(update)));
-        updated.map(drop).map_err(Error::containerd(format!("labelling blob {digest}")))
+        updated.map(drop).map_err(Error::answer(format!("labelling blob {digest}")))
     }
 
     /// Gives a blob those of the labels that it does not have, whatever value they have there.
@@ -55,7 +55,7 @@ impl Containerd {
     /// When the blob is gone, or containerd refuses.
     pub(super) fn complete(&self, scope: &Scope, digest: &Digest, labels: Labels) -> Result<()> {
         let gone = || Status::not_found("it is gone");
-        let failed = || Error::containerd(format!("labelling blob {digest}"));
+        let failed = || Error::answer(format!("labelling blob {digest}"));
         let there = self.info(scope, digest)?.ok_or_else(|| failed()(gone()))?.labels;
         let missing = missing(&there, labels);
         if missing.is_empty() { Ok(()) } else { self.label(scope, digest, missing) }

@@ -1,11 +1,15 @@
-//! containerd as we call it: blobs of its content store, in the namespace of whoever called us.
+//! containerd as we call it, in the namespace of whoever called us: blobs, leases, images, containers and their snapshots.
 //!
 //! Everything here waits, on threads that may.
 
-pub(crate) mod config;
+mod containers;
+mod error;
+mod images;
 pub(crate) mod labels;
-mod lease;
+pub(crate) mod lease;
+mod put;
 mod read;
+pub(crate) mod snapshots;
 pub(crate) mod upload;
 
 use std::future::Future;
@@ -17,9 +21,9 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::error::{Error, Result};
-use super::proto::content::content_client::ContentClient;
-use super::proto::leases::leases_client::LeasesClient;
+pub(crate) use self::error::{Error, Result};
+use crate::proto::content::content_client::ContentClient;
+use crate::proto::leases::leases_client::LeasesClient;
 
 /// Metadata of a call that names its namespace (pkg/namespaces of containerd).
 const NAMESPACE: &str = "containerd-namespace";
@@ -39,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Containerd {
     content: ContentClient<Channel>,
     leases: LeasesClient<Channel>,
+    /// For services that are seldom called.
+    channel: Channel,
     runtime: Handle,
 }
 
@@ -55,6 +61,21 @@ impl Scope {
         let default = || MetadataValue::from_static(DEFAULT_NAMESPACE);
         let given = |key| metadata.get(key).filter(|value| !value.is_empty()).cloned();
         Self { namespace: given(NAMESPACE).unwrap_or_else(default), lease: given(LEASE) }
+    }
+
+    /// Of a namespace that somebody named.
+    ///
+    /// # Errors
+    /// When no call can carry that name.
+    pub(crate) fn named(namespace: &str) -> Result<Self> {
+        let bad = || Error::Unusable { what: "name of a namespace", text: namespace.to_owned() };
+        let value = namespace.parse().ok().filter(|_| !namespace.is_empty());
+        Ok(Self { namespace: value.ok_or_else(bad)?, lease: None })
+    }
+
+    /// The namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        self.namespace.to_str().unwrap_or_default()
     }
 
     /// The same for what outlasts the call, which may take its lease with it.
@@ -84,7 +105,8 @@ impl Containerd {
     /// # Errors
     /// When `address` is nothing to connect to.
     pub(crate) fn at(address: &Path) -> Result<Self> {
-        let bad = || Error::Request(format!("{}: no address of containerd", address.display()));
+        let text = || address.display().to_string();
+        let bad = || Error::Unusable { what: "address of containerd", text: text() };
         let uri = format!("unix://{}", address.to_str().ok_or_else(bad)?);
         let endpoint = Endpoint::from_shared(uri).map_err(|_| bad())?;
         let channel = endpoint
@@ -96,7 +118,8 @@ impl Containerd {
             content: ContentClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE)
                 .max_encoding_message_size(MAX_MESSAGE),
-            leases: LeasesClient::new(channel),
+            leases: LeasesClient::new(channel.clone()),
+            channel,
             runtime: Handle::current(),
         })
     }

@@ -1,0 +1,159 @@
+//! A commit without containerd: an upper directory, what is below it, and files.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use erolith_differ::commit::layout::{self, Addition, Written};
+use erolith_differ::compare::{Compare, Compared};
+use erolith_differ::content::Staging as _;
+use erolith_differ::decode::Cancel;
+use erolith_differ::oci::{Destination, Image, Location, Select, Source};
+use erolith_differ::publish::{Sync, Unnamed};
+use erolith_differ::{Compression, LayerType};
+use erolith_mkfs::check::{self, Limits};
+use erolith_mkfs::image;
+use erolith_mkfs::io::ReadAt;
+use erolith_mkfs::overlay::{Layer, Marks, Stack};
+use rustix::fs::{Mode, OFlags};
+
+use super::Args;
+use super::options::{latest, layer_format, note};
+use super::show::{Committed, Made};
+use crate::exit::{BadInput, Usage};
+use crate::source::Source as Device;
+
+/// What the history says of a layer when no container is known.
+const CREATED_BY: &str = "erolith commit";
+
+/// The layers below, the topmost first, and the same with the upper directory.
+struct Sides {
+    old: Stack,
+    new: Stack,
+}
+
+impl Sides {
+    fn of(args: &Args, upper: &Path, lowers: Vec<Arc<Layer>>) -> anyhow::Result<Self> {
+        let marks = if args.userxattr { Marks::User } else { Marks::Trusted };
+        let old = Stack::new(lowers, marks);
+        let new = old.with_upper(directory(upper)?);
+        Ok(Self { old, new })
+    }
+
+    fn write(&self, compare: &Compare, mut file: &File) -> erolith_differ::Result<Compared> {
+        compare.write(&self.old, &self.new, &mut file)
+    }
+}
+
+fn compare(args: &Args, scratch: &Path, cancel: &Cancel) -> anyhow::Result<Compare> {
+    Ok(Compare {
+        source_date_epoch: latest(args)?,
+        scratch: scratch.to_owned(),
+        cancel: cancel.clone(),
+        ..Compare::new(layer_format(args.format, args.compression)?)
+    })
+}
+
+/// Writes a layer to the file `output`.
+///
+/// # Errors
+/// What is wrong with the directories and images, and what the storage reports. There is no new file then.
+pub(super) fn layer(
+    args: &Args,
+    upper: &Path,
+    output: &Path,
+    cancel: &Cancel,
+) -> anyhow::Result<Made> {
+    let lowers = args.lower.iter().map(|path| lower(path)).collect::<anyhow::Result<_>>()?;
+    let sides = Sides::of(args, upper, lowers)?;
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let compare = compare(args, parent.unwrap_or(Path::new(".")), cancel)?;
+    let file = Unnamed::create(output, 0o666)?;
+    let compared = sides.write(&compare, file.file())?;
+    file.publish(Sync::Durable)?;
+    let path = output.to_owned();
+    Ok(Made::Layer { path, media_type: compare.format.media_type(), compared })
+}
+
+/// Makes an image of the one at `base` and what is in the upper directory, at `destination`.
+///
+/// # Errors
+/// As [`layer`], and what is wrong with the image below. The destination then shows what it showed before.
+pub(super) fn image(
+    args: &Args,
+    upper: &Path,
+    base: &Location,
+    destination: &Location,
+    cancel: &Cancel,
+) -> anyhow::Result<Made> {
+    let scratch = destination.path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
+    let compare = compare(args, scratch, cancel)?;
+    let source = Source::open(base, &Select::default(), scratch)
+        .with_context(|| format!("the image below, {base}"))?;
+    let [below] = source.images.as_slice() else {
+        return Err(Usage(format!("{base} is not a single image")).into());
+    };
+    let sides = Sides::of(args, upper, lowers_of(&source, below, base)?)?;
+    let media_type = compare.format.media_type();
+    let note = note(args, compare.source_date_epoch, CREATED_BY.to_owned());
+    let addition = Addition { media_type: &media_type, changes: &args.change, note: &note, cancel };
+    let target =
+        Destination::open(destination).with_context(|| format!("destination {destination}"))?;
+    let added = layout::add(&source, target, &addition, |staging| {
+        let Compared { digest, size, diff_id, .. } = sides.write(&compare, staging.file())?;
+        Ok(Written { digest, size, diff_id })
+    })?;
+    Ok(Made::Image(Box::new(Committed {
+        image: destination.to_string(),
+        manifest: added.manifest,
+        config: added.config,
+        layer: added.layer,
+        base: Some((base.to_string(), added.base)),
+    })))
+}
+
+/// The layers of an image, the topmost first.
+fn lowers_of(
+    source: &Source,
+    image: &Image,
+    location: &Location,
+) -> anyhow::Result<Vec<Arc<Layer>>> {
+    let mut lowers = Vec::with_capacity(image.layers.len());
+    for layer in image.layers.iter().rev() {
+        if layer.layer_type != (LayerType::Erofs { compression: Compression::None }) {
+            let text = format!(
+                "{location} has layers that are no plain EROFS images, so what was there before cannot be looked up; \
+                 `erolith convert` makes such an image of it"
+            );
+            return Err(BadInput(text).into());
+        }
+        let name = || format!("layer {} of {location}", layer.diff_id);
+        lowers.push(opened(Arc::new(source.blob(layer)?), &name)?);
+    }
+    Ok(lowers)
+}
+
+/// An image or a directory.
+fn lower(path: &Path) -> anyhow::Result<Arc<Layer>> {
+    if path.is_dir() {
+        return directory(path);
+    }
+    opened(Arc::new(Device::open(path)?), &|| path.display().to_string())
+}
+
+/// An image, checked: what it says of its own structure is relied on.
+fn opened(file: Arc<dyn ReadAt>, name: &dyn Fn() -> String) -> anyhow::Result<Arc<Layer>> {
+    let report = check::check(&file, &[], &Limits::default()).with_context(name)?;
+    if let Some(finding) = report.errors().next() {
+        return Err(BadInput(format!("{}: {finding}", name())).into());
+    }
+    let image = image::Image::open(file, Vec::new()).with_context(name)?;
+    Ok(Layer::image(image))
+}
+
+fn directory(path: &Path) -> anyhow::Result<Arc<Layer>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from);
+    Ok(Layer::dir(dir.with_context(|| format!("opening {}", path.display()))?))
+}

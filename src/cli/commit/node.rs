@@ -1,0 +1,297 @@
+//! A commit on a node: containerd has the container, makes the layer, and gets the image.
+//!
+//! What is made on the way is under a lease of ours: the views that the layer is made from, and what the image will keep.
+//! A run that ends in any way but being killed takes the views and the lease away; of one that is killed the lease ends by
+//! itself, and containerd collects what it kept.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use erolith_differ::commit::{self, Change, Layer};
+use erolith_differ::decode::Cancel;
+use erolith_differ::oci::{CONFIG, Config, Descriptor, MANIFEST, Manifest};
+use erolith_differ::{Compression, Digest, LayerType};
+use prost_types::Timestamp;
+use tonic::Code;
+
+use super::Args;
+use super::options::{address, latest, layer_format, namespace, note};
+use super::show::{Committed, Made};
+use super::subject::{Below, Named, Subject, descriptor};
+use crate::containerd::labels::{Labels, UNCOMPRESSED};
+use crate::containerd::lease::Leased;
+use crate::containerd::snapshots::Snapshots;
+use crate::containerd::{self, Containerd, Scope};
+use crate::exit::{Usage, complain};
+use crate::proto::diff::DiffRequest;
+use crate::proto::images::Image;
+use crate::proto::snapshots::Kind;
+use crate::proto::types::{self, Mount};
+
+/// How long containerd keeps what a killed run left. Longer than any layer takes; containerd's own clients take as much.
+const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Labels that keep from being collected what a document names (docs/garbage-collection.md of containerd).
+const CONFIG_REF: &str = "containerd.io/gc.ref.content.config";
+const LAYER_REF: &str = "containerd.io/gc.ref.content.l.";
+const SNAPSHOT_REF: &str = "containerd.io/gc.ref.snapshot.";
+
+/// Commits what the arguments say.
+///
+/// # Errors
+/// What is missing, or what containerd refuses. There is no new image then.
+pub(super) fn commit(
+    args: &Args,
+    container: &str,
+    image: &str,
+    cancel: &Cancel,
+) -> anyhow::Result<Made> {
+    let media_type = layer_format(args.format, args.compression)?.media_type();
+    let latest = latest(args)?;
+    if !erolith_differ::oci::is_reference(image) {
+        return Err(Usage(format!("{image:?} is no name of an image")).into());
+    }
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    let runtime = threads.worker_threads(1).enable_all().build().context("starting threads")?;
+    let _inside = runtime.enter();
+    let address = address(args);
+    let containerd = Containerd::at(&address)?;
+    let scope = Scope::named(&namespace(args))?;
+    let silent = |error: anyhow::Error| match error.downcast_ref::<containerd::Error>() {
+        Some(answer) if answer.code() == Code::Unavailable => error.context(format!(
+            "{}: no containerd answers; --address names another socket",
+            address.display()
+        )),
+        _ => error,
+    };
+    let found = Subject::find(&containerd, &scope, container, args.snapshotter.as_deref());
+    let subject = found.map_err(silent)?;
+    let lease = Lease { leased: containerd.lease(&scope, LEASE)?, containerd: &containerd };
+    let work = Work {
+        args,
+        image,
+        cancel,
+        latest,
+        subject,
+        containerd: &containerd,
+        lease: &lease.leased,
+    };
+    Ok(Made::Image(Box::new(work.commit(media_type)?)))
+}
+
+/// A lease that is given up in the end.
+struct Lease<'a> {
+    containerd: &'a Containerd,
+    leased: Leased,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        self.containerd.give_up(&self.leased);
+    }
+}
+
+/// A container that is paused, until this is dropped.
+struct Paused<'a> {
+    containerd: &'a Containerd,
+    scope: &'a Scope,
+    id: &'a str,
+}
+
+impl<'a> Paused<'a> {
+    /// Pauses the container if it runs.
+    fn begin(
+        containerd: &'a Containerd,
+        scope: &'a Scope,
+        id: &'a str,
+    ) -> containerd::Result<Option<Self>> {
+        if !containerd.is_running(scope, id)? {
+            return Ok(None);
+        }
+        containerd.pause(scope, id).inspect_err(|_| {
+            // A call that fails may have paused it all the same; if not, there is nothing to resume.
+            let _ = containerd.resume(scope, id);
+        })?;
+        Ok(Some(Self { containerd, scope, id }))
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.containerd.resume(self.scope, self.id) {
+            complain(format_args!("{error}; `ctr task resume {}` does it", self.id));
+        }
+    }
+}
+
+/// A view of a committed snapshot, until this is dropped.
+struct View<'a> {
+    snapshots: &'a Snapshots,
+    scope: &'a Scope,
+    key: String,
+    mounts: Vec<Mount>,
+}
+
+impl<'a> View<'a> {
+    fn of(
+        snapshots: &'a Snapshots,
+        scope: &'a Scope,
+        parent: &str,
+    ) -> containerd::Result<View<'a>> {
+        let key = format!("erolith-commit-{}", uuid::Uuid::new_v4());
+        let mounts = snapshots.view(scope, &key, parent)?;
+        Ok(Self { snapshots, scope, key, mounts })
+    }
+}
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        // If it cannot be removed, the end of the lease does it.
+        if let Err(error) = self.snapshots.remove(self.scope, &self.key) {
+            complain(error);
+        }
+    }
+}
+
+/// What every step needs.
+struct Work<'a> {
+    args: &'a Args,
+    image: &'a str,
+    cancel: &'a Cancel,
+    latest: Option<i64>,
+    subject: Subject,
+    containerd: &'a Containerd,
+    lease: &'a Leased,
+}
+
+impl Work<'_> {
+    fn commit(&self, media_type: String) -> anyhow::Result<Committed> {
+        let below = self.subject.below(self.containerd, self.lease.scope())?;
+        // What is wrong with the changes is said before anything is done.
+        let config = Change::apply_all(&self.args.change, &below.config)?;
+        let below = Below { config, ..below };
+        let layer = self.layer(media_type)?;
+        self.cancel.check()?;
+        let note = note(self.args, self.latest, self.subject.command());
+        let config = commit::config(&below.config, &layer, &note)?;
+        let described = self.put_config(&config)?;
+        let config_digest = described.digest.clone();
+        let origin = below.image.as_ref().map(|image| &image.origin);
+        let manifest = commit::manifest(&below.manifest, described, &layer, &note, origin);
+        let digest = self.put_manifest(&manifest)?;
+        self.cancel.check()?;
+        self.name(&digest, manifest.to_bytes().len())?;
+        let base = below.image.map(|Named { name, digest, .. }| (name, digest));
+        let image = self.image.to_owned();
+        Ok(Committed { image, manifest: digest, config: config_digest, layer, base })
+    }
+
+    /// Has containerd make the layer, while the container does not change.
+    fn layer(&self, media_type: String) -> anyhow::Result<Layer> {
+        let made = self.diff(media_type);
+        // Rather than what the call that was called off came to.
+        self.cancel.check()?;
+        let made = made?;
+        self.containerd.protect(self.lease, &made.digest)?;
+        let made = descriptor(&made).context("the layer that containerd made")?;
+        let diff_id = self.diff_id(&made)?;
+        Ok(Layer::new(made, diff_id)?)
+    }
+
+    fn diff(&self, media_type: String) -> anyhow::Result<types::Descriptor> {
+        let Self { subject: Subject { snapshots, snapshot, container, .. }, containerd, .. } = self;
+        let scope = self.lease.scope();
+        let left = View::of(snapshots, scope, &snapshot.parent)?;
+        let paused = container.as_ref().filter(|_| self.args.pause);
+        let paused = paused.map(|container| Paused::begin(containerd, scope, &container.id));
+        let _paused = paused.transpose().context("--pause=false does without")?;
+        let (right, _view) = match snapshot.kind() {
+            Kind::Active => (snapshots.mounts(scope, &snapshot.name)?, None),
+            _ => {
+                let view = View::of(snapshots, scope, &snapshot.name)?;
+                (view.mounts.clone(), Some(view))
+            }
+        };
+        let time = self.latest.map(|seconds| Timestamp { seconds, nanos: 0 });
+        let request = DiffRequest {
+            left: left.mounts.clone(),
+            right,
+            media_type,
+            source_date_epoch: time,
+            ..DiffRequest::default()
+        };
+        Ok(containerd.diff(scope, request, self.cancel)?)
+    }
+
+    /// The digest of what a layer decompresses to, which its maker noted.
+    fn diff_id(&self, layer: &Descriptor) -> anyhow::Result<Digest> {
+        let info = self.containerd.info(self.lease.scope(), &layer.digest)?;
+        let noted = info.and_then(|info| info.labels.get(UNCOMPRESSED).cloned());
+        match (noted, LayerType::parse(&layer.media_type)?) {
+            (Some(noted), _) => Ok(noted.parse()?),
+            (
+                None,
+                LayerType::Tar { compression: Compression::None, .. }
+                | LayerType::Erofs { compression: Compression::None },
+            ) => Ok(layer.digest.clone()),
+            _ => anyhow::bail!("containerd made layer {} and no note of its diffID", layer.digest),
+        }
+    }
+
+    /// Stores the config. If all of its layers are unpacked already, it keeps them.
+    fn put_config(&self, config: &Config) -> anyhow::Result<Descriptor> {
+        let Subject { snapshots, snapshotter, .. } = &self.subject;
+        let mut labels = Labels::new();
+        if let Some(chain) = config.chain_id().map(|chain| chain.to_string())
+            && snapshots.stat(self.lease.scope(), &chain)?.is_some()
+        {
+            labels.insert(format!("{SNAPSHOT_REF}{snapshotter}"), chain);
+        }
+        let bytes = config.to_bytes();
+        let size = bytes.len() as u64;
+        let digest = self.containerd.put(self.lease, bytes, &labels)?;
+        Ok(Descriptor::new(CONFIG, &digest, size))
+    }
+
+    /// Stores the manifest, which keeps everything that it names.
+    fn put_manifest(&self, manifest: &Manifest) -> anyhow::Result<Digest> {
+        let label = |(number, layer): (usize, &Descriptor)| {
+            (format!("{LAYER_REF}{number}"), layer.digest.to_string())
+        };
+        let mut labels: Labels = manifest.layers.iter().enumerate().map(label).collect();
+        labels.insert(CONFIG_REF.to_owned(), manifest.config.digest.to_string());
+        self.warn_of_missing(manifest)?;
+        Ok(self.containerd.put(self.lease, manifest.to_bytes(), &labels)?)
+    }
+
+    /// Blobs of layers may be thrown away once they are unpacked.
+    fn warn_of_missing(&self, manifest: &Manifest) -> anyhow::Result<()> {
+        let mut missing = 0;
+        for layer in &manifest.layers {
+            let info = self.containerd.info(self.lease.scope(), &layer.digest)?;
+            missing += usize::from(info.is_none());
+        }
+        if missing > 0 {
+            complain(format_args!(
+                "{missing} of {} layers are not in containerd's content store: the image runs here, but cannot \
+                 be exported or pushed",
+                manifest.layers.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Gives the image its name: from here on it is there.
+    fn name(&self, digest: &Digest, size: usize) -> anyhow::Result<()> {
+        let target = types::Descriptor {
+            media_type: MANIFEST.to_owned(),
+            digest: digest.to_string(),
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            ..types::Descriptor::default()
+        };
+        let time = self.latest.map(|seconds| Timestamp { seconds, nanos: 0 });
+        let name = self.image.to_owned();
+        let image = Image { name, target: Some(target), ..Image::default() };
+        Ok(self.containerd.name_image(self.lease.scope(), image, time)?)
+    }
+}

@@ -1,0 +1,123 @@
+//! What the options mean together.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::ValueEnum;
+use erolith_differ::commit::Note;
+use erolith_differ::compare::Format as LayerFormat;
+use erolith_mkfs::meta::Time;
+
+use super::Args;
+use crate::cli::image_options::source_date_epoch;
+use crate::exit::Usage;
+use crate::serve::config::Config;
+use crate::text;
+
+/// What a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A tar archive, as every runtime knows it
+    Oci,
+    /// An EROFS image, which is mounted as it is
+    Erofs,
+}
+
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compression {
+    /// Every reader knows it
+    Gzip,
+    /// Faster, and smaller
+    Zstd,
+    /// Not at all
+    None,
+}
+
+/// What the two together are.
+///
+/// # Errors
+/// [`Usage`] for what nobody reads.
+pub(super) fn layer_format(
+    format: Format,
+    compression: Option<Compression>,
+) -> Result<LayerFormat, Usage> {
+    use erolith_differ::Compression as Tar;
+    match (format, compression) {
+        (Format::Oci, None | Some(Compression::Gzip)) => Ok(LayerFormat::Tar(Tar::Gzip)),
+        (Format::Oci, Some(Compression::Zstd)) => Ok(LayerFormat::Tar(Tar::Zstd)),
+        (Format::Oci, Some(Compression::None)) => Ok(LayerFormat::Tar(Tar::None)),
+        (Format::Erofs, None | Some(Compression::None)) => Ok(LayerFormat::Erofs),
+        (Format::Erofs, Some(Compression::Zstd)) => Ok(LayerFormat::ErofsZstd),
+        (Format::Erofs, Some(Compression::Gzip)) => {
+            let text = "EROFS layers are compressed with zstd or not at all: --compression zstd";
+            Err(Usage(text.to_owned()))
+        }
+    }
+}
+
+/// Where containerd listens, as its own clients find it.
+pub(super) fn address(args: &Args) -> PathBuf {
+    let variable = || std::env::var_os("CONTAINERD_ADDRESS").filter(|value| !value.is_empty());
+    let named = args.address.clone().or_else(|| variable().map(PathBuf::from));
+    named.unwrap_or_else(|| Config::default().containerd.address)
+}
+
+/// The namespace, as containerd's own clients find it.
+pub(super) fn namespace(args: &Args) -> String {
+    let variable = || std::env::var("CONTAINERD_NAMESPACE").ok().filter(|value| !value.is_empty());
+    args.namespace.clone().or_else(variable).unwrap_or_else(|| "default".to_owned())
+}
+
+/// The latest time that the image may hold, in seconds since 1970.
+///
+/// # Errors
+/// [`Usage`] for a variable that is no number.
+pub(super) fn latest(args: &Args) -> anyhow::Result<Option<i64>> {
+    match args.source_date_epoch {
+        Some(seconds) => Ok(Some(seconds)),
+        None => source_date_epoch(),
+    }
+}
+
+/// What the history says: made at `latest`, or now, by `created_by`.
+pub(super) fn note(args: &Args, latest: Option<i64>, created_by: String) -> Note {
+    let now = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let sec = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        Time { sec, nsec: now.subsec_nanos() }
+    };
+    let time = latest.map_or_else(now, |sec| Time { sec, nsec: 0 });
+    Note {
+        created: text::iso(time),
+        created_by,
+        author: args.author.clone(),
+        comment: args.message.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_and_compressions_have_media_types() {
+        let of = |format, compression| {
+            layer_format(format, compression).ok().map(LayerFormat::media_type)
+        };
+        let oci = "application/vnd.oci.image.layer.v1.tar";
+        let erofs = "application/vnd.erofs.layer.v1";
+        for (format, compression, want) in [
+            (Format::Oci, None, Some(format!("{oci}+gzip"))),
+            (Format::Oci, Some(Compression::Gzip), Some(format!("{oci}+gzip"))),
+            (Format::Oci, Some(Compression::Zstd), Some(format!("{oci}+zstd"))),
+            (Format::Oci, Some(Compression::None), Some(oci.to_owned())),
+            (Format::Erofs, None, Some(erofs.to_owned())),
+            (Format::Erofs, Some(Compression::None), Some(erofs.to_owned())),
+            (Format::Erofs, Some(Compression::Zstd), Some(format!("{erofs}+zstd"))),
+            (Format::Erofs, Some(Compression::Gzip), None),
+        ] {
+            assert_eq!(of(format, compression), want, "{format:?} {compression:?}");
+        }
+    }
+}

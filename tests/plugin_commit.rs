@@ -1,0 +1,355 @@
+//! `erolith commit` with a real containerd: containers become images, and the images containers again.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use erolith_tests::layout::Layout;
+use erolith_tests::need;
+use erolith_tests::node::{Containerd, Node, isolated};
+use serde_json::Value;
+
+const EROLITH: &str = env!("CARGO_BIN_EXE_erolith");
+
+/// The name of the real image after [`Node::import`].
+const IMAGE: &str = "image:latest";
+
+/// A node with the real image and a container, [`one`], which runs.
+fn node(containerd: Containerd) -> Result<Node, String> {
+    let image = Layout::real_image()?;
+    let node = Node::start(EROLITH, containerd, &[("erolith", "erolith")], "")?;
+    node.import(&image.0);
+    let words = ["run", "--detach", "--snapshotter", "erolith", "--label", "nerdctl/name=first"];
+    node.ctr(&[&words[..], &[IMAGE, &one(&node), "sleep", "600"]].concat());
+    Ok(node)
+}
+
+/// The ID of the node's container. Control groups are called by it, and tests share them: one that paused its own would
+/// pause those of others.
+fn one(node: &Node) -> String {
+    let place = node.place();
+    let dir = place.parent().and_then(|dir| dir.file_name()).unwrap();
+    format!("one-{}", dir.to_str().unwrap())
+}
+
+fn socket(node: &Node) -> String {
+    node.place().join("sock").display().to_string()
+}
+
+/// `erolith commit`, which may fail.
+fn try_commit(node: &Node, words: &[&str]) -> Result<String, String> {
+    node.try_exec(&[&[EROLITH, "commit", "--address", &socket(node)], words].concat())
+}
+
+/// What `erolith commit --json` prints.
+fn commit(node: &Node, words: &[&str]) -> Value {
+    let printed =
+        try_commit(node, &[&["--json"], words].concat()).unwrap_or_else(|e| panic!("{e}"));
+    serde_json::from_str(&printed).unwrap()
+}
+
+/// A document of containerd's content store.
+fn document(node: &Node, digest: &Value) -> Value {
+    serde_json::from_str(&node.ctr(&["content", "get", digest.as_str().unwrap()])).unwrap()
+}
+
+/// The labels of a blob, as `ctr` shows them.
+fn labels(node: &Node, digest: &Value) -> String {
+    let list = node.ctr(&["content", "ls"]);
+    // Others name it in their labels.
+    let line = list.lines().find(|line| line.starts_with(digest.as_str().unwrap()));
+    line.unwrap_or_default().to_owned()
+}
+
+fn exec(node: &Node, shell: &str) -> String {
+    node.ctr(&["task", "exec", "--exec-id", "test", &one(node), "sh", "-c", shell])
+}
+
+/// What a shell in a new container of an image prints.
+fn run(node: &Node, image: &str, shell: &str) -> String {
+    let again = format!("{}-run", one(node));
+    node.ctr(&["run", "--rm", "--snapshotter", "erolith", image, &again, "sh", "-c", shell])
+}
+
+fn end(node: &Node) {
+    node.ctr(&["task", "rm", "--force", &one(node)]);
+    node.ctr(&["container", "rm", &one(node)]);
+}
+
+/// Keys of views that commits made.
+fn views(node: &Node) -> Vec<String> {
+    let keys = node.snapshots("erolith").into_iter().map(|(key, ..)| key);
+    keys.filter(|key| key.starts_with("erolith-commit-")).collect()
+}
+
+fn is_running(node: &Node) -> bool {
+    node.ctr(&["task", "ls"]).contains("RUNNING")
+}
+
+/// Everything that a layer can say: something new, something changed, something gone, something replaced.
+const CHANGES: &str = "echo new >/root/new && chmod 4755 /root/new && echo more >>/etc/issue && \
+                       rm /etc/debian_version && rm -r /srv/data && mkdir /srv/data && \
+                       ln -s ../new /srv/data/link && mkfifo /srv/data/pipe";
+
+/// What shows all of that.
+const SHOW: &str = "cat /root/new; stat -c %a /root/new; tail -n 1 /etc/issue; \
+                    ls /etc/debian_version 2>/dev/null; ls /srv/data; readlink /srv/data/link; \
+                    python3 -c 'import numpy; print(numpy.arange(9).sum())'";
+
+const SHOWN: &str = "new\n4755\nmore\nlink\npipe\n../new\n36\n";
+
+fn life(containerd: Containerd) {
+    let node = need!(node(containerd));
+    exec(&node, CHANGES);
+    let name = "registry.test/made:1";
+    let words =
+        ["-a", "me", "-m", "why", "-c", "ENV A=$PATH:/b", "-c", "CMD [\"x\"]", &one(&node), name];
+    let made = commit(&node, &words);
+    assert!(is_running(&node), "the container goes on");
+    assert_eq!(views(&node), [""; 0]);
+    assert_eq!(run(&node, name, SHOW), SHOWN);
+
+    let manifest = document(&node, &made["manifest"]);
+    assert_eq!(manifest["config"]["digest"], made["config"]);
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!((layers.len(), &layers[4]["digest"]), (5, &made["layer"]["digest"]));
+    let base = manifest["annotations"]["org.opencontainers.image.base.digest"].clone();
+    assert_eq!(base, made["base"]["manifest"]);
+    let config = document(&node, &made["config"]);
+    assert_eq!(config["rootfs"]["diff_ids"][4], made["layer"]["diffId"]);
+    assert_eq!(config["author"], "me");
+    let last = config["history"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["created_by"], &last["comment"]), (&"sleep 600".into(), &"why".into()));
+    assert_eq!(config["config"]["Cmd"], serde_json::json!(["x"]));
+    let kept = labels(&node, &made["manifest"]);
+    for (label, digest) in [
+        ("containerd.io/gc.ref.content.config", &made["config"]),
+        ("containerd.io/gc.ref.content.l.0", &layers[0]["digest"]),
+        ("containerd.io/gc.ref.content.l.4", &layers[4]["digest"]),
+    ] {
+        let want = format!("{label}={}", digest.as_str().unwrap());
+        assert!(kept.contains(&want), "no {want} in {kept}");
+    }
+    // The new image keeps what it needs, without the one below.
+    node.ctr(&["images", "rm", "--sync", IMAGE]);
+    node.ctr(&["images", "export", "/dev/null", name]);
+    assert_eq!(run(&node, name, SHOW), SHOWN);
+    end(&node);
+    node.leaves_nothing();
+}
+
+#[test]
+fn containers_become_images_with_containerd_2_1() {
+    isolated(|| life(Containerd::Sid));
+}
+
+#[test]
+fn containers_become_images_with_containerd_1_7() {
+    isolated(|| life(Containerd::Trixie));
+}
+
+#[test]
+fn the_same_container_gives_the_same_image() {
+    isolated(|| {
+        let node = need!(node(Containerd::Sid));
+        exec(&node, CHANGES);
+        let epoch = ["--source-date-epoch", "1700000000", "--compression", "zstd"];
+        let of = |words: &[&str]| commit(&node, &[&epoch[..], words].concat());
+        let (first, second) =
+            (of(&[&one(&node), "made:1"]), of(&["--pause=false", "first", "made:2"]));
+        for what in ["manifest", "config", "layer"] {
+            assert_eq!(first[what], second[what], "{what}");
+        }
+        assert!(first["layer"]["mediaType"].as_str().unwrap().ends_with("+zstd"));
+        let created = document(&node, &first["config"])["created"].clone();
+        assert_eq!(created, "2023-11-14T22:13:20Z");
+        // A name leads to the newest image of that name.
+        exec(&node, "echo other >/root/new");
+        let third = of(&[&one(&node), "made:1"]);
+        assert_ne!(third["manifest"], first["manifest"]);
+        assert_eq!(run(&node, "made:1", "cat /root/new"), "other\n");
+        assert_eq!(run(&node, "made:2", SHOW), SHOWN);
+        // Now that all of its layers are unpacked, its config keeps them.
+        of(&[&one(&node), "made:1"]);
+        let kept = labels(&node, &third["config"]);
+        assert!(kept.contains("containerd.io/gc.ref.snapshot.erolith=sha256:"), "{kept}");
+        end(&node);
+        node.leaves_nothing();
+    });
+}
+
+#[test]
+fn what_is_committed_can_be_committed_again() {
+    isolated(|| {
+        let node = need!(node(Containerd::Sid));
+        exec(&node, "echo 1 >/root/one");
+        commit(&node, &[&one(&node), "made:1"]);
+        let two = format!("{}-again", one(&node));
+        let words = ["run", "--detach", "--snapshotter", "erolith", "made:1", &two];
+        node.ctr(&[&words[..], &["sleep", "600"]].concat());
+        let shell = ["sh", "-c", "rm /root/one; echo 2 >/root/two"];
+        node.ctr(&[&["task", "exec", "--exec-id", "x", &two][..], &shell].concat());
+        node.ctr(&["task", "rm", "--force", &two]);
+        let made = commit(&node, &[&two, "made:2"]);
+        assert_eq!(document(&node, &made["manifest"])["layers"].as_array().unwrap().len(), 6);
+        assert_eq!(run(&node, "made:2", "ls /root/one 2>&-; cat /root/two"), "2\n");
+        node.ctr(&["container", "rm", &two]);
+        end(&node);
+        node.leaves_nothing();
+    });
+}
+
+/// containerd 2.1 does not run images with such layers, but it has them made, stores them and names them.
+#[test]
+fn layers_can_be_erofs_images() {
+    isolated(|| {
+        let node = need!(node(Containerd::Sid));
+        exec(&node, CHANGES);
+        for (compression, suffix) in [("none", ""), ("zstd", "+zstd")] {
+            let form = ["--format", "erofs", "--compression", compression];
+            let made = commit(&node, &[&form[..], &[&one(&node), "made:erofs"]].concat());
+            let want = format!("application/vnd.erofs.layer.v1{suffix}");
+            assert_eq!(made["layer"]["mediaType"], want);
+            let config = document(&node, &made["config"]);
+            assert_eq!(config["os.features"], serde_json::json!(["erofs"]));
+            assert_eq!(config["rootfs"]["diff_ids"][4], made["layer"]["diffId"]);
+            if compression == "none" {
+                let digest = made["layer"]["digest"].as_str().unwrap();
+                assert_eq!(made["layer"]["diffId"], digest);
+                let blobs = "root/io.containerd.content.v1.content/blobs/sha256";
+                let blob = node.place().join(blobs).join(digest.trim_start_matches("sha256:"));
+                let blob = blob.display().to_string();
+                node.exec(&[EROLITH, "fsck", &blob]);
+                assert_eq!(node.exec(&[EROLITH, "cat", &blob, "/root/new"]), "new\n");
+                // What did not change is not in there.
+                assert!(node.try_exec(&[EROLITH, "stat", &blob, "/etc/passwd"]).is_err());
+            }
+        }
+        end(&node);
+        node.leaves_nothing();
+    });
+}
+
+/// A snapshot without a container; one that is committed already; one without layers below.
+#[test]
+fn snapshots_become_images() {
+    isolated(|| {
+        let node = need!(node(Containerd::Sid));
+        let snapshots = |words: &[&str]| {
+            node.ctr(&[&["snapshots", "--snapshotter", "erolith"][..], words].concat())
+        };
+        let found = node.snapshots("erolith");
+        let parent = &found.iter().find(|(key, ..)| *key == one(&node)).unwrap().1;
+        snapshots(&["prepare", "changed", parent]);
+        let made = commit(&node, &["changed", "made:active"]);
+        assert_eq!(made["base"]["name"], IMAGE);
+        assert_eq!(run(&node, "made:active", "tail -n 1 /etc/issue"), "built for tests\n");
+        snapshots(&["commit", "done", "changed"]);
+        commit(&node, &["done", "made:committed"]);
+        assert_eq!(run(&node, "made:committed", "tail -n 1 /etc/issue"), "built for tests\n");
+        snapshots(&["prepare", "scratch"]);
+        let made = commit(&node, &["scratch", "made:scratch"]);
+        assert_eq!(made["base"], Value::Null);
+        assert_eq!(document(&node, &made["manifest"])["layers"].as_array().unwrap().len(), 1);
+        assert_eq!(views(&node), [""; 0]);
+        for key in ["scratch", "done"] {
+            snapshots(&["rm", key]);
+        }
+        end(&node);
+        node.leaves_nothing();
+    });
+}
+
+/// The name of an image may lead elsewhere since the container was made.
+#[test]
+fn the_image_below_is_known_by_its_layers() {
+    isolated(|| {
+        let node = need!(node(Containerd::Sid));
+        exec(&node, "echo 1 >/root/one");
+        commit(&node, &[&one(&node), "made:1"]);
+        node.ctr(&["images", "tag", IMAGE, "kept:1"]);
+        node.ctr(&["images", "tag", "--force", "made:1", IMAGE]);
+        let made = commit(&node, &[&one(&node), "made:2"]);
+        assert_eq!(made["base"]["name"], "kept:1");
+        assert_eq!(run(&node, "made:2", "cat /root/one"), "1\n");
+        node.ctr(&["images", "rm", "--sync", "kept:1"]);
+        let error = try_commit(&node, &[&one(&node), "made:3"]).unwrap_err();
+        for word in ["exit status: 3", "no image in namespace", IMAGE, "get the image again"] {
+            assert!(error.contains(word), "no {word:?} in {error}");
+        }
+        assert_eq!(views(&node), [""; 0]);
+        end(&node);
+        node.leaves_nothing();
+    });
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    isolated(|| {
+        let node = need!(node(Containerd::Sid));
+        let socket = socket(&node);
+        for (words, code, word) in [
+            (&["nobody", "made:1"][..], 3, "`ctr containers ls`"),
+            (&["--namespace", "other", &one(&node), "made:1"], 3, "in namespace \"other\""),
+            (
+                &["--snapshotter", "overlayfs", &one(&node), "made:1"],
+                3,
+                "--snapshotter names another",
+            ),
+            (&[&one(&node), "made 1"], 2, "no name of an image"),
+            (&["--compression", "gzip", "--format", "erofs", &one(&node), "made:1"], 2, "zstd"),
+            (&["-c", "CMD ['x']", &one(&node), "made:1"], 2, "JSON"),
+            (&["--address", "/run/nobody", &one(&node), "made:1"], 4, "--address names another"),
+        ] {
+            let address = match words.first() {
+                Some(&"--address") => &[][..],
+                _ => &["--address", &socket],
+            };
+            let words = [&[EROLITH, "commit"], address, words].concat();
+            let error = node.try_exec(&words).unwrap_err();
+            assert!(error.contains(&format!("exit status: {code}")), "{words:?}: {error}");
+            assert!(error.contains(word), "{words:?}: no {word:?} in {error}");
+        }
+        assert_eq!(views(&node), [""; 0]);
+        assert!(is_running(&node));
+        end(&node);
+        node.leaves_nothing();
+    });
+}
+
+/// What runs `erolith commit` until it has made its view, and ends it with a signal. Prints its exit status.
+fn ended_half_way(node: &Node, signal: &str) -> String {
+    let shell = format!(
+        "{EROLITH} commit --address {0} {1} made:1 >/dev/null 2>&1 & pid=$!; \
+         until ctr --address {0} snapshots --snapshotter erolith ls | grep -q erolith-commit; do \
+         kill -0 $pid || exit 1; done; \
+         until ctr --address {0} task ls | grep -q PAUSED; do kill -0 $pid || exit 1; done; \
+         kill -{signal} $pid; wait $pid; echo $?",
+        socket(node),
+        one(node)
+    );
+    node.exec(&["bash", "-c", &shell])
+}
+
+#[test]
+fn a_commit_that_ends_half_way_leaves_nothing() {
+    isolated(|| {
+        let node = need!(node(Containerd::Sid));
+        exec(&node, "head -c 300000000 /dev/urandom >/root/large");
+        assert_eq!(ended_half_way(&node, "INT"), "130\n");
+        assert_eq!(views(&node), [""; 0], "interrupted");
+        assert!(is_running(&node), "the container goes on");
+        // Nobody can clean up behind this one but containerd, with the lease.
+        let ended = ended_half_way(&node, "KILL");
+        // First of all: a container that is paused cannot be killed, and the test would not end.
+        node.ctr(&["task", "resume", &one(&node)]);
+        assert_eq!((ended.as_str(), views(&node).len()), ("137\n", 1));
+        for lease in node.ctr(&["leases", "ls", "-q"]).lines() {
+            // The daemon gives up its own when it sees that nobody waits.
+            let _ = node.try_ctr(&["leases", "delete", "--sync", lease]);
+        }
+        assert_eq!(views(&node), [""; 0], "killed");
+        assert!(!node.ctr(&["images", "ls", "-q"]).contains("made:1"));
+        commit(&node, &[&one(&node), "made:1"]);
+        assert!(is_running(&node));
+        end(&node);
+        node.leaves_nothing();
+    });
+}
