@@ -37,7 +37,7 @@ impl Images {
             .file("opt/new\x1b", b"new")
             .hardlink("opt/same", "opt/new\x1b")
             .end();
-        let old = Layout::create(&images.path("old"), &[base.clone()]).unwrap();
+        let old = Layout::create(&images.path("old"), std::slice::from_ref(&base)).unwrap();
         old.with_layer(&images.path("new"), &change).unwrap();
         fs::write(images.path("base.tar"), base).unwrap();
         images
@@ -91,9 +91,16 @@ fn changes_between_images_are_lines_sums_and_objects() {
 #[test]
 fn trees_are_told_from_each_other_in_whatever_form_they_are() {
     let images = Images::new();
-    EROLITH.printed(&["mkfs", "--quiet", "--tar", &images.at("base.erofs"), &images.at("base.tar")]);
+    EROLITH.printed(&[
+        "mkfs",
+        "--quiet",
+        "--tar",
+        &images.at("base.erofs"),
+        &images.at("base.tar"),
+    ]);
     EROLITH.printed(&["extract", &images.at("base.erofs"), &images.at("dir")]);
-    let forms = [images.oci("old"), images.at("base.tar"), images.at("base.erofs"), images.at("dir")];
+    let forms =
+        [images.oci("old"), images.at("base.tar"), images.at("base.erofs"), images.at("dir")];
     for old in &forms {
         for new in &forms {
             // Whoever is not root extracts as who he is.
@@ -130,7 +137,8 @@ fn what_cannot_be_compared_is_named() {
 fn a_converted_image_is_the_same_image() {
     let image = need!(Layout::real_image());
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let (old, new) = (format!("oci:{}", image.0.display()), format!("oci:{}/new", dir.path().display()));
+    let (old, new) =
+        (format!("oci:{}", image.0.display()), format!("oci:{}/new", dir.path().display()));
     EROLITH.printed(&["convert", "--quiet", &old, &new]);
     assert_eq!(EROLITH.printed(&["diff", "--exit-code", &old, &new]), "");
 }

@@ -26,10 +26,10 @@ use tracing::{debug, info, warn};
 
 use super::Differ;
 use super::keep::{Job, Kept};
-use crate::serve::containerd::Scope;
+use crate::containerd::Scope;
+use crate::proto::diff::ApplyRequest;
+use crate::proto::types::Descriptor;
 use crate::serve::error::{Error, Result};
-use crate::serve::proto::diff::ApplyRequest;
-use crate::serve::proto::types::Descriptor;
 use crate::serve::snapshots::from_mounts;
 
 /// Seals what the differ wrote as the snapshotter wants it.

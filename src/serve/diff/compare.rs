@@ -19,12 +19,12 @@ use tracing::info;
 
 use super::Differ;
 use super::stack::{Lower, Stack, Top};
-use crate::serve::containerd::Scope;
-use crate::serve::containerd::labels::Labels;
-use crate::serve::containerd::upload::Written;
+use crate::containerd::Scope;
+use crate::containerd::labels::Labels;
+use crate::containerd::upload::Written;
+use crate::proto::diff::DiffRequest;
+use crate::proto::types::Descriptor;
 use crate::serve::error::{Error, Result};
-use crate::serve::proto::diff::DiffRequest;
-use crate::serve::proto::types::Descriptor;
 use crate::serve::snapshots::from_mounts;
 
 /// What is asked for. No media type means gzip, as in containerd.

@@ -19,13 +19,13 @@ use erolith_snapshotter::service::Snapshotter;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
+use crate::containerd::labels::{Labels, UNCOMPRESSED};
+use crate::containerd::upload::{Upload, Written};
+use crate::containerd::{Containerd, Scope};
+use crate::proto::content::Info;
 use crate::serve::blocking::cancellable;
-use crate::serve::containerd::labels::{Labels, UNCOMPRESSED};
-use crate::serve::containerd::upload::{Upload, Written};
-use crate::serve::containerd::{Containerd, Scope};
 use crate::serve::error::{Error, Result};
 use crate::serve::metrics::Metrics;
-use crate::serve::proto::content::Info;
 
 /// On the blob of a layer: the digest of its image, which is not collected before the blob is.
 const IMAGE_OF: &str = "containerd.io/gc.ref.content.erofs";
