@@ -19,6 +19,9 @@ use crate::{Error, Result};
 /// The digest of an image, on its file. Only root can set it, and no container sees it.
 const NOTE: &str = "trusted.erolith.verity";
 
+/// `BTRFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`.
+const BTRFS_SUPER_MAGIC: u64 = 0x9123_683e;
+
 /// How often, and how long between, it is tried to enable fs-verity on a file that is open for writing. A process that
 /// was forked meanwhile has our descriptors until it starts its program.
 const TRIES: u32 = 100;
@@ -48,9 +51,10 @@ impl Protector {
     /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
     /// is read-only; the one that was given is closed, since a writer stands in the way.
     ///
-    /// With `is_durable` the bytes are synced while their digest is computed. What fs-verity and the note add has to be
-    /// synced by the caller, on the descriptor that is given back, before the file gets its name. A sync that fails means
-    /// that the image has to be made again: nobody knows what reached the disk.
+    /// With `is_durable` the bytes are synced while their digest is computed, and a tree that fsync(2) of the file would not
+    /// sync, when it is there. What else fs-verity and the note add has to be synced by the caller, on the descriptor that
+    /// is given back, before the file gets its name. A sync that fails means that the image has to be made again: nobody
+    /// knows what reached the disk.
     ///
     /// # Errors
     /// [`Error::Storage`], [`Error::Kernel`] when fs-verity cannot be enabled where it is required, and
@@ -67,7 +71,9 @@ impl Protector {
             rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening", name))?;
         drop(file);
         let sealed = File::from(sealed);
-        self.enable(&sealed, name, digest)?;
+        if self.enable(&sealed, name, digest)? && is_durable {
+            settle(&sealed, name)?;
+        }
         point("seal.after_enable")?;
         note(&sealed, digest);
         point("seal.after_note")?;
@@ -91,6 +97,9 @@ impl Protector {
             Step::Seal => {
                 let digest = Digest::of(file, &mut |_| {}).map_err(failed("reading", name))?;
                 let is_enforced = self.enable(file, name, digest)?;
+                if is_enforced {
+                    settle(file, name)?;
+                }
                 note(file, digest);
                 Ok(Some(Pin { digest, is_enforced }))
             }
@@ -190,6 +199,16 @@ fn enable_patiently(file: &File) -> Result<(), Errno> {
 
 fn measure(file: &File, name: &Path) -> Result<Option<Measured>> {
     verity::measure(file.as_fd()).map_err(Error::kernel_on("measure", name))
+}
+
+/// Has the tree of a file that just got fs-verity reach the disk, where syncing the file does not do that: in the log that
+/// btrfs writes for fsync(2) is the flag of the file, but not the tree. After a power cut such a file cannot be opened.
+fn settle(file: &File, name: &Path) -> Result<()> {
+    let found = rustix::fs::fstatfs(file).map_err(failed("examining", name))?;
+    if u64::try_from(found.f_type) == Ok(BTRFS_SUPER_MAGIC) {
+        rustix::fs::syncfs(file).map_err(failed("syncing the filesystem of", name))?;
+    }
+    Ok(())
 }
 
 /// Writes the digest on the file. Where that cannot be, the kernel's measurement is all there is.
