@@ -51,10 +51,10 @@ impl Protector {
     /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
     /// is read-only; the one that was given is closed, since a writer stands in the way.
     ///
-    /// With `is_durable` the bytes are synced while their digest is computed, and a tree that fsync(2) of the file would not
-    /// sync, when it is there. What else fs-verity and the note add has to be synced by the caller, on the descriptor that
-    /// is given back, before the file gets its name. A sync that fails means that the image has to be made again: nobody
-    /// knows what reached the disk.
+    /// With `is_durable` the bytes are synced while their digest is computed. What fs-verity and the note add has to be
+    /// synced by the caller, on the descriptor that is given back, before the file gets its name; see also
+    /// [`Self::is_beyond_fsync`]. A sync that fails means that the image has to be made again: nobody knows what reached
+    /// the disk.
     ///
     /// # Errors
     /// [`Error::Storage`], [`Error::Kernel`] when fs-verity cannot be enabled where it is required, and
@@ -71,9 +71,7 @@ impl Protector {
             rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening", name))?;
         drop(file);
         let sealed = File::from(sealed);
-        if self.enable(&sealed, name, digest)? && is_durable {
-            settle(&sealed, name)?;
-        }
+        self.enable(&sealed, name, digest)?;
         point("seal.after_enable")?;
         note(&sealed, digest);
         point("seal.after_note")?;
@@ -98,7 +96,7 @@ impl Protector {
                 let digest = Digest::of(file, &mut |_| {}).map_err(failed("reading", name))?;
                 let is_enforced = self.enable(file, name, digest)?;
                 if is_enforced {
-                    settle(file, name)?;
+                    self.settle(file, name)?;
                 }
                 note(file, digest);
                 Ok(Some(Pin { digest, is_enforced }))
@@ -116,6 +114,30 @@ impl Protector {
         }
         let measured = measure(file, name)?;
         super::judge(self.verity, pin, measured).map_err(|fault| unsealed(name, fault))
+    }
+
+    /// Does it take a sync of the whole filesystem for what fs-verity added to reach the disk? And only once the file has a
+    /// name, though not the one by which others find it.
+    ///
+    /// In the log that btrfs writes for fsync(2) is the flag of the file, and not the tree. And a file that had no name
+    /// when the filesystem was synced has its tree taken away when that log is replayed. Neither can be opened then.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub fn is_beyond_fsync(self, file: &File, name: &Path) -> Result<bool> {
+        let found = rustix::fs::fstatfs(file).map_err(failed("examining", name))?;
+        Ok(self.seals && u64::try_from(found.f_type) == Ok(BTRFS_SUPER_MAGIC))
+    }
+
+    /// Syncs what fsync(2) does not, of a file that has a name.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub(crate) fn settle(self, file: &File, name: &Path) -> Result<()> {
+        if self.is_beyond_fsync(file, name)? {
+            rustix::fs::syncfs(file).map_err(failed("syncing the filesystem of", name))?;
+        }
+        Ok(())
     }
 
     /// Enables fs-verity and compares. Returns whether the file has it now.
@@ -199,16 +221,6 @@ fn enable_patiently(file: &File) -> Result<(), Errno> {
 
 fn measure(file: &File, name: &Path) -> Result<Option<Measured>> {
     verity::measure(file.as_fd()).map_err(Error::kernel_on("measure", name))
-}
-
-/// Has the tree of a file that just got fs-verity reach the disk, where syncing the file does not do that: in the log that
-/// btrfs writes for fsync(2) is the flag of the file, but not the tree. After a power cut such a file cannot be opened.
-fn settle(file: &File, name: &Path) -> Result<()> {
-    let found = rustix::fs::fstatfs(file).map_err(failed("examining", name))?;
-    if u64::try_from(found.f_type) == Ok(BTRFS_SUPER_MAGIC) {
-        rustix::fs::syncfs(file).map_err(failed("syncing the filesystem of", name))?;
-    }
-    Ok(())
 }
 
 /// Writes the digest on the file. Where that cannot be, the kernel's measurement is all there is.
