@@ -94,11 +94,14 @@ eval "$(ctr snapshots --snapshotter erolith mounts /mnt look)"
 grep -x kept /mnt/file
 [[ ! -e /mnt/etc/passwd && -e /mnt/etc/group ]]
 umount /mnt
-ctr snapshots --snapshotter erolith rm look
+# containerd may have collected it: nothing refers to it.
+ctr snapshots --snapshotter erolith rm look || true
 ctr container rm second
 
 say "everything goes"
-ctr snapshots --snapshotter erolith rm mine
+ctr snapshots --snapshotter erolith rm mine || true
+# The import that was killed has left one.
+for lease in $(ctr leases ls -q); do ctr leases rm "$lease"; done
 ctr images rm --sync "$image"
 no_layers() { [[ -z $(ls "$layers") ]]; }
 eventually no_layers
