@@ -105,7 +105,8 @@ for lease in $(ctr leases ls -q); do ctr leases rm "$lease"; done
 ctr images rm --sync "$image"
 no_layers() { [[ -z $(ls "$layers") ]]; }
 eventually no_layers
-eventually eval '! findmnt -t erofs'
+no_mounts() { [[ -z $(findmnt -n -t erofs) ]]; }
+eventually no_mounts
 
 say "it starts when somebody calls"
 systemctl stop erolith.service
