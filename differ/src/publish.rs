@@ -57,6 +57,13 @@ pub trait Seal: fmt::Debug + Send + std::marker::Sync {
     /// What keeps the file from being sealed, or its bytes from the disk. The file is thrown away then, and has to be
     /// made again from its source.
     fn seal(&self, file: File, path: &Path, sync: Sync) -> std::result::Result<File, SealError>;
+
+    /// Does what the seal added to the file reach the disk only when the whole filesystem is synced, and the file has a
+    /// name then? It gets a second one for that.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    fn is_beyond_fsync(&self, file: &File, path: &Path) -> std::result::Result<bool, SealError>;
 }
 
 /// A name that a file is to have: a directory, held open, and a name in it.
@@ -93,11 +100,16 @@ impl Place {
     /// # Errors
     /// What the storage reports. Then the file does not have the name; another may have lost it.
     pub fn publish(&self, file: &File, sync: Sync) -> Result<()> {
-        let named = self.name(file, sync);
+        self.publish_settled(file, sync, false)
+    }
+
+    /// As [`Place::publish`], with a sync of the whole filesystem while the file has a second name.
+    fn publish_settled(&self, file: &File, sync: Sync, is_beyond_fsync: bool) -> Result<()> {
+        let named = self.name(file, sync, is_beyond_fsync);
         named.map_err(Error::io(format!("publishing {}", self.path.display())))
     }
 
-    fn name(&self, file: &File, sync: Sync) -> io::Result<()> {
+    fn name(&self, file: &File, sync: Sync, is_beyond_fsync: bool) -> io::Result<()> {
         let Some(name) = self.path.file_name() else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -106,7 +118,7 @@ impl Place {
             file.sync_all()?;
         }
         fault::point("output.after_sync")?;
-        self.link(file, name)?;
+        self.link(file, name, is_beyond_fsync)?;
         let durable = self.settle(sync);
         if durable.is_err() {
             // Whoever is told of a failure must not find a file.
@@ -124,17 +136,19 @@ impl Place {
         fault::point("output.after_dir_sync")
     }
 
-    /// Links the file to its name. Linking cannot replace a name, so that takes a short-lived second one; the lock
-    /// keeps others who publish in this directory away from it.
-    fn link(&self, file: &File, name: &OsStr) -> io::Result<()> {
+    /// Links the file to its name. Linking cannot replace a name, so that takes a short-lived second one, as does a sync of
+    /// the filesystem before the name is there; the lock keeps others who publish in this directory away from it.
+    fn link(&self, file: &File, name: &OsStr, is_beyond_fsync: bool) -> io::Result<()> {
         fault::point("output.before_name")?;
         let link = |name: &OsStr| {
             let proc = format!("/proc/self/fd/{}", file.as_raw_fd());
             rustix::fs::linkat(CWD, proc, &self.dir, name, AtFlags::SYMLINK_FOLLOW)
         };
-        match link(name) {
-            Err(Errno::EXIST) => {}
-            other => return Ok(other?),
+        if !is_beyond_fsync {
+            match link(name) {
+                Err(Errno::EXIST) => {}
+                other => return Ok(other?),
+            }
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let lock = rustix::fs::openat(&self.dir, c".", flags, Mode::empty())?;
@@ -147,7 +161,9 @@ impl Place {
             Err(e) => return Err(e.into()),
         }
         link(&second)?;
+        let settled = if is_beyond_fsync { rustix::fs::syncfs(file) } else { Ok(()) };
         let renamed = fault::point("output.after_link")
+            .and_then(|()| Ok(settled?))
             .and_then(|()| Ok(rustix::fs::renameat(&self.dir, &second, &self.dir, name)?));
         // It is still there after a failure, and when both are names of one file: then renaming does nothing.
         let _ = remove();
@@ -207,15 +223,13 @@ impl Unnamed {
         let Self { file, place, flusher } = self;
         // It has a descriptor, which is open for writing.
         drop(flusher);
+        let Some(seal) = seal else { return place.publish(&file, sync) };
         let path = &place.path;
-        let file = match seal {
-            None => file,
-            Some(seal) => seal.seal(file, path, sync).map_err(|source| {
-                let path = path.display().to_string();
-                Error::Seal { path, source }
-            })?,
-        };
-        place.publish(&file, sync)
+        let failed = |source| Error::Seal { path: path.display().to_string(), source };
+        let file = seal.seal(file, path, sync).map_err(failed)?;
+        let is_durable = sync == Sync::Durable;
+        let is_beyond_fsync = is_durable && seal.is_beyond_fsync(&file, path).map_err(failed)?;
+        place.publish_settled(&file, sync, is_beyond_fsync)
     }
 }
 
@@ -259,9 +273,9 @@ mod tests {
         assert_eq!(names(dir.path()), ["out"]);
     }
 
-    /// Puts a word behind the content, or fails.
+    /// Puts a word behind the content, or fails. The other one: is it beyond fsync(2)?
     #[derive(Debug)]
-    struct Word(Option<&'static str>);
+    struct Word(Option<&'static str>, bool);
 
     impl Seal for Word {
         fn seal(
@@ -274,23 +288,31 @@ mod tests {
             (&file).write_all(self.0.ok_or("no word")?.as_bytes())?;
             Ok(file)
         }
+
+        fn is_beyond_fsync(&self, _: &File, _: &Path) -> std::result::Result<bool, SealError> {
+            Ok(self.1)
+        }
     }
 
     #[test]
     fn a_file_is_sealed_before_it_has_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
-        let publish = |word| {
+        let publish = |word, is_beyond_fsync| {
             let pending = Unnamed::create(&path, 0o644).unwrap();
             pending.file().write_all(b"content").unwrap();
-            pending.publish_sealed(Sync::Durable, Some(&Word(word)))
+            pending.publish_sealed(Sync::Durable, Some(&Word(word, is_beyond_fsync)))
         };
-        let error = publish(None).unwrap_err();
+        let error = publish(None, false).unwrap_err();
         assert_eq!(error.code(), "seal");
         assert!(error.to_string().contains("no word"), "{error}");
         assert!(names(dir.path()).is_empty());
-        publish(Some(", sealed")).unwrap();
-        assert_eq!(read_to_string(&path).unwrap(), "content, sealed");
+        for is_beyond_fsync in [false, true] {
+            publish(Some(", sealed"), is_beyond_fsync).unwrap();
+            assert_eq!(read_to_string(&path).unwrap(), "content, sealed");
+            assert_eq!(names(dir.path()), ["out"]);
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

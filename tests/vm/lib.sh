@@ -1,4 +1,4 @@
-# Virtual machines with Debian's kernels under qemu; sourced, never run. KVM is not used: it is not everywhere.
+# Virtual machines with Debian's kernels under qemu; sourced, never run. KVM is not used: README.md tells why.
 #
 # A machine has no network. Everything is in its initramfs: busybox, modules, our programs with their libraries, and a
 # scenario, which is a shell script that process 1 ends with. Its filesystems are on virtio disks.

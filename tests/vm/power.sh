@@ -46,7 +46,8 @@ VM_MODULES=(virtio_pci virtio_blk loop overlay erofs "$FS" crc32c_generic)
 vm_initramfs "$WORK/initramfs" "$kernel" "$SCENARIO" "erolith=$erolith" "power=$power"
 truncate -s 1G "$WORK/power/disk"
 case $FS in
-    ext4) mkfs.ext4 -q -F "$WORK/power/disk" ;;
+    # With fs-verity, as btrfs has it: images are sealed.
+    ext4) mkfs.ext4 -q -F -O verity "$WORK/power/disk" ;;
     xfs) mkfs.xfs -q -f "$WORK/power/disk" ;;
     btrfs) mkfs.btrfs -q -f "$WORK/power/disk" ;;
     *) die "no filesystem $FS" ;;
@@ -55,7 +56,8 @@ say "$ROUNDS cuts of Linux $KERNEL on $FS, seed $SEED, sync $SYNC"
 status=0
 python3 -B tests/vm/power.py --dir "$WORK/power" --disk "$WORK/power/disk" --fs "$FS" --sync "$SYNC" --append "$VM_APPEND" \
     --rounds "$ROUNDS" --seed "$SEED" -- "${VM_MACHINE[@]}" -kernel "$kernel/vmlinuz" -initrd "$WORK/initramfs" || status=$?
-[[ ! -d $WORK/power-failed ]] || { rm -rf /var/tmp/erolith-power-failed && mv "$WORK/power-failed" /var/tmp/erolith-power-failed; }
+failed=/var/tmp/erolith-power-failed-$SEED
+[[ ! -d $WORK/power-failed ]] || { rm -rf "$failed" && mv "$WORK/power-failed" "$failed"; }
 if [[ $SYNC == false ]]; then
     [[ $status -eq 1 ]] || die "a daemon that does not sync lost nothing: the check does not see it, or there were few cuts"
     say "losses were found, as they must"

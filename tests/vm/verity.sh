@@ -32,7 +32,7 @@ need_root
 vm_packages
 [[ $# -gt 0 ]] || set -- 6.1
 cd "$EROLITH_REPO"
-tests=$(vm_test_program -p erolith-snapshotter --lib)
+tests=$(vm_build erolith_snapshotter test -p erolith-snapshotter --lib --no-run)
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT
 for name in "$@"; do

@@ -175,7 +175,7 @@ impl Prober {
     /// Mounts an image from a file, or by a loop device where that is the way.
     fn mount(&self, spec: &Spec<'_>) -> Result<OwnedFd, Failure> {
         let image = self.file(&images::build(spec))?;
-        let context = FsContext::open("erofs")?;
+        let context = read_only_erofs()?;
         if self.caps.has(Feature::FileBacked) {
             context.file("source", image.as_fd())?;
             return Ok(context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?);
@@ -188,7 +188,7 @@ impl Prober {
     fn file_backed(&self) -> Attempt {
         self.needs(Feature::Erofs)?;
         let image = self.file(&images::build(&PLAIN))?;
-        let context = FsContext::open("erofs")?;
+        let context = read_only_erofs()?;
         context.file("source", image.as_fd())?;
         context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?;
         Ok(format!("mounted an image from {}", self.caps.place.fs_type))
@@ -359,13 +359,24 @@ impl Prober {
     }
 }
 
+/// The filesystem itself has to be read-only too: else the kernel opens a loop device for writing, which it is not for.
+fn read_only_erofs() -> Result<FsContext> {
+    let context = FsContext::open("erofs")?;
+    context.flag("ro")?;
+    Ok(context)
+}
+
 /// Mounts an overlay over directories in `dir`, and writes a file.
 fn written_overlay(dir: &Path) -> Result<(), Failure> {
     let names = ["lowerdir", "upperdir", "workdir"];
     let context = FsContext::open("overlay")?;
+    // Before Linux 6.5 their names are looked up when the overlay is made, and not before.
+    let mut dirs = Vec::with_capacity(names.len());
     for name in names {
         make_dir(&dir.join(name), 0o700)?;
-        context.file(name, open_dir(&dir.join(name))?.as_fd())?;
+        let opened = open_dir(&dir.join(name))?;
+        context.file(name, opened.as_fd())?;
+        dirs.push(opened);
     }
     let mount = context.mount(MountAttrFlags::empty())?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -411,6 +422,22 @@ mod tests {
             assert_ne!(row.evidence, "not tried", "{}", row.feature.name());
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// As on a kernel that mounts no files.
+    #[test]
+    fn images_are_tried_through_loop_devices() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let caps = KernelCaps::probe(dir.path()).unwrap();
+        if !(caps.has(Feature::Block(12)) && caps.has(Feature::Loop)) {
+            assert!(std::env::var_os("CI").is_none(), "no EROFS, or no loop devices");
+            println!("skipped: no EROFS, or no loop devices");
+            return;
+        }
+        let fd = rustix::fs::open(dir.path(), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let caps = KernelCaps::from_parts(caps.place, [(Feature::Erofs, Ok(String::new()).into())]);
+        let prober = Prober { dir: fd.unwrap(), caps };
+        assert!(prober.image(&PLAIN).is_ok());
     }
 
     /// The control of the attempts: an image with something that no kernel has is refused, so an image that

@@ -85,7 +85,10 @@ pub(crate) trait Layers {
     /// The image of the layer `id`.
     fn image(&self, id: u64) -> PathBuf;
 
-    /// Refuses an image that is not what it should be. `file` is the descriptor that is mounted then.
+    /// Refuses an image whose hash tree is not the one that it should have, before a device is made of what it says.
+    fn require_tree(&self, id: u64, image: &Path) -> Result<()>;
+
+    /// Refuses an image that is not what it should be otherwise. `file` is the descriptor that is mounted then.
     fn require_sound(&self, id: u64, image: &Path, file: &File) -> Result<()>;
 
     /// Is told of the layer that could not be mounted.
@@ -222,6 +225,7 @@ impl Lowers {
         let image = &layers.image(id);
         let file = open_image(id, image)?;
         make_place(place)?;
+        layers.require_tree(id, image)?;
         let device = self.devices.open(id, image, &file)?;
         let (mounted, backing) = match &device {
             Some(device) => (&device.file, Backing::File),

@@ -19,6 +19,9 @@ use crate::{Error, Result};
 /// The digest of an image, on its file. Only root can set it, and no container sees it.
 const NOTE: &str = "trusted.erolith.verity";
 
+/// `BTRFS_SUPER_MAGIC` of `include/uapi/linux/magic.h`.
+const BTRFS_SUPER_MAGIC: u64 = 0x9123_683e;
+
 /// How often, and how long between, it is tried to enable fs-verity on a file that is open for writing. A process that
 /// was forked meanwhile has our descriptors until it starts its program.
 const TRIES: u32 = 100;
@@ -49,8 +52,9 @@ impl Protector {
     /// is read-only; the one that was given is closed, since a writer stands in the way.
     ///
     /// With `is_durable` the bytes are synced while their digest is computed. What fs-verity and the note add has to be
-    /// synced by the caller, on the descriptor that is given back, before the file gets its name. A sync that fails means
-    /// that the image has to be made again: nobody knows what reached the disk.
+    /// synced by the caller, on the descriptor that is given back, before the file gets its name; see also
+    /// [`Self::is_beyond_fsync`]. A sync that fails means that the image has to be made again: nobody knows what reached
+    /// the disk.
     ///
     /// # Errors
     /// [`Error::Storage`], [`Error::Kernel`] when fs-verity cannot be enabled where it is required, and
@@ -91,6 +95,9 @@ impl Protector {
             Step::Seal => {
                 let digest = Digest::of(file, &mut |_| {}).map_err(failed("reading", name))?;
                 let is_enforced = self.enable(file, name, digest)?;
+                if is_enforced {
+                    self.settle(file, name)?;
+                }
                 note(file, digest);
                 Ok(Some(Pin { digest, is_enforced }))
             }
@@ -107,6 +114,30 @@ impl Protector {
         }
         let measured = measure(file, name)?;
         super::judge(self.verity, pin, measured).map_err(|fault| unsealed(name, fault))
+    }
+
+    /// Does it take a sync of the whole filesystem for what fs-verity added to reach the disk? And only once the file has a
+    /// name, though not the one by which others find it.
+    ///
+    /// In the log that btrfs writes for fsync(2) is the flag of the file, and not the tree. And a file that had no name
+    /// when the filesystem was synced has its tree taken away when that log is replayed. Neither can be opened then.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub fn is_beyond_fsync(self, file: &File, name: &Path) -> Result<bool> {
+        let found = rustix::fs::fstatfs(file).map_err(failed("examining", name))?;
+        Ok(self.seals && u64::try_from(found.f_type) == Ok(BTRFS_SUPER_MAGIC))
+    }
+
+    /// Syncs what fsync(2) does not, of a file that has a name.
+    ///
+    /// # Errors
+    /// [`Error::Storage`].
+    pub(crate) fn settle(self, file: &File, name: &Path) -> Result<()> {
+        if self.is_beyond_fsync(file, name)? {
+            rustix::fs::syncfs(file).map_err(failed("syncing the filesystem of", name))?;
+        }
+        Ok(())
     }
 
     /// Enables fs-verity and compares. Returns whether the file has it now.

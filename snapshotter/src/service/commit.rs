@@ -293,6 +293,7 @@ fn convert(
     let (converted, image) = (dir.join(CONVERTED), dir.join(IMAGE));
     files::name(&file, &converted)?;
     point("commit.after_name")?;
+    protector.settle(&file, dir)?;
     rustix::fs::linkat(CWD, &converted, CWD, &image, AtFlags::empty())
         .map_err(failed("naming", &image))?;
     point("commit.after_link")

@@ -132,14 +132,7 @@ impl Snapshotter {
         snapshot: &Snapshot,
         maps: Option<&IdMaps>,
     ) -> Result<()> {
-        let parent = snapshot.parents.first().copied();
-        if let Some((uid, gid)) = self.owner_of(parent, maps)? {
-            let upper = fresh.path.join(UPPER);
-            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(CWD, &upper, Some(uid), Some(gid), flags)
-                .map_err(failed("setting the owner of", &upper))?;
-        }
+        self.own_upper(&fresh.path, snapshot.parents.first().copied(), maps)?;
         if let Some(bytes) = fresh.limit {
             self.uppers.number(&fresh.path, snapshot.id, bytes)?;
         }
@@ -161,6 +154,20 @@ impl Snapshotter {
             sync_dir(&self.snapshots)?;
         }
         point("create.after_sync")
+    }
+
+    /// Gives the upper directory in `dir` its owner.
+    pub(super) fn own_upper(
+        &self,
+        dir: &Path,
+        parent: Option<u64>,
+        maps: Option<&IdMaps>,
+    ) -> Result<()> {
+        let Some((uid, gid)) = self.owner_of(parent, maps)? else { return Ok(()) };
+        let upper = dir.join(UPPER);
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::chownat(CWD, &upper, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed("setting the owner of", &upper))
     }
 
     /// Who owns the root directory: whom the maps say, else who owns that of the parent.

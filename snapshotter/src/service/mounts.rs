@@ -146,6 +146,7 @@ impl Snapshotter {
         let path = layers.image(id);
         let file = layerdir::open_image(id, &path)?;
         inspect(&path.display().to_string(), &file, &[])?;
+        layers.require_tree(id, &path)?;
         layers.require_sound(id, &path, &file)
     }
 }

@@ -1,39 +1,35 @@
 //! What a process that was killed, or a power cut, left half-done. Directories without a snapshot are no business of
 //! a start: cleanup removes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::cleanup::number;
 use super::{Snapshotter, commit};
 use crate::Result;
 use crate::fault::point;
-use crate::files::{names, stat};
+use crate::files::{ensure_dir, names, stat};
 use crate::layerdir::record::{self, COMMITTING, RECORD};
-use crate::layerdir::{CONVERTED, UPPER};
+use crate::layerdir::{CONVERTED, IMAGE, UPPER, WORK};
 use crate::lowers::IdMaps;
 use crate::store::{Filters, Kind, Snapshot};
+
+/// What is wrong with the directories, by their numbers.
+struct Survey {
+    /// They are not there, or were not made to their end.
+    missing: BTreeSet<u64>,
+    /// They have an image and no upper directory.
+    hollow: BTreeSet<u64>,
+    /// Their commit was cut short.
+    unfinished: Vec<u64>,
+    /// They have no record.
+    unwritten: Vec<u64>,
+}
 
 impl Snapshotter {
     /// Looks at every directory once, and at the rows only when something is wrong.
     pub(super) fn recover(&self) -> Result<()> {
-        let mut missing = self.store.ids()?;
-        let (mut unfinished, mut unwritten) = (Vec::new(), Vec::new());
-        for id in names(&self.snapshots)?.iter().filter_map(|name| number(name)) {
-            // A directory without an upper directory was not made to its end.
-            let is_made = stat(&self.dir(id).join(UPPER))?.is_some();
-            let is_converted = stat(&self.dir(id).join(CONVERTED))?.is_some();
-            if is_made || is_converted {
-                missing.remove(&id);
-            }
-            if is_converted || stat(&self.dir(id).join(COMMITTING))?.is_some() {
-                unfinished.push(id);
-            }
-            // Before there were records, or a power cut took what was in it.
-            if stat(&self.dir(id).join(RECORD))?.is_none_or(|record| record.st_size == 0) {
-                unwritten.push(id);
-            }
-        }
-        let is_whole = missing.is_empty() && unfinished.is_empty();
+        let Survey { missing, hollow, unfinished, unwritten } = self.survey()?;
+        let is_whole = missing.is_empty() && hollow.is_empty() && unfinished.is_empty();
         if is_whole && !self.config.immutable {
             self.write_records(unwritten);
             return Ok(());
@@ -44,6 +40,9 @@ impl Snapshotter {
             if snapshot.kind == Kind::Committed {
                 self.protect_from_hands(*id);
             }
+        }
+        for (_, snapshot) in hollow.iter().filter_map(|id| rows.get(id)) {
+            self.mend(snapshot)?;
         }
         for id in unfinished {
             match rows.get(&id).map(|(_, snapshot)| snapshot.kind) {
@@ -59,6 +58,45 @@ impl Snapshotter {
         }
         self.write_records(unwritten);
         Ok(())
+    }
+
+    fn survey(&self) -> Result<Survey> {
+        let mut missing = self.store.ids()?;
+        let (mut hollow, mut unfinished, mut unwritten) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for id in names(&self.snapshots)?.iter().filter_map(|name| number(name)) {
+            let dir = self.dir(id);
+            let has_upper = stat(&dir.join(UPPER))?.is_some();
+            let is_converted = stat(&dir.join(CONVERTED))?.is_some();
+            let has_image = is_converted || stat(&dir.join(IMAGE))?.is_some();
+            // A directory with neither was not made to its end.
+            if has_upper || has_image {
+                missing.remove(&id);
+            }
+            if has_image && !has_upper {
+                hollow.insert(id);
+            }
+            if is_converted || stat(&dir.join(COMMITTING))?.is_some() {
+                unfinished.push(id);
+            }
+            // Before there were records, or a power cut took what was in it.
+            if stat(&dir.join(RECORD))?.is_none_or(|record| record.st_size == 0) {
+                unwritten.push(id);
+            }
+        }
+        Ok(Survey { missing, hollow, unfinished, unwritten })
+    }
+
+    /// Makes the upper directory of a layer anew. The end of a commit exchanges it for an empty one, and after a power cut
+    /// btrfs may know that the old one went, and of no new one.
+    fn mend(&self, snapshot: &Snapshot) -> Result<()> {
+        let Snapshot { id, kind, parents, labels, .. } = snapshot;
+        tracing::warn!(id, "an upper directory was lost; it starts empty");
+        let dir = self.dir(*id);
+        ensure_dir(&dir.join(UPPER), 0o755)?;
+        if *kind == Kind::Active {
+            ensure_dir(&dir.join(WORK), 0o711)?;
+        }
+        self.own_upper(&dir, parents.first().copied(), IdMaps::from_labels(labels)?.as_ref())
     }
 
     /// Does what a commit does once the database has it.

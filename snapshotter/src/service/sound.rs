@@ -152,6 +152,13 @@ impl Layers for Judged<'_> {
         self.service.dir(id).join(IMAGE)
     }
 
+    fn require_tree(&self, id: u64, image: &Path) -> Result<()> {
+        if !self.service.config.dm_verity.looks() {
+            return Ok(());
+        }
+        require_tree(image, self.service.store.tree_of(id)?)
+    }
+
     fn require_sound(&self, id: u64, image: &Path, file: &File) -> Result<()> {
         let is_link = layerdir::is_link(image)?;
         if !is_link {
@@ -160,9 +167,6 @@ impl Layers for Judged<'_> {
             if pin.is_some() || self.is_layer(id)? {
                 self.service.protector().require(file, image, pin)?;
             }
-        }
-        if self.service.config.dm_verity.looks() {
-            require_tree(image, self.service.store.tree_of(id)?)?;
         }
         layerdir::require_checked(image, file)
     }

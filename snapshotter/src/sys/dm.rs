@@ -198,7 +198,8 @@ impl DeviceMapper {
         }
     }
 
-    /// What a device's target says of itself: dm-verity says `V`, and `C` once it met a block that is not what it should be.
+    /// What a device's target says of itself: dm-verity says `V` first, and `C` once it met a block that is not what it should
+    /// be.
     ///
     /// # Errors
     /// The kernel's answer.

@@ -110,7 +110,8 @@ fn devices_are_what_was_asked_for_and_several_of_a_layer_can_be() {
     assert_eq!(names, ["erolith-test-devices-7-0", "erolith-test-devices-7-1"]);
     let parameters = mapper.parameters(&first.name).unwrap();
     assert!(parameters.contains(" 4096 4096 20 21 sha256 "), "{parameters}");
-    assert_eq!(mapper.status(&second.name).unwrap(), "V");
+    // Newer kernels say more behind it.
+    assert!(mapper.status(&second.name).unwrap().starts_with('V'));
     let mut bytes = vec![0; 20 * 4096];
     first.file.read_exact_at(&mut bytes, 0).unwrap();
     assert!(bytes.iter().all(|&byte| byte == 7));

@@ -40,6 +40,10 @@ impl Seal for Sealed {
     fn seal(&self, file: File, path: &Path, sync: Sync) -> Result<File, SealError> {
         Ok(self.0.seal(file, path, sync == Sync::Durable)?)
     }
+
+    fn is_beyond_fsync(&self, file: &File, path: &Path) -> Result<bool, SealError> {
+        Ok(self.0.is_beyond_fsync(file, path)?)
+    }
 }
 
 /// A layer as its descriptor describes it, with numbers that can be, and what there is for its processors.

@@ -116,6 +116,34 @@ fn a_lost_layer_is_reported_and_not_invented() {
     });
 }
 
+/// A power cut may take the upper directory that a commit exchanged, and not what was synced beside it.
+#[test]
+fn a_layer_without_an_upper_directory_is_not_lost() {
+    with_mounts(|site| {
+        let service = site.open();
+        let id = layer(&service, "A", "");
+        std::os::unix::fs::chown(service.dir(id).join("fs"), Some(3), Some(4)).unwrap();
+        let (above, cut) = (layer(&service, "B", "A"), layer(&service, "C", "A"));
+        let names = [service.dir(cut).join("layer.erofs"), service.dir(cut).join("commit.erofs")];
+        fs::hard_link(&names[0], &names[1]).unwrap();
+        for id in [above, cut] {
+            fs::remove_dir_all(service.dir(id).join("fs")).unwrap();
+        }
+        drop(service);
+        let service = site.open();
+        service.cleanup().unwrap();
+        assert!(!names[1].exists());
+        for (parent, id) in [("B", above), ("C", cut)] {
+            let upper = fs::metadata(service.dir(id).join("fs")).unwrap();
+            assert_eq!((upper.uid(), upper.gid()), (3, 4));
+            let key = format!("on {parent}");
+            let tree =
+                Tree::of(&service.prepare(&key, parent, &none()).unwrap(), site.target(parent));
+            assert_eq!(tree.names(""), ["A", parent]);
+        }
+    });
+}
+
 #[test]
 fn a_lost_database_is_refused_and_not_taken_for_an_empty_one() {
     with_mounts(|site| {

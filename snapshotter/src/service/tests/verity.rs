@@ -174,7 +174,7 @@ fn a_changed_bit_of_a_file_cannot_be_read_and_is_named() {
         let view = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
         let refused = fs::read(view.join("large")).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
-        assert_eq!(device_mapper().unwrap().status(&devices(site)[0]).unwrap(), "C");
+        assert!(device_mapper().unwrap().status(&devices(site)[0]).unwrap().starts_with('C'));
         let file = File::open(&image).unwrap();
         match dmverity::verify(&file, verity.hash_offset, verity.root, &|| false).unwrap_err() {
             dmverity::Error::Block { holds: Holds::Data, block: 3, offset: 12288 } => {}
