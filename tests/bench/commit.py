@@ -28,11 +28,15 @@ class Changed:
         server.must("ctr", "images", "mount", "--snapshotter", snapshotter, "image:latest", target)
         server.must("ctr", "images", "unmount", target)
         rows = [line.split() for line in server.must(*self.snapshots, "ls").splitlines()[1:]]
-        parents = {row[1] for row in rows}
-        (self.top,) = [row[0] for row in rows if row[-1] == "Committed" and row[0] not in parents - {target}]
+        # Without what stood on them while they were unpacked.
+        layers = [row for row in rows if row[-1] == "Committed"]
+        parents = {row[1] for row in layers}
+        (top,) = [row[0] for row in layers if row[0] not in parents]
         for name, script in CHANGES.items():
-            server.must(*self.snapshots, "prepare", name, self.top)
+            server.must(*self.snapshots, "prepare", name, top)
             mount = server.must(*self.snapshots, "mounts", target, name)
+            # fsconfig(2) cuts an option at 256 bytes.
+            mount = f"export LIBMOUNT_FORCE_MOUNT2=always\n{mount}"
             server.must("exec", "sh", "-euc", f"{mount}\ncd {target}\n{script}\ncd /\numount {target}")
 
     def commit(self, name, changes, media_type, peer):
