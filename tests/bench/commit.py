@@ -54,7 +54,7 @@ def tables(place):
         few, many = "10 changed files in 31,000, gzip", "200 MB of Python packages"
         theirs = "containerd, overlayfs and walking"
         yield Table(
-            "commit (disk)",
+            "Commits (disk)",
             few,
             [
                 ours.commit("erolith serve", "few", f"{TAR}+gzip", False),
@@ -65,7 +65,7 @@ def tables(place):
             rounds=3,
         )
         yield Table(
-            "commit (disk)",
+            "Commits (disk)",
             many,
             [
                 ours.commit("erolith serve, gzip", "many", f"{TAR}+gzip", False),

@@ -1,19 +1,16 @@
 //! Layers that are only looked at: whatever they are stored as, each is an image, which has no name and is gone when nobody
 //! has it open.
 
-use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use erolith_mkfs::build::Options;
 use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
-use erolith_mkfs::io::{ReadAt as _, scratch_in};
-use rustix::fs::{CWD, Mode, OFlags};
+use erolith_mkfs::io::ReadAt as _;
 
 use super::Lowers;
 use super::work::{Order, Room, Source, Task, check_image};
-use crate::content::{Blob, Staging};
+use crate::content::{Blob, Nameless};
 use crate::decode::{Cancel, OnBytes, Request};
 use crate::{Compression, Error, LayerType, Result};
 
@@ -26,33 +23,6 @@ pub struct Look {
     pub cancel: Cancel,
     /// Is told of the bytes of blobs that were read.
     pub progress: OnBytes,
-}
-
-/// A file without a name.
-#[derive(Debug)]
-struct Nameless {
-    file: File,
-    dir: OwnedFd,
-}
-
-impl Nameless {
-    fn new(dir: &Path) -> Result<Self> {
-        let failed = || Error::io(format!("making an image in {}", dir.display()));
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(CWD, dir, flags, Mode::empty());
-        let opened = opened.map_err(|e| failed()(e.into()))?;
-        Ok(Self { file: scratch_in(opened.as_fd()).map_err(failed())?, dir: opened })
-    }
-}
-
-impl Staging for Nameless {
-    fn file(&self) -> &File {
-        &self.file
-    }
-
-    fn scratch_dir(&self) -> Result<OwnedFd> {
-        self.dir.try_clone().map_err(Error::io("duplicating a descriptor"))
-    }
 }
 
 impl Lowers for &[Blob] {
@@ -82,7 +52,7 @@ impl Look {
         let (source, told) = (Source::Stored(blob), self.progress.clone());
         let order = Order { task, source, told, request };
         let built = Room::Here.convert(Nameless::new(&self.scratch)?, order, &below)?;
-        let file = built.staging.file;
+        let file = built.staging.into_file();
         let size = file.metadata().map_err(Error::io("examining an image"))?.len();
         Ok(Blob::new(Arc::new(file), 0, size))
     }

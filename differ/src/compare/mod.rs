@@ -4,24 +4,26 @@
 //! the same bytes, whatever machine compresses them: they come in the order of their names, and nothing comes from the
 //! clock, the host or the number of threads. Times after `source_date_epoch` become that time.
 
+mod layers;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use erolith_mkfs::build::{Builder, Finish, Options, Timestamp};
 use erolith_mkfs::changeset::{Changeset, Form, Member, Written};
-use erolith_mkfs::io::{FileSink, scratch_in};
+use erolith_mkfs::io::FileSink;
 use erolith_mkfs::meta::Meta;
 use erolith_mkfs::overlay::{Change, How, Marks, Owners, Stack, What, changes};
-use rustix::fs::{CWD, Mode, OFlags};
 
+use crate::content::{Nameless, Staging as _};
 use crate::decode::{Cancel, OnBytes};
 use crate::encode::encode;
 use crate::{Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, OCI_LAYER, Result};
+
+pub use layers::{directory, image};
 
 /// Bytes of a file that are read at a time.
 const PIECE: usize = 256 << 10;
@@ -199,21 +201,17 @@ impl Compare {
 
     /// Makes the image, in a file without a name.
     fn image(&self, changes: &[Change]) -> Result<File> {
-        let failed = || Error::io(format!("making an image in {}", self.scratch.display()));
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(CWD, &self.scratch, flags, Mode::empty());
-        let dir: OwnedFd = dir.map_err(|e| failed()(e.into()))?;
-        let file = scratch_in(std::os::fd::AsFd::as_fd(&dir)).map_err(failed())?;
-        let image = file.try_clone().map_err(failed())?;
+        let image = Nameless::new(&self.scratch)?;
+        let file = image.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
         let timestamp = self.source_date_epoch.map_or(Timestamp::Keep, Timestamp::Clamp);
         let options = Options { timestamp, ..Options::default() };
-        let mut builder = Builder::new(FileSink::new(file, dir), options)?;
+        let mut builder = Builder::new(FileSink::new(file, image.scratch_dir()?), options)?;
         builder.fill_from_changes(changes, |change| {
             self.progress.tell(change.size());
             self.cancel.check()
         })?;
         builder.finish(&Finish::default())?;
-        Ok(image)
+        Ok(image.into_file())
     }
 
     fn copy_image(&self, image: &mut File, out: &mut dyn Write) -> Result<()> {

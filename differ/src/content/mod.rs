@@ -7,6 +7,7 @@
 mod blob;
 mod dir;
 mod layout;
+mod nameless;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ use std::os::fd::OwnedFd;
 pub use blob::{Blob, BlobReader};
 pub(crate) use dir::{Dir, spool};
 pub use layout::OciLayout;
+pub(crate) use nameless::Nameless;
 
 use crate::{Digest, Result};
 

@@ -1,28 +1,23 @@
 //! A commit without containerd: an upper directory, what is below it, and files.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use erolith_differ::commit::layout::{self, Addition, Written};
-use erolith_differ::compare::{Compare, Compared};
+use erolith_differ::compare::{Compare, Compared, directory};
 use erolith_differ::content::Staging as _;
 use erolith_differ::decode::Cancel;
-use erolith_differ::oci::{Destination, Image, Location, Select, Source};
+use erolith_differ::oci::{Destination, Location, Select, Source};
 use erolith_differ::publish::{Sync, Unnamed};
-use erolith_differ::{Compression, LayerType};
-use erolith_mkfs::check::{self, Limits};
-use erolith_mkfs::image;
-use erolith_mkfs::io::ReadAt;
 use erolith_mkfs::overlay::{Layer, Marks, Stack};
-use rustix::fs::{Mode, OFlags};
 
 use super::Args;
 use super::options::{latest, layer_format, note};
 use super::show::{Committed, Made};
-use crate::exit::{BadInput, Usage};
-use crate::source::Source as Device;
+use crate::cli::layers::Opener;
+use crate::exit::Usage;
 
 /// What the history says of a layer when no container is known.
 const CREATED_BY: &str = "erolith commit";
@@ -65,10 +60,13 @@ pub(super) fn layer(
     output: &Path,
     cancel: &Cancel,
 ) -> anyhow::Result<Made> {
-    let lowers = args.lower.iter().map(|path| lower(path)).collect::<anyhow::Result<_>>()?;
-    let sides = Sides::of(args, upper, lowers)?;
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let compare = compare(args, parent.unwrap_or(Path::new(".")), cancel)?;
+    let scratch = parent.unwrap_or(Path::new("."));
+    let compare = compare(args, scratch, cancel)?;
+    let opener = Opener::new(scratch, cancel);
+    let lower = |path: &PathBuf| opener.path(path).with_context(|| path.display().to_string());
+    let lowers = args.lower.iter().map(lower).collect::<anyhow::Result<_>>()?;
+    let sides = Sides::of(args, upper, lowers)?;
     let file = Unnamed::create(output, 0o666)?;
     let compared = sides.write(&compare, file.file())?;
     file.publish(Sync::Durable)?;
@@ -94,7 +92,9 @@ pub(super) fn image(
     let [below] = source.images.as_slice() else {
         return Err(Usage(format!("{base} is not a single image")).into());
     };
-    let sides = Sides::of(args, upper, lowers_of(&source, below, base)?)?;
+    let lowers = Opener::new(scratch, cancel).layers(&source, below);
+    let lowers = lowers.with_context(|| format!("the image below, {base}"))?;
+    let sides = Sides::of(args, upper, lowers)?;
     let media_type = compare.format.media_type();
     let note = note(args, compare.source_date_epoch, CREATED_BY.to_owned());
     let addition = Addition { media_type: &media_type, changes: &args.change, note: &note, cancel };
@@ -111,49 +111,4 @@ pub(super) fn image(
         layer: added.layer,
         base: Some((base.to_string(), added.base)),
     })))
-}
-
-/// The layers of an image, the topmost first.
-fn lowers_of(
-    source: &Source,
-    image: &Image,
-    location: &Location,
-) -> anyhow::Result<Vec<Arc<Layer>>> {
-    let mut lowers = Vec::with_capacity(image.layers.len());
-    for layer in image.layers.iter().rev() {
-        if layer.layer_type != (LayerType::Erofs { compression: Compression::None }) {
-            let text = format!(
-                "{location} has layers that are no plain EROFS images, so what was there before cannot be looked up; \
-                 `erolith convert` makes such an image of it"
-            );
-            return Err(BadInput(text).into());
-        }
-        let name = || format!("layer {} of {location}", layer.diff_id);
-        lowers.push(opened(Arc::new(source.blob(layer)?), &name)?);
-    }
-    Ok(lowers)
-}
-
-/// An image or a directory.
-fn lower(path: &Path) -> anyhow::Result<Arc<Layer>> {
-    if path.is_dir() {
-        return directory(path);
-    }
-    opened(Arc::new(Device::open(path)?), &|| path.display().to_string())
-}
-
-/// An image, checked: what it says of its own structure is relied on.
-fn opened(file: Arc<dyn ReadAt>, name: &dyn Fn() -> String) -> anyhow::Result<Arc<Layer>> {
-    let report = check::check(&file, &[], &Limits::default()).with_context(name)?;
-    if let Some(finding) = report.errors().next() {
-        return Err(BadInput(format!("{}: {finding}", name())).into());
-    }
-    let image = image::Image::open(file, Vec::new()).with_context(name)?;
-    Ok(Layer::image(image))
-}
-
-fn directory(path: &Path) -> anyhow::Result<Arc<Layer>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from);
-    Ok(Layer::dir(dir.with_context(|| format!("opening {}", path.display()))?))
 }

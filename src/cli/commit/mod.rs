@@ -30,7 +30,7 @@ use crate::exit::Usage;
 ///
 /// With --upper, no containerd is asked: what changed is in the upper directory of an overlay that is not written to. With
 /// --output, the layer is written to a file; with --base, which is a location as `erolith convert` has them, to the image
-/// DESTINATION. The layers of that base must be EROFS images.
+/// DESTINATION. Layers that are archives are read once more for that, to look up what was there before.
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "erolith commit [OPTIONS] CONTAINER IMAGE\n       \
     erolith commit [OPTIONS] --upper DIR [--lower IMAGE]... --output LAYER\n       \
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// Upper directory of an overlay.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["address", "namespace", "snapshotter"])]
     upper: Option<PathBuf>,
-    /// Image or directory below it, once for each, the topmost first, as in the option lowerdir of overlayfs.
+    /// EROFS image, archive or directory below it, once for each, the topmost first, as in the option lowerdir of overlayfs.
     #[arg(long, value_name = "IMAGE", requires = "output", conflicts_with = "container")]
     lower: Vec<PathBuf>,
     /// File to write the layer to.

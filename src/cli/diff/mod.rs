@@ -12,7 +12,8 @@ use erolith_differ::decode::Cancel;
 use erolith_differ::oci::{Platform, Select};
 use erolith_mkfs::overlay::{Change, How, What, changes};
 
-use self::side::{Opener, Side};
+use self::side::Side;
+use crate::cli::layers::Opener;
 use crate::exit::NO;
 
 /// Show what changed between two images, layers or directories, or in a snapshot.
@@ -65,9 +66,10 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         None => Select::default(),
         Some(platform) => Select::Platforms(vec![platform.clone()]),
     };
-    let mut opener = Opener::new(&args.scratch, &select, &cancel);
+    let mut opener = Opener::new(&args.scratch, &cancel);
+    let mut open = |side: &Side| side.open(&mut opener, &select, &args.scratch);
     let (old, new) = match (&args.old, &args.new, &args.snapshot) {
-        (Some(old), Some(new), _) => (opener.open(old)?, opener.open(new)?),
+        (Some(old), Some(new), _) => (open(old)?, open(new)?),
         (_, _, key) => {
             side::of_snapshot(key.as_deref().unwrap_or_default(), args.address.as_deref())?
         }

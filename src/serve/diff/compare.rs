@@ -2,19 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_differ::Compression;
-use erolith_differ::compare::{Compare, Compared, Format};
+use erolith_differ::compare::{self, Compare, Compared, Format};
 use erolith_differ::decode::Cancel;
-use erolith_mkfs::image::Image;
-use erolith_mkfs::io::ReadAt;
 use erolith_mkfs::overlay::{Layer, Owners, Stack as Layers};
 use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
-use rustix::fs::{Mode, OFlags};
 use tracing::info;
 
 use super::Differ;
@@ -49,7 +45,7 @@ impl Opened {
         }
         let layer = match lower {
             Lower::Image(path) => open_image(path)?,
-            Lower::Dir(path) => open_dir(path)?,
+            Lower::Dir(path) => compare::directory(path)?,
         };
         self.0.insert(lower.clone(), Arc::clone(&layer));
         Ok(layer)
@@ -64,20 +60,7 @@ impl Opened {
 
 fn open_image(path: &Path) -> Result<Arc<Layer>> {
     let failed = |source| Error::Storage { action: "opening", path: path.to_owned(), source };
-    let file: Arc<dyn ReadAt> = Arc::new(File::open(path).map_err(failed)?);
-    let image = Image::open(file, Vec::new()).map_err(erolith_mkfs::Error::from);
-    Ok(Layer::image(image.map_err(erolith_differ::Error::from)?))
-}
-
-/// A directory as a layer.
-pub(crate) fn open_dir(path: &Path) -> Result<Arc<Layer>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(path, flags, Mode::empty());
-    let dir = dir.map_err(|errno| {
-        let source = io::Error::from(errno);
-        Error::Storage { action: "opening", path: path.to_owned(), source }
-    })?;
-    Ok(Layer::dir(dir))
+    Ok(compare::image(Arc::new(File::open(path).map_err(failed)?))?)
 }
 
 /// Is the directory of a snapshot one that nothing was written into?
@@ -128,7 +111,7 @@ impl Differ {
         let lowers = opened.lowers(stack)?;
         let (upper, owners) = match &stack.top {
             None => return Ok((lowers, Owners::default())),
-            Some(Top::Dir(dir)) => (open_dir(dir)?, Owners::default()),
+            Some(Top::Dir(dir)) => (compare::directory(dir)?, Owners::default()),
             Some(Top::Ours(dir)) => match self.snapshotter.written_in(dir) {
                 // A view of nothing is a directory of its own.
                 Err(erolith_snapshotter::Error::Finished { .. }) if is_empty(dir) => {

@@ -1,0 +1,72 @@
+//! Layers that a command looks at, whatever they are stored as.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use erolith_differ::apply::Look;
+use erolith_differ::compare::{directory, image};
+use erolith_differ::content::Blob;
+use erolith_differ::decode::{Cancel, OnBytes, Request};
+use erolith_differ::oci::{Image, Source};
+use erolith_mkfs::overlay::Layer;
+
+/// Opens layers. One that is met again is the same.
+pub(super) struct Opener {
+    look: Look,
+    /// By the diffIDs of the layer and of those below it, from which an archive takes attributes.
+    known: BTreeMap<Vec<String>, (Blob, Arc<Layer>)>,
+}
+
+impl Opener {
+    /// Archives become images without a name in the directory `scratch`.
+    pub(super) fn new(scratch: &Path, cancel: &Cancel) -> Self {
+        let (scratch, cancel) = (scratch.to_owned(), cancel.clone());
+        let look = Look { scratch, cancel, progress: OnBytes::default() };
+        Self { look, known: BTreeMap::new() }
+    }
+
+    /// The layers of an image, the topmost first.
+    ///
+    /// # Errors
+    /// What is wrong with a layer, and what the storage reports.
+    pub(super) fn layers(&mut self, from: &Source, of: &Image) -> anyhow::Result<Vec<Arc<Layer>>> {
+        let (mut chain, mut below, mut layers) = (Vec::new(), Vec::new(), Vec::new());
+        for layer in &of.layers {
+            chain.push(layer.diff_id.to_string());
+            let (blob, opened) = match self.known.get(&chain) {
+                Some(known) => known.clone(),
+                None => {
+                    let request = Request {
+                        layer_type: Some(layer.layer_type),
+                        blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
+                        diff_id: Some(layer.diff_id.clone()),
+                        ..Request::default()
+                    };
+                    let blob = self.look.image(from.blob(layer)?, request, &below)?;
+                    let opened = image(Arc::new(blob.clone()))?;
+                    self.known.insert(chain.clone(), (blob.clone(), Arc::clone(&opened)));
+                    (blob, opened)
+                }
+            };
+            below.insert(0, blob);
+            layers.insert(0, opened);
+        }
+        Ok(layers)
+    }
+
+    /// A directory, or a file that is an EROFS image or an archive.
+    ///
+    /// # Errors
+    /// As [`Opener::layers`].
+    pub(super) fn path(&self, path: &Path) -> anyhow::Result<Arc<Layer>> {
+        if path.is_dir() {
+            return Ok(directory(path)?);
+        }
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let blob = Blob::new(Arc::new(file), 0, size);
+        Ok(image(Arc::new(self.look.image(blob, Request::default(), &[])?))?)
+    }
+}
