@@ -95,9 +95,30 @@ const SHOW: &str = "cat /root/new; stat -c %a /root/new; tail -n 1 /etc/issue; \
 
 const SHOWN: &str = "new\n4755\nmore\nlink\npipe\n../new\n36\n";
 
+/// What `erolith diff` says of the snapshot of [`one`]: a letter and a path, for each of these paths that it names.
+fn changes(node: &Node, paths: &[&str]) -> Vec<String> {
+    let address = node.socket().display().to_string();
+    let erolith =
+        |words: &[&str]| node.exec(&[&[EROLITH], words, &["--address", &address]].concat());
+    let snapshots = erolith(&["snapshots", "ls", "--json", "kind==active"]);
+    let keys = snapshots.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let keys = keys.map(|info| info["key"].as_str().unwrap().to_owned());
+    let key = keys.into_iter().find(|key| key.ends_with(&one(node))).unwrap();
+    let said = erolith(&["diff", "--snapshot", &key]);
+    let line = |line: &str| {
+        let (letter, path) = (line.split_whitespace().next()?, line.split_whitespace().last()?);
+        paths.contains(&path).then(|| format!("{letter} {path}"))
+    };
+    said.lines().filter_map(line).collect()
+}
+
 fn life(containerd: Containerd) {
     let node = need!(node(containerd));
     exec(&node, CHANGES);
+    let paths =
+        ["/etc/debian_version", "/etc/issue", "/root/new", "/srv/data/", "/usr/bin/python3"];
+    let expected = ["D /etc/debian_version", "C /etc/issue", "A /root/new", "C /srv/data/"];
+    assert_eq!(changes(&node, &paths), expected);
     let name = "registry.test/made:1";
     let words =
         ["-a", "me", "-m", "why", "-c", "ENV A=$PATH:/b", "-c", "CMD [\"x\"]", &one(&node), name];

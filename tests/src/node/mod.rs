@@ -219,6 +219,11 @@ impl Node {
         self.setup.root.clone()
     }
 
+    /// Where the daemon listens.
+    pub fn socket(&self) -> PathBuf {
+        self.setup.socket()
+    }
+
     /// A path of the node's world as this process reaches it, mounts included.
     pub fn inside(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.world))
