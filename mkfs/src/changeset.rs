@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use crate::format::FileType;
 use crate::meta::{Meta, Xattr};
+use crate::names;
 use crate::overlay::{Marks, is_whiteout, undo_marks};
 use crate::tar::{Entry, Error, Kind, Problem, Writer};
 use crate::tree::{WHITEOUT, WHITEOUT_OPAQUE};
@@ -39,7 +40,7 @@ pub struct Member<'a> {
 
 impl Member<'_> {
     fn name(&self) -> &[u8] {
-        self.path.rsplit(|&b| b == b'/').next().unwrap_or_default()
+        names::split(self.path).1
     }
 }
 
@@ -103,9 +104,8 @@ impl<W: Write> Changeset<W> {
     /// # Errors
     /// Those of [`Writer::write_entry`].
     pub fn whiteout(&mut self, path: &[u8], meta: Meta) -> Result<(), Error> {
-        let slash = path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
-        let (parent, name) = path.split_at(slash);
-        self.mark([parent, WHITEOUT, name].concat(), meta)
+        let (parent, name) = names::split(path);
+        self.mark(names::join(parent, &[WHITEOUT, name].concat()), meta)
     }
 
     /// Says that nothing of the layers below is in the directory `path`.
@@ -113,8 +113,7 @@ impl<W: Write> Changeset<W> {
     /// # Errors
     /// Those of [`Writer::write_entry`].
     pub fn opaque(&mut self, path: &[u8], meta: Meta) -> Result<(), Error> {
-        let slash = if path.is_empty() { &[][..] } else { b"/" };
-        self.mark([path, slash, WHITEOUT_OPAQUE].concat(), meta)
+        self.mark(names::join(path, WHITEOUT_OPAQUE), meta)
     }
 
     /// An empty file whose name is what it says.

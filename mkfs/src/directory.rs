@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use crate::Error;
 use crate::format::FileType;
 use crate::meta::{Meta, Time, Xattr};
+use crate::names;
 use crate::tree::shown;
 
 /// A directory that is still to be read. Its descriptor is opened then: a tree may have more directories
@@ -40,14 +41,9 @@ pub fn walk<T, E: From<Error>>(
     let mut todo = Vec::from_iter(root_dir);
     while let Some(Pending { token, path, id }) = todo.pop() {
         let dir = open_dir(root, &path, Some(id))?;
-        let names = sorted_names(&dir).map_err(|e| failed(&path, e))?;
         let first = todo.len();
-        for name in names {
-            let mut path = path.clone();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name.to_bytes());
+        for name in sorted_names(&dir).map_err(|e| failed(&path, e))? {
+            let path = names::join(&path, name.to_bytes());
             let found = Found::look(dir.as_fd(), &name, &path)?;
             let id = found.id();
             if let Some(token) = visit(Some(&token), &found)? {

@@ -15,6 +15,7 @@ pub mod fsverity;
 pub mod image;
 pub mod io;
 pub mod meta;
+mod names;
 pub mod overlay;
 mod plan;
 mod source;

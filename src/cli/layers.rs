@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use erolith_differ::apply::Look;
-use erolith_differ::compare::{directory, image};
+use erolith_differ::compare::directory;
 use erolith_differ::content::Blob;
 use erolith_differ::decode::{Cancel, OnBytes, Request};
 use erolith_differ::oci::{Image, Source};
@@ -45,7 +45,7 @@ impl Opener {
                         ..Request::default()
                     };
                     let blob = self.look.image(from.blob(layer)?, request, &below)?;
-                    let opened = image(Arc::new(blob.clone()))?;
+                    let opened = Layer::image(Arc::new(blob.clone()))?;
                     self.known.insert(chain.clone(), (blob.clone(), Arc::clone(&opened)));
                     (blob, opened)
                 }
@@ -67,6 +67,6 @@ impl Opener {
         let file = File::open(path)?;
         let size = file.metadata()?.len();
         let blob = Blob::new(Arc::new(file), 0, size);
-        Ok(image(Arc::new(self.look.image(blob, Request::default(), &[])?))?)
+        Ok(Layer::image(Arc::new(self.look.image(blob, Request::default(), &[])?))?)
     }
 }

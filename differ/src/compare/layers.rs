@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use erolith_mkfs::image::Image;
-use erolith_mkfs::io::ReadAt;
 use erolith_mkfs::overlay::Layer;
 use rustix::fs::{CWD, Mode, OFlags};
 
@@ -19,13 +17,4 @@ pub fn directory(path: &Path) -> Result<Arc<Layer>> {
     let dir = rustix::fs::openat(CWD, path, flags, Mode::empty());
     let failed = Error::io(format!("opening directory {}", path.display()));
     Ok(Layer::dir(dir.map_err(|errno| failed(errno.into()))?))
-}
-
-/// An EROFS image as a layer. It was checked before.
-///
-/// # Errors
-/// What is wrong with its superblock and its tables.
-pub fn image(file: Arc<dyn ReadAt>) -> Result<Arc<Layer>> {
-    let image = Image::open(file, Vec::new()).map_err(erolith_mkfs::Error::from)?;
-    Ok(Layer::image(image))
 }

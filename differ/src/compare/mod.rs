@@ -23,7 +23,7 @@ use crate::decode::{Cancel, OnBytes};
 use crate::encode::encode;
 use crate::{Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, OCI_LAYER, Result};
 
-pub use layers::{directory, image};
+pub use layers::directory;
 
 /// Bytes of a file that are read at a time.
 const PIECE: usize = 256 << 10;

@@ -7,6 +7,7 @@ use super::dir::ReadDir;
 use super::fault::{Corruption, Error, Fault};
 use super::inode::Inode;
 use crate::io::ReadAt;
+use crate::names;
 
 /// Deepest nesting of directories that is walked. A path of 4096 bytes, the longest Linux takes, has at most
 /// half as many components.
@@ -27,7 +28,7 @@ impl WalkEntry<'_> {
     /// The last component of the path.
     #[must_use]
     pub fn name(&self) -> &[u8] {
-        self.path.rsplit(|&b| b == b'/').next().unwrap_or_default()
+        names::split(self.path).1
     }
 }
 

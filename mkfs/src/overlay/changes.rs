@@ -9,6 +9,7 @@ use crate::directory::Found;
 use crate::format::FileType;
 use crate::image::{DEPTH_MAX, Image, Inode};
 use crate::meta::{Meta, Xattr};
+use crate::names;
 use crate::tree::{IMPLICIT_DIR, shown};
 
 /// Bytes of two files that are compared at a time.
@@ -223,8 +224,7 @@ impl<'a> Comparison<'a> {
             };
             go_on()?;
             let dir = list.get(frame.index).map_or(&[][..], |change: &Change| &change.path);
-            let slash = if dir.is_empty() { &[][..] } else { b"/" };
-            let path = [dir, slash, &name].concat();
+            let path = names::join(dir, &name);
             let old = match &frame.old {
                 Some(dir) => self.old.child(dir, &path)?,
                 None => None,
@@ -315,27 +315,20 @@ impl<'a> Comparison<'a> {
             (_, None) => {}
             (old, Some(new)) => {
                 (meta, xattrs) = self.attributes(self.new, new, &path)?;
+                hides = old.as_ref().is_some_and(|old| self.hides(new, old));
                 what = match old {
                     None => What::Added,
-                    Some(old) => self.compare(old, new, meta, &xattrs, &path)?,
+                    Some(old) => {
+                        let start = Differences { content: hides, ..Differences::default() };
+                        self.compare(old, new, (meta, &xattrs), &path, start)?
+                    }
                 };
-                let is_both = new.is_dir() && old.as_ref().is_some_and(Shown::is_dir);
-                hides = is_both && old.as_ref().is_some_and(|old| self.hides(new, old));
             }
         }
-        let index = list.len();
-        let dir = new.clone().filter(Shown::is_dir);
         let old_node = old.as_ref().and_then(Shown::node).cloned();
-        let frame = match dir {
-            None => None,
-            Some(_) if what == What::Removed => None,
-            Some(dir) => Some(self.frame(&path, old.filter(|_| !hides), dir, index)?),
-        };
-        if let (true, What::Modified(found)) = (hides, &mut what) {
-            found.content = true;
-        } else if hides {
-            what = What::Modified(Differences { content: true, ..Differences::default() });
-        }
+        let dir = new.clone().filter(Shown::is_dir);
+        let enter = |dir| self.frame(&path, old.filter(|_| !hides), dir, list.len());
+        let frame = dir.map(enter).transpose()?;
         list.push(Change {
             path,
             what,
@@ -352,7 +345,8 @@ impl<'a> Comparison<'a> {
 
     /// Does a directory hide what was there, instead of being laid over it?
     fn hides(&self, new: &Shown, old: &Shown) -> bool {
-        self.is_upper && !new.is_over(old) && !new.is_same(old)
+        let is_both = new.is_dir() && old.is_dir();
+        is_both && self.is_upper && !new.is_over(old) && !new.is_same(old)
     }
 
     fn frame(
@@ -395,14 +389,14 @@ impl<'a> Comparison<'a> {
         Ok((owners.meta(meta, path)?, xattrs))
     }
 
-    /// Tells a change from a copy.
+    /// Tells a change from a copy, by what is known already and by what else differs.
     fn compare(
         &self,
         old: &Shown,
         new: &Shown,
-        meta: Meta,
-        xattrs: &[Xattr],
+        (meta, xattrs): (Meta, &[Xattr]),
         path: &[u8],
+        known: Differences,
     ) -> Result<What, Error> {
         let (Some(one), Some(other)) = (old.node(), new.node()) else { return Ok(What::Added) };
         let (was, had) = self.attributes(self.old, old, path)?;
@@ -412,10 +406,10 @@ impl<'a> Comparison<'a> {
             owner: (was.uid, was.gid) != (meta.uid, meta.gid),
             time: was.mtime != meta.mtime,
             xattrs: had != xattrs,
-            ..Differences::default()
+            ..known
         };
         if !found.kind && (self.how.thorough || found == Differences::default()) {
-            found.content = !is_same_content(old, new, one, other)?;
+            found.content |= !is_same_content(old, new, one, other)?;
         }
         Ok(if found == Differences::default() { What::Kept } else { What::Modified(found) })
     }

@@ -11,7 +11,9 @@ use crate::Error;
 use crate::directory::{Found, Seen, failed, open_dir, sorted_names};
 use crate::format::FileType;
 use crate::image::{Image, Inode};
+use crate::io::ReadAt;
 use crate::meta::{Meta, Xattr};
+use crate::names;
 
 /// A tree of files that a stack is made of. Nothing of an image may be taken for granted before it was checked.
 #[derive(Debug)]
@@ -37,10 +39,12 @@ struct Opened {
 }
 
 impl Layer {
-    /// An image as a layer.
-    #[must_use]
-    pub fn image(image: Image) -> Arc<Self> {
-        Arc::new(Self::Image(Box::new(image)))
+    /// The image in `file`, with its devices behind it, as a layer.
+    ///
+    /// # Errors
+    /// Those of [`Image::open`].
+    pub fn image(file: Arc<dyn ReadAt>) -> Result<Arc<Self>, Error> {
+        Ok(Arc::new(Self::Image(Box::new(Image::open(file, Vec::new())?))))
     }
 
     /// A directory as a layer.
@@ -200,11 +204,7 @@ impl Node {
                 nid.map(|nid| image.stat(nid)).transpose()?.map(At::Image)
             }
             (Layer::Dir(dir), At::Dir { path, seen }) => {
-                let mut child = path.to_vec();
-                if !child.is_empty() {
-                    child.push(b'/');
-                }
-                child.extend_from_slice(name);
+                let child = names::join(path, name);
                 let fd = dir.open(path, Some(seen.id()))?;
                 let found = Seen::at(fd.as_fd(), &c_name(&child, name)?, &child)?;
                 found.map(|seen| At::Dir { path: child.into(), seen })
@@ -288,9 +288,7 @@ impl Node {
         look: impl FnOnce(&Found<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let At::Dir { path, seen } = &self.at else { return Err(failed(&[], Errno::INVAL)) };
-        let slash = path.iter().rposition(|&b| b == b'/');
-        let (parent, name) = path.split_at(slash.unwrap_or(0));
-        let name = name.strip_prefix(b"/").unwrap_or(name);
+        let (parent, name) = names::split(path);
         let name = if path.is_empty() { c".".to_owned() } else { c_name(path, name)? };
         let fd = dir.open(parent, None)?;
         look(&Found::known(fd.as_fd(), &name, path, *seen))

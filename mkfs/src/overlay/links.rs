@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::changes::{Change, Differences, What};
 use super::{Layer, Node, Shown, Stack};
 use crate::Error;
+use crate::names;
 
 /// Names that show a file of the upper directory which has another name there (`index=on`): the kernel finds it by the
 /// inode below that both names have.
@@ -91,8 +92,7 @@ fn names_of<E: From<Error>>(
     while let Some((path, dir)) = todo.pop() {
         go_on()?;
         for name in dir.names()? {
-            let slash = if path.is_empty() { &[][..] } else { b"/" };
-            let path = [&path, slash, &name].concat();
+            let path = names::join(&path, &name);
             match dir.child(&name)? {
                 Some(child) if child.is_dir() && seen.insert(child.id()) => {
                     todo.push((path, child));

@@ -9,6 +9,7 @@ use super::{Layer, Marks, Node};
 use crate::Error;
 use crate::format::FileType;
 use crate::meta::Xattr;
+use crate::names;
 use crate::tree::shown;
 
 /// Layers, the topmost first.
@@ -143,7 +144,7 @@ impl Stack {
     /// [`Error::Overlay`] for what only the overlay it was made in can find, what the storage reports, and any fault of
     /// an image.
     pub fn child(&self, dir: &Shown, path: &[u8]) -> Result<Option<Shown>, Error> {
-        let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
+        let (_, name) = names::split(path);
         self.find(&dir.nodes, name, path)
     }
 

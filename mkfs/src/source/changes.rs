@@ -7,6 +7,7 @@ use crate::build::Builder;
 use crate::data::Content;
 use crate::format::FileType;
 use crate::io::Sink;
+use crate::names;
 use crate::overlay::{Change, What};
 use crate::tree::{self, NodeId, NodeKind, OverlayXattrs, XattrPolicy, XattrSetId};
 
@@ -35,9 +36,7 @@ impl<S: Sink> Builder<S> {
                 nodes.insert(&[], NodeId::ROOT);
                 continue;
             }
-            let slash = change.path.iter().rposition(|&b| b == b'/');
-            let (parent, name) = change.path.split_at(slash.unwrap_or(0));
-            let name = name.strip_prefix(b"/").unwrap_or(name);
+            let (parent, name) = names::split(&change.path);
             let parent = nodes.get(parent).copied().unwrap_or(NodeId::ROOT);
             let first = change.first.as_ref().and_then(|first| nodes.get(first.as_slice()));
             if let Some(&first) = first {

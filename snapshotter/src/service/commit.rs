@@ -22,8 +22,7 @@ use std::sync::Arc;
 
 use erolith_mkfs::build::{Builder, Finish, Options};
 use erolith_mkfs::dmverity;
-use erolith_mkfs::image::Image;
-use erolith_mkfs::io::{FileSink, ReadAt};
+use erolith_mkfs::io::FileSink;
 use erolith_mkfs::overlay::{Attributes, How, Layer, Marks, Stack, changes};
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
@@ -33,7 +32,6 @@ use super::{Snapshotter, usage};
 use crate::fault::point;
 use crate::files::{self, failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
 use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK, record};
-use crate::lowers::IdMaps;
 use crate::mounts;
 use crate::protect::{self, Protector};
 use crate::store::{Content, Entry, Kind, Labels, Snapshot, now, without_empty};
@@ -145,9 +143,7 @@ impl Snapshotter {
         if is_converted {
             let to = Target { id, dir: &dir, fd: lock.as_fd(), sync: self.config.sync };
             let is_hashed = self.config.dm_verity == DmVerity::On;
-            let maps = IdMaps::from_labels(labels)?;
-            let owners = maps.map(|maps| maps.owners()).unwrap_or_default();
-            let written = Written { upper: self.open_upper(id)?, owners };
+            let written = self.written(id, labels)?;
             let below = below.iter().map(|&id| self.dir(id).join(IMAGE)).collect();
             convert(&to, Changed { written, below }, is_hashed, self.protector())?;
         }
@@ -329,9 +325,7 @@ fn build(file: &File, dir: BorrowedFd<'_>, path: &Path, changed: Changed) -> Res
 
 fn open_layer(image: &Path) -> Result<Arc<Layer>, Fill> {
     let file = File::open(image).map_err(failed("opening", image)).map_err(Fill::Storage)?;
-    let file: Arc<dyn ReadAt> = Arc::new(file);
-    let image = Image::open(file, Vec::new()).map_err(erolith_mkfs::Error::from)?;
-    Ok(Layer::image(image))
+    Ok(Layer::image(Arc::new(file))?)
 }
 
 /// Makes the names in the directory of a snapshot durable, once something there was undone.

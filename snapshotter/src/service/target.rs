@@ -10,7 +10,7 @@ use super::paths::Paths;
 use super::{Mount, Snapshotter};
 use crate::layerdir::{self, MARKER};
 use crate::lowers::IdMaps;
-use crate::store::Kind;
+use crate::store::{Kind, Labels};
 use crate::{Error, Result};
 
 /// What a container wrote.
@@ -51,9 +51,13 @@ impl Snapshotter {
     /// gives.
     pub fn written_in(&self, dir: &Path) -> Result<Option<Written>> {
         let Some(id) = self.require_active(dir)? else { return Ok(None) };
-        let maps = IdMaps::from_labels(&self.store.labels_of(id)?)?;
-        let owners = maps.map(|maps| maps.owners()).unwrap_or_default();
-        Ok(Some(Written { upper: self.open_upper(id)?, owners }))
+        self.written(id, &self.store.labels_of(id)?).map(Some)
+    }
+
+    /// What was written into the active snapshot `id`, which has these labels.
+    pub(super) fn written(&self, id: u64, labels: &Labels) -> Result<Written> {
+        let owners = IdMaps::from_labels(labels)?.map(|maps| maps.owners()).unwrap_or_default();
+        Ok(Written { upper: self.open_upper(id)?, owners })
     }
 
     /// The number of the active snapshot whose directory this is; nothing for those of others.

@@ -60,7 +60,8 @@ impl Opened {
 
 fn open_image(path: &Path) -> Result<Arc<Layer>> {
     let failed = |source| Error::Storage { action: "opening", path: path.to_owned(), source };
-    Ok(compare::image(Arc::new(File::open(path).map_err(failed)?))?)
+    let layer = Layer::image(Arc::new(File::open(path).map_err(failed)?));
+    Ok(layer.map_err(erolith_differ::Error::from)?)
 }
 
 /// Is the directory of a snapshot one that nothing was written into?

@@ -9,8 +9,7 @@ use erolith_differ::Compression;
 use erolith_differ::compare::{Compare, Compared, Format};
 use erolith_mkfs::build::Options;
 use erolith_mkfs::check;
-use erolith_mkfs::image::Image;
-use erolith_mkfs::io::{ReadAt, Stream};
+use erolith_mkfs::io::Stream;
 use erolith_mkfs::overlay::{Layer, Marks, Stack};
 use erolith_tests::build;
 use erolith_tests::listing::{Blind, Listing};
@@ -98,10 +97,8 @@ impl Container {
 
     /// The same with images below.
     fn images(&self) -> (Stack, Stack) {
-        let image = |name: &str| {
-            let file: Arc<dyn ReadAt> = Arc::new(File::open(self.image(name)).unwrap());
-            Layer::image(Image::open(file, Vec::new()).unwrap())
-        };
+        let image =
+            |name: &str| Layer::image(Arc::new(File::open(self.image(name)).unwrap())).unwrap();
         let lowers = Stack::new(vec![image("lower"), image("base")], self.kind.marks);
         let upper = Layer::dir(File::open(self.path("upper")).unwrap().into());
         let all = lowers.with_upper(upper);
