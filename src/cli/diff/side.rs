@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use erolith_differ::compare::directory;
 use erolith_differ::oci::{Location, Select, Source};
 use erolith_mkfs::overlay::{Marks, Stack};
+use erolith_snapshotter::layerdir::RWLAYER;
 
 use crate::cli::layers::Opener;
 use crate::cli::snapshots::client::Client;
@@ -75,9 +76,14 @@ pub(super) fn of_snapshot(key: &str, address: Option<&Path>) -> anyhow::Result<(
     let top = stack.top.take();
     let lowers = Opened::default().lowers(&stack)?;
     match top {
-        Some(Top::Dir(upper) | Top::Ours(upper)) => {
+        Some(Top::Dir(upper)) => {
             let all = lowers.with_upper(directory(&upper)?);
             Ok((lowers, all))
+        }
+        // The directory of that image, which whoever mounts it has mounted somewhere else.
+        Some(Top::Ours(dir)) => {
+            let image = dir.join(RWLAYER).display().to_string();
+            Err(BadInput(format!("{key}: written into the filesystem {image}; commit it")).into())
         }
         // Without a parent, what is mounted is the upper directory itself.
         None => Ok((Stack::default(), lowers)),
