@@ -156,3 +156,23 @@ vm_run() {
 
 # vm_disk FILE: arguments for one more virtio disk: /dev/vda is the first.
 vm_disk() { printf '%s\n' -drive "file=$1,format=raw,if=virtio,cache=unsafe"; }
+
+# vm_tests SECONDS TESTS SCENARIO KERNEL...: the snapshotter's tests in a machine of each kernel, which has one disk for them.
+# The scenario finds their names in $TESTS.
+vm_tests() {
+    local seconds=$1 filters=$2 scenario=$3 tests name kernel disk
+    shift 3
+    tests=$(vm_build erolith_snapshotter test -p erolith-snapshotter --lib --no-run)
+    WORK=$(mktemp -d -p /var/tmp)
+    trap 'rm -rf "$WORK"' EXIT
+    for name in "$@"; do
+        kernel=$(vm_kernel "$name")
+        vm_initramfs "$WORK/initramfs" "$kernel" "TESTS='$filters'"$'\n'"$scenario" "snapshotter-tests=$tests"
+        rm -f "$WORK/disk"
+        truncate -s 1G "$WORK/disk"
+        mapfile -t disk < <(vm_disk "$WORK/disk")
+        say "Linux $name"
+        vm_run "$seconds" "$kernel" "$WORK/initramfs" "${disk[@]}" | tr -d '\r' | tee "$WORK/said"
+        grep -q '^machine: passed' "$WORK/said"
+    done
+}

@@ -42,14 +42,4 @@ need_root
 vm_packages
 TESTS=${1:-service::tests::quota service::tests::faults kernel:: sys::}
 cd "$EROLITH_REPO"
-kernel=$(vm_kernel 6.1)
-tests=$(vm_build erolith_snapshotter test -p erolith-snapshotter --lib --no-run)
-WORK=$(mktemp -d -p /var/tmp)
-trap 'rm -rf "$WORK"' EXIT
-vm_initramfs "$WORK/initramfs" "$kernel" "TESTS='$TESTS'
-$(scenario)" "snapshotter-tests=$tests"
-truncate -s 1G "$WORK/disk"
-say "starting the machine"
-mapfile -t disk < <(vm_disk "$WORK/disk")
-vm_run 3600 "$kernel" "$WORK/initramfs" "${disk[@]}" | tee "$WORK/said"
-grep -q '^machine: passed' "$WORK/said"
+vm_tests 3600 "$TESTS" "$(scenario)" 6.1

@@ -32,17 +32,4 @@ need_root
 vm_packages
 [[ $# -gt 0 ]] || set -- 6.1
 cd "$EROLITH_REPO"
-tests=$(vm_build erolith_snapshotter test -p erolith-snapshotter --lib --no-run)
-WORK=$(mktemp -d -p /var/tmp)
-trap 'rm -rf "$WORK"' EXIT
-for name in "$@"; do
-    kernel=$(vm_kernel "$name")
-    vm_initramfs "$WORK/initramfs" "$kernel" "TESTS='$TESTS'
-$(scenario)" "snapshotter-tests=$tests"
-    rm -f "$WORK/disk"
-    truncate -s 1G "$WORK/disk"
-    mapfile -t disk < <(vm_disk "$WORK/disk")
-    say "Linux $name"
-    vm_run 3600 "$kernel" "$WORK/initramfs" "${disk[@]}" | tr -d '\r' | tee "$WORK/said"
-    grep -q '^machine: passed' "$WORK/said"
-done
+vm_tests 3600 "$TESTS" "$(scenario)" "$@"
