@@ -12,7 +12,7 @@ use erolith_tests::layout::Layout;
 use erolith_tests::need;
 use erolith_tests::node::{Daemon, Setup, disk, isolated};
 use erolith_tests::tarball::Tarball;
-use erolith_tests::tools::cache;
+use erolith_tests::tools::{cache, cached};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -24,9 +24,7 @@ const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const DECODER: &str = "io.containerd.ocicrypt.decoder.v1.tar.gzip";
 
 fn decoder() -> Result<PathBuf, String> {
-    let path = cache().join("ctd-decoder/ctd-decoder");
-    let missing = || format!("{} is missing: run testdata/ctd-decoder.sh", path.display());
-    path.exists().then(|| path.clone()).ok_or_else(missing)
+    cached("ctd-decoder/ctd-decoder", "testdata/ctd-decoder.sh")
 }
 
 fn ran(program: &str, args: &[&str]) {

@@ -4,15 +4,20 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::Error;
 use crate::format::FileType;
 use crate::meta::{Meta, Time, Xattr};
 use crate::names;
 use crate::tree::shown;
+
+/// Longer than the ticks of any kernel: `CONFIG_HZ` is 100 at least.
+const LONGEST_TICK: Duration = Duration::from_millis(20);
 
 /// A directory that is still to be read. Its descriptor is opened then: a tree may have more directories
 /// than a process may have descriptors.
@@ -113,6 +118,21 @@ impl Seen {
     pub(crate) fn rdev(&self) -> (u32, u32) {
         (rustix::fs::major(self.stat.st_rdev), rustix::fs::minor(self.stat.st_rdev))
     }
+
+    /// Waits until a change would show. Before Linux 6.13 (multigrain timestamps) filesystems take their times from a clock
+    /// that stands still between two ticks of the kernel's timer: what is written in the tick in which it was looked at
+    /// leaves the times that were seen. One that is further ahead than a tick comes from a clock that was set back since.
+    fn wait_until_past(&self) {
+        let time = |sec, nsec: Option<u32>| (sec, nsec.unwrap_or(0));
+        let seen = time(self.stat.st_ctime, u32::try_from(self.stat.st_ctime_nsec).ok());
+        for _ in 0..LONGEST_TICK.as_millis() {
+            let now = clock_gettime(ClockId::RealtimeCoarse);
+            if time(now.tv_sec, u32::try_from(now.tv_nsec).ok()) > seen {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// A name met on a [`walk`], and its inode as it was then.
@@ -208,6 +228,7 @@ impl<'a> Found<'a> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.dir, self.name, flags, Mode::empty())
             .map_err(|e| failed(self.path, e))?;
+        self.seen.wait_until_past();
         self.verify_unchanged(&file)?;
         Ok(file)
     }

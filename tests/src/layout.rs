@@ -76,11 +76,7 @@ impl Layout {
     /// # Errors
     /// When it is missing, for [`crate::need!`].
     pub fn real_image() -> Result<Self> {
-        let path = crate::tools::cache().join("real-image-small");
-        if path.join("index.json").exists() {
-            return Ok(Self(path));
-        }
-        Err(format!("{} is missing: run testdata/real-image.sh", path.display()))
+        crate::tools::cached("real-image-small", "testdata/real-image.sh").map(Self)
     }
 
     /// A layout at `path` with the image `latest` of this one and one more layer on top of it.

@@ -13,11 +13,19 @@ pub fn cache() -> PathBuf {
 /// # Errors
 /// What is missing and what makes it, for [`crate::need!`].
 pub fn judge(name: &str) -> Result<PathBuf, String> {
-    let path = cache().join("bin").join(name);
+    cached(&format!("bin/{name}"), "testdata/sid-root.sh")
+}
+
+/// What the script `maker` leaves in the cache under this name.
+///
+/// # Errors
+/// What is missing and what makes it, for [`crate::need!`].
+pub fn cached(name: &str, maker: &str) -> Result<PathBuf, String> {
+    let path = cache().join(name);
     if path.exists() {
         return Ok(path);
     }
-    Err(format!("{} is missing: run testdata/sid-root.sh", path.display()))
+    Err(format!("{} is missing: run {maker}", path.display()))
 }
 
 /// Says why a test, or a part of one, does not run here. In CI that is a failure: there, everything must run.

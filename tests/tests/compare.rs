@@ -10,7 +10,10 @@ mod random;
 mod work;
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Read as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use erolith_differ::Compression;
 use erolith_differ::compare::{Compare, Format};
@@ -146,6 +149,82 @@ fn random_changes_are_shown_by_every_layer() {
             random.change(&root);
             container.judge(&format!("seed {seed}"));
         }
+    }
+}
+
+/// Somebody writes while a layer is made. Files change under it in every way; what it holds of one is of a single moment,
+/// or there is no layer.
+#[test]
+fn what_is_written_meanwhile_is_never_torn() {
+    need!(mount::available());
+    let mut container = Container::new(Kind::ALL[0]);
+    for (name, letter) in FILES.into_iter().zip(b'a'..) {
+        write(&container.path("lower").join(name), &vec![letter; SIZE]);
+    }
+    let root = need!(container.start());
+    let is_over = AtomicBool::new(false);
+    let mut layers = 0;
+    std::thread::scope(|scope| {
+        for name in FILES {
+            let (path, is_over) = (root.join(name), &is_over);
+            scope.spawn(move || busy(&path, is_over));
+        }
+        let _ends = Ends(&is_over);
+        for _ in 0..300 {
+            let Ok((_, archive)) = container.try_layer(TAR) else { continue };
+            layers += 1;
+            let mut archive = tar::Archive::new(archive.as_slice());
+            for entry in archive.entries().unwrap() {
+                let mut entry = entry.unwrap();
+                let path = entry.path().unwrap().display().to_string();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                assert!(is_of_a_moment(&path, &content), "{path} is torn");
+            }
+        }
+    });
+    assert!(layers > 0, "it was never quiet enough for a layer");
+}
+
+/// Was a file that [`busy`] writes ever like that? New content comes in from the front.
+fn is_of_a_moment(path: &str, content: &[u8]) -> bool {
+    let runs: Vec<_> = content.chunk_by(|one, next| one == next).map(|run| run[0]).collect();
+    match (path, runs.as_slice()) {
+        ("replaced.new", runs) => runs.len() <= 1,
+        (_, [_]) => content.len() == SIZE,
+        ("rewritten", [new, old]) => *new == old + 1 || (*new, *old) == (b'a', b'z'),
+        _ => false,
+    }
+}
+
+const FILES: [&str; 2] = ["rewritten", "replaced"];
+const SIZE: usize = 300_000;
+
+/// Ends the writers, whatever happens.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes a file all over again and again, in place or under another name that becomes its own, and rests a little.
+fn busy(path: &Path, is_over: &AtomicBool) {
+    let is_replaced = path.ends_with("replaced");
+    for letter in (b'a'..=b'z').cycle() {
+        if is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        let to = if is_replaced { path.with_extension("new") } else { path.to_owned() };
+        let file = File::options().write(true).create(true).truncate(false).open(&to).unwrap();
+        for piece in 0..SIZE / 1000 {
+            file.write_all_at(&[letter; 1000], piece as u64 * 1000).unwrap();
+        }
+        if is_replaced {
+            fs::rename(&to, path).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(u64::from(letter % 4) * 5));
     }
 }
 

@@ -17,9 +17,9 @@ use erolith_mkfs::image::Image;
 use erolith_tests::layout::Layout;
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::{self, Mounted};
+use erolith_tests::need;
 use erolith_tests::scratch::Scratch;
 use erolith_tests::tarball::Tarball;
-use erolith_tests::{need, tools};
 
 /// Tells [`child`] what to do: media type, blob and target, one a line.
 const ORDER: &str = "EROLITH_TESTS_APPLY";
@@ -212,11 +212,7 @@ fn the_kernel_shows_what_our_reader_shows() {
 /// What `testdata/real-image.sh` makes: each layer applied over those below is the blob of a conversion.
 #[test]
 fn the_layers_of_a_real_image_are_those_of_a_conversion() {
-    let path = tools::cache().join("real-image-small");
-    if !path.join("index.json").exists() {
-        return tools::skipped("there is no real image: run testdata/real-image.sh");
-    }
-    let source = Layout(path);
+    let source = need!(Layout::real_image());
     let scratch = tempfile::tempdir().unwrap();
     let from = format!("oci:{}:latest", source.0.display());
     let converted = Layout(scratch.path().join("converted"));

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 
 use erolith_differ::Compression;
@@ -11,9 +12,10 @@ use erolith_mkfs::build::Options;
 use erolith_mkfs::check;
 use erolith_mkfs::io::Stream;
 use erolith_mkfs::overlay::{Layer, Marks, Stack};
-use erolith_tests::build;
+use erolith_tests::containerd::Oracle;
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::Mounted;
+use erolith_tests::{build, tools};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen,
@@ -125,6 +127,11 @@ impl Container {
 
     /// A layer of what changed in the container.
     pub fn layer(&self, format: Format) -> (Compared, Vec<u8>) {
+        self.try_layer(format).unwrap()
+    }
+
+    /// The same of a container that may be writing.
+    pub fn try_layer(&self, format: Format) -> erolith_differ::Result<(Compared, Vec<u8>)> {
         let (old, new) = self.dirs();
         write(&Compare::new(format), &old, &new)
     }
@@ -152,26 +159,61 @@ impl Container {
         Listing::from_dir(&Mounted::overlay(&layers).unwrap().path()).unwrap()
     }
 
-    /// Sees to it that the container, and the images of its layers, are the same, but for what an overlayfs answers of its
-    /// own accord; whatever the layer is written as, and however what changed is found.
+    /// What containerd leaves of the lowers, copied to a directory, when it unpacks a layer onto them.
+    fn unpacked(&self, oracle: &Oracle, archive: &[u8]) -> Listing {
+        let (tree, tar) = (self.path("tree"), self.path("layer.tar"));
+        let lowers = [self.image("base"), self.image("lower")];
+        let lowers = lowers.map(|image| Mounted::erofs(&image, &[]).unwrap());
+        let below = Mounted::overlay(&lowers).unwrap();
+        // From inside: its path leads through this process.
+        let mut copy = Command::new("cp");
+        copy.args(["-a", "."]).arg(&tree).current_dir(below.path());
+        assert!(copy.status().unwrap().success());
+        super::work::write(&tar, archive);
+        oracle.apply_onto(&tar, &tree).unwrap();
+        let listing = Listing::from_dir(&tree).unwrap();
+        fs::remove_dir_all(&tree).unwrap();
+        listing
+    }
+
+    /// What the container sees, without what Go's archives cannot say: attributes with an equals sign in their names.
+    fn seen_by_go(seen: &Listing) -> Listing {
+        let mut seen = seen.clone();
+        for node in seen.nodes.values_mut() {
+            node.xattrs.retain(|name, _| !name.contains(&b'='));
+        }
+        seen
+    }
+
+    /// Sees to it that the container, the images of its layers, and what containerd unpacks, are the same, but for what an
+    /// overlayfs answers of its own accord; whatever the layer is written as, and however what changed is found.
     pub fn judge(&self, context: &str) -> Listing {
         let blind = [Blind::Root, Blind::DirLinks, Blind::Links];
-        let seen = self.seen().blind(&blind);
+        let (seen, oracle) = (self.seen().blind(&blind), Oracle::find());
         for format in [Format::Tar(Compression::None), Format::Erofs] {
             for (way, (old, new)) in
                 [("dirs", self.dirs()), ("images", self.images()), ("mounts", self.mounts())]
             {
-                let (_, blob) = write(&Compare::new(format), &old, &new);
+                let (_, blob) = write(&Compare::new(format), &old, &new).unwrap();
                 let shown = self.shown(format, &blob).blind(&blind);
                 let context = format!("{context}, {:?}, {format:?}, {way}", self.kind);
                 seen.assert_eq(&shown, ("container", "layers"), &context);
+                match (&oracle, format) {
+                    (Ok(oracle), Format::Tar(_)) => {
+                        let unpacked = self.unpacked(oracle, &blob).blind(&blind);
+                        let seen = Self::seen_by_go(&seen);
+                        seen.assert_eq(&unpacked, ("container", "containerd"), &context);
+                    }
+                    (Err(why), Format::Tar(_)) => tools::skipped(why),
+                    _ => {}
+                }
             }
         }
         seen
     }
 }
 
-fn write(how: &Compare, old: &Stack, new: &Stack) -> (Compared, Vec<u8>) {
+fn write(how: &Compare, old: &Stack, new: &Stack) -> erolith_differ::Result<(Compared, Vec<u8>)> {
     let mut blob = Vec::new();
-    (how.write(old, new, &mut blob).unwrap(), blob)
+    how.write(old, new, &mut blob).map(|compared| (compared, blob))
 }
