@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds tests/snapshotter-suite with the Go of the sid root, into $EROLITH_CACHE/bin: containerd's own SnapshotterSuite as a
-# program (snapshotter-suite), its built-in EROFS snapshotter as a server (erofs-reference), and a client that measures
-# (snapshotter-latency). About 2 min after testdata/sid-root.sh, and at once when the source has not changed.
+# program (snapshotter-suite), the change sets of its fstest (changes-suite), its built-in EROFS snapshotter as a server
+# (erofs-reference), and a client that measures (snapshotter-latency). About 2 min after testdata/sid-root.sh, and at once when the source has not changed.
 #
 #   testdata/snapshotter-suite.sh
 #   testdata/snapshotter-suite.sh check   runs the suite against that server (about 20 s): is the suite itself sound?
@@ -10,6 +10,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 SOURCE=$EROLITH_REPO/tests/snapshotter-suite
+PROGRAMS=(snapshotter-suite changes-suite erofs-reference snapshotter-latency)
 
 build() {
     local root=$EROLITH_CACHE/sid
@@ -24,9 +25,10 @@ build() {
             cd /var/tmp/snapshotter-suite/src/snapshotter-suite
             go vet ./...
             go test -c -trimpath -o /var/tmp/snapshotter-suite/snapshotter-suite ./suite
+            go test -c -trimpath -o /var/tmp/snapshotter-suite/changes-suite ./changes
             go build -trimpath -o /var/tmp/snapshotter-suite/erofs-reference ./reference
             go build -trimpath -o /var/tmp/snapshotter-suite/snapshotter-latency ./latency'
-    mv "$work"/{snapshotter-suite,erofs-reference,snapshotter-latency} "$1/"
+    mv "${PROGRAMS[@]/#/$work/}" "$1/"
     rm -rf "$work"
 }
 
@@ -40,7 +42,7 @@ check() {
 need_root
 "$(dirname -- "${BASH_SOURCE[0]}")/sid-root.sh"
 cached snapshotter-suite "$(cat "$SOURCE"/*/*.go | sha256sum)" build
-for program in snapshotter-suite erofs-reference snapshotter-latency; do
+for program in "${PROGRAMS[@]}"; do
     ln -sfn "../snapshotter-suite/$program" "$EROLITH_CACHE/bin/$program"
 done
 case ${1:-} in
