@@ -319,6 +319,35 @@ def protect_tables(place, _inputs):
             [Target(name, plain, 1.1) for name in others],
             rounds=3,
         )
+        yield scrub_table(nodes["workers, digests"])
+
+
+def scrub_table(node):
+    """Every layer of the image is read from the disk and compared with its digest."""
+    unpack = node.unpack("", "erolith")
+    unpack.before()
+    subprocess.run(unpack.command, check=True, stdout=subprocess.DEVNULL)
+    root = node.directory / "erolith"
+    images = [str(path) for path in root.glob("snapshots/*/layer.erofs")]
+    assert len(images) == 4, images
+    size = sum(Path(path).stat().st_size for path in images) >> 20
+
+    def forget():
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+
+    hashing = f"printf '%s\\n' {' '.join(images)} | xargs -P {os.cpu_count()} -n 1 sha256sum"
+    return Table(
+        "Scrub: the layers of the real image, from the disk",
+        f"{size} MiB",
+        [
+            Contender("erolith scrub", ["erolith", "scrub", "--quiet", "--root", root], before=forget),
+            Contender("cat", ["cat", *images], before=forget, peer=True),
+            Contender("sha256sum, a file for each processor", hashing, before=forget, peer=True),
+        ],
+        [Target("erolith scrub", "sha256sum, a file for each processor", 1.0)],
+        rounds=3,
+    )
 
 
 def native_tables(place, _inputs):
