@@ -12,8 +12,9 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 TOOLS=(ca-certificates erofs-utils isal umoci zstd)
 DAEMONS=(containerd e2fsprogs fsverity golang-go golang-github-containerd-containerd-dev pigz runc skopeo)
-# Docker's engine, its client, and the client's part of `docker build`. Of systemd it needs just what makes its group.
-DAEMONS+=(docker.io docker-cli docker-buildx systemd-standalone-sysusers)
+# Docker's engine, its client, the client's part of `docker build`, and a registry. Of systemd they need just what makes
+# users and directories.
+DAEMONS+=(docker.io docker-cli docker-buildx docker-registry iproute2 systemd-standalone-{sysusers,tmpfiles})
 PROGRAMS=(mkfs.erofs fsck.erofs dump.erofs igzip umoci)
 
 make_tools() {

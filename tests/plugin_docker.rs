@@ -1,4 +1,5 @@
-//! A real Docker Engine on erolith: `docker load`, `run`, `commit`, `build` and `save`, with containerd's image store.
+//! A real Docker Engine on erolith: `docker load`, `run`, `commit`, `build`, `save`, `push` and `pull`, with containerd's image
+//! store.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::fs;
@@ -60,9 +61,9 @@ fn is_ours(docker: &Docker, layer: &str) -> bool {
     docker.node.log().contains(&format!("compared blob={layer}"))
 }
 
-/// Did erolith's Apply unpack this layer?
-fn is_unpacked(docker: &Docker, layer: &str) -> bool {
-    docker.node.log().contains(&format!("applied blob={layer}"))
+/// How often erolith's Apply unpacked this layer.
+fn unpacked(docker: &Docker, layer: &str) -> usize {
+    docker.node.log().matches(&format!("applied blob={layer}")).count()
 }
 
 /// Everything that a layer can say: something new, linked and with attributes; something changed in content, and in nothing
@@ -114,7 +115,7 @@ fn containers_become_images_and_containers_again() {
     isolated(|| {
         let docker = need!(docker());
         let base = layers(&docker, IMAGE);
-        assert!(base.iter().all(|layer| is_unpacked(&docker, layer)), "{}", docker.node.log());
+        assert!(base.iter().all(|layer| unpacked(&docker, layer) == 1), "{}", docker.node.log());
         start(&docker, "one", IMAGE);
         exec(&docker, "one", CHANGES);
         assert_eq!(exec(&docker, "one", SHOW), SHOWN);
@@ -268,6 +269,28 @@ fn what_is_built_runs_and_is_built_once() {
         let rebuilt = layers(&docker, "built:3");
         assert_eq!(rebuilt[..built.len() - 1], built[..built.len() - 1]);
         assert_ne!(rebuilt[built.len() - 1..], built[built.len() - 1..]);
+        docker.leaves_nothing();
+    });
+}
+
+#[test]
+fn images_go_to_a_registry_and_come_from_there() {
+    isolated(|| {
+        let mut docker = need!(docker());
+        let name = format!("{}/made:1", docker.start_registry());
+        start(&docker, "one", IMAGE);
+        exec(&docker, "one", CHANGES);
+        docker.exec(&["commit", "one", &name]);
+        let made = layers(&docker, &name);
+        docker.exec(&["push", "--quiet", &name]);
+        docker.exec(&["rm", "--force", "one"]);
+        docker.exec(&["image", "rm", &name, IMAGE]);
+        docker.collected();
+        docker.exec(&["pull", "--quiet", &name]);
+        assert_eq!(layers(&docker, &name), made);
+        // Once for the load or the commit, and once more for the pull.
+        assert!(made.iter().all(|layer| unpacked(&docker, layer) == 2), "{}", docker.node.log());
+        assert_eq!(run(&docker, &name, SHOW), SHOWN);
         docker.leaves_nothing();
     });
 }

@@ -12,9 +12,17 @@ use super::{Containerd, Leftovers, Node, daemon, entering};
 use crate::layout::Layout;
 use crate::tools::{self, cache};
 
-/// What the engine and its client consist of, in the Debian root.
-const PROGRAMS: [&str; 3] =
-    ["usr/sbin/dockerd", "usr/bin/docker", "usr/libexec/docker/cli-plugins/docker-buildx"];
+/// What is started, or starts another, in the Debian root.
+const PROGRAMS: [&str; 5] = [
+    "usr/sbin/dockerd",
+    "usr/bin/docker",
+    "usr/libexec/docker/cli-plugins/docker-buildx",
+    "usr/bin/docker-registry",
+    "usr/bin/ip",
+];
+
+/// It changes the network it finds, so it finds one of its own.
+const ENGINE: &str = "ip link set lo up && exec dockerd --config-file \"$0\"";
 
 /// How long the engine may take to listen or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +34,7 @@ const NAMESPACE: &str = "moby";
 #[derive(Debug)]
 pub struct Docker {
     engine: Child,
+    registry: Option<Child>,
     /// What it runs on.
     pub node: Node,
 }
@@ -50,21 +59,9 @@ impl Docker {
         fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let config = dir.join("daemon.json");
         write(&config, &settings(&node.place(), &dir).to_string());
-        let log = File::create(dir.join("log")).unwrap_or_else(|e| panic!("the log: {e}"));
-        let again = log.try_clone().unwrap_or_else(|e| panic!("the log: {e}"));
-        let enter = entering(node.world);
-        let (first, rest) = enter.split_first().unwrap_or_else(|| panic!("no way in"));
-        // It changes the network it finds, so it finds one of its own.
-        let engine = Command::new(first)
-            .args(rest)
-            .args(["unshare", "--net", "dockerd", "--config-file"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(again)
-            .stderr(log)
-            .spawn();
-        let engine = engine.unwrap_or_else(|e| panic!("dockerd: {e}"));
-        let mut docker = Self { engine, node };
+        let words = ["unshare", "--net", "sh", "-c", ENGINE, &config.display().to_string()];
+        let engine = spawn(&node, &words, &dir.join("log"));
+        let mut docker = Self { engine, registry: None, node };
         docker.listening();
         Ok(docker)
     }
@@ -76,6 +73,39 @@ impl Docker {
             assert!(Instant::now() < deadline, "dockerd does not answer: {why}");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Starts a registry in the engine's network. Nobody else reaches it. Returns the address.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_registry(&mut self) -> &'static str {
+        let config = self.dir().join("registry.yml");
+        // JSON is YAML.
+        let settings = json!({
+            "version": "0.1",
+            "storage": { "filesystem": { "rootdirectory": self.dir().join("registry") } },
+            "http": { "addr": "127.0.0.1:5000" },
+        });
+        write(&config, &settings.to_string());
+        let pid = self.pid();
+        let network = ["nsenter", "--target", &pid, "--net"];
+        let words = ["docker-registry", "serve", &config.display().to_string()];
+        let log = self.dir().join("registry.log");
+        self.registry = Some(spawn(&self.node, &[&network[..], &words].concat(), &log));
+        let connect = ["bash", "-c", ": <>/dev/tcp/127.0.0.1/5000"];
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(why) = self.node.try_exec(&[&network[..], &connect].concat()) {
+            assert!(Instant::now() < deadline, "the registry does not answer: {why}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        "127.0.0.1:5000"
+    }
+
+    /// The engine's process id, as the node counts.
+    fn pid(&self) -> String {
+        let pid = fs::read_to_string(self.dir().join("pid")).unwrap_or_default();
+        pid.trim().to_owned()
     }
 
     fn dir(&self) -> PathBuf {
@@ -174,14 +204,7 @@ impl Docker {
             }
         }
         self.exec(&["builder", "prune", "--all", "--force"]);
-        let listed = || self.ctr(&["snapshots", "--snapshotter", "erolith", "ls"]);
-        let deadline = Instant::now() + PATIENCE;
-        while listed().lines().count() > 1 {
-            assert!(Instant::now() < deadline, "snapshots that Docker keeps:\n{}", listed());
-            // Deleting a lease so makes the collector run now.
-            self.ctr(&["leases", "create", "--id", "collect"]);
-            self.ctr(&["leases", "delete", "--sync", "collect"]);
-        }
+        self.collected();
         let setup = &self.node.setup;
         let left = Leftovers::vanish(self.node.world, &setup.root, &setup.state);
         left.unwrap_or_else(|e| panic!("{e}"));
@@ -193,10 +216,24 @@ impl Docker {
         assert_eq!(left, [""; 0], "mounts of Docker");
     }
 
+    /// Has containerd collect its garbage until Docker has no snapshots.
+    ///
+    /// # Panics
+    /// With those that it keeps.
+    pub fn collected(&self) {
+        let listed = || self.ctr(&["snapshots", "--snapshotter", "erolith", "ls"]);
+        let deadline = Instant::now() + PATIENCE;
+        while listed().lines().count() > 1 {
+            assert!(Instant::now() < deadline, "snapshots that Docker keeps:\n{}", listed());
+            // Deleting a lease so makes the collector run now.
+            self.ctr(&["leases", "create", "--id", "collect"]);
+            self.ctr(&["leases", "delete", "--sync", "collect"]);
+        }
+    }
+
     /// SIGTERM to the engine, which ends.
     fn stop(&mut self) {
-        let pid = fs::read_to_string(self.dir().join("pid")).unwrap_or_default();
-        self.node.exec(&["sh", "-c", "kill $0", pid.trim()]);
+        self.node.exec(&["sh", "-c", "kill $0", &self.pid()]);
         let deadline = Instant::now() + PATIENCE;
         while self.engine.try_wait().is_ok_and(|status| status.is_none()) {
             assert!(Instant::now() < deadline, "dockerd goes on");
@@ -211,10 +248,23 @@ impl Drop for Docker {
             let log = fs::read_to_string(self.dir().join("log")).unwrap_or_default();
             tools::relay(&format!("dockerd's log:\n{}", daemon::tail(&log)));
         }
-        // The engine itself goes with the namespaces, and this is the way in.
-        let _ = self.engine.kill();
-        let _ = self.engine.wait();
+        // They go with the namespaces; these are the ways in.
+        for child in [Some(&mut self.engine), self.registry.as_mut()].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
+}
+
+/// Starts what stays, in the node's world.
+fn spawn(node: &Node, words: &[&str], log: &Path) -> Child {
+    let file = File::create(log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+    let again = file.try_clone().unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+    let enter = entering(node.world);
+    let (first, rest) = enter.split_first().unwrap_or_else(|| panic!("no way in"));
+    let mut command = Command::new(first);
+    command.args(rest).args(words).stdin(Stdio::null()).stdout(again).stderr(file);
+    command.spawn().unwrap_or_else(|e| panic!("{first}: {e}"))
 }
 
 /// What `docs/install.md` says, and what lets an engine live in a directory, without a bridge and packet filters.
