@@ -131,6 +131,7 @@ fn containers_become_images_and_containers_again() {
         assert_eq!(run(&docker, "made:1", SHOW), SHOWN);
         is_the_same_tree(&docker, "one", "made:1");
         saved(&docker);
+        not_by_us(&docker, "one");
         // And once more on top of that.
         start(&docker, "two", "made:1");
         exec(&docker, "two", "rm -r /root/new /srv/data && mv /usr/share/base-files /root/moved");
@@ -187,6 +188,17 @@ fn saved(docker: &Docker) {
         assert!(paths.len() < 20, "{kind}: {said}");
     }
     fs::remove_file(old).and_then(|()| fs::remove_file(new)).unwrap();
+}
+
+/// Docker tells containerd of no snapshot, so `erolith commit` says who commits its containers.
+fn not_by_us(docker: &Docker, container: &str) {
+    let id = docker.exec(&["inspect", "--format", "{{.Id}}", container]);
+    let socket = docker.node.place().join("sock").display().to_string();
+    let words = ["commit", "--address", &socket, "--namespace", "moby", id.trim(), "ours:1"];
+    let error = docker.node.try_exec(&[&[EROLITH], &words[..]].concat()).unwrap_err();
+    for word in ["exit status: 3", "`docker commit`"] {
+        assert!(error.contains(word), "no {word} in {error}");
+    }
 }
 
 const DOCKERFILE: &str = r#"
