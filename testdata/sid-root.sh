@@ -3,7 +3,7 @@
 # script a tool, so that it runs on the host's paths: put that directory into PATH.
 #
 #   testdata/sid-root.sh tools   erofs-utils (mkfs.erofs, fsck.erofs, dump.erofs), igzip, umoci: about 45 s
-#   testdata/sid-root.sh         skopeo, containerd, runc, mkfs.ext4 and Go with containerd's packages besides: about 100 s
+#   testdata/sid-root.sh         skopeo, containerd, Docker, runc, mkfs.ext4 and Go with containerd's packages besides: about 110 s
 #
 # Debian 12 has erofs-utils 1.5 and containerd 1.6, too old for either to be a judge.
 set -euo pipefail
@@ -12,6 +12,9 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 TOOLS=(ca-certificates erofs-utils isal umoci zstd)
 DAEMONS=(containerd e2fsprogs fsverity golang-go golang-github-containerd-containerd-dev pigz runc skopeo)
+# Docker's engine, its client, the client's part of `docker build`, and a registry. Of systemd they need just what makes
+# users and directories.
+DAEMONS+=(docker.io docker-cli docker-buildx docker-registry iproute2 systemd-standalone-{sysusers,tmpfiles})
 PROGRAMS=(mkfs.erofs fsck.erofs dump.erofs igzip umoci)
 
 make_tools() {
@@ -37,6 +40,9 @@ install_daemons() {
     local stamp=$EROLITH_CACHE/sid/.daemons
     [[ -e $stamp && $(<"$stamp") == "${DAEMONS[*]}" ]] && return
     say "installing ${DAEMONS[*]} in $EROLITH_CACHE/sid"
+    # Nothing that is installed starts: a Docker that does changes the host's network.
+    printf '#!/bin/sh\nexit 101\n' >"$EROLITH_CACHE/sid/usr/sbin/policy-rc.d"
+    chmod +x "$EROLITH_CACHE/sid/usr/sbin/policy-rc.d"
     retry root_install "$EROLITH_CACHE/sid" "${DAEMONS[@]}"
     rm -f "$EROLITH_CACHE"/sid/var/cache/apt/archives/*.deb
     printf '%s\n' "${DAEMONS[*]}" >"$stamp"

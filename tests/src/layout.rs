@@ -119,7 +119,11 @@ impl Layout {
         self.0.join("blobs/sha256").join(digest.trim_start_matches("sha256:"))
     }
 
-    fn document(&self, digest: &str) -> Result<Value> {
+    /// A blob that is JSON.
+    ///
+    /// # Errors
+    /// When it is missing, or something else.
+    pub fn document(&self, digest: &str) -> Result<Value> {
         let bytes = fs::read(self.blob(digest)).map_err(|e| format!("{digest}: {e}"))?;
         serde_json::from_slice(&bytes).map_err(|e| format!("{digest}: {e}"))
     }

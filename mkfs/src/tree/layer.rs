@@ -1,7 +1,7 @@
 //! What one member of a layer's archive does to the tree: the rules of the OCI image specification
 //! (`layer.md`) as containerd's `pkg/archive` applies them.
 
-use super::path::{Missing, clean};
+use super::path::{Missing, Names, clean};
 use super::{Dir, Error, Node, NodeId, NodeKind, Note, Tree, XattrPolicy, shown};
 use crate::data::Content;
 use crate::format::encode_rdev;
@@ -104,7 +104,8 @@ impl Tree {
         if entry.path.is_empty() {
             return Err(Error::BadName { path: String::new() });
         }
-        let parts = clean(&entry.path)?;
+        let names = if options.whiteouts { Names::Whiteouts } else { Names::Plain };
+        let parts = clean(&entry.path, names)?;
         let meaning =
             if options.whiteouts { meaning(&entry.path, &parts)? } else { Meaning::Plain };
         let Some((name, parents)) = parts.split_last() else {
@@ -276,7 +277,7 @@ impl Tree {
         name: &[u8],
         options: &LayerOptions,
     ) -> Result<Applied, Error> {
-        let target_parts = clean(&entry.link)?;
+        let target_parts = clean(&entry.link, Names::Plain)?;
         let missing =
             || Error::MissingLinkTarget { path: shown(&entry.path), target: shown(&entry.link) };
         let to_directory =

@@ -1,6 +1,6 @@
 //! Names and symbolic links: which node a path in an archive means.
 
-use super::{Dir, Error, IMPLICIT_DIR, NodeId, NodeKind, Tree, XattrSetId, shown};
+use super::{Dir, Error, IMPLICIT_DIR, NodeId, NodeKind, Tree, WHITEOUT, XattrSetId, shown};
 use crate::format::NAME_MAX;
 
 /// Longest path that a program can open, `PATH_MAX` without its NUL.
@@ -8,11 +8,25 @@ const PATH_MAX: usize = 4095;
 /// Symbolic links followed for one path, as containerd's `fs.RootPath`.
 const MAX_SYMLINKS: u32 = 255;
 
+/// Does a name that begins as that of a whiteout stand for the one behind that?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    Plain,
+    Whiteouts,
+}
+
+impl Names {
+    /// What has to fit into a directory: of a whiteout only the name that it hides, for no file is called as in the archive.
+    fn kept(self, name: &[u8]) -> &[u8] {
+        name.strip_prefix(WHITEOUT).filter(|_| self == Self::Whiteouts).unwrap_or(name)
+    }
+}
+
 /// The components of a path, cleaned as Go's `path.Clean("/" + path)`: lexically, `..` stops at the root.
 ///
 /// # Errors
 /// [`Error::PathTooLong`], [`Error::NameTooLong`], [`Error::BadName`].
-pub(super) fn clean(path: &[u8]) -> Result<Vec<&[u8]>, Error> {
+pub(super) fn clean(path: &[u8], names: Names) -> Result<Vec<&[u8]>, Error> {
     let mut out: Vec<&[u8]> = Vec::with_capacity(8);
     let mut len = 0;
     for part in path.split(|&b| b == b'/') {
@@ -20,17 +34,18 @@ pub(super) fn clean(path: &[u8]) -> Result<Vec<&[u8]>, Error> {
             b"" | b"." => {}
             b".." => {
                 if let Some(last) = out.pop() {
-                    len -= last.len() + 1;
+                    len -= names.kept(last).len() + 1;
                 }
             }
             name => {
-                if name.len() > NAME_MAX {
-                    return Err(Error::NameTooLong { path: shown(path), len: name.len() });
+                let kept = names.kept(name).len();
+                if kept > NAME_MAX {
+                    return Err(Error::NameTooLong { path: shown(path), len: kept });
                 }
                 if name.contains(&0) {
                     return Err(Error::BadName { path: shown(path) });
                 }
-                len += name.len() + 1;
+                len += kept + 1;
                 out.push(name);
             }
         }
@@ -169,15 +184,30 @@ mod tests {
             (b"d/", &[b"d"]),
         ];
         for (path, want) in table {
-            assert_eq!(clean(path).unwrap(), want, "{path:?}");
+            assert_eq!(clean(path, Names::Plain).unwrap(), want, "{path:?}");
         }
     }
 
     #[test]
     fn p06_p07_p08_limits_of_names_and_paths() {
+        let clean = |path: &[u8]| clean(path, Names::Plain).map(|parts| parts.len());
         assert!(clean(&[b'a'; 255]).is_ok());
         assert_eq!(clean(&[b'a'; 256]).unwrap_err().code(), "name-too-long");
         assert!(clean(&b"a/".repeat(2047)).is_ok());
         assert_eq!(clean(&b"a/".repeat(2048)).unwrap_err().code(), "path-too-long");
+    }
+
+    #[test]
+    fn w01_a_whiteout_is_as_long_as_the_name_it_hides() {
+        let whiteout = |len| [WHITEOUT, &vec![b'a'; len]].concat();
+        let code = |path: &[u8], names| clean(path, names).err().map(|error| error.code());
+        assert_eq!(code(&whiteout(255), Names::Whiteouts), None);
+        assert_eq!(code(&whiteout(256), Names::Whiteouts), Some("name-too-long"));
+        assert_eq!(code(&whiteout(252), Names::Plain), Some("name-too-long"));
+        let longest = [b"a/".repeat(2046), b".wh.ab".to_vec()].concat();
+        assert_eq!(code(&longest, Names::Whiteouts), None);
+        assert_eq!(code(&longest, Names::Plain), Some("path-too-long"));
+        let back = [&whiteout(255), b"/../".as_slice(), &longest].concat();
+        assert_eq!(code(&back, Names::Whiteouts), None);
     }
 }

@@ -51,7 +51,7 @@ impl Subject {
         snapshotter: Option<&str>,
     ) -> anyhow::Result<Self> {
         let container = find_container(containerd, scope, name)?;
-        let own = container.as_ref().map(|c| (c.snapshotter.as_str(), c.snapshot_key.as_str()));
+        let own = container.as_ref().map(snapshot_of).transpose()?;
         let (own, key) = own.unwrap_or((SNAPSHOTTER, name));
         let snapshotter = snapshotter.unwrap_or(own).to_owned();
         let snapshots = containerd.snapshots(&snapshotter);
@@ -131,6 +131,21 @@ fn find_container(
         return Err(BadInput(text).into());
     }
     Ok(found.pop())
+}
+
+/// The snapshotter of a container, and its snapshot there.
+///
+/// # Errors
+/// When containerd was told of none.
+fn snapshot_of(container: &Container) -> Result<(&str, &str), BadInput> {
+    if container.snapshot_key.is_empty() {
+        return Err(BadInput(format!(
+            "container {:?} names no snapshot: what runs it mounts its files itself, as Docker does; \
+             `docker commit` makes images of Docker's containers",
+            container.id
+        )));
+    }
+    Ok((&container.snapshotter, &container.snapshot_key))
 }
 
 /// What finds a container that is not called `name` but known by it.
@@ -227,6 +242,21 @@ mod tests {
         assert_eq!(filters("abc"), [name("abc"), "id~=\"^abc\"".to_owned()]);
         for text in ["a\"b", "a b", "a/b", "a,b"] {
             assert_eq!(filters(text), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn containers_without_a_snapshot_are_those_of_another() {
+        let named = |snapshotter: &str, snapshot_key: &str| Container {
+            id: "one".into(),
+            snapshotter: snapshotter.into(),
+            snapshot_key: snapshot_key.into(),
+            ..Container::default()
+        };
+        assert_eq!(snapshot_of(&named("erolith", "key")).unwrap(), ("erolith", "key"));
+        let error = snapshot_of(&named("", "")).unwrap_err().to_string();
+        for word in ["container \"one\"", "`docker commit`"] {
+            assert!(error.contains(word), "no {word} in {error}");
         }
     }
 

@@ -22,6 +22,7 @@ fn holds_whiteout(item: Item) -> Item {
 
 pub(super) fn cases() -> Vec<Case> {
     let mut out = single();
+    out.extend(long());
     out.extend(opaque_dirs());
     out.extend(malformed());
     out.extend(replaced());
@@ -82,6 +83,20 @@ fn single() -> Vec<Case> {
             empty(".wh.a").file(".wh.b", b"").file(".wh.c", b"").end(),
             [root(), whiteout("a"), whiteout("b"), whiteout("c")],
         ),
+    ]
+}
+
+/// No file has the name that the archive has for a whiteout, which may be longer than names are.
+fn long() -> Vec<Case> {
+    let whiteout_of = |name: &str| {
+        let path = format!(".wh.{name}");
+        Tarball::new().pax(&[("path", path)]).file(".wh.n", b"").end()
+    };
+    let (longest, longer) = ("n".repeat(255), "n".repeat(256));
+    let shows = [holds_whiteout(implicit("")), whiteout(&longest)];
+    vec![
+        Case::tree("W01", "of a name of 255 bytes", whiteout_of(&longest), shows),
+        Case::refused("W01", "of a name of 256 bytes", whiteout_of(&longer), "name-too-long"),
     ]
 }
 

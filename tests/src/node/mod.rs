@@ -1,6 +1,7 @@
 //! A node: erolith's daemon and a real containerd that uses it, both stopped and everything unmounted when dropped.
 
 mod daemon;
+mod docker;
 mod isolated;
 mod leftovers;
 
@@ -11,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub use self::daemon::{Daemon, Setup};
+pub use self::docker::Docker;
 pub use self::isolated::{disk, isolated};
 pub use self::leftovers::Leftovers;
 use crate::tools::{self, cache};
@@ -222,6 +224,11 @@ impl Node {
     /// Where the daemon listens.
     pub fn socket(&self) -> PathBuf {
         self.setup.socket()
+    }
+
+    /// What the daemon has logged.
+    pub fn log(&self) -> String {
+        self.setup.log()
     }
 
     /// A path of the node's world as this process reaches it, mounts included.
