@@ -9,12 +9,15 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use erolith_differ::apply::{Output, Room};
-use erolith_differ::convert::{self, ImageReport, NonDistributable, Options, Progress, Report};
+use erolith_differ::convert::{
+    self, ImageReport, NonDistributable, Options, Progress, Report, Sign,
+};
 use erolith_differ::oci::{Destination, Location, Platform, Select, Source};
 use erolith_differ::sandbox::Worker;
 use serde_json::json;
 
 use super::image_options::ImageOptions;
+use super::sign::Signer;
 use crate::json;
 use crate::progress::Bars;
 
@@ -56,6 +59,10 @@ pub(crate) struct Args {
     /// Largest zstd window of a layer, as a power of two.
     #[arg(long, value_name = "BITS", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
     zstd_window_max: u32,
+    /// Have COMMAND sign the root hash of each layer's tree, for nodes that mount only what is signed. It reads 64 digits and
+    /// writes a detached PKCS #7 signature in DER: openssl smime -sign -nocerts -noattr -binary -outform der ...
+    #[arg(long, value_name = "COMMAND")]
+    sign_root_hash: Option<String>,
     /// Say the fs-verity digest of each layer's image in an annotation. Every image is read once more.
     #[arg(long)]
     fs_verity: bool,
@@ -118,6 +125,7 @@ fn options(args: &Args) -> anyhow::Result<Options> {
     let mut options = Options {
         build: args.build.options()?,
         dm_verity: args.build.dm_verity,
+        signer: args.sign_root_hash.clone().map(|line| Arc::new(Signer(line)) as Arc<dyn Sign>),
         fs_verity: args.fs_verity,
         keep_original: args.keep_original,
         ..Options::default()

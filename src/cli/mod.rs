@@ -20,6 +20,7 @@ mod repair;
 mod root;
 mod scrub;
 mod serve;
+mod sign;
 mod snapshots;
 mod stat;
 mod umount;

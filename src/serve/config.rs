@@ -117,6 +117,8 @@ pub(crate) enum DmVerity {
     Auto,
     /// All must be.
     On,
+    /// All must be, and the kernel must know who signed them.
+    Signed,
     /// None is.
     Off,
 }
@@ -436,6 +438,7 @@ impl Config {
                 DmVerity::Auto => service::DmVerity::Auto,
                 DmVerity::On => service::DmVerity::On,
                 DmVerity::Off => service::DmVerity::Off,
+                DmVerity::Signed => service::DmVerity::Signed,
             },
             caches: self.snapshotter.caches.clone(),
         }

@@ -35,6 +35,7 @@ fn run(media_type: &str, blob: &Path, target: &Path, options: &Options) -> Resul
         diff_id: None,
         payloads: Payloads::new(),
         verity: None,
+        signature: None,
         fsverity: None,
     };
     let source = Source::Stored(Blob::new(Arc::new(file), 0, size));
@@ -234,6 +235,7 @@ fn the_layers_of_a_real_image_are_those_of_a_conversion() {
             diff_id: None,
             payloads: Payloads::new(),
             verity: None,
+            signature: None,
             fsverity: None,
         };
         let file = Arc::new(File::open(blob).unwrap());

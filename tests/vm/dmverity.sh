@@ -5,15 +5,19 @@
 #   tests/vm/dmverity.sh 6.12 newest       these
 #
 # What is seen there: a layer with a hash tree is mounted and read through its device; one changed bit of a file gives EIO,
-# and an error that names the block; one in the superblock, and a wrong root hash, are refused; no device is left behind.
+# and an error that names the block; one in the superblock, and a wrong root hash, are refused; so is a signature of the root
+# hash that the kernel does not trust, and on the newest one that it trusts is taken; no device is left behind.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-TESTS='verity sys::dm'
+TESTS='verity sys::dm sys::keyring'
 
 scenario() {
     cat <<'SCENARIO'
+# Where there is a keyring for it, it takes certificates.
+rmmod dm_verity && insmod /lib/modules/dm-verity.ko keyring_unsealed=1 || stop "no dm-verity"
+! grep -q ' \.dm-verity:' /proc/keys || export EROLITH_TEST_DM_VERITY_KEYRING=on
 mkfs.ext4 -q -F /dev/vda || stop "no ext4"
 mount -t ext4 /dev/vda /var/tmp || stop "no ext4"
 # Nothing may be skipped. One after another: they look at all devices that there are.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_mkfs::build::{self, Summary};
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity::{Signature, Verity};
 use erolith_mkfs::fsverity;
 
 pub use super::Source;
@@ -38,6 +38,8 @@ pub struct Layer {
     pub payloads: Payloads,
     /// The hash tree that the descriptor promises. It says something of images only.
     pub verity: Option<Verity>,
+    /// Who vouches for that tree, as the descriptor says.
+    pub signature: Option<Signature>,
     /// The fs-verity digest that the descriptor promises. It says something of images only.
     pub fsverity: Option<fsverity::Digest>,
 }
@@ -188,11 +190,7 @@ pub fn apply(
     };
     let order = Order { task, source, told, request };
     let built = options.room.convert(staging, order, lowers)?;
-    let mut protect = protect_of(layer, options);
-    if how == How::Converted {
-        (protect.promised, protect.digest) = (None, None);
-    }
-    publish(built, target, decoded, how, &protect, options)
+    publish(built, target, layer, decoded, how, options)
 }
 
 /// Work that is over when this is dropped.
@@ -223,17 +221,21 @@ pub(super) fn protect_of(layer: &Layer, options: &Options) -> Protect {
 fn publish(
     built: Built<Unnamed>,
     target: &Path,
+    layer: &Layer,
     media_type: String,
     how: How,
-    protect: &Protect,
     options: &Options,
 ) -> Result<Applied> {
+    let (mut protect, mut signature) = (protect_of(layer, options), layer.signature.as_ref());
+    if how == How::Converted {
+        (protect.promised, protect.digest, signature) = (None, None, None);
+    }
     let Built { staging, source, summary, inherits, times } = built;
     let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
     let start = Instant::now();
-    let verity = verity::protect(staging.file(), protect, &options.cancel)?;
+    let verity = verity::protect(staging.file(), &protect, &options.cancel)?;
     options.cancel.check()?;
-    sidecar::publish(target, verity.as_ref(), options.sync)?;
+    sidecar::publish(target, verity.as_ref(), signature, options.sync)?;
     staging.publish_sealed(options.sync, options.seal.as_deref())?;
     let times = Times { publish: start.elapsed(), ..times };
     let size = source.size;

@@ -71,7 +71,7 @@ pub(super) fn take(
     verify(&Blob::new(Arc::new(clone(staging.file())?), 0, size), layer, options)?;
     let verity = verity::protect(staging.file(), &protect, &options.cancel)?;
     options.cancel.check()?;
-    sidecar::publish(target, verity.as_ref(), options.sync)?;
+    sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
     staging.publish_sealed(options.sync, options.seal.as_deref())?;
     Ok((how, verity))
 }
@@ -99,7 +99,7 @@ fn link(file: &File, blob: &Blob, layer: &Layer, target: &Path, options: &Option
     let protect = Protect { is_wanted: false, ..protect_of(layer, options) };
     let verity = verity::protect(file, &protect, &options.cancel)?;
     options.cancel.check()?;
-    sidecar::publish(target, verity.as_ref(), options.sync)?;
+    sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
     match place.publish(file, options.sync) {
         Ok(()) => Ok(true),
         Err(Error::Io { source, .. }) if cannot_link(&source) => Ok(false),

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::dmverity::sidecar::{SUFFIX, Sidecar};
+use erolith_mkfs::dmverity::{Signature, Verity};
 
 use crate::content::Staging as _;
 use crate::publish::{READABLE, Sync, Unnamed};
@@ -24,7 +24,12 @@ pub fn path_of(image: &Path) -> PathBuf {
 ///
 /// # Errors
 /// What the storage reports.
-pub fn publish(image: &Path, verity: Option<&Verity>, sync: Sync) -> Result<()> {
+pub fn publish(
+    image: &Path,
+    verity: Option<&Verity>,
+    signature: Option<&Signature>,
+    sync: Sync,
+) -> Result<()> {
     let path = path_of(image);
     let Some(verity) = verity else {
         return match std::fs::remove_file(&path) {
@@ -35,7 +40,7 @@ pub fn publish(image: &Path, verity: Option<&Verity>, sync: Sync) -> Result<()> 
         };
     };
     let pending = Unnamed::create(&path, READABLE)?;
-    let written = pending.file().write_all(&Sidecar::from(verity).to_bytes());
+    let written = pending.file().write_all(&Sidecar::from(verity).to_bytes(signature));
     written.map_err(Error::io(format!("writing {}", path.display())))?;
     pending.publish(sync)
 }

@@ -62,6 +62,7 @@ fn layer(media_type: &str, blob: &[u8]) -> Layer {
         diff_id: None,
         payloads: Payloads::new(),
         verity: None,
+        signature: None,
         fsverity: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use erolith_mkfs::dmverity::{self, RootHash, Stop, Verity};
+use erolith_mkfs::dmverity::{self, RootHash, Signature, Stop, Verity};
 use erolith_mkfs::image::Super;
 
 use super::{Protect, fsverity};
@@ -17,6 +17,8 @@ const ROOT_DIGEST: &str = "org.erofs.dmverity.root_digest";
 const HASH_OFFSET: &str = "org.erofs.dmverity.hash_offset";
 /// Bytes of a block.
 const BLOCK_SIZE: &str = "org.erofs.dmverity.block_size";
+/// Who vouches for the root hash: a [`Signature`] in base64.
+pub const SIGNATURE: &str = "org.erofs.dmverity.signature";
 /// What it is where the annotation is missing.
 const DEFAULT_BLOCK_SIZE: u32 = 4096;
 
@@ -51,6 +53,21 @@ pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Opt
     let block_size = block_size.map_or(Ok(DEFAULT_BLOCK_SIZE), str::parse);
     let block_size = block_size.map_err(|_| bad(BLOCK_SIZE, "it is no number of bytes"))?;
     Ok(Some(Verity { root, hash_offset, block_size }))
+}
+
+/// The signature of the root hash that the annotations of a layer have. It says something only beside a root hash.
+///
+/// # Errors
+/// [`Error::BadAnnotation`].
+pub fn signature_from_annotations<'a>(
+    get: impl Fn(&str) -> Option<&'a str>,
+) -> Result<Option<Signature>> {
+    let bad = |reason| Error::BadAnnotation { key: SIGNATURE.to_owned(), reason };
+    let Some(text) = get(SIGNATURE) else { return Ok(None) };
+    if get(ROOT_DIGEST).is_none() {
+        return Err(bad("there is no root hash that it could be of"));
+    }
+    Signature::parse(text).map(Some).ok_or(bad("it is no PKCS #7 signature in base64"))
 }
 
 /// Sees to the digest and the tree of the image in `file`. One that is promised must be there, and everything must be
@@ -122,6 +139,16 @@ mod tests {
         for key in [ROOT_DIGEST, HASH_OFFSET] {
             assert!(without(key).unwrap_err().contains(key));
         }
+        let signed = |map: &BTreeMap<&str, String>| {
+            signature_from_annotations(|key| map.get(key).map(String::as_str))
+        };
+        assert_eq!(signed(&all).unwrap(), None);
+        let signature = Signature::from_der(vec![0x30, 1, 2]).unwrap();
+        let mut map = all.clone();
+        map.insert(SIGNATURE, signature.to_string());
+        assert_eq!(signed(&map).unwrap(), Some(signature));
+        map.remove(ROOT_DIGEST);
+        assert!(signed(&map).is_err());
         for (key, value) in [(ROOT_DIGEST, "sha512:00"), (HASH_OFFSET, "-1"), (BLOCK_SIZE, "4k")] {
             let mut map = all.clone();
             map.insert(key, value.to_owned());

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use erolith_mkfs::dmverity::{Signature, Verity};
+
 use super::layers::{Converted, Made};
 use super::{
     ImageReport, LayerReport, Options, Report, SOURCE_DIFF_ID, SOURCE_DIGEST, SOURCE_LAYER,
@@ -108,7 +110,8 @@ impl Writer<'_> {
         let described = self.put(CONFIG, &config.to_bytes())?;
         let described = described.with_annotations_of(&image.manifest.config, |_| true);
         let layers = image.layers.iter().zip(made);
-        let descriptors = layers.clone().map(|(layer, made)| self.layer(layer, made)).collect();
+        let descriptors = layers.clone().map(|(layer, made)| self.layer(layer, made));
+        let descriptors = descriptors.collect::<Result<_>>()?;
         let source = image.source_digest.to_string();
         let manifest = image.manifest.rewritten(described, descriptors);
         let manifest = manifest.with_annotation(SOURCE_DIGEST, &source);
@@ -130,7 +133,7 @@ impl Writer<'_> {
         Ok((entry.with_annotation(SOURCE_DIGEST, &source), report))
     }
 
-    fn layer(&self, layer: &Layer, made: &Made) -> Descriptor {
+    fn layer(&self, layer: &Layer, made: &Made) -> Result<Descriptor> {
         let sealed = &made.sealed;
         let media_type = self.options.output.media_type();
         let mut to = Descriptor::new(media_type, &sealed.digest, sealed.size);
@@ -144,10 +147,31 @@ impl Writer<'_> {
         }
         let tree = sealed.verity.as_ref().map(verity::to_annotations).into_iter().flatten();
         to = tree.fold(to, |to, (key, value)| to.with_annotation(key, &value));
+        if let Some(signature) = self.signature(layer, sealed.verity.as_ref())? {
+            to = to.with_annotation(verity::SIGNATURE, &signature.to_string());
+        }
         if let Some(digest) = sealed.fsverity {
             to = to.with_annotation(fsverity::ANNOTATION, &digest.to_string());
         }
-        to.with_annotation(SOURCE_DIFF_ID, &layer.diff_id.to_string())
+        Ok(to.with_annotation(SOURCE_DIFF_ID, &layer.diff_id.to_string()))
+    }
+
+    /// Who vouches for a layer's tree: whoever is to, or who did before, when it is the same tree.
+    fn signature(&self, layer: &Layer, tree: Option<&Verity>) -> Result<Option<Signature>> {
+        let Some(tree) = tree else { return Ok(None) };
+        if let Some(signer) = &self.options.signer {
+            let signed = signer.sign(tree.root).map(Some);
+            return signed.map_err(Error::io("signing a root hash"));
+        }
+        match (&layer.place, layer.layer_type) {
+            (Place::Listed(from), LayerType::Erofs { .. }) => {
+                let get = |key: &str| from.annotation(key);
+                let is_same = verity::from_annotations(get)? == Some(*tree);
+                let signature = verity::signature_from_annotations(get)?;
+                Ok(signature.filter(|_| is_same))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Writes the index of these manifests.

@@ -14,9 +14,10 @@ mod tests;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use erolith_mkfs::build;
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity::{RootHash, Signature, Verity};
 use erolith_mkfs::fsverity;
 
 pub use progress::{Event, Progress};
@@ -56,6 +57,8 @@ pub struct Options {
     pub build: build::Options,
     /// Give images a dm-verity hash tree, which becomes part of their layers.
     pub dm_verity: bool,
+    /// Who signs the root hashes of trees, for nodes that mount nothing else.
+    pub signer: Option<Arc<dyn Sign>>,
     /// Say the fs-verity digests of layers in annotations. Each image is read once more.
     pub fs_verity: bool,
     /// Keep the original images too: the result is an index that lists them before the EROFS ones.
@@ -78,6 +81,7 @@ impl Default for Options {
             output: Output::default(),
             build: build::Options::default(),
             dm_verity: false,
+            signer: None,
             fs_verity: false,
             keep_original: false,
             nondistributable: NonDistributable::default(),
@@ -87,6 +91,15 @@ impl Default for Options {
             cancel: Cancel::default(),
         }
     }
+}
+
+/// Has a key, or knows who has.
+pub trait Sign: fmt::Debug + Send + Sync {
+    /// Signs the hexadecimal digits of a root hash.
+    ///
+    /// # Errors
+    /// Why not.
+    fn sign(&self, root: RootHash) -> io::Result<Signature>;
 }
 
 /// What was made.

@@ -182,6 +182,7 @@ fn applied(options: &Options, blob: &[u8], target: &Path) -> Result<Digest, Erro
         diff_id: None,
         payloads: Payloads::new(),
         verity: None,
+        signature: None,
         fsverity: None,
     };
     let source = Source::Stream(Box::new(Cursor::new(blob.to_vec())));

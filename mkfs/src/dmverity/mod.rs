@@ -18,6 +18,7 @@ mod geometry;
 mod hash;
 mod root;
 pub mod sidecar;
+mod signature;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 pub use error::{Error, Holds};
 pub use geometry::{Geometry, MAX_BLOCK_BITS, MIN_BLOCK_BITS, block_bits_for};
 pub use root::RootHash;
+pub use signature::Signature;
 
 use crate::format::{VERITY_SIGNATURE, VeritySuper};
 use crate::image::Super;

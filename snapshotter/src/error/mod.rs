@@ -132,6 +132,15 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
+    /// The kernel does not accept the signature of a layer's root hash.
+    #[error("{image}: the kernel does not trust who signed the root hash: {errno}")]
+    Untrusted {
+        /// The layer's name.
+        image: String,
+        /// The kernel's answer: ENOKEY for a certificate that it does not know, EKEYREJECTED and EBADMSG for a signature
+        /// that is wrong, or none.
+        errno: Errno,
+    },
     /// The structural check, run on the very descriptor that would have been mounted, said no.
     #[error("{image}: the image is damaged or hostile and was not mounted: {source}")]
     Check {
@@ -363,6 +372,7 @@ impl Error {
             Self::Verity { source, .. } => source.code(),
             Self::Sidecar { .. } => "verity-sidecar",
             Self::Unprotected { .. } => "unprotected",
+            Self::Untrusted { .. } => "untrusted",
             Self::DatabaseSound { .. } => "database-sound",
             Self::Check { .. } => "image-check",
             Self::Read { .. } => "image-read",
@@ -437,6 +447,7 @@ impl Error {
             | Self::Unlimited { .. }
             | Self::NoVerity { .. }
             | Self::Unprotected { .. }
+            | Self::Untrusted { .. }
             | Self::Program { .. }
             | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
@@ -523,6 +534,9 @@ impl Error {
             }
             Self::Unprotected { .. } => {
                 "load dm_verity and let the differ write hash trees, or set dm_verity to \"auto\""
+            }
+            Self::Untrusted { .. } => {
+                "let the kernel know the certificate (keyrings .dm-verity, .secondary_trusted_keys, .platform), or set dm_verity to \"on\""
             }
             Self::Unlimited { .. } => {
                 "mount the filesystem with project quota (prjquota or pquota), or let limits be kept by images"

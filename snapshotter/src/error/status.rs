@@ -54,6 +54,7 @@ impl Error {
             | Self::InUse { .. }
             | Self::Unlimited { .. }
             | Self::Unprotected { .. }
+            | Self::Untrusted { .. }
             | Self::Program { .. }
             | Self::Unsealed { fault: Fault::Missing, .. }
             | Self::NoVerity { .. }

@@ -43,7 +43,8 @@ pub(crate) use images::layer_path;
 pub(crate) use remove::remove_tree;
 pub use sidecar::sidecar_of;
 pub(crate) use sidecar::{
-    link_sidecar, read_sidecar, remove_sidecar, sidecar_path, sync_sidecar, tree_of, write_sidecar,
+    link_sidecar, read_sidecar, remove_sidecar, sidecar_path, signature_of, sync_sidecar, tree_of,
+    write_sidecar,
 };
 
 /// The empty file by which a differ knows a directory that wants a layer.

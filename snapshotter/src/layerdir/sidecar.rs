@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use erolith_mkfs::dmverity::sidecar::{LIMIT, SUFFIX, Sidecar};
-use erolith_mkfs::dmverity::{self, Header, Verity};
+use erolith_mkfs::dmverity::sidecar::{self, LIMIT, SUFFIX, Sidecar};
+use erolith_mkfs::dmverity::{self, Header, Signature, Verity};
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
@@ -49,7 +49,7 @@ pub(crate) fn write_sidecar(image: &Path, tree: &Verity, is_durable: bool) -> Re
     unlink(&path)?;
     make_file(&path, 0o644)?;
     let mut file = File::options().write(true).open(&path).map_err(failed("opening", &path))?;
-    file.write_all(&Sidecar::from(tree).to_bytes()).map_err(failed("writing", &path))?;
+    file.write_all(&Sidecar::from(tree).to_bytes(None)).map_err(failed("writing", &path))?;
     if !is_durable {
         return Ok(());
     }
@@ -69,6 +69,20 @@ pub(crate) fn sync_sidecar(image: &Path) -> Result<()> {
 
 /// What the sidecar of an image says, when there is one.
 pub(crate) fn read_sidecar(image: &Path) -> Result<Option<Sidecar>> {
+    let bytes = read(image)?;
+    bytes.map(|bytes| Sidecar::parse(&bytes)).transpose().map_err(bad(image))
+}
+
+/// Who vouches for the root hash of an image, as its sidecar says.
+///
+/// # Errors
+/// [`Error::Verity`], [`Error::Storage`].
+pub(crate) fn signature_of(image: &Path) -> Result<Option<Signature>> {
+    let Some(bytes) = read(image)? else { return Ok(None) };
+    sidecar::signature(&bytes).map_err(bad(image))
+}
+
+fn read(image: &Path) -> Result<Option<Vec<u8>>> {
     let path = sidecar_path(image);
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -77,11 +91,10 @@ pub(crate) fn read_sidecar(image: &Path) -> Result<Option<Sidecar>> {
     };
     let mut bytes = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(failed("reading", &path))?;
-    let parsed = match bytes.len() as u64 {
-        0..=LIMIT => Sidecar::parse(&bytes),
-        _ => Err(dmverity::Error::Sidecar { why: "it is too long" }),
-    };
-    parsed.map(Some).map_err(bad(image))
+    match bytes.len() as u64 {
+        0..=LIMIT => Ok(Some(bytes)),
+        _ => Err(bad(image)(dmverity::Error::Sidecar { why: "it is too long" })),
+    }
 }
 
 /// The tree of the image in `file`, which must have the root hash that the sidecar says.

@@ -35,7 +35,6 @@ use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK, record};
 use crate::mounts;
 use crate::protect::{self, Protector};
 use crate::store::{Content, Entry, Kind, Labels, Snapshot, now, without_empty};
-use crate::verity::DmVerity;
 use crate::{Error, Result};
 
 /// An image that can be committed.
@@ -142,7 +141,7 @@ impl Snapshotter {
         let is_converted = stat(&dir.join(IMAGE))?.is_none();
         if is_converted {
             let to = Target { id, dir: &dir, fd: lock.as_fd(), sync: self.config.sync };
-            let is_hashed = self.config.dm_verity == DmVerity::On;
+            let is_hashed = self.config.dm_verity.hashes();
             let written = self.written(id, labels)?;
             let below = below.iter().map(|&id| self.dir(id).join(IMAGE)).collect();
             convert(&to, Changed { written, below }, is_hashed, self.protector())?;

@@ -4,6 +4,7 @@
 
 pub(crate) mod dm;
 pub(crate) mod idmap;
+pub(crate) mod keyring;
 pub(crate) mod loopdev;
 pub(crate) mod namespace;
 pub(crate) mod project;

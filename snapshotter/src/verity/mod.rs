@@ -10,12 +10,13 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use erolith_mkfs::dmverity::sidecar::Sidecar;
-use erolith_mkfs::dmverity::{self, Header, RootHash};
+use erolith_mkfs::dmverity::{self, Header, RootHash, Signature};
 use rustix::io::Errno;
 
 use crate::files::names;
-use crate::layerdir::{read_sidecar, tree_of};
+use crate::layerdir::{read_sidecar, signature_of, tree_of};
 use crate::sys::dm::{self, DeviceMapper, Table};
+use crate::sys::keyring::Key;
 use crate::sys::loopdev::{self, Access};
 use crate::{Error, Result};
 
@@ -34,6 +35,8 @@ pub enum DmVerity {
     Auto,
     /// All are; others cannot be mounted.
     On,
+    /// All are, and the kernel must know who signed their root hashes.
+    Signed,
     /// None is.
     Off,
 }
@@ -56,9 +59,16 @@ impl DmVerity {
         match (self, has_sidecar, has_kernel) {
             (Self::Off, _, _) | (Self::Auto, false, _) | (Self::Auto, true, false) => Way::Plain,
             (_, true, true) => Way::Verity,
-            (Self::On, false, _) => Way::Refused("the layer has no sidecar with a root hash"),
-            (Self::On, true, false) => Way::Refused("this kernel has no dm-verity"),
+            (Self::On | Self::Signed, false, _) => {
+                Way::Refused("the layer has no sidecar with a root hash")
+            }
+            (Self::On | Self::Signed, true, false) => Way::Refused("this kernel has no dm-verity"),
         }
+    }
+
+    /// Is a layer that this process makes itself to have a tree?
+    pub(crate) fn hashes(self) -> bool {
+        matches!(self, Self::On | Self::Signed)
     }
 
     /// Refuses a layer that others are to mount and that lacks what they need. Returns whether it has a sidecar that is to
@@ -69,6 +79,9 @@ impl DmVerity {
     pub(crate) fn sidecar_for_others(self, image: &Path) -> Result<bool> {
         if !self.looks() {
             return Ok(false);
+        }
+        if self == Self::Signed {
+            return Err(unprotected(image, "who mounts it is not told of signatures"));
         }
         let has_sidecar = read_sidecar(image)?.is_some();
         // Whether there is a kernel for it is the affair of whoever mounts.
@@ -146,9 +159,13 @@ impl Devices {
         mapper: DeviceMapper,
     ) -> Result<Device> {
         let (header, root) = tree_of(image, file, sidecar)?;
+        let signature = self.signature(image)?;
         let block = u32::try_from(header.geometry().block_size()).unwrap_or(512);
         let backing = loopdev::attach(file.as_fd(), block, Access::ReadOnly)?;
-        let table = table(&header, root, &backing.path());
+        let key = format!("{}{id}", self.prefix);
+        let table = table(&header, root, &backing.path(), signature.is_some().then_some(&key));
+        // The kernel looks for it while the device is made.
+        let _key = signature.map(|signature| keep(&key, &signature)).transpose()?;
         for number in 0..TRIES {
             let name = format!("{}{id}-{number}", self.prefix);
             match mapper.create(&name, &name, &table) {
@@ -162,10 +179,23 @@ impl Devices {
                 }
                 // A mount that was detached still has it.
                 Err(Errno::BUSY | Errno::EXIST) => {}
+                Err(errno) if is_distrust(errno) && self.mode == DmVerity::Signed => {
+                    return Err(Error::Untrusted { image: image.display().to_string(), errno });
+                }
                 Err(errno) => return Err(Error::kernel(format!("make the device {name}"), errno)),
             }
         }
         Err(Error::kernel(format!("find a name {}{id}-N for a device", self.prefix), Errno::EXIST))
+    }
+
+    /// What the kernel is to judge; nothing where nobody asks for it.
+    fn signature(&self, image: &Path) -> Result<Option<Signature>> {
+        if self.mode != DmVerity::Signed {
+            return Ok(None);
+        }
+        let signature = signature_of(image)?;
+        let missing = || unprotected(image, "nobody has signed its root hash");
+        signature.map(Some).ok_or_else(missing)
     }
 
     /// Removes the devices that nobody uses, and has others go with their users.
@@ -223,15 +253,32 @@ impl Drop for Device {
 
 /// What dm-verity is told (Documentation/admin-guide/device-mapper/verity.rst). Data and hashes are on one device; the first
 /// hash block is behind the superblock, which the kernel does not read.
-fn table(header: &Header, root: RootHash, backing: &Path) -> Table {
+///
+/// The kernel finds the signature of the root hash by the name of a `key`.
+fn table(header: &Header, root: RootHash, backing: &Path, key: Option<&String>) -> Table {
     let geometry = header.geometry();
     let (block, blocks) = (geometry.block_size(), geometry.data_blocks());
     let salt: String = header.salt().iter().map(|byte| format!("{byte:02x}")).collect();
     let salt = if salt.is_empty() { "-".to_owned() } else { salt };
     let (device, first) = (backing.display(), blocks + 1);
-    let parameters =
-        format!("1 {device} {device} {block} {block} {blocks} {first} sha256 {root} {salt}");
+    let signed = key.map(|key| format!(" 2 root_hash_sig_key_desc {key}")).unwrap_or_default();
+    let parameters = format!(
+        "1 {device} {device} {block} {block} {blocks} {first} sha256 {root} {salt}{signed}"
+    );
     Table { target: TARGET, bytes: geometry.hash_offset(), parameters }
+}
+
+fn keep(name: &str, signature: &Signature) -> Result<Key> {
+    Key::of_thread(name, signature.as_der())
+        .map_err(|errno| Error::kernel("keep a signature as a key", errno))
+}
+
+/// Does the kernel answer so when it does not accept a signature (`verify_pkcs7_signature` and what it calls)?
+fn is_distrust(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::NOKEY | Errno::KEYREJECTED | Errno::KEYEXPIRED | Errno::KEYREVOKED | Errno::BADMSG
+    )
 }
 
 fn unprotected(image: &Path, why: &'static str) -> Error {

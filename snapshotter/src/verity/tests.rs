@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::*;
 use crate::layerdir::sidecar_path;
+use crate::sys::keyring::tests as keyring;
 
 /// Set where the kernel has dm-verity, as in `tests/vm/dmverity.sh`: then nothing is skipped.
 const HAS_DEVICES: &str = "EROLITH_TEST_DM_VERITY";
@@ -21,7 +22,7 @@ pub(crate) fn device_mapper() -> Option<DeviceMapper> {
 
 #[test]
 fn what_is_required_is_never_left_out() {
-    use DmVerity::{Auto, Off, On};
+    use DmVerity::{Auto, Off, On, Signed};
     let no_sidecar = Way::Refused("the layer has no sidecar with a root hash");
     let no_kernel = Way::Refused("this kernel has no dm-verity");
     // Mode, sidecar, kernel.
@@ -35,6 +36,9 @@ fn what_is_required_is_never_left_out() {
         (On, true, false, no_kernel),
         (On, false, true, no_sidecar),
         (On, false, false, no_sidecar),
+        (Signed, true, true, Way::Verity),
+        (Signed, true, false, no_kernel),
+        (Signed, false, true, no_sidecar),
     ];
     for (mode, has_sidecar, has_kernel, want) in table {
         assert_eq!(mode.way(has_sidecar, has_kernel), want, "{mode:?} {has_sidecar} {has_kernel}");
@@ -50,7 +54,7 @@ fn image(dir: &Path) -> (std::path::PathBuf, Sidecar) {
     file.sync_all().unwrap();
     let sidecar = Sidecar::from(&made);
     let to = File::create(sidecar_path(&path)).unwrap();
-    to.write_all_at(&sidecar.to_bytes(), 0).unwrap();
+    to.write_all_at(&sidecar.to_bytes(None), 0).unwrap();
     (path, sidecar)
 }
 
@@ -60,10 +64,13 @@ fn the_table_is_what_the_kernel_documents() {
     let (path, sidecar) = image(dir.path());
     let file = File::open(&path).unwrap();
     let (header, root) = tree_of(&path, &file, &sidecar).unwrap();
-    let table = table(&header, root, Path::new("/dev/loop3"));
     let salt = "00".repeat(32);
     let want = format!("1 /dev/loop3 /dev/loop3 4096 4096 20 21 sha256 {root} {salt}");
-    assert_eq!(table, Table { target: "verity", bytes: 20 * 4096, parameters: want });
+    let signed = format!("{want} 2 root_hash_sig_key_desc a-key");
+    for (key, parameters) in [(None, want), (Some("a-key".to_owned()), signed)] {
+        let table = table(&header, root, Path::new("/dev/loop3"), key.as_ref());
+        assert_eq!(table, Table { target: "verity", bytes: 20 * 4096, parameters });
+    }
 }
 
 #[test]
@@ -91,9 +98,9 @@ fn sidecars_that_do_not_fit_are_refused() {
         return;
     }
     let wrong = Sidecar { root: RootHash([1; 32]), ..sidecar };
-    assert_eq!(open(&wrong.to_bytes()), Err("dmverity-root"));
+    assert_eq!(open(&wrong.to_bytes(None)), Err("dmverity-root"));
     let elsewhere = Sidecar { hash_offset: 4096, ..sidecar };
-    assert_eq!(open(&elsewhere.to_bytes()), Err("dmverity-no-tree"));
+    assert_eq!(open(&elsewhere.to_bytes(None)), Err("dmverity-no-tree"));
     assert_eq!(devices.names().unwrap(), [""; 0]);
 }
 
@@ -126,6 +133,57 @@ fn devices_are_what_was_asked_for_and_several_of_a_layer_can_be() {
     gone(&devices);
 }
 
+/// Of the root hash of [`image`], and by whom:
+///
+/// ```sh
+/// openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 36500 -subj "/CN=erolith's tests"
+/// printf %s "$root" | openssl smime -sign -nocerts -noattr -binary -inkey key.pem -signer cert.pem -outform der
+/// ```
+const SIGNATURE: &[u8] = include_bytes!("testdata/signature.p7s");
+const CERTIFICATE: &[u8] = include_bytes!("testdata/certificate.der");
+/// Set where the keyring .dm-verity (Linux 7.0) takes certificates.
+const TAKES_CERTIFICATES: &str = "EROLITH_TEST_DM_VERITY_KEYRING";
+
+/// Has the kernel trust the certificate. A keyring counts from when it takes no more.
+fn trust() {
+    let keys = std::fs::read_to_string("/proc/keys").unwrap();
+    let line = keys.lines().find(|line| line.contains(" .dm-verity:")).unwrap();
+    let ring = line.split_whitespace().next().unwrap();
+    keyring::add_certificate(i64::from_str_radix(ring, 16).unwrap(), CERTIFICATE).unwrap();
+}
+
+#[test]
+fn the_kernel_judges_who_signed_a_layer() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (path, sidecar) = image(dir.path());
+    let file = File::open(&path).unwrap();
+    let devices = Devices::new(DmVerity::Signed, "test-signed").unwrap();
+    let open = |signature: Option<&[u8]>| {
+        let signature = signature.and_then(|bytes| Signature::from_der(bytes.to_vec()));
+        let to = File::create(sidecar_path(&path)).unwrap();
+        to.write_all_at(&sidecar.to_bytes(signature.as_ref()), 0).unwrap();
+        devices.open(1, &path, &file).map(|device| drop(device.unwrap())).map_err(|e| e.code())
+    };
+    if device_mapper().is_none() {
+        return assert_eq!(open(Some(SIGNATURE)), Err("unprotected"));
+    }
+    assert_eq!(open(None), Err("unprotected"));
+    assert_eq!(open(Some(SIGNATURE)), Err("untrusted"), "nobody knows the certificate");
+    assert_eq!(open(Some(b"0 no signature")), Err("untrusted"));
+    if std::env::var_os(TAKES_CERTIFICATES).is_some() {
+        trust();
+        assert_eq!(open(Some(SIGNATURE)), Ok(()));
+        // The last bytes are what was computed with the key.
+        let mut forged = SIGNATURE.to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        assert_eq!(open(Some(&forged)), Err("untrusted"));
+    }
+    // Who does not ask does not care.
+    let others = Devices::new(DmVerity::On, "test-signed").unwrap();
+    assert!(others.open(1, &path, &file).unwrap().is_some());
+    gone(&devices);
+}
+
 /// Waits until no device is left: the kernel removes one when the last user has closed it, a moment later.
 fn gone(devices: &Devices) {
     for _ in 0..500 {
@@ -145,7 +203,7 @@ fn what_a_killed_process_left_is_removed_by_the_next_start() {
     let file = File::open(&path).unwrap();
     let (header, root) = tree_of(&path, &file, &sidecar).unwrap();
     let backing = loopdev::attach(file.as_fd(), 512, Access::ReadOnly).unwrap();
-    let table = table(&header, root, &backing.path());
+    let table = table(&header, root, &backing.path(), None);
     let name = "erolith-test-left-3-0";
     mapper.create(name, name, &table).unwrap();
     assert_eq!(mapper.create(name, name, &table).unwrap_err(), Errno::BUSY);

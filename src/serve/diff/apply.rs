@@ -54,14 +54,16 @@ fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<L
     let payloads = payloads.into_iter().map(|(id, any)| (id, any.encode_to_vec())).collect();
     // What is said of an archive is about something else.
     let get = |key: &str| annotations.get(key).map(String::as_str);
-    let (verity, fsverity) = match LayerType::parse(&media_type) {
-        Ok(LayerType::Erofs { .. }) => {
-            (verity::from_annotations(get)?, fsverity::from_annotations(get)?)
-        }
-        _ => (None, None),
+    let (verity, signature, fsverity) = match LayerType::parse(&media_type) {
+        Ok(LayerType::Erofs { .. }) => (
+            verity::from_annotations(get)?,
+            verity::signature_from_annotations(get)?,
+            fsverity::from_annotations(get)?,
+        ),
+        _ => (None, None, None),
     };
     let (digest, diff_id) = (digest.parse()?, None);
-    Ok(Layer { media_type, digest, size, diff_id, payloads, verity, fsverity })
+    Ok(Layer { media_type, digest, size, diff_id, payloads, verity, signature, fsverity })
 }
 
 /// How an image came to be, in logs and metrics.
@@ -188,7 +190,7 @@ impl Differ {
         let linked = File::open(&image)
             .map_err(|source| Error::Storage { action: "opening", path: image.clone(), source })
             .and_then(|file| {
-                sidecar::publish(&to, verity.as_ref(), target.sync)?;
+                sidecar::publish(&to, verity.as_ref(), layer.signature.as_ref(), target.sync)?;
                 Ok(Place::new(&to)?.publish(&file, target.sync)?)
             });
         if let Err(error) = linked {
@@ -267,6 +269,7 @@ impl Differ {
             diff_id: None,
             payloads: BTreeMap::new(),
             verity: None,
+            signature: None,
             fsverity: None,
         };
         let options = Options { processors: Vec::new(), ..self.options(target, cancel) };

@@ -62,6 +62,39 @@ async fn a_converted_layer_has_a_sidecar_wherever_it_is_linked() {
     );
 }
 
+/// Who signed a tree is not part of the image: one that is linked may have been signed by others, or by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_layer_has_the_signature_that_it_came_with() {
+    let making = node(true).await;
+    let data = layer();
+    making.containerd.put(&data);
+    let mounts = making.prepare("made").await;
+    making.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    let sidecar = verified(&mounts).unwrap();
+    let bytes = std::fs::read(layer_dir(&mounts).join("layer.erofs")).unwrap();
+
+    let node = node(false).await;
+    node.containerd.put(&bytes);
+    let signature = |bytes: &[u8]| dmverity::Signature::from_der(bytes.to_vec());
+    for (key, signed) in [("nobody", None), ("one", Some(b"0 one")), ("other", Some(b"0 two"))] {
+        let signed = signed.and_then(|bytes| signature(bytes));
+        let mounts = node.prepare(key).await;
+        let mut native = describe(&bytes, EROFS);
+        native.annotations = [
+            ("root_digest", format!("sha256:{}", sidecar.root)),
+            ("hash_offset", sidecar.hash_offset.to_string()),
+        ]
+        .into_iter()
+        .chain(signed.as_ref().map(|signed| ("signature", signed.to_string())))
+        .map(|(key, value)| (format!("org.erofs.dmverity.{key}"), value))
+        .collect();
+        node.apply(&native, &mounts).await.unwrap();
+        assert_eq!(verified(&mounts), Some(sidecar));
+        let bytes = std::fs::read(layer_dir(&mounts).join("layer.erofs.dmverity")).unwrap();
+        assert_eq!(dmverity::sidecar::signature(&bytes).unwrap(), signed, "{key}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_layer_that_promises_a_digest_has_it() {
     use erolith_mkfs::fsverity::Digest;

@@ -1,7 +1,7 @@
 //! Images with hash trees, and their sidecars.
 
-use erolith_mkfs::dmverity::sidecar::Sidecar;
-use erolith_mkfs::dmverity::{self, RootHash, Verity};
+use erolith_mkfs::dmverity::sidecar::{self, Sidecar};
+use erolith_mkfs::dmverity::{self, RootHash, Signature, Verity};
 
 use super::*;
 
@@ -15,6 +15,10 @@ impl Dir {
         Some(header.verity(root))
     }
 
+    fn signature(&self) -> Option<Signature> {
+        sidecar::signature(&fs::read(self.0.path().join("layer.erofs.dmverity")).unwrap()).unwrap()
+    }
+
     fn sorted(&self) -> Vec<String> {
         let mut names = self.names();
         names.sort();
@@ -24,6 +28,10 @@ impl Dir {
 
 fn with_trees() -> Options {
     Options { dm_verity: true, ..Options::default() }
+}
+
+fn signature() -> Option<Signature> {
+    Signature::from_der(b"0 signed".to_vec())
 }
 
 const BOTH: [&str; 2] = ["layer.erofs", "layer.erofs.dmverity"];
@@ -43,8 +51,9 @@ fn a_converted_layer_gets_a_tree_and_a_sidecar() {
     // What is said of an archive is about something else.
     let root = RootHash([1; 32]);
     let verity = Some(Verity { root, hash_offset: 4096, block_size: 4096 });
-    let annotated = Layer { verity, ..layer(OCI_LAYER, &tar) };
+    let annotated = Layer { verity, signature: signature(), ..layer(OCI_LAYER, &tar) };
     assert_eq!(dir.apply_as(&annotated, &tar, &with_trees()).unwrap().verity, applied.verity);
+    assert_eq!(dir.signature(), None);
     // Without a tree, the sidecar of the image before goes.
     assert_eq!(dir.apply(OCI_LAYER, &tar, &Options::default()).unwrap().verity, None);
     assert_eq!(dir.names(), ["layer.erofs"]);
@@ -59,13 +68,15 @@ fn native_layers_get_sidecars_from_promises_that_hold() {
     let made = dmverity::append_to_image(&file, &|| false).unwrap();
     let bytes = fs::read(&blob).unwrap();
     let zstd = zstd::encode_all(bytes.as_slice(), 1).unwrap();
-    let promising = Layer { verity: Some(made), ..layer(EROFS_LAYER, &bytes) };
+    let promising =
+        Layer { verity: Some(made), signature: signature(), ..layer(EROFS_LAYER, &bytes) };
     // Whether trees are wanted or not; stored or streamed, packed or not.
     for options in [Options::default(), with_trees()] {
         for share in [Share::Link, Share::Never] {
             let (dir, options) = (Dir::new(), Options { share, ..options.clone() });
             let applied = dir.share(&blob, &promising, &options).unwrap();
             assert_eq!((applied.verity, dir.verified()), (Some(made), Some(made)));
+            assert_eq!(dir.signature(), signature());
             assert_eq!(applied.how == How::Linked, share == Share::Link);
         }
         let dir = Dir::new();

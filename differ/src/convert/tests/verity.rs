@@ -1,8 +1,11 @@
 //! Layers with hash trees.
 
-use erolith_mkfs::dmverity::{self, Verity};
+use std::io;
+
+use erolith_mkfs::dmverity::{self, RootHash, Signature, Verity};
 
 use super::*;
+use crate::convert::Sign;
 
 fn with_trees() -> Options {
     Options { dm_verity: true, ..Options::default() }
@@ -109,6 +112,50 @@ fn native_layers_keep_their_trees_or_get_one() {
         assert!(said.iter().all(|of| of.contains_key("org.erofs.dmverity.root_digest")));
     }
     assert!(layers(&raw).iter().all(|(_, verity)| verity.is_none()));
+}
+
+#[derive(Debug)]
+struct Signer(bool);
+
+impl Sign for Signer {
+    fn sign(&self, root: RootHash) -> io::Result<Signature> {
+        let signature = Signature::from_der(format!("0{root}").into_bytes()).unwrap();
+        self.0.then_some(signature).ok_or_else(|| io::Error::other("no key"))
+    }
+}
+
+#[test]
+fn root_hashes_are_signed_and_stay_so() {
+    let bench = Bench::new();
+    two_layers(&bench).image("latest");
+    let with = |can| Options { signer: Some(Arc::new(Signer(can))), ..with_trees() };
+    let sign = |from, to, options: &Options| {
+        let (_, layout) = bench.run_as(from, to, &Select::default(), options)?;
+        Ok(annotations(&layout))
+    };
+    let is_signed = |of: &serde_json::Map<String, Value>| {
+        let root: RootHash =
+            of["org.erofs.dmverity.root_digest"].as_str().unwrap().parse().unwrap();
+        let signature = of.get("org.erofs.dmverity.signature").map(|text| text.as_str().unwrap());
+        signature.and_then(Signature::parse) == Signer(true).sign(root).ok()
+    };
+    let refused = sign("oci:source", "oci:refused:new", &with(false));
+    assert!(refused.is_err_and(|e: Error| e.to_string().contains("no key")));
+    // Whoever converts it again need not sign it again: the trees are the same.
+    for (from, to, options) in [
+        ("oci:source", "oci:signed:new", with(true)),
+        ("oci:signed", "oci:again:new", Options::default()),
+        (
+            "oci:again",
+            "oci:packed:new",
+            Options { output: Output::Zstd { level: 1, threads: 1 }, ..with_trees() },
+        ),
+    ] {
+        let said = sign(from, to, &options).unwrap();
+        assert!(said.iter().all(is_signed), "{from}: {said:?}");
+    }
+    let unsigned = sign("oci:source", "oci:unsigned:new", &with_trees()).unwrap();
+    assert!(!unsigned.iter().any(|of| of.contains_key("org.erofs.dmverity.signature")));
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn open(site: &Site, dm_verity: DmVerity) -> Snapshotter {
 
 fn write_sidecar(image: &Path, sidecar: Sidecar) {
     let file = File::create(layerdir::sidecar_path(image)).unwrap();
-    file.write_all_at(&sidecar.to_bytes(), 0).unwrap();
+    file.write_all_at(&sidecar.to_bytes(None), 0).unwrap();
 }
 
 /// The committed layer `A` with a file `large` of 16 blocks, from block 1 of the image on, and a hash tree.
