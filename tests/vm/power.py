@@ -72,6 +72,8 @@ class Life:
     def __init__(self, options, disk, transcript, boot, rng, last):
         self.transcript, self.boot, self.rng, self.last = transcript, boot, rng, last
         self.said, self.acknowledged, self.ready, self.passed = [], 0, None, False
+        # What was found, of a server that may be wrong, and whether the check came to its end.
+        self.findings, self.checked = [], False
         socket = os.path.join(options.dir, "disk.sock")
         if os.path.exists(socket):
             os.unlink(socket)
@@ -83,7 +85,7 @@ class Life:
         if early:
             self.server.cut_after(rng.randint(1, EARLY), rng.random() < 0.5)
         words = [f"POWER_FS={options.fs}", f"POWER_BOOT={boot}", f"POWER_SEED={options.seed}",
-                 f"POWER_SYNC={options.sync}", f"POWER_LAST={'true' if last else 'false'}"]
+                 f"POWER_SYNC={options.sync}", f"POWER_SERVER={options.server}", f"POWER_LAST={'true' if last else 'false'}"]
         command = options.machine + ["-append", " ".join([options.append] + words)]
         command += ["-drive", f"file=nbd:unix:{socket},format=raw,if=virtio,cache=writeback",
                     "-drive", f"file={heard},format=raw,if=virtio,readonly=on"]
@@ -119,6 +121,9 @@ class Life:
         if self.server.failure:
             raise Failed(f"the disk: {self.server.failure!r}")
         self.transcript.end_of_life()
+        if not self.checked:
+            # The next life finds it once more.
+            self.findings.clear()
         self.judge()
 
     def line(self, line):
@@ -129,6 +134,9 @@ class Life:
         self.transcript.hear(line)
         self.acknowledged += line.startswith(". ")
         self.passed |= line == "passed"
+        self.checked |= line == "known end"
+        if line.startswith("FOUND "):
+            self.findings.append(line.split()[1])
         if line == "ready":
             self.ready = time.monotonic()
             if self.server.limit is None:
@@ -147,7 +155,7 @@ class Life:
 
 def arguments():
     parser = argparse.ArgumentParser()
-    for name in ("dir", "disk", "fs", "sync", "append"):
+    for name in ("dir", "disk", "fs", "server", "sync", "append"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
@@ -186,10 +194,18 @@ def live(options, disk, transcript, boot):
     return life, rng, failure
 
 
+def summary(findings):
+    """What was found in all lives: how often each thing, and in how many of them."""
+    checks = [life for life in findings if life is not None]
+    print(f"found in {sum(map(bool, checks))} of {len(checks)} checks that came to their end:")
+    for kind in sorted({kind for life in checks for kind in life}):
+        print(f"  {kind}: {sum(life.count(kind) for life in checks)}, in {sum(kind in life for life in checks)} checks")
+
+
 def main():
     options = arguments()
     start = time.monotonic()
-    transcript, totals = Transcript(), [0, 0, 0, 0]
+    transcript, totals, findings = Transcript(), [0, 0, 0, 0], []
     before = os.path.join(options.dir, "before")
     for boot in range(1, options.rounds + 2):
         # The disk as this life finds it: sparse, and shared with the medium where the filesystem can.
@@ -206,10 +222,17 @@ def main():
         when = "at its end" if life.last else "at work" if life.ready else "while it started"
         print(f"life {boot}: {time.monotonic() - began:.1f} s, {life.acknowledged} acknowledged, cut {when}: {disk.writes} "
               f"writes and {disk.flushes} flushes, {lost} blocks unflushed, {survived} of them survive", flush=True)
+        findings.append(life.findings if life.checked else None)
+        for line in life.said:
+            if line.startswith(MARK + "FOUND "):
+                print(f"  {line[len(MARK):]}{'' if life.checked else ' (and once more)'}", flush=True)
         cut = not life.last
         totals = [a + b for a, b in zip(totals, (life.acknowledged, cut, cut and not life.ready, lost - survived))]
-    print(f"passed: {totals[1]} cuts, {totals[2]} of them before the last one was dealt with; {totals[0]} calls "
+    how = "passed" if options.server == "erolith" else options.server
+    print(f"{how}: {totals[1]} cuts, {totals[2]} of them before the last one was dealt with; {totals[0]} calls "
           f"acknowledged, {totals[3]} blocks lost, in {time.monotonic() - start:.0f} s: seed {options.seed}, {options.fs}")
+    if options.server != "erolith":
+        summary(findings)
     return 0
 
 
