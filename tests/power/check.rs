@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use erolith_tests::node::Leftovers;
 
-use crate::content::{Random, tree};
+use crate::content::{Random, Tree, tree};
 use crate::model::{Kind, Layer, Model, Op};
 use crate::server::Finding;
 use crate::world::World;
@@ -193,10 +193,13 @@ fn shows_its_layers(world: &World, model: &Model, name: &str) {
         Ok(found) => found,
         Err((finding, why)) => return world.found(finding, &why),
     };
-    let differs = |path: &&String| found.get(*path) != wanted.get(*path);
-    let paths: BTreeSet<_> = found.keys().chain(wanted.keys()).filter(differs).collect();
-    if !paths.is_empty() {
-        let why = format!("{name}: {} files are not as they were: {paths:?}", paths.len());
+    let length = |tree: &Tree, path| tree.get(path).map(Vec::len);
+    let paths = found.keys().chain(wanted.keys());
+    let others = paths.filter(|path| found.get(*path) != wanted.get(*path));
+    let others: BTreeSet<_> =
+        others.map(|path| (path, length(&wanted, path), length(&found, path))).collect();
+    if !others.is_empty() {
+        let why = format!("{name}: the path, bytes that it had, and that it has: {others:?}");
         world.found(Finding::Content, &why);
     }
 }

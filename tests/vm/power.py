@@ -72,7 +72,7 @@ class Life:
     def __init__(self, options, disk, transcript, boot, rng, last):
         self.transcript, self.boot, self.rng, self.last = transcript, boot, rng, last
         self.said, self.acknowledged, self.ready, self.passed = [], 0, None, False
-        # What was found, of a server that may be wrong, and whether the check came to its end.
+        # What was found wrong with a server that goes on, and whether the check came to its end.
         self.findings, self.checked = [], False
         socket = os.path.join(options.dir, "disk.sock")
         if os.path.exists(socket):
@@ -85,7 +85,8 @@ class Life:
         if early:
             self.server.cut_after(rng.randint(1, EARLY), rng.random() < 0.5)
         words = [f"POWER_FS={options.fs}", f"POWER_BOOT={boot}", f"POWER_SEED={options.seed}",
-                 f"POWER_SYNC={options.sync}", f"POWER_SERVER={options.server}", f"POWER_LAST={'true' if last else 'false'}"]
+                 f"POWER_SERVER={options.server}", f"POWER_SYNC={options.sync}",
+                 f"POWER_LAST={'true' if last else 'false'}"]
         command = options.machine + ["-append", " ".join([options.append] + words)]
         command += ["-drive", f"file=nbd:unix:{socket},format=raw,if=virtio,cache=writeback",
                     "-drive", f"file={heard},format=raw,if=virtio,readonly=on"]
@@ -225,7 +226,7 @@ def main():
         findings.append(life.findings if life.checked else None)
         for line in life.said:
             if line.startswith(MARK + "FOUND "):
-                print(f"  {line[len(MARK):]}{'' if life.checked else ' (and once more)'}", flush=True)
+                print(f"  {line[len(MARK):]}{'' if life.checked else '; the check was cut'}", flush=True)
         cut = not life.last
         totals = [a + b for a, b in zip(totals, (life.acknowledged, cut, cut and not life.ready, lost - survived))]
     how = "passed" if options.server == "erolith" else options.server
