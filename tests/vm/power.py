@@ -24,6 +24,8 @@ LONGEST_WORK = 30
 STARTS = 3
 # Writes and flushes until the cut: of a start with its check, and of the work after that.
 EARLY, LATE = 200, 500
+# Of what can be found, as the machine calls it: what was acknowledged is no longer there or not right.
+LOSSES = {"gone", "missing", "empty", "damaged", "unmountable", "content"}
 
 
 class Failed(Exception):
@@ -198,11 +200,11 @@ def live(options, disk, transcript, boot):
 
 
 def summary(findings):
-    """What was found in all lives: how often each thing, and in how many of them."""
-    checks = [life for life in findings if life is not None]
-    print(f"found in {sum(map(bool, checks))} of {len(checks)} checks that came to their end:")
-    for kind in sorted({kind for life in checks for kind in life}):
-        print(f"  {kind}: {sum(life.count(kind) for life in checks)}, in {sum(kind in life for life in checks)} checks")
+    """What was found after the cuts: how often each thing, and in how many checks."""
+    print(f"{len(findings)} checks after a cut came to their end: {sum(map(bool, findings))} found something, "
+          f"{sum(bool(LOSSES & set(life)) for life in findings)} a loss")
+    for kind in sorted({kind for life in findings for kind in life}):
+        print(f"  {kind}: {sum(life.count(kind) for life in findings)}, in {sum(kind in life for life in findings)} checks")
 
 
 def main():
@@ -225,7 +227,8 @@ def main():
         when = "at its end" if life.last else "at work" if life.ready else "while it started"
         print(f"life {boot}: {time.monotonic() - began:.1f} s, {life.acknowledged} acknowledged, cut {when}: {disk.writes} "
               f"writes and {disk.flushes} flushes, {lost} blocks unflushed, {survived} of them survive", flush=True)
-        findings.append(life.findings if life.checked else None)
+        if life.checked and boot > 1:
+            findings.append(life.findings)
         for line in life.said:
             if line.startswith(MARK + "FOUND "):
                 print(f"  {line[len(MARK):]}{'' if life.checked else '; the check was cut'}", flush=True)
