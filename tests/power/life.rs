@@ -1,8 +1,8 @@
 //! One life of the machine whose power is cut: checks what the last cut left, then works until the next one.
 //!
 //! Runs in a virtual machine that `tests/vm/power.sh` starts, which says by variables of the environment what is wanted:
-//! POWER_BOOT, the number of this life; POWER_SEED; POWER_SYNC, false for a daemon that must lose something; POWER_LAST,
-//! true for a life that ends after its check, with nothing left.
+//! POWER_BOOT, the number of this life; POWER_SEED; POWER_SERVER, who is judged; POWER_SYNC, false for a daemon that must lose
+//! something; POWER_LAST, true for a life that ends after its check, with nothing left.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod check;
@@ -11,6 +11,7 @@ mod content;
 mod model;
 #[path = "../rpc/mod.rs"]
 mod rpc;
+mod server;
 mod work;
 mod world;
 
@@ -19,11 +20,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use erolith_tests::node::{Daemon, Setup};
+use erolith_tests::node::Setup;
 
 use crate::console::Console;
 use crate::content::Random;
 use crate::model::Model;
+use crate::server::Server;
 use crate::work::Worker;
 use crate::world::World;
 
@@ -66,6 +68,7 @@ fn main() {
     let number =
         |name: &str| variable(name).parse::<u64>().unwrap_or_else(|e| panic!("{name}: {e}"));
     let (boot, last) = (number("POWER_BOOT"), variable("POWER_LAST") == "true");
+    let server = Server::named(&variable("POWER_SERVER"));
     let mut random = Random(number("POWER_SEED") ^ boot.rotate_left(32));
     let mut model = Model::replay(&console::transcript()).unwrap_or_else(|why| panic!("{why}"));
     // Before it starts, for there may be old blobs in the way of new ones.
@@ -73,20 +76,41 @@ fn main() {
     fs::remove_dir_all(&blobs).ok();
     fs::create_dir_all(&blobs).unwrap();
     fs::create_dir_all(&setup.dir).unwrap();
-    let daemon = Daemon::start(setup.clone()).unwrap_or_else(|why| panic!("{why}"));
-    let world = World::new(Arc::clone(&console), &setup, boot, "check");
+    // The power may have been cut while what was spoiled was removed.
+    if !server.must_be_right() && model.is_empty() {
+        server::wipe(&setup);
+    }
+    let mut running = server.start(&setup);
+    let world = World::new(Arc::clone(&console), (server, &setup), boot, "check");
     check::check(&world, &mut model, &mut random, last || boot.is_multiple_of(EMPTY_EVERY));
     if last {
-        daemon.stop().unwrap_or_else(|why| panic!("stop: {why}"));
+        running.stop();
         console.say_now("passed");
         return;
     }
+    if world.is_spoiled() {
+        drop(running);
+        server::wipe(&setup);
+        running = server.start(&setup);
+    }
     console.say_now("ready");
+    work(&console, (server, &setup), boot, &model, &mut random);
+    drop(running);
+}
+
+/// Until the power is cut.
+fn work(
+    console: &Arc<Console>,
+    server: (Server, &Setup),
+    boot: u64,
+    model: &Model,
+    random: &mut Random,
+) {
     let kept: BTreeMap<_, _> =
         model.snapshots.keys().map(|name| (name.clone(), model.depth(name))).collect();
     let callers: Vec<_> = (0..CALLERS)
         .map(|i| {
-            let world = World::new(Arc::clone(&console), &setup, boot, &format!("w{i}"));
+            let world = World::new(Arc::clone(console), server, boot, &format!("w{i}"));
             let random = Random(random.next());
             let (kept, own, left) = (kept.clone(), Vec::new(), BTreeSet::new());
             std::thread::spawn(move || Worker { world, random, kept, own, left }.run())

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::console::NONE;
+use crate::server::Finding;
 
 /// A call that changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +108,18 @@ impl Op {
         })
     }
 
+    /// The name that it is about.
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Self::Prepare { key, .. }
+            | Self::View { key, .. }
+            | Self::Apply { key, .. }
+            | Self::Write { key, .. }
+            | Self::Commit { key, .. }
+            | Self::Remove { key } => key,
+        }
+    }
+
     /// Did it happen? Only what is whole may be there.
     pub(crate) fn happened(&self, rows: &Rows) -> Result<bool, String> {
         match self {
@@ -170,6 +183,11 @@ impl Model {
         Ok(out)
     }
 
+    /// Whether there is nothing, and nothing that could be.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.snapshots.is_empty() && self.pending.is_empty()
+    }
+
     fn line(&mut self, words: &[&str]) -> Option<()> {
         match words {
             [] => {}
@@ -226,19 +244,21 @@ impl Model {
     }
 
     /// In what the rows differ from what must be there.
-    pub(crate) fn differences(&self, rows: &Rows) -> Vec<String> {
+    pub(crate) fn differences(&self, rows: &Rows) -> Vec<(Finding, String)> {
         let mut out = Vec::new();
         for (name, wanted) in &self.snapshots {
             match rows.get(name) {
-                None => out.push(format!("lost: {}", wanted.line(name))),
+                None => out.push((Finding::Gone, format!("lost: {}", wanted.line(name)))),
                 Some((kind, parent)) if (*kind, parent) != (wanted.kind, &wanted.parent) => {
-                    out.push(format!("{kind:?} on {parent:?}, not: {}", wanted.line(name)));
+                    let why = format!("{kind:?} on {parent:?}, not: {}", wanted.line(name));
+                    out.push((Finding::Gone, why));
                 }
                 Some(_) => {}
             }
         }
         let unknown = rows.keys().filter(|name| !self.snapshots.contains_key(*name));
-        out.extend(unknown.map(|name| format!("nobody made or somebody removed: {name}")));
+        let back = |name| (Finding::Back, format!("nobody made or somebody removed: {name}"));
+        out.extend(unknown.map(back));
         out
     }
 
@@ -320,14 +340,19 @@ mod tests {
     fn what_is_lost_changed_or_back_is_found() {
         let model = Model::replay(SAID).unwrap();
         let mut rows = rows(&model);
-        assert_eq!(model.differences(&rows), Vec::<String>::new());
+        assert_eq!(model.differences(&rows), []);
         rows.remove("v");
         rows.insert("b".into(), (Kind::Active, String::new()));
         rows.insert("c".into(), (Kind::Active, String::new()));
         let found = model.differences(&rows);
         assert_eq!(found.len(), 3, "{found:?}");
-        for (line, word) in found.iter().zip(["known b", "lost: known v", "nobody made"]) {
-            assert!(line.contains(word), "{line}");
+        let wanted = [
+            (Finding::Gone, "known b"),
+            (Finding::Gone, "lost: known v"),
+            (Finding::Back, "nobody made"),
+        ];
+        for ((finding, line), (wanted, word)) in found.iter().zip(wanted) {
+            assert!(*finding == wanted && line.contains(word), "{finding}: {line}");
         }
     }
 

@@ -25,13 +25,29 @@ impl Worker {
     /// Until the power is cut.
     pub(crate) fn run(mut self) {
         loop {
-            match self.random.below(10) {
-                0 => self.world.client.cleanup().unwrap_or_else(|s| panic!("cleanup: {s}")),
+            let done = match self.random.below(10) {
+                0 => self.cleanup(),
                 1 => self.view(),
                 2 | 3 => self.remove(),
                 _ => self.layer(),
+            };
+            // Of a server that may fail: what is left there still stands on it.
+            if let Err(parent) = done {
+                self.left.insert(parent);
             }
         }
+    }
+
+    /// Makes a call for something that stands on `parent`, which is the error.
+    fn act(&self, op: &Op, parent: &str) -> Result<(), String> {
+        self.world.act(op).ok_or_else(|| parent.to_owned())
+    }
+
+    fn cleanup(&self) -> Result<(), String> {
+        if self.world.server.has_cleanup() {
+            self.world.client.cleanup().unwrap_or_else(|s| panic!("cleanup: {s}"));
+        }
+        Ok(())
     }
 
     /// A number for a layer: now and then of one that there was before, which is reused.
@@ -50,45 +66,48 @@ impl Worker {
         }
     }
 
-    fn layer(&mut self) {
+    fn layer(&mut self) -> Result<(), String> {
         let (key, (parent, depth)) = (self.world.name("k"), self.parent());
-        self.world.act(&Op::Prepare { key: key.clone(), parent: parent.clone() });
+        self.act(&Op::Prepare { key: key.clone(), parent: parent.clone() }, &parent)?;
         let seed = self.seed();
         let fill = if self.random.one_in(3) {
             Op::Write { key: key.clone(), seed }
         } else {
             Op::Apply { key: key.clone(), seed }
         };
-        self.world.act(&fill);
+        self.act(&fill, &parent)?;
         match self.random.below(8) {
-            0 => self.world.act(&Op::Remove { key }),
+            0 => self.act(&Op::Remove { key }, &parent)?,
             // The next life finds it so.
             1 => drop(self.left.insert(parent)),
             _ => {
                 let name = self.world.name("c");
-                self.world.act(&Op::Commit { name: name.clone(), key });
+                self.act(&Op::Commit { name: name.clone(), key }, &parent)?;
                 self.own.push((name, parent, depth + 1));
             }
         }
+        Ok(())
     }
 
-    fn view(&mut self) {
+    fn view(&mut self) -> Result<(), String> {
         let (parent, _) = self.parent();
         if !parent.is_empty() {
             let key = self.world.name("v");
-            self.world.act(&Op::View { key: key.clone(), parent });
-            self.world.act(&Op::Remove { key });
+            self.act(&Op::View { key: key.clone(), parent: parent.clone() }, &parent)?;
+            self.act(&Op::Remove { key }, &parent)?;
         }
+        Ok(())
     }
 
-    fn remove(&mut self) {
+    fn remove(&mut self) -> Result<(), String> {
         let is_parent = |name: &String| {
             self.left.contains(name) || self.own.iter().any(|(_, parent, _)| parent == name)
         };
         let at = self.own.iter().position(|(name, _, _)| !is_parent(name));
         if let Some(at) = at.filter(|_| self.own.len() > 2) {
-            let (key, _, _) = self.own.remove(at);
-            self.world.act(&Op::Remove { key });
+            let (key, parent, _) = self.own.remove(at);
+            self.act(&Op::Remove { key }, &parent)?;
         }
+        Ok(())
     }
 }

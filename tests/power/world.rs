@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use erolith_mkfs::build::Options;
 use erolith_mkfs::io::Stream;
@@ -19,31 +19,40 @@ use crate::console::Console;
 use crate::content::{self, Tree};
 use crate::model::{Kind, Op, Rows};
 use crate::rpc::{Answer, Client, Descriptor, attach, detach};
+use crate::server::{Finding, Server};
 
 const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
-/// A layer that is an image already: it is linked.
-const NATIVE: &str = "application/vnd.erofs.layer.v1";
+/// A layer that is an image already: erolith links it. Of the names of such layers, one that containerd 2.1 takes, too.
+const NATIVE: &str = "application/vnd.erofs";
 
 /// One caller.
 pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) console: Arc<Console>,
     pub(crate) setup: Setup,
+    pub(crate) server: Server,
     /// Of this life of the machine, for names that never come again.
     pub(crate) boot: u64,
     /// Scratch of this caller, in memory.
     dir: PathBuf,
     calls: AtomicU64,
     who: String,
+    spoiled: AtomicBool,
 }
 
 impl World {
-    pub(crate) fn new(console: Arc<Console>, setup: &Setup, boot: u64, who: &str) -> Self {
+    pub(crate) fn new(
+        console: Arc<Console>,
+        (server, setup): (Server, &Setup),
+        boot: u64,
+        who: &str,
+    ) -> Self {
         let client = Client::connect(&setup.socket());
         let dir = Path::new("/run/callers").join(who);
         fs::create_dir_all(&dir).unwrap();
         let (setup, who) = (setup.clone(), who.to_owned());
-        Self { client, console, setup, boot, dir, calls: AtomicU64::new(0), who }
+        let (calls, spoiled) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { client, console, setup, server, boot, dir, calls, who, spoiled }
     }
 
     /// A name that was never used.
@@ -52,12 +61,33 @@ impl World {
         format!("{what}{}-{}-{number}", self.boot, self.who)
     }
 
-    /// Makes one call, which must succeed.
-    pub(crate) fn act(&self, op: &Op) {
+    /// Tells of something that is not as it must be: the end, for a server that must be right.
+    pub(crate) fn found(&self, finding: Finding, why: &str) {
+        assert!(!self.server.must_be_right(), "{finding}: {why}");
+        self.spoiled.store(true, Ordering::Relaxed);
+        self.console.say_now(&format!("FOUND {finding} {why}"));
+    }
+
+    /// Whether anything was found.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Ordering::Relaxed)
+    }
+
+    /// Makes one call, which must succeed; `None` where one that does not is no end.
+    pub(crate) fn act(&self, op: &Op) -> Option<()> {
+        self.act_or(op, Finding::Refused)
+    }
+
+    /// As [`World::act`], for calls whose failure has another name.
+    pub(crate) fn act_or(&self, op: &Op, finding: Finding) -> Option<()> {
         let id = self.name("");
         self.console.say_now(&format!("+ {id} {op}"));
-        self.call(op).unwrap_or_else(|status| panic!("{op}: {status}"));
+        if let Err(status) = self.call(op) {
+            self.found(finding, &format!("{op}: {status}"));
+            return None;
+        }
         self.console.say(&format!(". {id}"));
+        Some(())
     }
 
     fn call(&self, op: &Op) -> Answer<()> {
@@ -136,20 +166,25 @@ impl World {
     }
 
     /// What a container would see of a snapshot.
-    pub(crate) fn look(&self, name: &str) -> Tree {
+    pub(crate) fn look(&self, name: &str) -> Result<Tree, (Finding, String)> {
+        let cannot = |why: String| (Finding::Unmountable, format!("{name}: {why}"));
         let key = self.name("look");
-        let mounts = self.client.view(&key, name).unwrap_or_else(|s| panic!("view {name}: {s}"));
+        let mounts = self.client.view(&key, name).map_err(|status| cannot(status.to_string()))?;
         let target = self.dir.join("mnt");
-        attach(&mounts, &target).unwrap_or_else(|why| panic!("{name}: {why}"));
+        attach(&mounts, &target).map_err(cannot)?;
         let mut out = Tree::new();
-        files(&target, &target, &mut out);
+        let read = files(&target, &target, &mut out);
         detach(&target);
-        self.client.remove(&key).unwrap_or_else(|s| panic!("remove {key}: {s}"));
-        out
+        self.client.remove(&key).map_err(|s| (Finding::Refused, format!("remove {key}: {s}")))?;
+        read.map_err(|why| (Finding::Content, format!("{name}: {why}")))?;
+        Ok(out)
     }
 
     pub(crate) fn rows(&self) -> Rows {
-        let all = self.client.list(&[]).unwrap_or_else(|s| panic!("list: {s}"));
+        let all = self.client.list(&[]).unwrap_or_else(|status| {
+            assert!(self.server.has_none(&status), "list: {status}");
+            Vec::new()
+        });
         let rows = all.into_iter().map(|info| {
             let kind = match info.kind {
                 1 => Kind::View,
@@ -163,21 +198,25 @@ impl World {
 }
 
 /// Regular files below a directory, and what is in them. Nothing else but directories may be there.
-fn files(dir: &Path, root: &Path, out: &mut Tree) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let kind = path.symlink_metadata().unwrap().file_type();
+fn files(dir: &Path, root: &Path, out: &mut Tree) -> Result<(), String> {
+    let why = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+    for entry in fs::read_dir(dir).map_err(|e| why(dir, e))? {
+        let path = entry.map_err(|e| why(dir, e))?.path();
+        let found = path.symlink_metadata().map_err(|e| why(&path, e))?;
+        let kind = found.file_type();
         if kind.is_dir() {
-            files(&path, root, out);
+            files(&path, root, out)?;
             continue;
         }
         // What the lowest layer removes, where there is nothing to remove: a view of it alone shows the mark.
-        if kind.is_char_device() && path.symlink_metadata().unwrap().rdev() == 0 {
+        if kind.is_char_device() && found.rdev() == 0 {
             continue;
         }
-        assert!(kind.is_file(), "{}: {kind:?}", path.display());
+        if !kind.is_file() {
+            return Err(format!("{}: {kind:?}", path.display()));
+        }
         let name = path.strip_prefix(root).unwrap().display().to_string();
-        let content = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        out.insert(name, content);
+        out.insert(name, fs::read(&path).map_err(|e| why(&path, e))?);
     }
+    Ok(())
 }

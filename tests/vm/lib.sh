@@ -146,6 +146,28 @@ vm_initramfs() {
     rm -rf "$root"
 }
 
+# vm_add_sid FILE PROGRAM...: adds programs of the sid root to an initramfs. Its libraries are newer than ours, so that they
+# are beside those, and each program is a script that starts it with them, as testdata/sid-root.sh does on the host.
+vm_add_sid() {
+    local file=$1 sid=$EROLITH_CACHE/sid root program library
+    shift
+    root=$(mktemp -d)
+    mkdir -p "$root/bin" "$root/sid"
+    for program in "$@"; do
+        install "$sid/usr/bin/$program" "$root/sid/"
+        chroot "$sid" ldd "/usr/bin/$program" | sed -n 's#^[^/]*\(/[^ ]*\).*#\1#p' | while read -r library; do
+            # Links start there, too.
+            install "$sid$(chroot "$sid" readlink -f "$library")" "$root/sid/$(basename "$library")"
+        done
+        printf '#!/bin/sh\nexec /sid/%s --library-path /sid /sid/%s "$@"\n' \
+            "$(cd "$root/sid" && echo ld-linux-*)" "$program" >"$root/bin/$program"
+        chmod 755 "$root/bin/$program"
+    done
+    # The kernel unpacks archives that follow each other.
+    (cd "$root" && find . | cpio --quiet -o -H newc) >>"$file"
+    rm -rf "$root"
+}
+
 # vm_run SECONDS KERNEL INITRAMFS QEMU-ARGUMENT...: a machine until it stops, its console on standard output.
 vm_run() {
     local seconds=$1 kernel=$2 initramfs=$3

@@ -24,6 +24,8 @@ LONGEST_WORK = 30
 STARTS = 3
 # Writes and flushes until the cut: of a start with its check, and of the work after that.
 EARLY, LATE = 200, 500
+# Of what can be found, as the machine calls it: what was acknowledged is no longer there or not right.
+LOSSES = {"gone", "missing", "empty", "damaged", "unmountable", "content"}
 
 
 class Failed(Exception):
@@ -72,6 +74,8 @@ class Life:
     def __init__(self, options, disk, transcript, boot, rng, last):
         self.transcript, self.boot, self.rng, self.last = transcript, boot, rng, last
         self.said, self.acknowledged, self.ready, self.passed = [], 0, None, False
+        # What was found wrong with a server that goes on, and whether the check came to its end.
+        self.findings, self.checked = [], False
         socket = os.path.join(options.dir, "disk.sock")
         if os.path.exists(socket):
             os.unlink(socket)
@@ -83,7 +87,8 @@ class Life:
         if early:
             self.server.cut_after(rng.randint(1, EARLY), rng.random() < 0.5)
         words = [f"POWER_FS={options.fs}", f"POWER_BOOT={boot}", f"POWER_SEED={options.seed}",
-                 f"POWER_SYNC={options.sync}", f"POWER_LAST={'true' if last else 'false'}"]
+                 f"POWER_SERVER={options.server}", f"POWER_SYNC={options.sync}",
+                 f"POWER_LAST={'true' if last else 'false'}"]
         command = options.machine + ["-append", " ".join([options.append] + words)]
         command += ["-drive", f"file=nbd:unix:{socket},format=raw,if=virtio,cache=writeback",
                     "-drive", f"file={heard},format=raw,if=virtio,readonly=on"]
@@ -119,6 +124,9 @@ class Life:
         if self.server.failure:
             raise Failed(f"the disk: {self.server.failure!r}")
         self.transcript.end_of_life()
+        if not self.checked:
+            # The next life finds it once more.
+            self.findings.clear()
         self.judge()
 
     def line(self, line):
@@ -129,6 +137,9 @@ class Life:
         self.transcript.hear(line)
         self.acknowledged += line.startswith(". ")
         self.passed |= line == "passed"
+        self.checked |= line == "known end"
+        if line.startswith("FOUND "):
+            self.findings.append(line.split()[1])
         if line == "ready":
             self.ready = time.monotonic()
             if self.server.limit is None:
@@ -138,7 +149,9 @@ class Life:
         wrong = [line for line in self.said if line.startswith(MARK + "FAIL ")]
         if wrong:
             raise Lost(wrong[0])
-        if self.machine.returncode != -9 and not self.server.requests and not any(l.startswith(MARK) for l in self.said):
+        # It may have flushed: qemu does when it ends by itself.
+        idle = not self.server.disk.writes and not any(l.startswith(MARK) for l in self.said)
+        if self.machine.returncode != -9 and idle:
             raise Stillborn("the machine ended before it did anything")
         # Killed, or at its end when it is to reach that.
         if self.passed != self.last or (not self.last and self.machine.returncode != -9):
@@ -147,7 +160,7 @@ class Life:
 
 def arguments():
     parser = argparse.ArgumentParser()
-    for name in ("dir", "disk", "fs", "sync", "append"):
+    for name in ("dir", "disk", "fs", "server", "sync", "append"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
@@ -186,10 +199,18 @@ def live(options, disk, transcript, boot):
     return life, rng, failure
 
 
+def summary(findings):
+    """What was found after the cuts: how often each thing, and in how many checks."""
+    print(f"{len(findings)} checks after a cut came to their end: {sum(map(bool, findings))} found something, "
+          f"{sum(bool(LOSSES & set(life)) for life in findings)} a loss")
+    for kind in sorted({kind for life in findings for kind in life}):
+        print(f"  {kind}: {sum(life.count(kind) for life in findings)}, in {sum(kind in life for life in findings)} checks")
+
+
 def main():
     options = arguments()
     start = time.monotonic()
-    transcript, totals = Transcript(), [0, 0, 0, 0]
+    transcript, totals, findings = Transcript(), [0, 0, 0, 0], []
     before = os.path.join(options.dir, "before")
     for boot in range(1, options.rounds + 2):
         # The disk as this life finds it: sparse, and shared with the medium where the filesystem can.
@@ -206,10 +227,18 @@ def main():
         when = "at its end" if life.last else "at work" if life.ready else "while it started"
         print(f"life {boot}: {time.monotonic() - began:.1f} s, {life.acknowledged} acknowledged, cut {when}: {disk.writes} "
               f"writes and {disk.flushes} flushes, {lost} blocks unflushed, {survived} of them survive", flush=True)
+        if life.checked and boot > 1:
+            findings.append(life.findings)
+        for line in life.said:
+            if line.startswith(MARK + "FOUND "):
+                print(f"  {line[len(MARK):]}{'' if life.checked else '; the check was cut'}", flush=True)
         cut = not life.last
         totals = [a + b for a, b in zip(totals, (life.acknowledged, cut, cut and not life.ready, lost - survived))]
-    print(f"passed: {totals[1]} cuts, {totals[2]} of them before the last one was dealt with; {totals[0]} calls "
+    how = "passed" if options.server == "erolith" else options.server
+    print(f"{how}: {totals[1]} cuts, {totals[2]} of them before the last one was dealt with; {totals[0]} calls "
           f"acknowledged, {totals[3]} blocks lost, in {time.monotonic() - start:.0f} s: seed {options.seed}, {options.fs}")
+    if options.server != "erolith":
+        summary(findings)
     return 0
 
 
