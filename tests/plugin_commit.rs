@@ -1,10 +1,18 @@
 //! `erolith commit` with a real containerd: containers become images, and the images containers again.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod rpc;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
 use erolith_tests::layout::Layout;
-use erolith_tests::need;
 use erolith_tests::node::{Containerd, Node, isolated};
+use erolith_tests::{need, tools};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::rpc::{Client, Descriptor};
 
 const EROLITH: &str = env!("CARGO_BIN_EXE_erolith");
 
@@ -217,7 +225,35 @@ fn what_is_committed_can_be_committed_again() {
     });
 }
 
-/// containerd 2.1 does not run images with such layers, but it has them made, stores them and names them.
+/// What containerd does from 2.2 on, and 2.1 only for archives: the layer that was made is applied over those below.
+/// Returns the name of its snapshot, which the collector does not take.
+fn unpack(node: &Node, made: &Value) -> String {
+    let parent =
+        node.snapshots("erolith").into_iter().find(|(key, ..)| *key == one(node)).unwrap().1;
+    let diff_id = made["layer"]["diffId"].as_str().unwrap();
+    let chain = format!("sha256:{}", hex(&Sha256::digest(format!("{parent} {diff_id}"))));
+    let key = format!("unpack-{chain}");
+    node.ctr(&["snapshots", "--snapshotter", "erolith", "prepare", &key, &parent]);
+    let client = Client::connect(&node.socket());
+    // containerd gives it another name.
+    let snapshot = client.list(&[]).unwrap().into_iter().find(|info| info.name.ends_with(&key));
+    let mounts = client.mounts(&snapshot.unwrap().name).unwrap();
+    let layer = Descriptor {
+        media_type: made["layer"]["mediaType"].as_str().unwrap().into(),
+        digest: made["layer"]["digest"].as_str().unwrap().into(),
+        size: made["layer"]["size"].as_i64().unwrap(),
+        annotations: BTreeMap::new(),
+    };
+    assert_eq!(client.apply(&layer, &mounts).unwrap().digest, diff_id);
+    node.ctr(&["snapshots", "--snapshotter", "erolith", "commit", &chain, &key]);
+    chain
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// containerd 2.1 does not unpack such layers, but it has them made, stores them, names them and runs them.
 #[test]
 fn layers_can_be_erofs_images() {
     isolated(|| {
@@ -242,6 +278,9 @@ fn layers_can_be_erofs_images() {
                 // What did not change is not in there.
                 assert!(node.try_exec(&[EROLITH, "stat", &blob, "/etc/passwd"]).is_err());
             }
+            let layer = unpack(&node, &made);
+            assert_eq!(run(&node, "made:erofs", SHOW), SHOWN, "{compression}");
+            node.ctr(&["snapshots", "--snapshotter", "erolith", "rm", &layer]);
         }
         end(&node);
         node.leaves_nothing();
@@ -299,6 +338,68 @@ fn the_image_below_is_known_by_its_layers() {
         end(&node);
         node.leaves_nothing();
     });
+}
+
+/// What packages do to a container: those of the image are installed anew, as by an upgrade, others come and go.
+const CHURN: &str = "dpkg --install /churn/*.deb >/dev/null && \
+                     dpkg --purge less python3-setuptools python3-wheel >/dev/null 2>&1; \
+                     python3 -m pip install --quiet --no-index --find-links /churn \
+                         --break-system-packages --root-user-action ignore pandas && \
+                     rm -r /usr/share/locale /usr/share/zoneinfo && sync";
+
+/// What shows that it works.
+const WORKS: &str = "git --version; python3 -c 'import pandas; print(pandas.Series([1, 2]).sum())'; \
+                     dpkg --audit; dpkg --get-selections | grep -c install";
+
+/// All that there is in the container's own filesystem, and what it holds.
+const TREE: &str = "cd / && roots=$(ls -A | grep -vxE 'churn|dev|proc|run|sys') && \
+                    find $roots -xdev -type d -printf 'd %p %m %U:%G %T@\\n' -o \
+                        -type f -printf 'f %p %m %U:%G %T@ %s\\n' -o \
+                        -printf '%y %p %m %U:%G %T@ %l\\n' && \
+                    find $roots -xdev -type f -print0 | xargs -0 sha256sum";
+
+/// Packages in a real container, committed and run again: everything is as it was, and does what it did.
+#[test]
+fn installed_packages_are_there_again() {
+    isolated(|| {
+        let node = need!(Node::start(EROLITH, Containerd::Sid, &[("erolith", "erolith")], ""));
+        let packages = need!(tools::cached("churn", "testdata/churn.sh"));
+        node.import(&need!(Layout::real_image()).0);
+        let churn = node.place().join("churn");
+        let copied = Command::new("cp").arg("-r").args([&packages, &churn]).status();
+        assert!(copied.unwrap().success());
+        let mount = format!("type=bind,src={},dst=/churn,options=rbind:ro", churn.display());
+        let run = |words: &[&str], image: &str, id: &str, last: &[&str]| {
+            let first = ["run", "--snapshotter", "erolith", "--mount", &mount];
+            node.ctr(&[&first[..], words, &[image, id], last].concat())
+        };
+        run(&["--detach"], IMAGE, &one(&node), &["sleep", "600"]);
+        exec(&node, CHURN);
+        let (works, tree) = (exec(&node, WORKS), exec(&node, TREE));
+        assert!(works.contains("git version") && works.contains("\n3\n"), "{works}");
+        for format in ["oci", "erofs"] {
+            let made = commit(&node, &["--format", format, &one(&node), "made:churn"]);
+            let layer = (format == "erofs").then(|| unpack(&node, &made));
+            let again = format!("{}-{format}", one(&node));
+            let shell = |shell: &str| run(&["--rm"], "made:churn", &again, &["sh", "-c", shell]);
+            same_lines(&tree, &shell(TREE));
+            assert_eq!(shell(WORKS), works, "{format}");
+            if let Some(layer) = layer {
+                node.ctr(&["snapshots", "--snapshotter", "erolith", "rm", &layer]);
+            }
+        }
+        end(&node);
+        node.leaves_nothing();
+    });
+}
+
+/// The same lines, in whatever order.
+fn same_lines(one: &str, other: &str) {
+    let [one, other] = [one, other].map(|text| text.lines().collect::<BTreeSet<_>>());
+    let missing: Vec<_> = one.difference(&other).take(10).collect();
+    let new: Vec<_> = other.difference(&one).take(10).collect();
+    assert!(one.len() > 8000, "{} lines", one.len());
+    assert!(missing.is_empty() && new.is_empty(), "missing: {missing:#?}, new: {new:#?}");
 }
 
 #[test]

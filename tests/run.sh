@@ -36,6 +36,7 @@ make_test_data() {
     "$EROLITH_REPO/testdata/trixie-root.sh"
     "$EROLITH_REPO/testdata/snapshotter-suite.sh"
     "$EROLITH_REPO/testdata/ctd-decoder.sh"
+    "$EROLITH_REPO/testdata/churn.sh"
 } </dev/null >/dev/null
 
 dependencies() {
