@@ -1,19 +1,9 @@
 //! Owners of a container in a user namespace: what it calls 0 is another number on disk.
 
+use super::Range;
 use crate::Error;
 use crate::meta::{Meta, Xattr};
 use crate::tree::shown;
-
-/// Consecutive ids: those from `container` on are those from `host` on outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    /// The first inside.
-    pub container: u32,
-    /// The first outside.
-    pub host: u32,
-    /// How many.
-    pub len: u32,
-}
 
 /// The maps of a container. Without ranges, ids are the same inside and outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use erolith_differ::publish::{Sync, Unnamed};
 use erolith_mkfs::overlay::{Layer, Marks, Stack};
 
 use super::Args;
-use super::options::{latest, layer_format, note};
+use super::options::{latest, layer_format, note, owners};
 use super::show::{Committed, Made};
 use crate::cli::layers::Opener;
 use crate::exit::Usage;
@@ -44,6 +44,7 @@ impl Sides {
 fn compare(args: &Args, scratch: &Path, cancel: &Cancel) -> anyhow::Result<Compare> {
     Ok(Compare {
         source_date_epoch: latest(args)?,
+        owners: owners(&args.uid_map, &args.gid_map)?,
         scratch: scratch.to_owned(),
         cancel: cancel.clone(),
         ..Compare::new(layer_format(args.format, args.compression)?)
