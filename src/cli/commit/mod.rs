@@ -19,6 +19,7 @@ use erolith_mkfs::overlay::Range;
 use self::options::{Compression, Format};
 use self::show::Made;
 use crate::exit::Usage;
+use crate::progress::Line;
 
 /// Make an image of what a container changed.
 ///
@@ -128,6 +129,11 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
 }
 
 impl Args {
+    /// Where it is shown how far the work is.
+    fn line(&self) -> Line {
+        Line::new(self.quiet || self.json)
+    }
+
     fn commit(&self, cancel: &Cancel) -> anyhow::Result<Made> {
         let (first, second) = (self.container.as_deref(), self.image.as_deref());
         match (&self.upper, &self.output, &self.base, first, second) {
