@@ -131,13 +131,14 @@ impl Line {
     /// From now on `what` is done.
     pub(crate) fn step(&self, what: impl Into<Cow<'static, str>>, count: Count) {
         let Self(bar) = self;
-        bar.reset();
-        bar.set_style(style(count.template()));
+        // These are not drawn: what is drawn first is all of the new step.
+        let bar =
+            bar.clone().with_style(style(count.template())).with_message(what).with_position(0);
         match count.total() {
             Some(total) => bar.set_length(total),
             None => bar.unset_length(),
         }
-        bar.set_message(what);
+        bar.reset();
         if !bar.is_hidden() {
             bar.enable_steady_tick(TICK);
         }
