@@ -264,6 +264,51 @@ fn what_an_upper_directory_has_becomes_a_layer_and_an_image() {
     assert_eq!(shown, want.map(|text| text.map(str::to_owned)));
 }
 
+#[test]
+fn owners_in_a_layer_are_those_inside_the_user_namespace() {
+    need!(mount::available());
+    let scratch = tempfile::tempdir().unwrap();
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    let upper = scratch.path().join("upper");
+    fs::create_dir_all(upper.join("etc")).unwrap();
+    fs::write(upper.join("etc/theirs"), "x").unwrap();
+    let own = |name: &str, user, group| {
+        std::os::unix::fs::chown(upper.join(name), Some(user), Some(group)).unwrap();
+    };
+    own("", 100_000, 200_000);
+    own("etc", 100_000, 200_000);
+    own("etc/theirs", 100_033, 200_007);
+    let sides = ["commit", "--upper", &at("upper")];
+    let maps =
+        ["--uid-map", "0:100000:30", "--uid-map", "30:100030:70", "--gid-map", "0:200000:100"];
+    let layer = |form: &[&str]| EROLITH.printed(&[&sides[..], &maps, form].concat());
+    layer(&["--compression", "none", "-o", &at("layer.tar")]);
+    let list = Command::new("tar").args(["--numeric-owner", "-tvf", &at("layer.tar")]).output();
+    let list = text(&list.unwrap().stdout);
+    let owner_and_name = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        format!("{} {}", words[1], words[5])
+    };
+    let owners: Vec<_> = list.lines().map(owner_and_name).collect();
+    assert_eq!(owners, ["0/0 etc/", "33/7 etc/theirs"]);
+    layer(&["--format", "erofs", "-o", &at("layer")]);
+    for (path, ids) in [("/", [0, 0]), ("/etc", [0, 0]), ("/etc/theirs", [33, 7])] {
+        let stat = EROLITH.printed(&["stat", "--json", &at("layer"), path]);
+        let stat: serde_json::Value = serde_json::from_str(&stat).unwrap();
+        assert_eq!([&stat["uid"], &stat["gid"]], ids, "{path}: {stat}");
+    }
+    // One that is nobody inside has no number there.
+    own("etc/theirs", 100_033, 7);
+    let (code, said) = refused(&[&sides[..], &maps, &["-o", &at("none")]].concat());
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("etc/theirs") && said.contains("group 7"), "{said}");
+    let twice = ["--uid-map", "5:0:1"];
+    let (code, said) = refused(&[&sides[..], &maps, &twice, &["-o", &at("none")]].concat());
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("--uid-map: ranges overlap"), "{said}");
+    assert!(!Path::new(&at("none")).exists());
+}
+
 /// Mount points, and loop devices over files below `place`: others belong to whoever works here at the same time.
 fn mounted(place: &Path) -> (String, Vec<String>) {
     let loops = Command::new("losetup").args(["--list", "--noheadings"]).output().unwrap();

@@ -10,6 +10,7 @@ mod layer;
 mod links;
 mod marks;
 mod owners;
+mod ranges;
 mod stack;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,8 @@ pub use changes::{Change, Differences, How, What, changes};
 pub use content::Content;
 pub use layer::{Layer, Node};
 pub use marks::{Attributes, Marks};
-pub use owners::{Owners, Range};
+pub use owners::Owners;
+pub use ranges::{BadMap, Range};
 pub use stack::{Shown, Stack};
 
 pub(crate) use marks::{is_whiteout, undo_marks};

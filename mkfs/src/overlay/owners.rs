@@ -1,19 +1,9 @@
 //! Owners of a container in a user namespace: what it calls 0 is another number on disk.
 
+use super::Range;
 use crate::Error;
 use crate::meta::{Meta, Xattr};
 use crate::tree::shown;
-
-/// Consecutive ids: those from `container` on are those from `host` on outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    /// The first inside.
-    pub container: u32,
-    /// The first outside.
-    pub host: u32,
-    /// How many.
-    pub len: u32,
-}
 
 /// The maps of a container. Without ranges, ids are the same inside and outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,7 +35,9 @@ impl Owners {
             let offset = id.checked_sub(range.host).filter(|&offset| offset < range.len)?;
             range.container.checked_add(offset)
         };
-        ranges.iter().find_map(within).ok_or_else(|| Error::Owner { what: shown(path), id })
+        // The path of the root is empty, and whoever maps the wrong ids hears of the root first.
+        let name = if path.is_empty() { b"/" } else { path };
+        ranges.iter().find_map(within).ok_or_else(|| Error::Owner { what: shown(name), id })
     }
 
     /// As the container sees the attributes of the file `path`.
@@ -123,6 +115,8 @@ mod tests {
             let error = owners.meta(meta(uid, gid), b"f").unwrap_err();
             assert_eq!(error.code(), "owner-unmapped");
         }
+        let error = owners.meta(meta(0, 200_000), b"").unwrap_err().to_string();
+        assert!(error.starts_with("/: owner or group 0 "), "{error}");
         let same = meta(77, u32::MAX);
         assert_eq!(Owners::default().meta(same, b"f").unwrap(), same);
     }

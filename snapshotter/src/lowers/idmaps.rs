@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use erolith_mkfs::overlay::{Owners, Range};
+use erolith_mkfs::overlay::{BadMap, Owners, Range};
 
 use crate::store::Labels;
 use crate::{Error, Result};
@@ -11,8 +11,6 @@ use crate::{Error, Result};
 const UID_LABEL: &str = "containerd.io/snapshot/uidmapping";
 /// The same for groups.
 const GID_LABEL: &str = "containerd.io/snapshot/gidmapping";
-/// Ranges that the kernel takes (`UID_GID_MAP_MAX_EXTENTS`).
-const MAX_RANGES: usize = 340;
 
 /// How the owners that a container sees are found on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,23 +74,13 @@ impl IdMaps {
 
 impl IdMap {
     fn parse(label: &'static str, value: &str) -> Result<Self> {
-        let refuse = |reason| Error::IdMap { label, value: value.to_owned(), reason };
-        let mut ranges = Vec::new();
-        for part in value.split(',') {
-            let range = range(part)
-                .ok_or_else(|| refuse("not of the form container:host:length in 32 bits"))?;
-            ranges.push(range);
-        }
-        if ranges.len() > MAX_RANGES {
-            return Err(refuse("more than 340 ranges"));
-        }
-        if overlap(ranges.iter().map(|r| (r.container, r.len)))
-            || overlap(ranges.iter().map(|r| (r.host, r.len)))
-        {
-            return Err(refuse("ranges overlap"));
-        }
+        let refuse = |BadMap(reason)| Error::IdMap { label, value: value.to_owned(), reason };
+        let ranges =
+            value.split(',').map(str::parse).collect::<std::result::Result<Vec<Range>, _>>();
+        let ranges = ranges.map_err(refuse)?;
+        Range::check_map(&ranges).map_err(refuse)?;
         let map = Self(ranges);
-        map.root().ok_or_else(|| refuse("nobody is mapped to root"))?;
+        map.root().ok_or_else(|| refuse(BadMap("nobody is mapped to root")))?;
         Ok(map)
     }
 
@@ -120,27 +108,6 @@ impl IdMap {
         }
         text
     }
-}
-
-fn range(text: &str) -> Option<Range> {
-    let mut fields = text.split(':').map(number);
-    let (container, host, len) = (fields.next()??, fields.next()??, fields.next()??);
-    // The last id, 2^32 - 1, means "none".
-    let fits = |first: u32| first.checked_add(len).is_some();
-    let is_whole = fields.next().is_none() && len > 0;
-    (is_whole && fits(container) && fits(host)).then_some(Range { container, host, len })
-}
-
-/// Decimal digits and nothing else: `str::parse` would take a sign.
-fn number(text: &str) -> Option<u32> {
-    let is_plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    is_plain.then(|| text.parse().ok()).flatten()
-}
-
-fn overlap(ranges: impl Iterator<Item = (u32, u32)>) -> bool {
-    let mut sorted: Vec<_> = ranges.collect();
-    sorted.sort_unstable();
-    sorted.windows(2).any(|pair| matches!(pair, [(a, len), (b, _)] if b - a < *len))
 }
 
 #[cfg(test)]

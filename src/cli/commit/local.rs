@@ -14,10 +14,11 @@ use erolith_differ::publish::{Sync, Unnamed};
 use erolith_mkfs::overlay::{Layer, Marks, Stack};
 
 use super::Args;
-use super::options::{latest, layer_format, note};
+use super::options::{latest, layer_format, note, owners};
 use super::show::{Committed, Made};
 use crate::cli::layers::Opener;
 use crate::exit::Usage;
+use crate::progress::{Count, Line};
 
 /// What the history says of a layer when no container is known.
 const CREATED_BY: &str = "erolith commit";
@@ -36,16 +37,24 @@ impl Sides {
         Ok(Self { old, new })
     }
 
-    fn write(&self, compare: &Compare, mut file: &File) -> erolith_differ::Result<Compared> {
+    fn write(
+        &self,
+        compare: &Compare,
+        mut file: &File,
+        line: &Line,
+    ) -> erolith_differ::Result<Compared> {
+        line.step("writing the layer", Count::Bytes);
         compare.write(&self.old, &self.new, &mut file)
     }
 }
 
-fn compare(args: &Args, scratch: &Path, cancel: &Cancel) -> anyhow::Result<Compare> {
+fn compare(args: &Args, scratch: &Path, cancel: &Cancel, line: &Line) -> anyhow::Result<Compare> {
     Ok(Compare {
         source_date_epoch: latest(args)?,
+        owners: owners(&args.uid_map, &args.gid_map)?,
         scratch: scratch.to_owned(),
         cancel: cancel.clone(),
+        progress: line.on_bytes(),
         ..Compare::new(layer_format(args.format, args.compression)?)
     })
 }
@@ -62,13 +71,14 @@ pub(super) fn layer(
 ) -> anyhow::Result<Made> {
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty());
     let scratch = parent.unwrap_or(Path::new("."));
-    let compare = compare(args, scratch, cancel)?;
-    let opener = Opener::new(scratch, cancel);
+    let line = args.line();
+    let compare = compare(args, scratch, cancel, &line)?;
+    let opener = Opener::new(scratch, cancel, &line);
     let lower = |path: &PathBuf| opener.path(path).with_context(|| path.display().to_string());
     let lowers = args.lower.iter().map(lower).collect::<anyhow::Result<_>>()?;
     let sides = Sides::of(args, upper, lowers)?;
     let file = Unnamed::create(output, 0o666)?;
-    let compared = sides.write(&compare, file.file())?;
+    let compared = sides.write(&compare, file.file(), &line)?;
     file.publish(Sync::Durable)?;
     let path = output.to_owned();
     Ok(Made::Layer { path, media_type: compare.format.media_type(), compared })
@@ -86,13 +96,14 @@ pub(super) fn image(
     cancel: &Cancel,
 ) -> anyhow::Result<Made> {
     let scratch = destination.path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
-    let compare = compare(args, scratch, cancel)?;
+    let line = args.line();
+    let compare = compare(args, scratch, cancel, &line)?;
     let source = Source::open(base, &Select::default(), scratch)
         .with_context(|| format!("the image below, {base}"))?;
     let [below] = source.images.as_slice() else {
         return Err(Usage(format!("{base} is not a single image")).into());
     };
-    let lowers = Opener::new(scratch, cancel).layers(&source, below);
+    let lowers = Opener::new(scratch, cancel, &line).layers(&source, below);
     let lowers = lowers.with_context(|| format!("the image below, {base}"))?;
     let sides = Sides::of(args, upper, lowers)?;
     let media_type = compare.format.media_type();
@@ -100,8 +111,11 @@ pub(super) fn image(
     let addition = Addition { media_type: &media_type, changes: &args.change, note: &note, cancel };
     let target =
         Destination::open(destination).with_context(|| format!("destination {destination}"))?;
+    line.step("copying the layers below", Count::Nothing);
     let added = layout::add(&source, target, &addition, |staging| {
-        let Compared { digest, size, diff_id, .. } = sides.write(&compare, staging.file())?;
+        let compared = sides.write(&compare, staging.file(), &line)?;
+        line.step("storing the image", Count::Nothing);
+        let Compared { digest, size, diff_id, .. } = compared;
         Ok(Written { digest, size, diff_id })
     })?;
     Ok(Made::Image(Box::new(Committed {

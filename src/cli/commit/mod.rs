@@ -14,10 +14,12 @@ use anyhow::Context as _;
 use erolith_differ::commit::Change;
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::Location;
+use erolith_mkfs::overlay::Range;
 
 use self::options::{Compression, Format};
 use self::show::Made;
 use crate::exit::Usage;
+use crate::progress::Line;
 
 /// Make an image of what a container changed.
 ///
@@ -41,7 +43,7 @@ pub(crate) struct Args {
     container: Option<String>,
     /// Name of the new image.
     #[arg(required_unless_present = "upper")]
-    #[arg(conflicts_with_all = ["upper", "lower", "output", "base", "userxattr"])]
+    #[arg(conflicts_with_all = ["upper", "lower", "output", "base", "userxattr", "uid_map", "gid_map"])]
     image: Option<String>,
     /// Upper directory of an overlay.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["address", "namespace", "snapshotter"])]
@@ -59,6 +61,13 @@ pub(crate) struct Args {
     /// The overlay was mounted with the option userxattr.
     #[arg(long, requires = "upper")]
     userxattr: bool,
+    /// Users of the user namespace that the upper directory was written in, once for each range, as in `ctr run --uidmap`
+    /// and /proc/PID/uid_map: the first inside, the first outside, and how many. The layer has those inside.
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE", requires_all = ["upper", "gid_map"])]
+    uid_map: Vec<Range>,
+    /// The same for its groups.
+    #[arg(long, value_name = "CONTAINER:HOST:SIZE", requires_all = ["upper", "uid_map"])]
+    gid_map: Vec<Range>,
     /// Socket of containerd [default: $CONTAINERD_ADDRESS or /run/containerd/containerd.sock].
     #[arg(long, value_name = "SOCKET")]
     address: Option<PathBuf>,
@@ -120,6 +129,11 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
 }
 
 impl Args {
+    /// Where it is shown how far the work is.
+    fn line(&self) -> Line {
+        Line::new(self.quiet || self.json)
+    }
+
     fn commit(&self, cancel: &Cancel) -> anyhow::Result<Made> {
         let (first, second) = (self.container.as_deref(), self.image.as_deref());
         match (&self.upper, &self.output, &self.base, first, second) {
@@ -181,6 +195,7 @@ mod tests {
             "--upper u --lower x --lower y -o l",
             "--upper u --base oci:x oci:y",
             "--upper u --userxattr --base oci:x:z oci:y -m why",
+            "--upper u --uid-map 0:9:1 --uid-map 1:1:1 --gid-map 0:9:1 -o l",
         ] {
             assert!(parsed(line), "{line}");
         }
@@ -198,6 +213,11 @@ mod tests {
             "--upper u --base oci:x",
             "--upper u --base x oci:y",
             "--upper u --address s -o l",
+            "a b --uid-map 0:9:1 --gid-map 0:9:1",
+            "--upper u --uid-map 0:9:1 -o l",
+            "--upper u --gid-map 0:9:1 -o l",
+            "--upper u --uid-map 0:9:0 --gid-map 0:9:1 -o l",
+            "--upper u --uid-map 0:9:1 --gid-map 0:4294967295:1 -o l",
         ] {
             assert!(!parsed(line), "{line}");
         }

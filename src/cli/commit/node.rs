@@ -23,6 +23,7 @@ use crate::containerd::lease::Leased;
 use crate::containerd::snapshots::Snapshots;
 use crate::containerd::{self, Containerd, Scope};
 use crate::exit::{Usage, complain};
+use crate::progress::Count;
 use crate::proto::diff::DiffRequest;
 use crate::proto::images::Image;
 use crate::proto::snapshots::Kind;
@@ -220,6 +221,9 @@ impl Work<'_> {
             source_date_epoch: time,
             ..DiffRequest::default()
         };
+        // It is gone before a container that cannot be resumed is complained about.
+        let line = self.args.line();
+        line.step("containerd makes the layer", Count::Nothing);
         Ok(containerd.diff(scope, request, self.cancel)?)
     }
 

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use erolith_differ::commit::Note;
 use erolith_differ::compare::Format as LayerFormat;
 use erolith_mkfs::meta::Time;
+use erolith_mkfs::overlay::{Owners, Range};
 
 use super::Args;
 use crate::cli::image_options::source_date_epoch;
@@ -54,6 +55,17 @@ pub(super) fn layer_format(
             Err(Usage(text.to_owned()))
         }
     }
+}
+
+/// Whose numbers the owners in the upper directory are.
+///
+/// # Errors
+/// [`Usage`] for ranges that are no map.
+pub(super) fn owners(users: &[Range], groups: &[Range]) -> Result<Owners, Usage> {
+    for (option, ranges) in [("--uid-map", users), ("--gid-map", groups)] {
+        Range::check_map(ranges).map_err(|error| Usage(format!("{option}: {error}")))?;
+    }
+    Ok(Owners { users: users.to_vec(), groups: groups.to_vec() })
 }
 
 /// Where containerd listens, as its own clients find it.
@@ -118,6 +130,23 @@ mod tests {
             (Format::Erofs, Some(Compression::Gzip), None),
         ] {
             assert_eq!(of(format, compression), want, "{format:?} {compression:?}");
+        }
+    }
+
+    #[test]
+    fn maps_are_taken_as_they_are_given_and_without_overlaps() {
+        let ranges = |texts: &[&str]| -> Vec<Range> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let (apart, overlapping) = (ranges(&["0:9:1", "1:1:1"]), ranges(&["0:9:2", "1:1:1"]));
+        let both = owners(&apart, &ranges(&["0:5:1"])).unwrap();
+        assert_eq!(both, Owners { users: apart.clone(), groups: ranges(&["0:5:1"]) });
+        assert_eq!(owners(&[], &[]).unwrap(), Owners::default());
+        for (users, groups, option) in
+            [(&overlapping, &apart, "--uid-map"), (&apart, &overlapping, "--gid-map")]
+        {
+            let Usage(text) = owners(users, groups).unwrap_err();
+            assert!(text.contains(option) && text.contains("overlap"), "{text}");
         }
     }
 }

@@ -15,6 +15,7 @@ use erolith_mkfs::overlay::{Change, How, What, changes};
 use self::side::Side;
 use crate::cli::layers::Opener;
 use crate::exit::NO;
+use crate::progress::{Count, Line};
 
 /// Show what changed between two images, layers or directories, or in a snapshot.
 ///
@@ -62,20 +63,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     let cancel = Cancel::default();
     let stop = cancel.clone();
     ctrlc::set_handler(move || stop.cancel()).context("handling signals")?;
-    let select = match &args.platform {
-        None => Select::default(),
-        Some(platform) => Select::Platforms(vec![platform.clone()]),
-    };
-    let mut opener = Opener::new(&args.scratch, &cancel);
-    let mut open = |side: &Side| side.open(&mut opener, &select, &args.scratch);
-    let (old, new) = match (&args.old, &args.new, &args.snapshot) {
-        (Some(old), Some(new), _) => (open(old)?, open(new)?),
-        (_, _, key) => {
-            side::of_snapshot(key.as_deref().unwrap_or_default(), args.address.as_deref())?
-        }
-    };
-    let how = How { thorough: true, ..How::default() };
-    let mut list = changes::<erolith_differ::Error>(&old, &new, &how, || cancel.check())?;
+    let mut list = compare(args, &cancel)?;
     list.retain(|change| is_shown(change, args.ignore_times));
     match (args.stat, args.json) {
         (true, json) => show::totals(&list, json, out)?,
@@ -84,6 +72,30 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     }
     let differs = args.exit_code && !list.is_empty();
     Ok(if differs { ExitCode::from(NO) } else { ExitCode::SUCCESS })
+}
+
+/// What one side has that the other has not.
+fn compare(args: &Args, cancel: &Cancel) -> anyhow::Result<Vec<Change>> {
+    let line = Line::new(args.json);
+    let select = match &args.platform {
+        None => Select::default(),
+        Some(platform) => Select::Platforms(vec![platform.clone()]),
+    };
+    let mut opener = Opener::new(&args.scratch, cancel, &line);
+    let mut open = |side: &Side| side.open(&mut opener, &select, &args.scratch);
+    let (old, new) = match (&args.old, &args.new, &args.snapshot) {
+        (Some(old), Some(new), _) => (open(old)?, open(new)?),
+        (_, _, key) => {
+            side::of_snapshot(key.as_deref().unwrap_or_default(), args.address.as_deref())?
+        }
+    };
+    line.step("comparing", Count::Names);
+    let how = How { thorough: true, ..How::default() };
+    let list = changes::<erolith_differ::Error>(&old, &new, &how, || {
+        line.advance(1);
+        cancel.check()
+    })?;
+    Ok(list)
 }
 
 fn is_shown(change: &Change, ignore_times: bool) -> bool {

@@ -44,7 +44,7 @@ impl Side {
     /// What is wrong with it, and what the storage reports.
     pub(super) fn open(
         &self,
-        opener: &mut Opener,
+        opener: &mut Opener<'_>,
         select: &Select,
         scratch: &Path,
     ) -> anyhow::Result<Stack> {
