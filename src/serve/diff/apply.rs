@@ -301,8 +301,10 @@ impl Differ {
         let image = target.dir.join(IMAGE);
         let applied = layer::apply(source, layer, &image, &target.lowers, &options)?;
         self.mark(target);
-        // What a power cut may have damaged is not for others either.
+        // What a power cut may have damaged is not for others either. Nor is another name of a blob: it would keep the bytes
+        // of a blob that containerd has deleted, and the blob itself is linked as fast.
         let for_others = layer_type.is_some() && target.is_ours && target.sync == Sync::Durable;
+        let for_others = for_others && applied.how != How::Linked;
         let remembered =
             for_others && !applied.inherits && self.remember(&layer.digest, &applied, &image);
         let to_keep = remembered && layer_type.is_some_and(is_tar);
