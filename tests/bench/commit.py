@@ -80,3 +80,33 @@ def tables(place):
                 Target("erolith serve, EROFS", f"{theirs}, tar", 1.0),
             ],
         )
+        yield offline(place, node)
+
+
+def offline(place, node):
+    """The same packages without containerd, through whose sockets an uncompressed layer goes twice."""
+    snapshots = node.directory / "erolith/snapshots"
+    (upper,) = [path.parent.parent for path in snapshots.glob("*/fs/opt/copy")]
+    # Those of later layers have larger numbers.
+    images = sorted(snapshots.glob("*/layer.erofs"), key=lambda path: int(path.parent.name), reverse=True)
+    lowers = [word for path in images for word in ("--lower", path)]
+    out, archive = place.disk / "layer.erofs", place.disk / "layer.tar"
+
+    def commit(name, *options):
+        words = ["erolith", "commit", "--quiet", *options, "--upper", upper, *lowers, "--output", out]
+        return Contender(name, words, output=out)
+
+    baseline = f"tar -C {upper} -cf - . | tee {archive} | sha256sum; sync {archive}"
+    theirs = "tar, sha256sum and sync"
+    return Table(
+        "Commits without containerd (disk)",
+        "200 MB of Python packages",
+        [
+            commit("erolith commit --upper, EROFS", "--format", "erofs"),
+            commit("erolith commit --upper, tar", "--compression", "none"),
+            commit("erolith commit --upper, gzip"),
+            Contender(theirs, baseline, output=archive, peer=True),
+        ],
+        [Target("erolith commit --upper, EROFS", theirs, 1.0), Target("erolith commit --upper, tar", theirs, 1.0)],
+        rounds=3,
+    )
