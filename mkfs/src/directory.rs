@@ -91,8 +91,9 @@ impl Seen {
     }
 
     /// How many names the inode has.
+    #[allow(clippy::useless_conversion, reason = "32 bits on aarch64")]
     pub(crate) fn links(&self) -> u64 {
-        self.stat.st_nlink
+        self.stat.st_nlink.into()
     }
 
     /// Owner, permissions and time.

@@ -26,10 +26,12 @@ erolith mkfs --dm-verity /disk/image /disk/tree >/tmp/made || stop "no image"
 cp /disk/image /disk/sealed && fsverity enable /disk/sealed || stop "no fs-verity"
 root=$(sed -n 's/.*root hash \([0-9a-f]*\), tree at byte \([0-9]*\).*/\1/p' /tmp/made)
 offset=$(sed -n 's/.*root hash \([0-9a-f]*\), tree at byte \([0-9]*\).*/\2/p' /tmp/made)
+# One for each: a device mapper does not share.
+below=$(losetup -f) && losetup -r $below /disk/image || stop "no loop device"
 loop=$(losetup -f) && losetup -r $loop /disk/image || stop "no loop device"
 export DM_DISABLE_UDEV=1
 # Whoever opens the device must know the offset of the tree, as the sidecar tells it.
-veritysetup open --hash-offset=$offset $loop verity $loop $root || stop "no dm-verity"
+veritysetup open --hash-offset=$offset $below verity $below $root || stop "no dm-verity"
 # measure NAME SOURCE: milliseconds.
 measure() {
     sync
