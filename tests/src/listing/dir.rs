@@ -122,7 +122,7 @@ fn node(stat: &Stat, xattrs: BTreeMap<Vec<u8>, Vec<u8>>) -> Node {
         target: Vec::new(),
         rdev: (0, 0),
         leader: Path::new(),
-        nlink: Some(links(&stat)),
+        nlink: Some(links(stat)),
         xattrs,
     }
 }
@@ -178,6 +178,6 @@ fn xattrs_of_path(path: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
 
 /// How many names an inode has.
 #[allow(clippy::useless_conversion, reason = "32 bits on aarch64")]
-fn links(stat: &rustix::fs::Stat) -> u64 {
+fn links(stat: &Stat) -> u64 {
     stat.st_nlink.into()
 }
