@@ -124,11 +124,11 @@ impl Seen {
     /// that stands still between two ticks of the kernel's timer: what is written in the tick in which it was looked at
     /// leaves the times that were seen. One that is further ahead than a tick comes from a clock that was set back since.
     fn wait_until_past(&self) {
-        let time = |sec, nsec: Option<u32>| (sec, nsec.unwrap_or(0));
-        let seen = time(self.stat.st_ctime, u32::try_from(self.stat.st_ctime_nsec).ok());
+        // Nanoseconds have a sign or not.
+        let seen = (self.stat.st_ctime, i128::from(self.stat.st_ctime_nsec));
         for _ in 0..LONGEST_TICK.as_millis() {
             let now = clock_gettime(ClockId::RealtimeCoarse);
-            if time(now.tv_sec, u32::try_from(now.tv_nsec).ok()) > seen {
+            if (now.tv_sec, i128::from(now.tv_nsec)) > seen {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
