@@ -2,9 +2,8 @@
 //! containerd unpacks and what the kernel mounts. `testdata/snapshotter-suite.sh` builds the suite.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::process::Command;
-
 use erolith_tests::node::isolated;
+use erolith_tests::program::go_tests;
 use erolith_tests::{need, tools};
 
 /// What `fstest.FSSuite` runs.
@@ -13,16 +12,10 @@ const SUBTESTS: usize = 8;
 fn suite(test: &str) {
     isolated(|| {
         let program = need!(tools::judge("changes-suite"));
-        let out = Command::new(program)
-            .args(["-test.v", "-test.run", &format!("^{test}$")])
-            .env("EROLITH", env!("CARGO_BIN_EXE_erolith"))
-            .env("TMPDIR", "/var/tmp")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
-        let passed = text.matches(&format!("    --- PASS: {test}/")).count();
-        assert!(out.status.success() && passed == SUBTESTS, "{test}: {text}{complaint}");
+        let variables = [("EROLITH", env!("CARGO_BIN_EXE_erolith"))];
+        let said = go_tests(&program, &format!("^{test}$"), &variables);
+        let passed = said.matches(&format!("    --- PASS: {test}/")).count();
+        assert_eq!(passed, SUBTESTS, "{test}: {said}");
     });
 }
 

@@ -6,11 +6,10 @@ mod rpc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use erolith_tests::layout::Layout;
+use erolith_tests::layout::{Layout, sha256};
 use erolith_tests::node::{Containerd, Node, isolated};
 use erolith_tests::{need, tools};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 use crate::rpc::{Client, Descriptor};
 
@@ -231,7 +230,7 @@ fn unpack(node: &Node, made: &Value) -> String {
     let parent =
         node.snapshots("erolith").into_iter().find(|(key, ..)| *key == one(node)).unwrap().1;
     let diff_id = made["layer"]["diffId"].as_str().unwrap();
-    let chain = format!("sha256:{}", hex(&Sha256::digest(format!("{parent} {diff_id}"))));
+    let chain = format!("sha256:{}", sha256(format!("{parent} {diff_id}").as_bytes()));
     let key = format!("unpack-{chain}");
     node.ctr(&["snapshots", "--snapshotter", "erolith", "prepare", &key, &parent]);
     let client = Client::connect(&node.socket());
@@ -247,10 +246,6 @@ fn unpack(node: &Node, made: &Value) -> String {
     assert_eq!(client.apply(&layer, &mounts).unwrap().digest, diff_id);
     node.ctr(&["snapshots", "--snapshotter", "erolith", "commit", &chain, &key]);
     chain
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// containerd 2.1 does not unpack such layers, but it has them made, stores them, names them and runs them.

@@ -4,9 +4,8 @@
 //! directory and no mount after each subtest.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::process::Command;
-
 use erolith_tests::node::isolated;
+use erolith_tests::program::go_tests;
 use erolith_tests::{need, tools};
 
 /// What starts a daemon; see `tests/snapshotter-suite/suite/suite_test.go` for the variables.
@@ -30,20 +29,16 @@ TOML
 fn suite(profile: &str, size: &str, subtest: &str) {
     isolated(|| {
         let program = need!(tools::judge("snapshotter-suite"));
-        let out = Command::new(program)
-            .args(["-test.v", "-test.run", &format!("^TestSnapshotter$/^{subtest}$")])
-            .env("SUITE_SERVER", SERVER)
-            .env("SUITE_STRICT", "1")
-            .env("EROLITH", env!("CARGO_BIN_EXE_erolith"))
-            .env("PROFILE", profile)
-            .env("SIZE", size)
-            .env("TMPDIR", "/var/tmp")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let passed = text.contains(&format!("--- PASS: TestSnapshotter/{subtest} "));
-        let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(out.status.success() && passed, "{profile} {size}, {subtest}: {text}{complaint}");
+        let variables = [
+            ("SUITE_SERVER", SERVER),
+            ("SUITE_STRICT", "1"),
+            ("EROLITH", env!("CARGO_BIN_EXE_erolith")),
+            ("PROFILE", profile),
+            ("SIZE", size),
+        ];
+        let said = go_tests(&program, &format!("^TestSnapshotter$/^{subtest}$"), &variables);
+        let passed = said.contains(&format!("--- PASS: TestSnapshotter/{subtest} "));
+        assert!(passed, "{profile} {size}, {subtest}: {said}");
     });
 }
 

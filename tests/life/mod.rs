@@ -7,9 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use erolith_tests::layout::sha256;
 use erolith_tests::node::{Leftovers, Setup};
 use erolith_tests::tarball::Tarball;
-use sha2::{Digest as _, Sha256};
 use tonic::{Code, Status};
 
 use crate::rpc::{Answer, Client, Descriptor, attach, detach};
@@ -162,7 +162,7 @@ fn sound(image: &Path, context: &str) {
 
 /// A blob in containerd's store, as far as the daemon looks at it.
 pub(crate) fn put(setup: &Setup, tar: &[u8]) -> Descriptor {
-    let digest: String = Sha256::digest(tar).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = sha256(tar);
     let blobs = setup.containerd.1.join("io.containerd.content.v1.content/blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     put_file(&blobs.join(&digest), tar);

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use erolith_mkfs::build::Options;
 use erolith_mkfs::io::Stream;
 use erolith_tests::build;
+use erolith_tests::layout::sha256;
 use erolith_tests::node::Setup;
-use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
 use crate::console::Console;
@@ -103,7 +103,7 @@ impl World {
 
     fn apply(&self, key: &str, seed: u64) -> Answer<()> {
         let (media_type, bytes) = self.blob(seed);
-        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let digest = sha256(&bytes);
         let path = self.blobs().join(&digest);
         self.put(&path, &bytes);
         let layer = Descriptor {

@@ -40,7 +40,7 @@ impl Layout {
         let mut diff_ids = Vec::new();
         let mut descriptors = Vec::new();
         for (media_type, blob, tar) in layers {
-            diff_ids.push(format!("sha256:{}", hex(tar)));
+            diff_ids.push(format!("sha256:{}", sha256(tar)));
             descriptors.push(layout.add(media_type, blob)?);
         }
         let config = json!({
@@ -108,7 +108,7 @@ impl Layout {
     }
 
     fn add(&self, media_type: &str, bytes: &[u8]) -> Result<Value> {
-        let digest = hex(bytes);
+        let digest = sha256(bytes);
         write(&self.0.join("blobs/sha256").join(&digest), bytes)?;
         let digest = format!("sha256:{digest}");
         Ok(json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() }))
@@ -159,7 +159,7 @@ impl Layout {
         for descriptor in layers.iter().chain([&manifest["config"]]) {
             let digest = text(&descriptor["digest"]);
             let bytes = fs::read(self.blob(digest)).map_err(|e| format!("{digest}: {e}"))?;
-            if descriptor["size"] != bytes.len() || format!("sha256:{}", hex(&bytes)) != digest {
+            if descriptor["size"] != bytes.len() || format!("sha256:{}", sha256(&bytes)) != digest {
                 return Err(format!("{digest} is damaged: {} bytes", bytes.len()));
             }
         }
@@ -198,7 +198,8 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The hexadecimal SHA-256, by which blobs are called.
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::new(), |out, byte| format!("{out}{byte:02x}"))
 }
 

@@ -9,10 +9,10 @@ use erolith_mkfs::build::Options;
 use erolith_mkfs::io::{FileInput, Input, Stream};
 use erolith_tests::build;
 use erolith_tests::cases::{self, Case, Expect};
+use erolith_tests::layout::sha256;
 use erolith_tests::need;
 use erolith_tests::scratch::Scratch;
 use erolith_tests::tarball::{Header, Tarball};
-use sha2::{Digest as _, Sha256};
 
 /// An archive with one of everything, large enough that file data is copied by the kernel where it can be.
 fn everything() -> Vec<u8> {
@@ -44,8 +44,7 @@ fn everything() -> Vec<u8> {
 }
 
 fn digest(path: &Path) -> String {
-    let bytes = std::fs::read(path).unwrap();
-    Sha256::digest(bytes).iter().fold(String::new(), |out, byte| format!("{out}{byte:02x}"))
+    sha256(&std::fs::read(path).unwrap())
 }
 
 /// Reads of 6, 12, 18, ... 102 bytes: never what was asked for.

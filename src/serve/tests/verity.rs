@@ -13,6 +13,15 @@ async fn node(dm_verity: bool) -> Node {
     Node::with(|config| config.differ.dm_verity = dm_verity).await
 }
 
+/// A node that has converted a layer, and the mounts of that.
+async fn converted(dm_verity: bool) -> (Node, Vec<Mount>) {
+    let (node, data) = (node(dm_verity).await, layer());
+    node.containerd.put(&data);
+    let mounts = node.prepare("made").await;
+    node.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    (node, mounts)
+}
+
 /// What the sidecar of these mounts says, compared with the whole image.
 fn verified(mounts: &[Mount]) -> Option<Sidecar> {
     let image = layer_dir(mounts).join("layer.erofs");
@@ -65,11 +74,7 @@ async fn a_converted_layer_has_a_sidecar_wherever_it_is_linked() {
 /// Who signed a tree is not part of the image: one that is linked may have been signed by others, or by nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_layer_has_the_signature_that_it_came_with() {
-    let making = node(true).await;
-    let data = layer();
-    making.containerd.put(&data);
-    let mounts = making.prepare("made").await;
-    making.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    let (_making, mounts) = converted(true).await;
     let sidecar = verified(&mounts).unwrap();
     let bytes = std::fs::read(layer_dir(&mounts).join("layer.erofs")).unwrap();
 
@@ -98,11 +103,7 @@ async fn a_native_layer_has_the_signature_that_it_came_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_layer_that_promises_a_digest_has_it() {
     use erolith_mkfs::fsverity::Digest;
-    let making = node(false).await;
-    let data = layer();
-    making.containerd.put(&data);
-    let mounts = making.prepare("made").await;
-    making.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    let (_making, mounts) = converted(false).await;
     let image = layer_dir(&mounts).join("layer.erofs");
     let digest = Digest::of(&std::fs::File::open(&image).unwrap(), &mut |_| {}).unwrap();
     let bytes = std::fs::read(image).unwrap();
@@ -136,11 +137,7 @@ async fn a_native_layer_that_promises_a_digest_has_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_layer_that_promises_a_tree_has_it_verified() {
     // An image with a tree, as `erolith convert --dm-verity` makes them.
-    let making = node(true).await;
-    let data = layer();
-    making.containerd.put(&data);
-    let mounts = making.prepare("made").await;
-    making.apply(&describe(&data, TAR), &mounts).await.unwrap();
+    let (_making, mounts) = converted(true).await;
     let Sidecar { root, hash_offset } = verified(&mounts).unwrap();
     let image = std::fs::read(layer_dir(&mounts).join("layer.erofs")).unwrap();
 

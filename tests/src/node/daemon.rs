@@ -224,14 +224,19 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
         let _ = self.child.wait();
-        if std::thread::panicking() {
-            crate::tools::relay(&format!("erolith's log:\n{}", tail(&self.setup.log())));
-        }
+        relay_in_panic("erolith", || self.setup.log());
+    }
+}
+
+/// Says what a program logged last, when a test fails with it.
+pub(super) fn relay_in_panic(program: &str, log: impl FnOnce() -> String) {
+    if std::thread::panicking() {
+        crate::tools::relay(&format!("{program}'s log:\n{}", tail(&log())));
     }
 }
 
 /// The last lines of a log.
-pub(super) fn tail(log: &str) -> String {
+fn tail(log: &str) -> String {
     let lines: Vec<_> = log.lines().collect();
     lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n")
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Containerd, Leftovers, Node, daemon, entering};
 use crate::layout::Layout;
-use crate::tools::{self, cache};
+use crate::tools::cache;
 
 /// What is started, or starts another, in the Debian root.
 const PROGRAMS: [&str; 5] = [
@@ -244,10 +244,8 @@ impl Docker {
 
 impl Drop for Docker {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.dir().join("log")).unwrap_or_default();
-            tools::relay(&format!("dockerd's log:\n{}", daemon::tail(&log)));
-        }
+        let log = || fs::read_to_string(self.dir().join("log")).unwrap_or_default();
+        daemon::relay_in_panic("dockerd", log);
         // They go with the namespaces; these are the ways in.
         for child in [Some(&mut self.engine), self.registry.as_mut()].into_iter().flatten() {
             let _ = child.kill();

@@ -15,7 +15,7 @@ pub use self::daemon::{Daemon, Setup};
 pub use self::docker::Docker;
 pub use self::isolated::{disk, isolated};
 pub use self::leftovers::Leftovers;
-use crate::tools::{self, cache};
+use crate::tools::cache;
 
 /// Which containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -366,10 +366,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.place().join("log")).unwrap_or_default();
-            tools::relay(&format!("containerd's log:\n{}", daemon::tail(&log)));
-        }
+        let log = || fs::read_to_string(self.place().join("log")).unwrap_or_default();
+        daemon::relay_in_panic("containerd", log);
         drop(self.daemon.take());
         // Everything else goes with the namespaces.
         let _ = Command::new(script()).arg("stop").arg(self.place()).output();
