@@ -163,6 +163,12 @@ fn concerns(held: &Held, object: Object) -> Option<String> {
 /// Writes the first half of the bytes as the call would; `None` when it has only one, or writes in another way.
 fn half(held: &Held, name: &str) -> Option<Answer> {
     let [fd, address, length, offset, ..] = held.arguments;
+    // The arguments of other calls are something else.
+    let offset = match name {
+        "write" => None,
+        "pwrite64" => Some(offset),
+        _ => return None,
+    };
     let bytes = length / 2;
     if bytes == 0 {
         return None;
@@ -171,10 +177,9 @@ fn half(held: &Held, name: &str) -> Option<Answer> {
     let memory = File::open(format!("/proc/{}/mem", held.thread)).ok()?;
     memory.read_exact_at(&mut content, address).ok()?;
     let file = notify::descriptor_of(process_of(held.thread)?, i32::try_from(fd).ok()?).ok()?;
-    let written = match name {
-        "write" => rustix::io::write(&file, &content),
-        "pwrite64" => rustix::io::pwrite(&file, &content, offset),
-        _ => return None,
+    let written = match offset {
+        None => rustix::io::write(&file, &content),
+        Some(offset) => rustix::io::pwrite(&file, &content, offset),
     };
     Some(Answer::Done(i64::try_from(written.ok()?).ok()?))
 }
