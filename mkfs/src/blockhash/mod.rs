@@ -1,10 +1,13 @@
 //! SHA-256 of blocks of one size, as hash trees need it: of many blocks at a time.
 //!
-//! A processor without instructions for SHA-256 computes one digest no faster than one word after the other, but those
-//! of several blocks beside each other. So there it is `lanes`, five times as fast as the best code for one message
-//! with AVX-512 and three times with AVX2; anywhere else the crate `sha2`, which uses the instructions.
+//! A processor computes one digest no faster than one step after the other, but those of several blocks beside each
+//! other: `lanes`, with one of the ways that it has. Anywhere else it is the crate `sha2`.
 
+#[cfg(target_arch = "x86_64")]
+mod constants;
 mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod sys;
 #[cfg(target_arch = "x86_64")]
 mod vectors;
@@ -27,8 +30,7 @@ pub(crate) struct BlockHash {
 impl BlockHash {
     /// For blocks of `block` bytes, which is not 0.
     pub(crate) fn new(salt: &[u8], block: usize) -> Self {
-        let lanes = if has_sha() { None } else { Lanes::new(salt, block) };
-        Self { salt: salt.to_vec(), block, lanes }
+        Self { salt: salt.to_vec(), block, lanes: Lanes::new(salt, block) }
     }
 
     /// The digest of one block.
@@ -54,14 +56,6 @@ impl BlockHash {
             out.extend_from_slice(&self.one(block));
         }
     }
-}
-
-/// Whether this processor has instructions for SHA-256, which nothing is faster than.
-fn has_sha() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::is_x86_feature_detected!("sha");
-    #[cfg(not(target_arch = "x86_64"))]
-    true
 }
 
 #[cfg(test)]
