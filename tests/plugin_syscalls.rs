@@ -1,8 +1,8 @@
 //! Every system call of the daemon that changes something fails once, in every way it can: what it has answered stays, what
 //! failed can be repeated, and nothing is left behind.
 //!
-//! `EROLITH_TESTS_EVERY_CALL=1` tries each call with each failure, which takes hours; otherwise each call fails in one way,
-//! and all ways have their turn.
+//! `EROLITH_TESTS_EVERY_CALL=1` tries each call with each failure, which takes a quarter of an hour; otherwise each call
+//! fails in one way, and all ways have their turn.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod life;
@@ -94,8 +94,10 @@ fn break_calls(first: u64) {
             let outcome = live(dir.path(), Some(Fault { nth, failures }));
             let Some((family, failure, what)) = outcome.seen.struck else { continue };
             *struck.entry((family, failure)).or_default() += 1;
-            // Interrupted, it is done again. What the database learns of blobs, and can do without, nobody is told of.
-            let counts = failure != Failure::Interrupted && !what.contains("/metadata.db-wal");
+            // Interrupted, it is done again. What the database learns of blobs, and can do without, nobody is told of. And
+            // SQLite does not look at what came of syncing the directory of a new database: we sync it once more.
+            let is_made_good = what.contains("/metadata.db-wal") || what.ends_with("/root, 1");
+            let counts = failure != Failure::Interrupted && !is_made_good;
             if outcome.complaints.is_empty() && family == Family::Sync && counts {
                 silent.push(format!("{nth} {failure:?}: {what}"));
             }

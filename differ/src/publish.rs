@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use erolith_mkfs::fsverity::Digest;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -51,12 +52,21 @@ pub type SealError = Box<dyn std::error::Error + Send + std::marker::Sync>;
 pub trait Seal: fmt::Debug + Send + std::marker::Sync {
     /// Seals `file`, which nobody writes to any more and which will be called `path`. What is given back is open on the
     /// same file, and becomes what gets the name. With [`Sync::Durable`] the bytes are synced on the way; whatever the
-    /// seal adds to the file is synced by the caller.
+    /// seal adds to the file is synced by the caller. `digest` is the fs-verity digest of the file, if that is known already.
     ///
     /// # Errors
     /// What keeps the file from being sealed, or its bytes from the disk. The file is thrown away then, and has to be
     /// made again from its source.
-    fn seal(&self, file: File, path: &Path, sync: Sync) -> std::result::Result<File, SealError>;
+    fn seal(
+        &self,
+        file: File,
+        path: &Path,
+        sync: Sync,
+        digest: Option<Digest>,
+    ) -> std::result::Result<File, SealError>;
+
+    /// Is the digest better known before [`Seal::seal`], which computes one otherwise?
+    fn wants_digest(&self) -> bool;
 
     /// Does what the seal added to the file reach the disk only when the whole filesystem is synced, and the file has a
     /// name then? It gets a second one for that.
@@ -212,21 +222,26 @@ impl Unnamed {
     /// # Errors
     /// What the storage reports. Then the file does not have the name.
     pub fn publish(self, sync: Sync) -> Result<()> {
-        self.publish_sealed(sync, None)
+        self.publish_sealed(sync, None, None)
     }
 
-    /// As [`Unnamed::publish`], and sealed before it gets its name.
+    /// As [`Unnamed::publish`], and sealed before it gets its name. `digest` is its fs-verity digest, if that is known.
     ///
     /// # Errors
     /// What the storage reports, and [`Error::Seal`]. Then the file does not have the name.
-    pub fn publish_sealed(self, sync: Sync, seal: Option<&dyn Seal>) -> Result<()> {
+    pub fn publish_sealed(
+        self,
+        sync: Sync,
+        seal: Option<&dyn Seal>,
+        digest: Option<Digest>,
+    ) -> Result<()> {
         let Self { file, place, flusher } = self;
         // It has a descriptor, which is open for writing.
         drop(flusher);
         let Some(seal) = seal else { return place.publish(&file, sync) };
         let path = &place.path;
         let failed = |source| Error::Seal { path: path.display().to_string(), source };
-        let file = seal.seal(file, path, sync).map_err(failed)?;
+        let file = seal.seal(file, path, sync, digest).map_err(failed)?;
         let is_durable = sync == Sync::Durable;
         let is_beyond_fsync = is_durable && seal.is_beyond_fsync(&file, path).map_err(failed)?;
         place.publish_settled(&file, sync, is_beyond_fsync)
@@ -283,10 +298,15 @@ mod tests {
             file: File,
             path: &Path,
             sync: Sync,
+            _: Option<Digest>,
         ) -> std::result::Result<File, SealError> {
             assert!(!path.exists() && sync == Sync::Durable);
             (&file).write_all(self.0.ok_or("no word")?.as_bytes())?;
             Ok(file)
+        }
+
+        fn wants_digest(&self) -> bool {
+            false
         }
 
         fn is_beyond_fsync(&self, _: &File, _: &Path) -> std::result::Result<bool, SealError> {
@@ -301,7 +321,7 @@ mod tests {
         let publish = |word, is_beyond_fsync| {
             let pending = Unnamed::create(&path, 0o644).unwrap();
             pending.file().write_all(b"content").unwrap();
-            pending.publish_sealed(Sync::Durable, Some(&Word(word, is_beyond_fsync)))
+            pending.publish_sealed(Sync::Durable, Some(&Word(word, is_beyond_fsync)), None)
         };
         let error = publish(None, false).unwrap_err();
         assert_eq!(error.code(), "seal");

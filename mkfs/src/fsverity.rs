@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::thread;
 
-use crate::blockhash::{BlockHash, DIGEST};
+use crate::blockhash::{BlockHash, DIGEST, Known};
 use crate::io::ReadAt;
 
 /// Bytes of the tree's blocks.
@@ -16,6 +16,11 @@ const PIECE: usize = 1 << 20;
 const MAX_THREADS: usize = 4;
 /// Bytes of digests that are hashed together.
 const GROUP: usize = 64 * BLOCK;
+
+/// What digests of blocks have to be of, so that they need not be computed once more.
+pub(crate) fn unknown() -> Known {
+    Known::new(BlockHash::new(&[], BLOCK))
+}
 
 /// The fs-verity digest of a file, with SHA-256 over blocks of 4096 bytes and no salt: what `fsverity digest` prints and
 /// FS_IOC_MEASURE_VERITY gives. Written as `sha256:` and 64 digits.
@@ -28,11 +33,26 @@ impl Digest {
     /// # Errors
     /// What reading gives; with fs-verity that is EIO where the bytes were changed.
     pub fn of(file: &dyn ReadAt, told: &mut dyn FnMut(u64)) -> io::Result<Self> {
+        Self::with(file, &[], told)
+    }
+
+    /// As [`Self::of`], without reading those blocks whose digests are in `known`, which has others, too.
+    pub(crate) fn with(
+        file: &dyn ReadAt,
+        known: &[Known],
+        told: &mut dyn FnMut(u64),
+    ) -> io::Result<Self> {
+        let known = known.iter().find(|known| known.is_of(&[], BLOCK));
         let mut tree = Tree::new();
         let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut readers = vec![Reader::new()];
         let mut at = 0;
         loop {
+            while let Some(digests) = known.and_then(|known| known.get(at, PIECE as u64)) {
+                tree.push_digests(digests);
+                at += PIECE as u64;
+                told(PIECE as u64);
+            }
             for piece in read_pieces(&mut readers, file, at)? {
                 tree.push_digests(&piece.digests);
                 at += piece.bytes;
@@ -254,6 +274,23 @@ mod tests {
         ] {
             assert_eq!(digest_of(&bytes), want, "{} bytes", bytes.len());
         }
+    }
+
+    /// What is known is not read: here other bytes are known than there are.
+    #[test]
+    fn known_digests_are_taken_as_they_are() {
+        let bytes: Vec<u8> = (0..=250).cycle().take(5 << 20).collect();
+        let mut other = bytes.clone();
+        let piece = (2 << 20) + 4096..(4 << 20) - 4096;
+        other[piece].fill(0);
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&other, 0).unwrap();
+        let mut known = unknown();
+        known.add(1 << 20, &bytes[1 << 20..4 << 20]);
+        let others = Known::new(BlockHash::new(&[1], BLOCK));
+        let digest = Digest::with(&file, &[others, known], &mut |_| {}).unwrap();
+        assert_eq!(digest.to_string(), digest_of(&bytes));
+        assert_ne!(digest.to_string(), digest_of(&other));
     }
 
     /// The crate `fs-verity` computes the same, one block after the other, which takes five times as long.

@@ -18,6 +18,7 @@ pub mod meta;
 mod names;
 pub mod overlay;
 mod plan;
+pub mod protect;
 mod source;
 pub mod tar;
 pub mod tree;

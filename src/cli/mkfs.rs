@@ -17,9 +17,10 @@ use erolith_differ::decode::{Digests, LayerStream, Request};
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
 use erolith_differ::{Algorithm, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
-use erolith_mkfs::dmverity::{self, Verity};
+use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::image::Image;
 use erolith_mkfs::io::{FileInput, FileSink, Sink as _};
+use erolith_mkfs::protect::Wanted;
 use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::OverlayXattrs;
 use serde_json::json;
@@ -89,7 +90,9 @@ enum OverlayArg {
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let options = options(args)?;
     let pending = Unnamed::create(&args.output, READABLE)?;
+    let wanted = Wanted { fs_verity: false, dm_verity: args.build.dm_verity };
     let sink = FileSink::new(pending.file().try_clone()?, pending.scratch_dir()?);
+    let sink = wanted.begin(sink, options.block_bits)?;
     let mut builder = Builder::new(sink, options)?;
     let source =
         fill(args, &mut builder).with_context(|| format!("source {}", args.source.display()))?;
@@ -102,10 +105,10 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     if args.join {
         summary.image_bytes += join(&sink, &args.source, summary.image_bytes)?;
     }
-    let verity = match args.build.dm_verity {
-        true => Some(append_tree(&sink, &mut summary)?),
-        false => None,
-    };
+    let verity = wanted.finish(&sink, &|| false)?.verity;
+    if verity.is_some() {
+        summary.image_bytes = sink.file().metadata()?.len();
+    }
     pending.publish(Sync::Durable)?;
     print(args, &summary, finish.uuid, verity.as_ref(), out)?;
     Ok(ExitCode::SUCCESS)
@@ -244,13 +247,6 @@ fn join(sink: &FileSink, source: &Path, at: u64) -> anyhow::Result<u64> {
     let padded = bytes.next_multiple_of(512);
     sink.set_len(at + padded)?;
     Ok(padded)
-}
-
-/// Appends the hash tree of all that is there.
-fn append_tree(sink: &FileSink, summary: &mut Summary) -> anyhow::Result<Verity> {
-    let verity = dmverity::append_to_image(sink.file(), &|| false)?;
-    summary.image_bytes = sink.file().metadata()?.len();
-    Ok(verity)
 }
 
 fn print(

@@ -10,11 +10,11 @@ use std::time::Instant;
 use erolith_mkfs::build::{self, Summary};
 use erolith_mkfs::dmverity::{Signature, Verity};
 use erolith_mkfs::fsverity;
+use erolith_mkfs::protect::Protected;
 
 pub use super::Source;
 use super::sidecar;
-use super::{Built, Lowers, Order, Protect, Room, Task, Times, native, verity};
-use crate::content::Staging as _;
+use super::{Built, Lowers, Order, Protect, Room, Task, Times, native};
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
 use crate::publish::{Seal, Sync, Unnamed};
@@ -188,9 +188,14 @@ pub fn apply(
         LayerType::Erofs { compression: Compression::None } => (Task::Native, How::Copied),
         LayerType::Erofs { .. } => (Task::Native, How::Unpacked),
     };
-    let order = Order { task, source, told, request };
+    let protect = protect_of(layer, options, how);
+    let wanted = match how {
+        How::Converted => protect.of_archive(),
+        _ => protect.of_image(),
+    };
+    let order = Order { task, source, told, request, wanted };
     let built = options.room.convert(staging, order, lowers)?;
-    publish(built, target, layer, decoded, how, options)
+    publish(built, target, &protect, layer, decoded, how, options)
 }
 
 /// Work that is over when this is dropped.
@@ -208,35 +213,34 @@ pub(super) fn staging(target: &Path, sync: Sync) -> Result<Unnamed> {
     Ok(if sync == Sync::Durable { staging.written_back() } else { staging })
 }
 
-/// What the image of a layer that is one already has to be, and what it gets.
-pub(super) fn protect_of(layer: &Layer, options: &Options) -> Protect {
+/// What the image of a layer has to be, and what it gets. What is said of an archive is about something else.
+pub(super) fn protect_of(layer: &Layer, options: &Options, how: How) -> Protect {
+    let is_image = how != How::Converted;
     Protect {
-        promised: layer.verity,
+        promised: layer.verity.filter(|_| is_image),
         is_wanted: options.dm_verity,
-        digest: layer.fsverity,
-        is_digest_wanted: false,
+        digest: layer.fsverity.filter(|_| is_image),
+        is_digest_wanted: options.seal.as_ref().is_some_and(|seal| seal.wants_digest()),
     }
 }
 
 fn publish(
     built: Built<Unnamed>,
     target: &Path,
+    protect: &Protect,
     layer: &Layer,
     media_type: String,
     how: How,
     options: &Options,
 ) -> Result<Applied> {
-    let (mut protect, mut signature) = (protect_of(layer, options), layer.signature.as_ref());
-    if how == How::Converted {
-        (protect.promised, protect.digest, signature) = (None, None, None);
-    }
-    let Built { staging, source, summary, inherits, times } = built;
-    let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
+    let signature = layer.signature.as_ref().filter(|_| how != How::Converted);
     let start = Instant::now();
-    let verity = verity::protect(staging.file(), &protect, &options.cancel)?;
+    let Protected { digest: sealed, verity } = built.protect(protect, &options.cancel)?;
+    let Built { staging, source, summary, inherits, times, .. } = built;
+    let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), signature, options.sync)?;
-    staging.publish_sealed(options.sync, options.seal.as_deref())?;
+    staging.publish_sealed(options.sync, options.seal.as_deref(), sealed)?;
     let times = Times { publish: start.elapsed(), ..times };
     let size = source.size;
     Ok(Applied { media_type, digest, size, inherits, how, verity, summary, times })

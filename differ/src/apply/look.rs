@@ -7,6 +7,7 @@ use std::sync::Arc;
 use erolith_mkfs::build::Options;
 use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
 use erolith_mkfs::io::ReadAt as _;
+use erolith_mkfs::protect::Wanted;
 
 use super::Lowers;
 use super::work::{Order, Room, Source, Task, check_image};
@@ -50,7 +51,8 @@ impl Look {
         };
         let request = Request { cancel: self.cancel.clone(), ..request };
         let (source, told) = (Source::Stored(blob), self.progress.clone());
-        let order = Order { task, source, told, request };
+        let wanted = Wanted::default();
+        let order = Order { task, source, told, request, wanted };
         let built = Room::Here.convert(Nameless::new(&self.scratch)?, order, &below)?;
         let file = built.staging.into_file();
         let size = file.metadata().map_err(Error::io("examining an image"))?.len();

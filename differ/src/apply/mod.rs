@@ -19,6 +19,7 @@ mod work;
 use std::time::Duration;
 
 use erolith_mkfs::build::Summary;
+use erolith_mkfs::protect::Protected;
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
@@ -44,7 +45,8 @@ pub fn image_uuid(diff_id: &Digest) -> [u8; 16] {
 pub struct Times {
     /// The blob was read, decoded and verified, and content was written on the way.
     pub read: Duration,
-    /// The metadata of the image were planned and written; or an image that came as a stream was checked.
+    /// The metadata of the image were planned and written; or an image that came as a stream was checked. What protects it
+    /// was computed.
     pub build: Duration,
     /// The image was synced and named, and its directory synced.
     pub publish: Duration,
@@ -62,6 +64,8 @@ pub struct Built<S> {
     /// Does the image depend on the layers below? It takes attributes of directories from them that it does not
     /// describe itself.
     pub inherits: bool,
+    /// What protects the image, as far as that was seen to while it was written.
+    pub(crate) protected: Protected,
     /// How long it took.
     pub times: Times,
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::io::copy_range;
+use erolith_mkfs::protect::Protected;
 use rustix::io::Errno;
 
 use super::layer::{How, Layer, Options, Share, Trust, protect_of, staging};
@@ -46,7 +47,7 @@ pub(super) fn take(
     if let Some(expected) = layer.diff_id.clone().filter(|expected| *expected != layer.digest) {
         return Err(Error::DiffId { expected, actual: layer.digest.clone() });
     }
-    let protect = protect_of(layer, options);
+    let protect = protect_of(layer, options, How::Copied);
     // Nothing can be appended to an inode that is the store's.
     let may_grow = protect.is_wanted && protect.promised.is_none();
     if options.share == Share::Link
@@ -69,10 +70,11 @@ pub(super) fn take(
     // What is verified is what is published: nobody else can change it any more.
     let size = staging.file().metadata().map_err(Error::io("examining an image"))?.len();
     verify(&Blob::new(Arc::new(clone(staging.file())?), 0, size), layer, options)?;
-    let verity = verity::protect(staging.file(), &protect, &options.cancel)?;
+    let Protected { digest, verity } =
+        verity::protect(staging.file(), &protect, None, &options.cancel)?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
-    staging.publish_sealed(options.sync, options.seal.as_deref())?;
+    staging.publish_sealed(options.sync, options.seal.as_deref(), digest)?;
     Ok((how, verity))
 }
 
@@ -96,8 +98,8 @@ fn link(file: &File, blob: &Blob, layer: &Layer, target: &Path, options: &Option
         return Ok(false);
     }
     verify(blob, layer, options)?;
-    let protect = Protect { is_wanted: false, ..protect_of(layer, options) };
-    let verity = verity::protect(file, &protect, &options.cancel)?;
+    let protect = Protect { is_wanted: false, ..protect_of(layer, options, How::Linked) };
+    let Protected { verity, .. } = verity::protect(file, &protect, None, &options.cancel)?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
     match place.publish(file, options.sync) {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::fsverity;
 use erolith_mkfs::io::{FileSink, ReadAt};
+use erolith_mkfs::protect::{Protected, Wanted};
 
 use super::{Built, verity};
-use crate::content::{Blob, ContentStore, Ingest, Mode};
+use crate::content::{Blob, ContentStore, Ingest, Mode, Staging};
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
 
@@ -67,6 +68,34 @@ pub struct Protect {
     pub is_digest_wanted: bool,
 }
 
+impl Protect {
+    /// What the image of an archive gets while it is written.
+    pub(crate) fn of_archive(&self) -> Wanted {
+        Wanted { fs_verity: self.is_digest_wanted, dm_verity: self.is_wanted }
+    }
+
+    /// What a layer gets that is an image, while that is written. What it comes with has to be verified first.
+    pub(crate) fn of_image(&self) -> Wanted {
+        let may_grow = self.is_wanted && self.promised.is_none();
+        let fs_verity = self.is_digest_wanted && self.digest.is_none() && !may_grow;
+        Wanted { fs_verity, dm_verity: false }
+    }
+}
+
+impl<S: Staging> Built<S> {
+    /// Sees to what protects the image. What is promised is not believed of the process that wrote it.
+    ///
+    /// # Errors
+    /// As [`verity::protect`].
+    pub(super) fn protect(&self, protect: &Protect, cancel: &Cancel) -> Result<Protected> {
+        let is_promised = protect.promised.is_some() || protect.digest.is_some();
+        if self.protected.verity.is_some() && !is_promised {
+            return Ok(self.protected);
+        }
+        verity::protect(self.staging.file(), protect, self.protected.digest, cancel)
+    }
+}
+
 impl Built<Box<dyn Ingest>> {
     /// Publishes the image in `store`.
     ///
@@ -79,14 +108,12 @@ impl Built<Box<dyn Ingest>> {
         protect: &Protect,
         cancel: &Cancel,
     ) -> Result<Sealed> {
-        let verity = verity::protect(self.staging.file(), protect, cancel)?;
+        let Protected { digest, verity } = self.protect(protect, cancel)?;
         let size = self.staging.file().metadata().map_err(Error::io("examining an image"))?.len();
         let is_digest_wanted = protect.is_digest_wanted || protect.digest.is_some();
-        let fsverity = match (protect.digest, is_digest_wanted) {
-            // It was verified, and nothing was appended.
-            (Some(digest), _) if verity == protect.promised => Some(digest),
-            (_, true) => Some(super::fsverity::of(self.staging.file(), cancel)?),
-            (_, false) => None,
+        let fsverity = match digest {
+            None if is_digest_wanted => Some(super::fsverity::of(self.staging.file(), cancel)?),
+            digest => digest,
         };
         let diff_id = match output {
             Output::Raw => copy_hashed(self.staging.file(), cancel, &mut io::sink())?,

@@ -4,6 +4,7 @@ use std::fs::File;
 
 use erolith_mkfs::dmverity::{self, RootHash, Signature, Stop, Verity};
 use erolith_mkfs::image::Super;
+use erolith_mkfs::protect::{self, Protected};
 
 use super::{Protect, fsverity};
 use crate::decode::Cancel;
@@ -72,22 +73,37 @@ pub fn signature_from_annotations<'a>(
 
 /// Sees to the digest and the tree of the image in `file`. One that is promised must be there, and everything must be
 /// as it says. When one is wanted and none promised, one that is there is taken if everything is as it says, else one
-/// is appended.
+/// is appended. The digest is that of the file as it is then, if it was promised or is `known`.
 ///
 /// # Errors
 /// [`Error::FsVerity`], [`Error::Verity`], [`Error::Cancelled`], and what the storage reports.
-pub(super) fn protect(file: &File, protect: &Protect, cancel: &Cancel) -> Result<Option<Verity>> {
+pub(super) fn protect(
+    file: &File,
+    protect: &Protect,
+    known: Option<fsverity::Digest>,
+    cancel: &Cancel,
+) -> Result<Protected> {
     fsverity::require(file, protect.digest, cancel)?;
+    let digest = protect.digest.or(known);
     let stop = || cancel.check().is_err();
-    let found = match &protect.promised {
-        Some(promised) => verify(file, promised, &stop).map(Some),
-        None if protect.is_wanted => take_or_append(file, &stop).map(Some),
-        None => Ok(None),
+    let protected = match &protect.promised {
+        Some(promised) => {
+            let verity = verify(file, promised, &stop).map(Some);
+            verity.map(|verity| Protected { digest, verity })
+        }
+        None if protect.is_wanted => take_or_append(file, digest, &stop),
+        None => Ok(Protected { digest, verity: None }),
     };
-    found.map_err(|error| match error {
-        dmverity::Error::Stopped => Error::Cancelled,
-        error => Error::Verity(error),
-    })
+    protected.map_err(|error| failed(error.into()))
+}
+
+/// What keeps an image from being protected.
+pub(super) fn failed(error: protect::Error) -> Error {
+    match error {
+        protect::Error::Tree(dmverity::Error::Stopped) => Error::Cancelled,
+        protect::Error::Tree(error) => Error::Verity(error),
+        protect::Error::Read(error) => Error::io("reading an image")(error),
+    }
 }
 
 fn verify(
@@ -104,13 +120,19 @@ fn verify(
     Ok(found)
 }
 
-fn take_or_append(file: &File, stop: &Stop<'_>) -> std::result::Result<Verity, dmverity::Error> {
+/// `digest` is that of the file as it is.
+fn take_or_append(
+    file: &File,
+    digest: Option<fsverity::Digest>,
+    stop: &Stop<'_>,
+) -> std::result::Result<Protected, dmverity::Error> {
     let Some(header) = dmverity::find(file, &Super::read(file)?)? else {
-        return dmverity::append_to_image(file, stop);
+        let verity = dmverity::append_to_image(file, stop)?;
+        return Ok(Protected { digest: None, verity: Some(verity) });
     };
     let root = header.root(file)?;
     let header = dmverity::verify(file, header.geometry().hash_offset(), root, stop)?;
-    Ok(header.verity(root))
+    Ok(Protected { digest, verity: Some(header.verity(root)) })
 }
 
 #[cfg(test)]

@@ -4,19 +4,20 @@
 //! of the layers below. [`Room`] decides which process that is; the work itself is the same code in both.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
 use erolith_mkfs::check;
-use erolith_mkfs::io::{FileSink, ReadAt};
+use erolith_mkfs::format::DEFAULT_BLOCK_BITS;
+use erolith_mkfs::io::{FileSink, ReadAt, Sink as _};
+use erolith_mkfs::protect::{Protected, Wanted};
 use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::Lower;
 
 use super::lower::LowerImage;
-use super::{Built, Lowers, Times, image_uuid};
+use super::{Built, Lowers, Times, image_uuid, verity};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, Decoded, LayerStream, OnBytes, Request, Watched};
 use crate::sandbox::Worker;
@@ -65,6 +66,8 @@ pub(crate) struct Order {
     /// Is told of the bytes of `source` that were read.
     pub(crate) told: OnBytes,
     pub(crate) request: Request,
+    /// What the image gets. One that is an image already gets no hash tree here.
+    pub(crate) wanted: Wanted,
 }
 
 /// What came of it, besides the bytes in the file.
@@ -73,6 +76,7 @@ pub(crate) struct Outcome {
     pub(crate) source: Decoded,
     pub(crate) summary: Option<Summary>,
     pub(crate) inherits: bool,
+    pub(crate) protected: Protected,
     pub(crate) times: Times,
 }
 
@@ -100,17 +104,17 @@ impl Room {
     ) -> Result<Built<S>> {
         let outcome = match self {
             Self::Here => {
-                let Order { task, source, told, request } = order;
+                let Order { task, source, told, request, wanted } = order;
                 let file = staging.file().try_clone();
                 let file = file.map_err(Error::io("duplicating a descriptor"))?;
                 let sink = FileSink::new(file, staging.scratch_dir()?);
                 let blob = Watched { inner: source.into_reader(), told };
-                convert(sink, blob, request, task, lowers)?
+                convert(sink, blob, request, task, wanted, lowers)?
             }
             Self::Worker(worker) => worker.convert(&staging, order, lowers)?,
         };
-        let Outcome { source, summary, inherits, times } = outcome;
-        Ok(Built { staging, source, summary, inherits, times })
+        let Outcome { source, summary, inherits, protected, times } = outcome;
+        Ok(Built { staging, source, summary, inherits, protected, times })
     }
 
     /// Refuses an image that no kernel should see.
@@ -131,12 +135,25 @@ pub(crate) fn convert(
     blob: impl Read + Send + 'static,
     request: Request,
     task: Task,
+    wanted: Wanted,
     lowers: &dyn Lowers,
 ) -> Result<Outcome> {
-    match task {
-        Task::Tar(options) => build_tar(sink, blob, request, options, lowers),
-        Task::Native => take_native(sink.file(), blob, request),
-    }
+    let block_bits = match &task {
+        Task::Tar(options) => options.block_bits,
+        Task::Native => DEFAULT_BLOCK_BITS,
+    };
+    let begun = wanted.begin(sink, block_bits);
+    let sink = begun.map_err(Error::io("duplicating a descriptor"))?;
+    let cancel = request.cancel.clone();
+    let (sink, mut outcome) = match task {
+        Task::Tar(options) => build_tar(sink, blob, request, options, lowers)?,
+        Task::Native => take_native(sink, blob, request)?,
+    };
+    let start = Instant::now();
+    let protected = wanted.finish(&sink, &|| cancel.check().is_err());
+    outcome.protected = protected.map_err(verity::failed)?;
+    outcome.times.build += start.elapsed();
+    Ok(outcome)
 }
 
 /// Decodes a tar layer into an image.
@@ -146,7 +163,7 @@ fn build_tar(
     request: Request,
     options: Options,
     lowers: &dyn Lowers,
-) -> Result<Outcome> {
+) -> Result<(FileSink, Outcome)> {
     let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
     let base = options.layer.base;
@@ -166,37 +183,45 @@ fn build_tar(
     }
     let uuid = source.diff_id.as_ref().map(image_uuid).unwrap_or_default();
     let finish = Finish { uuid, ..Finish::default() };
-    let (_, summary) = builder.finish(&finish)?;
+    let (sink, summary) = builder.finish(&finish)?;
     let times = Times { read, build: start.elapsed().saturating_sub(read), ..Times::default() };
-    Ok(Outcome { source, summary: Some(summary), inherits, times })
+    let (summary, protected) = (Some(summary), Protected::default());
+    Ok((sink, Outcome { source, summary, inherits, protected, times }))
 }
 
 /// Takes a layer that is an EROFS image as it is, once it has been checked: no kernel sees an image before that.
 ///
 /// The bytes that are checked are the copy that is published, so nobody can change them in between.
-fn take_native(file: &File, blob: impl Read + Send + 'static, request: Request) -> Result<Outcome> {
+fn take_native(
+    sink: FileSink,
+    blob: impl Read + Send + 'static,
+    request: Request,
+) -> Result<(FileSink, Outcome)> {
     let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
-    if let Err(error) = copy_all(&mut stream, file) {
+    if let Err(error) = copy_all(&mut stream, &sink) {
         return Err(stream.take_error().unwrap_or_else(|| Error::io("copying an image")(error)));
     }
     let source = stream.finish()?;
     let read = start.elapsed();
-    check_image(file)?;
+    check_image(sink.file())?;
     let times = Times { read, build: start.elapsed().saturating_sub(read), ..Times::default() };
-    Ok(Outcome { source, summary: None, inherits: false, times })
+    let protected = Protected::default();
+    Ok((sink, Outcome { source, summary: None, inherits: false, protected, times }))
 }
 
 /// Writes the blocks of the decoder as they are.
-fn copy_all(stream: &mut LayerStream, mut file: &File) -> std::io::Result<()> {
+fn copy_all(stream: &mut LayerStream, sink: &FileSink) -> std::io::Result<()> {
     use erolith_mkfs::io::Input as _;
+    let mut at = 0;
     loop {
         let part = stream.fill()?;
         if part.is_empty() {
             return Ok(());
         }
-        file.write_all(part)?;
+        sink.write_at(part, at)?;
         let n = part.len();
+        at += n as u64;
         stream.consume(n);
     }
 }

@@ -242,16 +242,16 @@ impl<'a> Work<'a> {
             cancel: self.cancel.clone(),
         };
         let ingest = self.layout.ingest(Mode::Fresh)?;
-        let task = match layer.layer_type {
-            LayerType::Erofs { .. } => Task::Native,
+        let (task, wanted) = match layer.layer_type {
+            LayerType::Erofs { .. } => (Task::Native, job.protect.of_image()),
             LayerType::Tar { .. } => {
                 let mut build = self.options.build.clone();
                 build.layer.base = job.below.is_empty();
-                Task::Tar(build)
+                (Task::Tar(build), job.protect.of_archive())
             }
         };
         let source = apply::Source::Stored(blob);
-        let order = Order { task, source, told: OnBytes::new(read), request };
+        let order = Order { task, source, told: OnBytes::new(read), request, wanted };
         let built = self.options.room.convert(ingest, order, &Below { work: self, job })?;
         self.progress.event(Event::Sealing { layer: number });
         Ok(Some(built))

@@ -78,6 +78,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use erolith_mkfs::build::Options;
+    use erolith_mkfs::protect;
 
     use super::*;
     use crate::apply::Task;
@@ -88,7 +89,8 @@ mod tests {
     fn limits_follow_from_the_budget_and_not_from_the_layer() {
         let convert = |task: Wanted, budget| {
             let expected = Box::new(Request { budget, ..Request::default() }.into());
-            Limits::of(&Work::Convert { task, source: Origin::Stream, expected })
+            let (source, wanted) = (Origin::Stream, protect::Wanted::default());
+            Limits::of(&Work::Convert { task, source, expected, wanted })
         };
         let small = Budget { max_output: 1 << 20, zstd_window_log: 20, ..Budget::default() };
         let tar = |options: Options| Task::Tar(options).into();

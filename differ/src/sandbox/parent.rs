@@ -41,14 +41,14 @@ impl Worker {
         layer: Layer,
         lowers: &dyn Lowers,
     ) -> Result<Outcome> {
-        let Layer { task, source, told, request } = layer;
+        let Layer { task, source, told, request, wanted } = layer;
         let cancel = request.cancel.clone();
         cancel.check()?;
         let scratch = scratch_in(staging.scratch_dir()?.as_fd());
         let scratch = scratch.map_err(Error::io("creating a scratch file"))?;
         let (task, limit, expected) =
             (task.into(), request.budget.max_time, Box::new(request.into()));
-        let order = |source| Work::Convert { task, source, expected };
+        let order = |source| Work::Convert { task, source, expected, wanted };
         let rest = [staging.file().as_fd(), scratch.as_fd()];
         match source {
             Source::Stored(blob) => {

@@ -10,12 +10,15 @@ use std::collections::BTreeMap;
 use std::io;
 
 use erolith_mkfs::build::{self, Summary};
+use erolith_mkfs::dmverity::{RootHash, Verity};
+use erolith_mkfs::fsverity;
+use erolith_mkfs::protect::{self, Protected};
 use erolith_mkfs::tree::Note;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(super) use fault::Fault;
-use options::BuildOptions;
+use options::{BuildOptions, Hashes};
 
 use super::Protection;
 use crate::apply::{Outcome, Task, Times};
@@ -48,7 +51,13 @@ pub(super) enum Work {
     /// Nothing: say what protects. No descriptor.
     Probe,
     /// A layer becomes an image. Its bytes, the file of the image, an empty scratch file.
-    Convert { task: Wanted, source: Origin, expected: Box<Expected> },
+    Convert {
+        task: Wanted,
+        source: Origin,
+        expected: Box<Expected>,
+        #[serde(with = "Hashes")]
+        wanted: protect::Wanted,
+    },
     /// An image is checked. Its file.
     Check(Range),
 }
@@ -155,7 +164,18 @@ pub(super) struct Converted {
     source: Decoded,
     summary: Option<Built>,
     inherits: bool,
+    /// As [`fsverity::Digest`].
+    digest: Option<[u8; 32]>,
+    tree: Option<Tree>,
     times: Times,
+}
+
+/// As [`Verity`].
+#[derive(Debug, Serialize, Deserialize)]
+struct Tree {
+    root: [u8; 32],
+    hash_offset: u64,
+    block_size: u32,
 }
 
 /// As [`Summary`].
@@ -171,7 +191,8 @@ struct Built {
 
 impl From<Outcome> for Converted {
     fn from(outcome: Outcome) -> Self {
-        let Outcome { source, summary, inherits, times } = outcome;
+        let Outcome { source, summary, inherits, protected: Protected { digest, verity }, times } =
+            outcome;
         let summary = summary.map(|summary| Built {
             inodes: summary.inodes,
             image_bytes: summary.image_bytes,
@@ -180,13 +201,19 @@ impl From<Outcome> for Converted {
             feature_incompat: summary.feature_incompat,
             notes: summary.notes.iter().map(|(note, n)| (note.code().to_owned(), *n)).collect(),
         });
-        Self { source, summary, inherits, times }
+        let digest = digest.map(fsverity::Digest::bytes);
+        let tree = verity.map(|Verity { root, hash_offset, block_size }| Tree {
+            root: root.0,
+            hash_offset,
+            block_size,
+        });
+        Self { source, summary, inherits, digest, tree, times }
     }
 }
 
 impl From<Converted> for Outcome {
     fn from(converted: Converted) -> Self {
-        let Converted { source, summary, inherits, times } = converted;
+        let Converted { source, summary, inherits, digest, tree, times } = converted;
         let known = |(code, n): (String, u64)| {
             Note::ALL.into_iter().find(|note| note.code() == code).map(|note| (note, n))
         };
@@ -198,7 +225,13 @@ impl From<Converted> for Outcome {
             feature_incompat: summary.feature_incompat,
             notes: summary.notes.into_iter().filter_map(known).collect(),
         });
-        Self { source, summary, inherits, times }
+        let verity = tree.map(|Tree { root, hash_offset, block_size }| Verity {
+            root: RootHash(root),
+            hash_offset,
+            block_size,
+        });
+        let protected = Protected { digest: digest.map(fsverity::Digest::from_bytes), verity };
+        Self { source, summary, inherits, protected, times }
     }
 }
 

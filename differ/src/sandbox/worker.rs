@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use erolith_mkfs::io::FileSink;
+use erolith_mkfs::protect;
 
 use super::enter::enter;
 use super::limits::Limits;
@@ -60,10 +61,10 @@ fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<
             check_image(&blob(file()?, range))?;
             Ok(Some(Said::Checked))
         }
-        Work::Convert { task, source, expected } => {
+        Work::Convert { task, source, expected, wanted } => {
             let (from, image, scratch) = (file()?, file()?, file()?);
             let sink = FileSink::with_scratch(image, scratch);
-            converted(socket, sink, task, source, from, *expected).map(Some)
+            converted(socket, sink, task, source, from, *expected, wanted).map(Some)
         }
     }
 }
@@ -75,6 +76,7 @@ fn converted(
     source: Origin,
     from: File,
     expected: Expected,
+    wanted: protect::Wanted,
 ) -> Result<Said> {
     let read = Arc::new(AtomicU64::new(0));
     let (inner, told): (Box<dyn Read + Send>, OnBytes) = match source {
@@ -84,7 +86,7 @@ fn converted(
         }
     };
     let blob = Watched { inner, told };
-    let outcome = convert(sink, blob, expected.into(), task.into(), &Asked(socket));
+    let outcome = convert(sink, blob, expected.into(), task.into(), wanted, &Asked(socket));
     let rest = read.swap(0, Ordering::Relaxed);
     if rest > 0 {
         say(socket, &Said::Read(rest))?;

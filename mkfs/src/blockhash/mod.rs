@@ -5,6 +5,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod constants;
+mod known;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
@@ -14,6 +15,7 @@ mod vectors;
 
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use self::known::Known;
 use self::lanes::Lanes;
 
 /// Bytes of a digest.

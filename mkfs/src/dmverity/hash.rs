@@ -1,6 +1,7 @@
 //! Digests of many blocks, on several threads and in bounded memory.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -8,7 +9,7 @@ use std::thread;
 use super::Stop;
 use super::error::{Error, failed};
 use super::geometry::{DIGEST, Level, per_block};
-use crate::blockhash::BlockHash;
+use crate::blockhash::{BlockHash, Known};
 use crate::io::ReadAt;
 
 /// Bytes that a thread reads at a time, at least.
@@ -36,7 +37,7 @@ impl Hasher {
         self.hash.one(block)
     }
 
-    /// Shows `each` the digests of all blocks of `level`, whole blocks of digests at a time, with the number of the first
+    /// Shows `each` the digests of all blocks of `level`, of which some may be known, whole blocks of digests at a time, with the number of the first
     /// block. From several threads, in no order; pieces are begun in theirs. After an error nothing more is begun.
     ///
     /// # Errors
@@ -45,6 +46,7 @@ impl Hasher {
         &self,
         file: &dyn ReadAt,
         level: Level,
+        known: Option<&Known>,
         stop: &Stop<'_>,
         each: &Each<'_>,
     ) -> Result<(), Error> {
@@ -62,7 +64,7 @@ impl Hasher {
                 }
                 let blocks = step.min(level.blocks - piece);
                 let done = if stop() { Err(Error::Stopped) } else { Ok(()) }
-                    .and_then(|()| self.piece(file, level, piece, blocks, &mut buf))
+                    .and_then(|()| self.piece(file, level, known, piece..piece + blocks, &mut buf))
                     .and_then(|()| each(piece, &buf.digests));
                 if let Err(error) = done {
                     broken.store(true, Ordering::Release);
@@ -90,12 +92,18 @@ impl Hasher {
         &self,
         file: &dyn ReadAt,
         level: Level,
-        first: u64,
-        blocks: u64,
+        known: Option<&Known>,
+        blocks: Range<u64>,
         buf: &mut Buffers,
     ) -> Result<(), Error> {
-        let offset = level.offset + (first << self.block_bits);
-        let len = usize::try_from(blocks << self.block_bits);
+        let offset = level.offset + (blocks.start << self.block_bits);
+        let bytes = (blocks.end - blocks.start) << self.block_bits;
+        if let Some(digests) = known.and_then(|known| known.get(offset, bytes)) {
+            buf.digests.clear();
+            buf.digests.extend_from_slice(digests);
+            return Ok(());
+        }
+        let len = usize::try_from(bytes);
         let len = len.map_err(|_| failed("reading", offset)(io::ErrorKind::OutOfMemory.into()))?;
         buf.bytes.resize(len, 0);
         file.read_exact_at(&mut buf.bytes, offset).map_err(failed("reading", offset))?;

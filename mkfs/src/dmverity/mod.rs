@@ -32,6 +32,7 @@ pub use geometry::{Geometry, MAX_BLOCK_BITS, MIN_BLOCK_BITS, block_bits_for};
 pub use root::RootHash;
 pub use signature::Signature;
 
+use crate::blockhash::{BlockHash, Known};
 use crate::format::{VERITY_SIGNATURE, VeritySuper};
 use crate::image::Super;
 use crate::io::ReadAt;
@@ -66,6 +67,11 @@ pub struct Header {
     uuid: [u8; 16],
 }
 
+/// What digests of blocks have to be of, so that a tree with blocks of this size takes them as they are.
+pub(crate) fn unknown(block_bits: u8) -> Known {
+    Known::new(BlockHash::new(&[0; SALT], 1 << block_bits))
+}
+
 /// Gives the EROFS image in `file` a tree of the block size that fits: [`append`].
 ///
 /// # Errors
@@ -80,6 +86,16 @@ pub fn append_to_image(file: &File, stop: &Stop<'_>) -> Result<Verity, Error> {
 /// # Errors
 /// [`Error::Unfit`], [`Error::Stopped`] once `stop` says so, [`Error::Io`].
 pub fn append(file: &File, block_bits: u8, stop: &Stop<'_>) -> Result<Verity, Error> {
+    append_with(file, block_bits, &[], stop)
+}
+
+/// As [`append`], without reading those blocks whose digests are in `known`, which has others, too.
+pub(crate) fn append_with(
+    file: &File,
+    block_bits: u8,
+    known: &[Known],
+    stop: &Stop<'_>,
+) -> Result<Verity, Error> {
     let bytes = file.metadata().map_err(failed("examining", 0))?.len();
     let block = 1u64 << block_bits.min(MAX_BLOCK_BITS);
     let hash_offset = bytes.checked_next_multiple_of(block).unwrap_or(u64::MAX);
@@ -88,13 +104,14 @@ pub fn append(file: &File, block_bits: u8, stop: &Stop<'_>) -> Result<Verity, Er
     file.set_len(geometry.end()).map_err(failed("extending", bytes))?;
     let salt = [0; SALT];
     let hasher = Hasher::new(block_bits, &salt);
+    let mut known = known.iter().find(|known| known.is_of(&salt, 1 << block_bits));
     let mut below = geometry.data;
     for level in &geometry.levels {
-        hasher.each(file, below, stop, &|first, digests| {
+        hasher.each(file, below, known, stop, &|first, digests| {
             let offset = level.offset + first * DIGEST as u64;
             file.write_all_at(digests, offset).map_err(failed("writing", offset))
         })?;
-        below = *level;
+        (below, known) = (*level, None);
     }
     let root = root_of(file, &geometry, &hasher)?;
     let header = Header { geometry, salt: salt.to_vec(), uuid: root.uuid() };
@@ -126,7 +143,7 @@ pub fn verify(
             Some(level) => (*level, Holds::Digests { level: number - 1 }),
             None => (geometry.data, Holds::Data),
         };
-        hasher.each(file, level, stop, &|first, digests| {
+        hasher.each(file, level, None, stop, &|first, digests| {
             let offset = parent.offset + first * DIGEST as u64;
             let mut stored = vec![0; digests.len()];
             file.read_exact_at(&mut stored, offset).map_err(failed("reading", offset))?;

@@ -219,3 +219,19 @@ fn work_can_be_called_off() {
     let file = file(&content(20_000));
     assert_eq!(append(&file, 12, &|| true).unwrap_err().code(), "cancelled");
 }
+
+/// What is known is not read: here other bytes are known than there are, and those are the block that is wrong.
+#[test]
+fn known_digests_are_taken_as_they_are() {
+    let bytes = content(3 << 20);
+    let right = append(&file(&bytes), 12, ON).unwrap();
+    let mut other = bytes.clone();
+    other[(1 << 20) + 5 * 4096] ^= 1;
+    let image = file(&other);
+    let mut known = unknown(12);
+    known.add(1 << 19, &bytes[1 << 19..2 << 20]);
+    let made = append_with(&image, 12, &[unknown(9), known], ON).unwrap();
+    assert_eq!(made, right);
+    let wrong = verify(&image, made.hash_offset, made.root, ON).unwrap_err();
+    assert!(matches!(wrong, Error::Block { holds: Holds::Data, block: 261, .. }), "{wrong}");
+}

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+
+use super::follower::Followed;
 
 /// Buffers on their way besides the one being filled.
 const IN_FLIGHT: usize = 2;
@@ -14,7 +15,7 @@ type Job = (Vec<u8>, u64);
 /// A file with a thread that writes it. Regions may come in any order and must not overlap.
 #[derive(Debug)]
 pub(crate) struct Behind {
-    file: File,
+    file: Followed,
     worker: Option<Worker>,
 }
 
@@ -32,13 +33,14 @@ impl Behind {
     ///
     /// # Errors
     /// When the descriptor cannot be duplicated.
-    pub(crate) fn new(file: File) -> io::Result<Self> {
+    pub(crate) fn new(file: impl Into<Followed>) -> io::Result<Self> {
+        let file = file.into();
         let written = file.try_clone()?;
         let (jobs, todo) = sync_channel::<Job>(IN_FLIGHT);
         let (report, done) = sync_channel(IN_FLIGHT);
         let work = move || {
             for (mut data, offset) in todo {
-                let outcome = written.write_all_at(&data, offset);
+                let outcome = written.write(&data, offset);
                 data.clear();
                 if report.send(outcome.map(|()| data)).is_err() {
                     break;
@@ -52,7 +54,7 @@ impl Behind {
 
     /// The file, of which nothing is certain until [`Behind::settle`].
     pub(crate) fn file(&self) -> &File {
-        &self.file
+        self.file.file()
     }
 
     /// Writes all of `data` at `offset`, now or soon. Returns an empty buffer.
@@ -61,7 +63,7 @@ impl Behind {
     /// What the storage reports, of this write or of one before it.
     pub(crate) fn write(&mut self, mut data: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
         let Some(worker) = &mut self.worker else {
-            self.file.write_all_at(&data, offset)?;
+            self.file.write(&data, offset)?;
             data.clear();
             return Ok(data);
         };
@@ -108,6 +110,8 @@ fn gone() -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     #[test]

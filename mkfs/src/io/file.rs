@@ -10,7 +10,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::behind::Behind;
+use super::follower::{Followed, Follower};
 use super::{Input, ReadAt, Sink};
+use crate::blockhash::Known;
 
 impl ReadAt for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -25,10 +27,11 @@ impl ReadAt for File {
 /// An output file, and what becomes its scratch file.
 #[derive(Debug)]
 pub struct FileSink {
-    file: File,
+    file: Followed,
     scratch: Scratch,
     /// Made when there is something large to write.
     behind: Mutex<Option<Behind>>,
+    follower: Mutex<Option<Follower>>,
 }
 
 /// Where a scratch file comes from.
@@ -47,26 +50,50 @@ impl FileSink {
     /// Writes to `file`, opened for reading and writing. `dir` is a directory on the same filesystem.
     #[must_use]
     pub fn new(file: File, dir: OwnedFd) -> Self {
-        Self { file, scratch: Scratch::In(dir), behind: Mutex::new(None) }
+        Self::of(file, Scratch::In(dir))
     }
 
     /// Writes to `file`, opened for reading and writing. `scratch` is an empty file for what has to wait: an image wants
     /// one at most.
     #[must_use]
     pub fn with_scratch(file: File, scratch: File) -> Self {
-        Self { file, scratch: Scratch::Open(scratch), behind: Mutex::new(None) }
+        Self::of(file, Scratch::Open(scratch))
+    }
+
+    fn of(file: File, scratch: Scratch) -> Self {
+        Self { file: file.into(), scratch, behind: Mutex::new(None), follower: Mutex::new(None) }
+    }
+
+    /// Has the blocks of the file hashed while it is written, for digests of these kinds.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub(crate) fn followed(mut self, digests: Vec<Known>) -> io::Result<Self> {
+        if !digests.is_empty() {
+            let follower = Follower::start(self.file.file(), digests)?;
+            self.file.follow(&follower);
+            self.follower = Mutex::new(Some(follower));
+        }
+        Ok(self)
+    }
+
+    /// What is known of the blocks of the file, as long as no byte of them is written once more. Nothing is hashed any more
+    /// from now on.
+    pub(crate) fn known(&self) -> Vec<Known> {
+        let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
+        follower.take().map(Follower::finish).unwrap_or_default()
     }
 
     /// The output file.
     #[must_use]
     pub fn file(&self) -> &File {
-        &self.file
+        self.file.file()
     }
 
     /// Gives the output file back.
     #[must_use]
     pub fn into_file(self) -> File {
-        self.file
+        self.file.into_file()
     }
 }
 
@@ -78,7 +105,7 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
+        self.file.write(data, offset)
     }
 
     fn write_behind(&self, mut data: Vec<u8>, offset: u64) -> io::Result<Vec<u8>> {
@@ -105,7 +132,9 @@ impl Sink for FileSink {
         offset: u64,
         len: u64,
     ) -> io::Result<()> {
-        copy_range(from, from_offset, &self.file, offset, len)
+        copy_range(from, from_offset, self.file.file(), offset, len)?;
+        self.file.wrote(offset, len);
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

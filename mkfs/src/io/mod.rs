@@ -4,6 +4,7 @@
 
 mod behind;
 mod file;
+mod follower;
 
 use std::fmt::Debug;
 use std::io;

@@ -48,10 +48,16 @@ impl Protector {
         Self { verity, seals }
     }
 
+    /// Are new images sealed, so that it is good to know their digest?
+    #[must_use]
+    pub fn seals(self) -> bool {
+        self.seals
+    }
+
     /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
     /// is read-only; the one that was given is closed, since a writer stands in the way.
     ///
-    /// With `is_durable` the bytes are synced while their digest is computed. What fs-verity and the note add has to be
+    /// With `is_durable` the bytes are synced. `digest` is their digest, if that is known; else it is computed meanwhile. What fs-verity and the note add has to be
     /// synced by the caller, on the descriptor that is given back, before the file gets its name; see also
     /// [`Self::is_beyond_fsync`]. A sync that fails means that the image has to be made again: nobody knows what reached
     /// the disk.
@@ -59,11 +65,22 @@ impl Protector {
     /// # Errors
     /// [`Error::Storage`], [`Error::Kernel`] when fs-verity cannot be enabled where it is required, and
     /// [`Error::Unsealed`] when the kernel measures something else than what was written.
-    pub fn seal(self, file: File, name: &Path, is_durable: bool) -> Result<File> {
+    pub fn seal(
+        self,
+        file: File,
+        name: &Path,
+        is_durable: bool,
+        digest: Option<Digest>,
+    ) -> Result<File> {
         if !self.seals {
             return Ok(file);
         }
-        let digest = digest_and_sync(&file, is_durable).map_err(failed("syncing", name))?;
+        let digest = match digest {
+            None => digest_and_sync(&file, is_durable),
+            Some(digest) if is_durable => file.sync_all().map(|()| digest),
+            Some(digest) => Ok(digest),
+        };
+        let digest = digest.map_err(failed("syncing", name))?;
         point("seal.after_digest")?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -189,7 +206,7 @@ impl Found {
 pub(crate) fn try_out(dir: &Path) -> Result<()> {
     let file = unnamed(open_dir(dir)?.as_fd()).map_err(failed("making a file in", dir))?;
     rustix::io::write(&file, &[7; 5000]).map_err(failed("writing a file in", dir))?;
-    Protector { verity: Verity::Required, seals: true }.seal(file, dir, false).map(drop)
+    Protector { verity: Verity::Required, seals: true }.seal(file, dir, false, None).map(drop)
 }
 
 /// The digest of a file, while it is synced.

@@ -24,6 +24,7 @@ use erolith_mkfs::build::{Builder, Finish, Options};
 use erolith_mkfs::dmverity;
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::overlay::{Attributes, How, Layer, Marks, Stack, changes};
+use erolith_mkfs::protect::{Error as Unprotected, Protected, Wanted};
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
 
@@ -267,25 +268,25 @@ fn convert(
     // A differ that died may have left one.
     layerdir::remove_sidecar(&dir.join(IMAGE))?;
     let file = unnamed(dir_fd).map_err(failed("making an image in", dir))?;
-    build(&file, dir_fd, dir, changed).map_err(|error| match error {
+    let image = dir.join(IMAGE);
+    let wanted = Wanted { fs_verity: protector.seals(), dm_verity: is_hashed };
+    let built = build(&file, dir_fd, dir, changed, wanted);
+    let Protected { digest, verity } = built.map_err(|error| match error {
         Fill::Storage(error) => error,
         Fill::Image(source) => Error::Convert { id, source },
+        Fill::Tree(source) => Error::Verity { image: image.display().to_string(), source },
     })?;
     point("commit.after_convert")?;
-    if is_hashed {
-        let image = dir.join(IMAGE);
-        let tree = dmverity::append_to_image(&file, &|| false);
-        let tree =
-            tree.map_err(|source| Error::Verity { image: image.display().to_string(), source })?;
+    if let Some(tree) = verity {
         layerdir::write_sidecar(&image, &tree, sync)?;
     }
-    let file = protector.seal(file, dir, true)?;
+    let file = protector.seal(file, dir, true, digest)?;
     // ext4 gives a file another time when it enables fs-verity.
     layerdir::mark(&file);
     // Always: a name that says "finished" must not stand for bytes that are not there.
     file.sync_all().map_err(failed("syncing an image in", dir))?;
     point("commit.after_sync")?;
-    let (converted, image) = (dir.join(CONVERTED), dir.join(IMAGE));
+    let converted = dir.join(CONVERTED);
     files::name(&file, &converted)?;
     point("commit.after_name")?;
     protector.settle(&file, dir)?;
@@ -297,6 +298,7 @@ fn convert(
 enum Fill {
     Storage(Error),
     Image(erolith_mkfs::Error),
+    Tree(dmverity::Error),
 }
 
 impl From<erolith_mkfs::Error> for Fill {
@@ -306,7 +308,13 @@ impl From<erolith_mkfs::Error> for Fill {
 }
 
 /// The same upper over the same layers gives the same bytes: nothing comes from the clock or the host.
-fn build(file: &File, dir: BorrowedFd<'_>, path: &Path, changed: Changed) -> Result<(), Fill> {
+fn build(
+    file: &File,
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    changed: Changed,
+    wanted: Wanted,
+) -> Result<Protected, Fill> {
     let storage = |what| move |e: std::io::Error| Fill::Storage(failed(what, path)(e));
     let output = file.try_clone().map_err(storage("opening an image in"))?;
     let scratch = dir.try_clone_to_owned().map_err(storage("opening"))?;
@@ -316,10 +324,15 @@ fn build(file: &File, dir: BorrowedFd<'_>, path: &Path, changed: Changed) -> Res
     let upper = lowers.with_upper(Layer::dir(upper));
     let how = How { attributes: Attributes::Local, owners, thorough: false };
     let changes = changes::<Fill>(&lowers, &upper, &how, || Ok(()))?;
-    let mut builder = Builder::new(FileSink::new(output, scratch), Options::default())?;
+    let options = Options::default();
+    let sink = wanted.begin(FileSink::new(output, scratch), options.block_bits);
+    let mut builder = Builder::new(sink.map_err(storage("opening an image in"))?, options)?;
     builder.fill_from_changes::<Fill>(&changes, |_| Ok(()))?;
-    builder.finish(&Finish::default())?;
-    Ok(())
+    let (sink, _) = builder.finish(&Finish::default())?;
+    wanted.finish(&sink, &|| false).map_err(|error| match error {
+        Unprotected::Tree(error) => Fill::Tree(error),
+        Unprotected::Read(error) => storage("reading an image in")(error),
+    })
 }
 
 fn open_layer(image: &Path) -> Result<Arc<Layer>, Fill> {

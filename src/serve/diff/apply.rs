@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share};
-use erolith_differ::apply::{Times, fsverity, sidecar, verity};
+use erolith_differ::apply::{self, Times, sidecar, verity};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Seal, SealError, Sync};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
 use erolith_mkfs::dmverity;
+use erolith_mkfs::fsverity;
 use erolith_snapshotter::layerdir::{self, IMAGE};
 use erolith_snapshotter::protect::{Protector, Verity};
 use prost::Message;
@@ -37,8 +38,18 @@ use crate::serve::snapshots::from_mounts;
 struct Sealed(Protector);
 
 impl Seal for Sealed {
-    fn seal(&self, file: File, path: &Path, sync: Sync) -> Result<File, SealError> {
-        Ok(self.0.seal(file, path, sync == Sync::Durable)?)
+    fn seal(
+        &self,
+        file: File,
+        path: &Path,
+        sync: Sync,
+        digest: Option<fsverity::Digest>,
+    ) -> Result<File, SealError> {
+        Ok(self.0.seal(file, path, sync == Sync::Durable, digest)?)
+    }
+
+    fn wants_digest(&self) -> bool {
+        self.0.seals()
     }
 
     fn is_beyond_fsync(&self, file: &File, path: &Path) -> Result<bool, SealError> {
@@ -58,7 +69,7 @@ fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<L
         Ok(LayerType::Erofs { .. }) => (
             verity::from_annotations(get)?,
             verity::signature_from_annotations(get)?,
-            fsverity::from_annotations(get)?,
+            apply::fsverity::from_annotations(get)?,
         ),
         _ => (None, None, None),
     };
@@ -86,8 +97,7 @@ fn is_tar(layer_type: LayerType) -> bool {
 /// more, and judged then.
 fn is_promised(image: &Path, layer: &Layer) -> bool {
     let Some(promised) = layer.fsverity else { return true };
-    let digest =
-        File::open(image).and_then(|file| erolith_mkfs::fsverity::Digest::of(&file, &mut |_| {}));
+    let digest = File::open(image).and_then(|file| fsverity::Digest::of(&file, &mut |_| {}));
     digest.is_ok_and(|digest| digest == promised)
 }
 

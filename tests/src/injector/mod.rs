@@ -5,6 +5,7 @@
 
 mod calls;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -34,7 +35,7 @@ pub struct Fault {
 pub struct Seen {
     /// Calls that were counted.
     pub calls: u64,
-    /// The call that failed, how, and what it worked on; `None` when its turn did not come, or it cannot fail that way.
+    /// The call that failed, how, and its name, what it worked on, and how many such calls there were with it; `None` when its turn did not come, or it cannot fail that way.
     pub struck: Option<(Family, Failure, String)>,
 }
 
@@ -60,7 +61,8 @@ impl Injector {
     pub fn start(child: &Child, fault: Option<Fault>) -> io::Result<Self> {
         let listener = notify::listener_of(child.id())?;
         let ends = Arc::new(AtomicBool::new(false));
-        let watch = Watch { listener, fault, ends: Arc::clone(&ends), seen: Seen::default() };
+        let (seen, same) = (Seen::default(), BTreeMap::new());
+        let watch = Watch { listener, fault, ends: Arc::clone(&ends), seen, same };
         let thread = std::thread::Builder::new().name("injector".into());
         let thread = Some(thread.spawn(move || watch.run())?);
         Ok(Self { ends, thread })
@@ -90,6 +92,8 @@ struct Watch {
     fault: Option<Fault>,
     ends: Arc<AtomicBool>,
     seen: Seen,
+    /// How many calls there were of a name on the same thing.
+    same: BTreeMap<String, u64>,
 }
 
 impl Watch {
@@ -126,6 +130,9 @@ impl Watch {
         };
         let Some(what) = concerns(held, *object) else { return Answer::GoOn };
         self.seen.calls += 1;
+        let what = format!("{name} {what}");
+        let same = self.same.entry(what.clone()).or_default();
+        *same += 1;
         let Some(Fault { nth, failures }) = &self.fault else { return Answer::GoOn };
         if self.seen.calls != *nth {
             return Answer::GoOn;
@@ -133,7 +140,7 @@ impl Watch {
         for failure in failures.iter().filter(|failure| failure.fits(*family)) {
             let answer = failure.errno().map(Answer::Fail).or_else(|| half(held, name));
             if let Some(answer) = answer {
-                self.seen.struck = Some((*family, *failure, format!("{name} {what}")));
+                self.seen.struck = Some((*family, *failure, format!("{what}, {same}")));
                 return answer;
             }
         }

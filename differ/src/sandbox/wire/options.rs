@@ -1,7 +1,8 @@
-//! Options of building, whose types belong to a crate that sends nothing. A field that is added there does not compile
+//! Options of building and protecting, whose types belong to a crate that sends nothing. A field that is added there does not compile
 //! here until it is sent too.
 
 use erolith_mkfs::build::{Options, Owner, Timestamp};
+use erolith_mkfs::protect::Wanted;
 use erolith_mkfs::tree::{LayerOptions, OverlayXattrs, XattrPolicy};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,13 @@ pub(super) struct BuildOptions {
     align_blocks: u64,
     max_bytes: u64,
     tar_index: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Wanted")]
+pub(super) struct Hashes {
+    fs_verity: bool,
+    dm_verity: bool,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -41,7 +41,7 @@ fn a_sealed_file_carries_its_digest_and_gets_a_name() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let protector = protector(Verity::Digests);
     for is_durable in [false, true] {
-        let sealed = protector.seal(filled(dir.path()), dir.path(), is_durable).unwrap();
+        let sealed = protector.seal(filled(dir.path()), dir.path(), is_durable, None).unwrap();
         let digest = Digest::of(&sealed, &mut |_| {}).unwrap();
         let found = Found::of(&sealed, dir.path()).unwrap();
         assert_eq!((found.digest(), found.is_shared), (Some(digest), false));
@@ -59,7 +59,7 @@ fn if_possible_does_nothing_where_it_is_not() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let can = try_out(dir.path()).is_ok();
     let protector = protector(Verity::IfPossible);
-    let sealed = protector.seal(filled(dir.path()), dir.path(), true).unwrap();
+    let sealed = protector.seal(filled(dir.path()), dir.path(), true, None).unwrap();
     assert_eq!(Found::of(&sealed, dir.path()).unwrap().digest().is_some(), can);
     let path = dir.path().join("image");
     let plain = filled(dir.path());
@@ -73,7 +73,7 @@ fn if_possible_does_nothing_where_it_is_not() {
 fn off_means_that_nothing_is_done() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let off = protector(Verity::Off);
-    let file = off.seal(filled(dir.path()), dir.path(), true).unwrap();
+    let file = off.seal(filled(dir.path()), dir.path(), true, None).unwrap();
     assert_eq!(Found::of(&file, dir.path()).unwrap().digest(), None);
     assert_eq!(off.commit(&file, dir.path()).unwrap(), None);
     let pin = Pin { digest: Digest::from_bytes([0; 32]), is_enforced: true };
@@ -88,7 +88,7 @@ fn without_fs_verity_what_is_required_is_refused() {
         return;
     }
     let required = protector(Verity::Required);
-    let error = required.seal(filled(dir.path()), dir.path(), false).unwrap_err();
+    let error = required.seal(filled(dir.path()), dir.path(), false, None).unwrap_err();
     assert_eq!(error.code(), "kernel");
     let file = filled(dir.path());
     let error = required.require(&file, dir.path(), None).unwrap_err();
@@ -103,7 +103,7 @@ fn a_sealed_file_is_measured_and_cannot_be_written() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let protector = protector(Verity::Required);
     let path = dir.path().join("image");
-    let sealed = protector.seal(filled(dir.path()), &path, true).unwrap();
+    let sealed = protector.seal(filled(dir.path()), &path, true, None).unwrap();
     name(&sealed, &path);
     let digest = Digest::of(&sealed, &mut |_| {}).unwrap();
     let found = Found::of(&sealed, &path).unwrap();
@@ -118,7 +118,7 @@ fn a_sealed_file_is_measured_and_cannot_be_written() {
     assert_eq!(error.code(), "verity-lost");
     let other = filled(dir.path());
     other.write_all_at(b"x", 5000).unwrap();
-    let other = protector.seal(other, &path, false).unwrap();
+    let other = protector.seal(other, &path, false, None).unwrap();
     let error = protector.require(&other, &path, Some(pin)).unwrap_err();
     assert_eq!(error.code(), "verity-mismatch");
     assert!(error.to_string().contains(&digest.to_string()), "{error}");
@@ -139,7 +139,7 @@ fn a_writer_that_goes_away_is_waited_for() {
             drop(writer);
         });
         let protector = protector(Verity::Required);
-        let sealed = protector.seal(file, dir.path(), false).unwrap();
+        let sealed = protector.seal(file, dir.path(), false, None).unwrap();
         assert!(Found::of(&sealed, dir.path()).unwrap().measured.is_some());
     });
 }

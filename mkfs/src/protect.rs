@@ -1,0 +1,129 @@
+//! What an image gets so that nobody alters it unnoticed: a dm-verity hash tree behind it, a digest as fs-verity has it.
+//!
+//! Both need the digest of every block. [`Wanted::begin`] has those computed while the image is written, and
+//! [`Wanted::finish`] adds what is missing.
+
+use std::io;
+
+use crate::dmverity::{self, Stop, Verity, block_bits_for};
+use crate::fsverity;
+use crate::image::Super;
+use crate::io::FileSink;
+
+/// What an image gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Is its fs-verity digest computed?
+    pub fs_verity: bool,
+    /// Does it get a hash tree?
+    pub dm_verity: bool,
+}
+
+/// What an image got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Protected {
+    /// The fs-verity digest of all of it, tree included.
+    pub digest: Option<fsverity::Digest>,
+    /// The hash tree behind it.
+    pub verity: Option<Verity>,
+}
+
+/// Why an image is not protected.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It gets no hash tree.
+    #[error("{0}")]
+    Tree(#[from] dmverity::Error),
+    /// It cannot be read.
+    #[error("reading the image: {0}")]
+    Read(#[from] io::Error),
+}
+
+impl Wanted {
+    /// Has what is written to `sink` hashed, for an image whose blocks have `1 << block_bits` bytes.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be duplicated.
+    pub fn begin(self, sink: FileSink, block_bits: u8) -> io::Result<FileSink> {
+        let digest = self.fs_verity.then(fsverity::unknown);
+        let tree = self.dm_verity.then(|| dmverity::unknown(block_bits_for(block_bits)));
+        sink.followed(digest.into_iter().chain(tree).collect())
+    }
+
+    /// Protects the image that was written to `sink`, which is complete, and not yet synced.
+    ///
+    /// # Errors
+    /// [`Error`]; of [`Error::Tree`] those of [`dmverity::append_to_image`].
+    pub fn finish(self, sink: &FileSink, stop: &Stop<'_>) -> Result<Protected, Error> {
+        let (file, known) = (sink.file(), sink.known());
+        let tree = || {
+            let bits = block_bits_for(Super::read(file)?.block_bits);
+            dmverity::append_with(file, bits, &known, stop)
+        };
+        let verity = self.dm_verity.then(tree).transpose()?;
+        let digest = || fsverity::Digest::with(file, &known, &mut |_| {});
+        let digest = self.fs_verity.then(digest).transpose()?;
+        Ok(Protected { digest, verity })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+    use crate::build::{Builder, Finish, Options};
+
+    /// Digest and tree are those that are computed of the complete file.
+    #[test]
+    fn what_is_hashed_while_it_is_written_is_what_is_hashed_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        // Small and large ones, with tails and without, holes, and odd ends.
+        for (n, size) in
+            [0, 1, 100, 4000, 4090, 4096, 5000, 131_072, 200_000, 1 << 20, 3_000_001, 4_190_000]
+                .into_iter()
+                .enumerate()
+        {
+            let mut bytes: Vec<u8> = (0..=250).cycle().skip(n).take(size).collect();
+            if n % 2 == 1 {
+                bytes.iter_mut().skip(131_072).take(262_144).for_each(|byte| *byte = 0);
+            }
+            std::fs::write(tree.join(format!("{n}")), bytes).unwrap();
+        }
+        for block_bits in [9, 12, 14] {
+            for wanted in [(true, false), (false, true), (true, true)] {
+                let wanted = Wanted { fs_verity: wanted.0, dm_verity: wanted.1 };
+                let image = |wanted: Wanted| {
+                    let (file, scratch) =
+                        (tempfile::tempfile().unwrap(), File::open(&dir).unwrap());
+                    let sink = FileSink::new(file, scratch.into());
+                    let sink = wanted.begin(sink, block_bits).unwrap();
+                    let options = Options { block_bits, ..Options::default() };
+                    let mut builder = Builder::new(sink, options).unwrap();
+                    builder
+                        .fill_from_dir(std::os::fd::AsFd::as_fd(&File::open(&tree).unwrap()))
+                        .unwrap();
+                    builder.finish(&Finish::default()).unwrap().0
+                };
+                let sink = image(wanted);
+                let protected = wanted.finish(&sink, &|| false).unwrap();
+                let plain = image(Wanted::default()).into_file();
+                let verity =
+                    wanted.dm_verity.then(|| dmverity::append_to_image(&plain, &|| false).unwrap());
+                let digest =
+                    wanted.fs_verity.then(|| fsverity::Digest::of(&plain, &mut |_| {}).unwrap());
+                assert_eq!(protected, Protected { digest, verity }, "{block_bits} {wanted:?}");
+                let bytes = |file: &File| {
+                    let mut bytes =
+                        vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+                    file.read_exact_at(&mut bytes, 0).unwrap();
+                    bytes
+                };
+                assert!(bytes(sink.file()) == bytes(&plain), "{block_bits} {wanted:?}");
+            }
+        }
+    }
+}
