@@ -96,7 +96,11 @@ class Containerd:
         snapshots = ("ctr", "snapshots", "--snapshotter", snapshotter)
         mounted, _, _ = self.script("exec", "mountpoint", "-q", target)
         if mounted:
-            self.must("ctr", "images", "unmount", "--rm", "--snapshotter", snapshotter, target)
+            # Not `images unmount --rm`: that gives up the lease first, and a view that the garbage collector is quicker to
+            # take stays a child of its parent in containerd's database, so that the parent can never be removed.
+            self.must("exec", "umount", target)
+            self.must(*snapshots, "rm", target)
+            self.must("ctr", "leases", "delete", target)
         # Leaf after leaf; the garbage collector may be quicker, so that a failure means nothing.
         while rows := [line.split() for line in self.must(*snapshots, "ls").splitlines()[1:]]:
             parents = {row[1] for row in rows}

@@ -2,8 +2,9 @@
 //!
 //! The daemon is privileged, and layers are written by strangers. With [`Room::Worker`](crate::apply::Room) it looks into
 //! none itself: for each layer it starts its own program once more, gives it open files and one socket, and takes an
-//! answer. What decompresses, parses and checks is [`crate::apply`], the same code as in one process; the daemon hashes,
-//! seals and publishes what came of it, after the worker has ended, so that nobody writes to the file any more.
+//! answer. What decompresses, parses, checks and hashes is [`crate::apply`], the same code as in one process; the daemon seals
+//! and publishes what came of it, after the worker has ended, so that nobody writes to the file any more. What a layer
+//! promises of itself, digest or hash tree, the daemon verifies itself.
 //!
 //! ```text
 //! daemon                                             worker (`erolith worker`, socket on descriptor 0)
@@ -18,6 +19,7 @@
 //!
 //! It is called off by killing the worker, and a worker whose daemon dies is killed by the kernel. What a worker says of
 //! its layer is believed: one that was taken over can make a wrong image of that layer, under any diffID, and nothing else.
+//! With a digest that is not that of the image, this is refused where the kernel measures, and found by a scrub elsewhere.
 
 mod enter;
 mod filter;
