@@ -12,8 +12,6 @@ use erolith_tests::node::{Containerd, Node, isolated};
 
 const EROLITH: &str = env!("CARGO_BIN_EXE_erolith");
 const IMAGE: &str = "image:latest";
-/// Also where the filesystem has no fs-verity.
-const CONFIG: &str = "[snapshotter]\nfs_verity = \"digests\"\n";
 
 fn try_run(node: &Node, name: &str) -> Result<String, String> {
     let shell = "python3 -c 'import numpy; print(numpy.arange(9).sum())'";
@@ -48,8 +46,7 @@ fn victim(node: &Node) -> PathBuf {
 fn a_damaged_layer_is_whole_again_when_its_image_is_used() {
     isolated(|| {
         let image = need!(Layout::real_image());
-        let mut node =
-            need!(Node::start(EROLITH, Containerd::Sid, &[("erolith", "erolith")], CONFIG));
+        let mut node = need!(Node::start(EROLITH, Containerd::Sid, &[("erolith", "erolith")], ""));
         node.import(&image.0);
         assert_eq!(try_run(&node, "before").unwrap(), "36\n");
         let victim = victim(&node);

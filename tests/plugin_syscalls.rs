@@ -36,8 +36,7 @@ struct Outcome {
 /// Runs a whole life in `dir`, with one call of the daemon failing, and checks everything.
 fn live(dir: &Path, fault: Option<Fault>) -> Outcome {
     let context = format!("{fault:?}");
-    let config = "[snapshotter]\nfs_verity = \"digests\"\n".to_owned();
-    let setup = Setup { config, ..Setup::alone(EROLITH, dir) };
+    let setup = Setup::alone(EROLITH, dir);
     let life = Life::new(&setup);
     let mut complaints = Vec::new();
     let started = Daemon::start_failing(setup.clone(), fault);

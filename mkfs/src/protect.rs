@@ -91,7 +91,7 @@ mod tests {
             if n % 2 == 1 {
                 bytes.iter_mut().skip(131_072).take(262_144).for_each(|byte| *byte = 0);
             }
-            std::fs::write(tree.join(format!("{n}")), bytes).unwrap();
+            File::create_new(tree.join(n.to_string())).unwrap().write_all_at(&bytes, 0).unwrap();
         }
         for block_bits in [9, 12, 14] {
             for wanted in [(true, false), (false, true), (true, true)] {

@@ -89,10 +89,8 @@ pub(crate) struct Snapshotter {
 pub(crate) enum FsVerity {
     /// They are not, and nothing is compared.
     Off,
-    /// Where kernel and filesystem can do that.
+    /// Where kernel and filesystem can do that; digests are kept in any case.
     IfPossible,
-    /// The same, and digests are kept where they cannot.
-    Digests,
     /// A layer without it is not used.
     Required,
 }
@@ -430,7 +428,6 @@ impl Config {
             verity: match fs_verity {
                 FsVerity::Off => Verity::Off,
                 FsVerity::IfPossible => Verity::IfPossible,
-                FsVerity::Digests => Verity::Digests,
                 FsVerity::Required => Verity::Required,
             },
             immutable: self.snapshotter.immutable,

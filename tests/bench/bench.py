@@ -295,9 +295,10 @@ def protection(fs_verity="off", sandbox=True, immutable=False, dm_verity=False):
 PROTECTIONS = {
     "nothing": protection(sandbox=False),
     "workers": protection(),
-    "workers, digests": protection("digests"),
-    "workers, digests, immutable": protection("digests", immutable=True),
-    "workers, digests, dm-verity": protection("digests", dm_verity=True),
+    "workers, fs-verity": protection("if-possible"),
+    "workers, fs-verity, immutable": protection("if-possible", immutable=True),
+    "workers, dm-verity, immutable": protection(dm_verity=True, immutable=True),
+    "everything": protection("if-possible", dm_verity=True, immutable=True),
 }
 
 
@@ -317,9 +318,9 @@ def protect_tables(place, _inputs):
             "four layers",
             [node.unpack(name, "erolith", peer=False) for name, node in nodes.items()],
             [Target(name, plain, 1.1) for name in others],
-            rounds=3,
+            rounds=5,
         )
-        yield scrub_table(nodes["workers, digests"])
+        yield scrub_table(nodes["workers, fs-verity"])
 
 
 def scrub_table(node):

@@ -148,7 +148,7 @@ impl<'a> Talk<'a> {
                 Said::Read(bytes) => told.tell(bytes),
                 Said::Lowers => self.answer(&lowers.images()?)?,
                 // Before anything else happens to the file, the worker has ended: see `Process`.
-                Said::Converted(converted) => return Ok(converted.into()),
+                Said::Converted(converted) => return Ok((*converted).into()),
                 other => return Err(unexpected(other)),
             }
         }

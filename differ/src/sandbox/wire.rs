@@ -151,7 +151,7 @@ pub(super) enum Said {
     /// The images of the layers below are wanted.
     Lowers,
     /// A layer is converted.
-    Converted(Converted),
+    Converted(Box<Converted>),
     /// An image is fit to be mounted.
     Checked,
     /// It did not work.

@@ -91,7 +91,7 @@ fn converted(
     if rest > 0 {
         say(socket, &Said::Read(rest))?;
     }
-    Ok(Said::Converted(Converted::from(outcome?)))
+    Ok(Said::Converted(Box::new(Converted::from(outcome?))))
 }
 
 fn blob(file: File, range: Range) -> Blob {

@@ -12,12 +12,10 @@ use crate::sys::verity::Measured;
 pub enum Verity {
     /// They are not, and nothing is compared.
     Off,
-    /// Where kernel and filesystem can do that. A layer that once had it must keep it.
+    /// Where kernel and filesystem can do that, and a layer that once had it must keep it. Where they cannot, digests are
+    /// computed and kept all the same: `erolith scrub` compares them, and a damaged layer heals.
     #[default]
     IfPossible,
-    /// The same, and where they cannot, digests are computed and kept all the same: `erolith scrub` compares them, and a
-    /// damaged layer heals.
-    Digests,
     /// A layer without it is not used.
     Required,
 }

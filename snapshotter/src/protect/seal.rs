@@ -32,26 +32,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Protector {
     /// Whether by fs-verity.
     pub verity: Verity,
-    /// Are new images sealed at all?
-    seals: bool,
 }
 
 impl Protector {
-    /// As `verity` says, for images in `dir`, whose filesystem is tried where that matters.
-    #[must_use]
-    pub fn new(verity: Verity, dir: &Path) -> Self {
-        let seals = match verity {
-            Verity::Off => false,
-            Verity::Digests | Verity::Required => true,
-            Verity::IfPossible => try_out(dir).is_ok(),
-        };
-        Self { verity, seals }
-    }
-
     /// Are new images sealed, so that it is good to know their digest?
     #[must_use]
     pub fn seals(self) -> bool {
-        self.seals
+        self.verity != Verity::Off
     }
 
     /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
@@ -72,7 +59,7 @@ impl Protector {
         is_durable: bool,
         digest: Option<Digest>,
     ) -> Result<File> {
-        if !self.seals {
+        if !self.seals() {
             return Ok(file);
         }
         let digest = match digest {
@@ -108,7 +95,6 @@ impl Protector {
         match at_commit(self.verity, is_shared, noted, measured) {
             Step::Remember(pin) => Ok(pin),
             Step::Refuse(fault) => Err(unsealed(name, fault)),
-            Step::Seal if !self.seals => Ok(None),
             Step::Seal => {
                 let digest = Digest::of(file, &mut |_| {}).map_err(failed("reading", name))?;
                 let is_enforced = self.enable(file, name, digest)?;
@@ -143,7 +129,8 @@ impl Protector {
     /// [`Error::Storage`].
     pub fn is_beyond_fsync(self, file: &File, name: &Path) -> Result<bool> {
         let found = rustix::fs::fstatfs(file).map_err(failed("examining", name))?;
-        Ok(self.seals && u64::try_from(found.f_type) == Ok(BTRFS_SUPER_MAGIC))
+        let is_btrfs = u64::try_from(found.f_type) == Ok(BTRFS_SUPER_MAGIC);
+        Ok(is_btrfs && self.seals() && measure(file, name)?.is_some())
     }
 
     /// Syncs what fsync(2) does not, of a file that has a name.
@@ -206,7 +193,7 @@ impl Found {
 pub(crate) fn try_out(dir: &Path) -> Result<()> {
     let file = unnamed(open_dir(dir)?.as_fd()).map_err(failed("making a file in", dir))?;
     rustix::io::write(&file, &[7; 5000]).map_err(failed("writing a file in", dir))?;
-    Protector { verity: Verity::Required, seals: true }.seal(file, dir, false, None).map(drop)
+    Protector { verity: Verity::Required }.seal(file, dir, false, None).map(drop)
 }
 
 /// The digest of a file, while it is synced.

@@ -112,7 +112,7 @@ impl Snapshotter {
         if config.verity == Verity::Required {
             protect::try_out(&snapshots).map_err(|error| root::no_verity(&snapshots, &error))?;
         }
-        let protector = Protector::new(config.verity, &snapshots);
+        let protector = Protector { verity: config.verity };
         let identity = root::identity(root)?;
         sync_dir(root)?;
         let devices = Devices::new(config.dm_verity, &identity)?;

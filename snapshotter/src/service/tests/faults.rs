@@ -86,8 +86,7 @@ fn story(service: &Snapshotter, done: &mut dyn FnMut(&str)) -> Result<()> {
 fn child_config() -> Config {
     let path = |name| PathBuf::from(std::env::var_os(name).unwrap());
     let state = path("EROLITH_TEST_STATE");
-    let verity = Verity::Digests;
-    Config { state, limit_by: limit_by(), verity, ..Config::new(path("EROLITH_TEST_ROOT")) }
+    Config { state, limit_by: limit_by(), ..Config::new(path("EROLITH_TEST_ROOT")) }
 }
 
 /// Not a test: what the other tests run in a process of its own.
