@@ -44,10 +44,10 @@ impl Protector {
     /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
     /// is read-only; the one that was given is closed, since a writer stands in the way.
     ///
-    /// With `is_durable` the bytes are synced. `digest` is their digest, if that is known; else it is computed meanwhile. What fs-verity and the note add has to be
-    /// synced by the caller, on the descriptor that is given back, before the file gets its name; see also
-    /// [`Self::is_beyond_fsync`]. A sync that fails means that the image has to be made again: nobody knows what reached
-    /// the disk.
+    /// With `is_durable` the bytes are synced. `digest` is their digest, if that is known; else it is computed meanwhile.
+    /// What fs-verity and the note add has to be synced by the caller, on the descriptor that is given back, before the
+    /// file gets its name; see also [`Self::is_beyond_fsync`]. A sync that fails means that the image has to be made again:
+    /// nobody knows what reached the disk.
     ///
     /// # Errors
     /// [`Error::Storage`], [`Error::Kernel`] when fs-verity cannot be enabled where it is required, and
@@ -119,8 +119,8 @@ impl Protector {
         super::judge(self.verity, pin, measured).map_err(|fault| unsealed(name, fault))
     }
 
-    /// Does it take a sync of the whole filesystem for what fs-verity added to reach the disk? And only once the file has a
-    /// name, though not the one by which others find it.
+    /// Does it take a sync of the whole filesystem for what fs-verity added, if it did, to reach the disk? And only once the
+    /// file has a name, though not the one by which others find it.
     ///
     /// In the log that btrfs writes for fsync(2) is the flag of the file, and not the tree. And a file that had no name
     /// when the filesystem was synced has its tree taken away when that log is replayed. Neither can be opened then.
