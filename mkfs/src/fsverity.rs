@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::thread;
 
 use crate::blockhash::{BlockHash, DIGEST, Known};
@@ -48,16 +49,19 @@ impl Digest {
         let mut readers = vec![Reader::new()];
         let mut at = 0;
         loop {
-            while let Some(digests) = known.and_then(|known| known.get(at, PIECE as u64)) {
+            if let Some(digests) = known.and_then(|known| known.run(at)) {
+                let bytes = (digests.len() / DIGEST * BLOCK) as u64;
                 tree.push_digests(digests);
-                at += PIECE as u64;
-                told(PIECE as u64);
+                at += bytes;
+                told(bytes);
+                continue;
             }
-            for piece in read_pieces(&mut readers, file, at)? {
+            let end = known.and_then(|known| known.next(at)).unwrap_or(u64::MAX);
+            for piece in read_pieces(&mut readers, file, at..end)? {
                 tree.push_digests(&piece.digests);
                 at += piece.bytes;
                 told(piece.bytes);
-                if piece.bytes < PIECE as u64 {
+                if piece.is_last {
                     return Ok(Self(descriptor(at, tree.root())));
                 }
             }
@@ -102,10 +106,12 @@ struct Reader {
     buffer: Vec<u8>,
 }
 
-/// The digests of a piece's blocks. A piece that is not full is the last one.
+/// The digests of a piece's blocks.
 struct Piece {
     bytes: u64,
     digests: Vec<u8>,
+    /// The file ends here.
+    is_last: bool,
 }
 
 impl Reader {
@@ -113,10 +119,11 @@ impl Reader {
         Self { hash: BlockHash::new(&[], BLOCK), buffer: vec![0; PIECE] }
     }
 
-    fn piece(&mut self, file: &dyn ReadAt, at: u64) -> io::Result<Piece> {
+    fn piece(&mut self, file: &dyn ReadAt, place: Range<u64>) -> io::Result<Piece> {
+        let wanted = usize::try_from(place.end - place.start).map_or(PIECE, |len| len.min(PIECE));
         let mut full = 0;
-        while let Some(room) = self.buffer.get_mut(full..).filter(|room| !room.is_empty()) {
-            match file.read_at(room, at + full as u64) {
+        while let Some(room) = self.buffer.get_mut(full..wanted).filter(|room| !room.is_empty()) {
+            match file.read_at(room, place.start + full as u64) {
                 Ok(0) => break,
                 Ok(n) => full += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -128,19 +135,23 @@ impl Reader {
         self.buffer.get_mut(full..end).unwrap_or_default().fill(0);
         let mut digests = Vec::with_capacity(end / BLOCK * DIGEST);
         self.hash.all(self.buffer.get(..end).unwrap_or_default(), &mut digests);
-        Ok(Piece { bytes: full as u64, digests })
+        Ok(Piece { bytes: full as u64, digests, is_last: full < wanted })
     }
 }
 
-/// As many pieces as there are readers, from `at` on and in order.
-fn read_pieces(readers: &mut [Reader], file: &dyn ReadAt, at: u64) -> io::Result<Vec<Piece>> {
-    let places = (0..).map(|number: u64| at + number * PIECE as u64);
+/// As many pieces of a range as there are readers, in order.
+fn read_pieces(
+    readers: &mut [Reader],
+    file: &dyn ReadAt,
+    range: Range<u64>,
+) -> io::Result<Vec<Piece>> {
+    let places = range.clone().step_by(PIECE).map(|start| start..range.end);
     let mut work = readers.iter_mut().zip(places);
     let Some((mine, first)) = work.next() else { return Ok(Vec::new()) };
     thread::scope(|scope| {
-        let others = work.map(|(reader, at)| {
+        let others = work.map(|(reader, place)| {
             let builder = thread::Builder::new().name("fs-verity".into());
-            builder.spawn_scoped(scope, move || reader.piece(file, at))
+            builder.spawn_scoped(scope, move || reader.piece(file, place))
         });
         let others = others.collect::<io::Result<Vec<_>>>()?;
         let mut pieces = vec![mine.piece(file, first)?];

@@ -35,14 +35,19 @@ impl Known {
         self.hash.all(bytes, run);
     }
 
-    /// The digests of `count` bytes from byte `offset` on, if all of them are known. Both are whole blocks.
-    pub(crate) fn get(&self, offset: u64, bytes: u64) -> Option<&[u8]> {
+    /// The digests of the block at byte `offset` and of those behind it, up to the first that is not known.
+    pub(crate) fn run(&self, offset: u64) -> Option<&[u8]> {
+        let block = offset / self.hash.block as u64;
+        let (start, run) = self.runs.range(..=block).next_back()?;
+        let from = usize::try_from(block - start).ok()?.checked_mul(DIGEST)?;
+        run.get(from..).filter(|run| !run.is_empty())
+    }
+
+    /// Where the first known block behind byte `offset` is.
+    pub(crate) fn next(&self, offset: u64) -> Option<u64> {
         let block = self.hash.block as u64;
-        let (first, blocks) = (offset / block, bytes / block);
-        let (start, run) = self.runs.range(..=first).next_back()?;
-        let from = usize::try_from(first - start).ok()?.checked_mul(DIGEST)?;
-        let len = usize::try_from(blocks).ok()?.checked_mul(DIGEST)?;
-        run.get(from..from.checked_add(len)?)
+        let (start, _) = self.runs.range(offset / block + 1..).next()?;
+        start.checked_mul(block)
     }
 
     /// Bytes of memory that the digests take.
@@ -70,14 +75,13 @@ mod tests {
             known.add(blocks.start as u64 * 64, &bytes[blocks.start * 64..blocks.end * 64]);
         }
         assert_eq!((known.runs.len(), known.memory()), (2, 5 * DIGEST));
-        for first in 0..10 {
-            for count in 1..=10 - first {
-                let blocks = first..first + count;
-                let is_known =
-                    [2..5, 7..9].iter().any(|run| run.start <= first && blocks.end <= run.end);
-                let want = is_known.then(|| &all[first * DIGEST..blocks.end * DIGEST]);
-                assert_eq!(known.get(first as u64 * 64, count as u64 * 64), want, "{blocks:?}");
-            }
+        let runs = [2..5, 7..9];
+        for block in 0..10 {
+            let run = runs.iter().find(|run| run.contains(&block));
+            let want = run.map(|run| &all[block * DIGEST..run.end * DIGEST]);
+            let next = runs.iter().map(|run| run.start).find(|start| *start > block);
+            let at = block as u64 * 64;
+            assert_eq!((known.run(at), known.next(at)), (want, next.map(|n| n as u64 * 64)));
         }
         assert!(known.is_of(b"salt", 64) && !known.is_of(b"", 64) && !known.is_of(b"salt", 128));
     }

@@ -96,19 +96,27 @@ impl Hasher {
         blocks: Range<u64>,
         buf: &mut Buffers,
     ) -> Result<(), Error> {
-        let offset = level.offset + (blocks.start << self.block_bits);
-        let bytes = (blocks.end - blocks.start) << self.block_bits;
-        if let Some(digests) = known.and_then(|known| known.get(offset, bytes)) {
-            buf.digests.clear();
-            buf.digests.extend_from_slice(digests);
-            return Ok(());
-        }
-        let len = usize::try_from(bytes);
-        let len = len.map_err(|_| failed("reading", offset)(io::ErrorKind::OutOfMemory.into()))?;
-        buf.bytes.resize(len, 0);
-        file.read_exact_at(&mut buf.bytes, offset).map_err(failed("reading", offset))?;
+        let byte = |block: u64| level.offset + (block << self.block_bits);
+        let (mut at, end) = (byte(blocks.start), byte(blocks.end));
         buf.digests.clear();
-        buf.hash.all(&buf.bytes, &mut buf.digests);
+        while at < end {
+            if let Some(digests) = known.and_then(|known| known.run(at)) {
+                let missing = (end - at) >> self.block_bits;
+                let digests = digests.chunks(DIGEST).zip(0..missing);
+                for (digest, _) in digests {
+                    buf.digests.extend_from_slice(digest);
+                    at += 1 << self.block_bits;
+                }
+                continue;
+            }
+            let next = known.and_then(|known| known.next(at)).unwrap_or(end).min(end);
+            let len = usize::try_from(next - at);
+            let len = len.map_err(|_| failed("reading", at)(io::ErrorKind::OutOfMemory.into()))?;
+            buf.bytes.resize(len, 0);
+            file.read_exact_at(&mut buf.bytes, at).map_err(failed("reading", at))?;
+            buf.hash.all(&buf.bytes, &mut buf.digests);
+            at = next;
+        }
         Ok(())
     }
 }

@@ -239,8 +239,8 @@ mod tests {
         let mut want = Vec::new();
         let len = usize::try_from(whole).unwrap();
         BlockHash::new(&[], 4096).all(&bytes[..len], &mut want);
-        assert!(known.get(4096, whole) == Some(&want[..]));
-        assert!(known.get(0, 4096).is_none() && known.get(4096, whole + 4096).is_none());
+        assert!(known.run(4096) == Some(&want[..]));
+        assert_eq!((known.run(0), known.next(0)), (None, Some(4096)));
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
         follower.shared.wrote(0, 16384);
         follower.shared.set_len(16384);
         wait(&follower);
-        assert!(follower.finish().pop().unwrap().get(0, 16384).is_some());
+        assert!(follower.finish().pop().unwrap().run(0).is_some());
     }
 
     #[test]
@@ -269,6 +269,6 @@ mod tests {
         let follower = follower(&file);
         follower.shared.wrote(0, 8192);
         wait(&follower);
-        assert!(follower.finish().pop().unwrap().get(0, 4096).is_none());
+        assert!(follower.finish().pop().unwrap().run(0).is_none());
     }
 }
