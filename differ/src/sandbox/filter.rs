@@ -113,6 +113,8 @@ fn conditional() -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
         (libc::SYS_newfstatat, vec![rule(&[(3, bits(empty), number(empty))])?]),
         (libc::SYS_fcntl, commands.collect::<Result<_>>()?),
         // Threads get names.
+        // Its own, and only upwards: it has no rights.
+        (libc::SYS_setpriority, vec![rule(&[(1, SeccompCmpOp::Eq, 0)])?]),
         (libc::SYS_prctl, vec![rule(&[(0, SeccompCmpOp::Eq, number(libc::PR_SET_NAME))])?]),
         // What abort(3) does.
         (libc::SYS_tgkill, vec![abort]),

@@ -20,6 +20,8 @@ use crate::blockhash::Known;
 const BLOCK: u64 = 4096;
 /// Bytes that are read at once: they stay in the processor's cache between being read and being hashed.
 const PIECE: usize = 256 << 10;
+/// How much less urgent than the writing it is.
+const NICE: i32 = 19;
 /// Bytes of digests that are kept. What comes behind them is hashed when the file is complete.
 const MEMORY: usize = 32 << 20;
 
@@ -190,6 +192,9 @@ impl Shared {
 
 /// Hashes what is written until it is over. What cannot be read now is read once more later, by somebody who reports it.
 fn follow(shared: &Shared, file: &File, digests: &mut [Known]) {
+    // Whoever has to be waited for goes first: of this thread only, as Linux counts it. Where that is refused, it is one of
+    // many.
+    let _ = rustix::process::setpriority_process(None, NICE);
     let mut buffer = vec![0; PIECE];
     while let Some(piece) = shared.next() {
         let len = usize::try_from(piece.end - piece.start).unwrap_or_default();
