@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::thread;
 
-use crate::blockhash::{BlockHash, DIGEST, Known};
+use crate::blockhash::{BlockHash, DIGEST, Known, Part};
 use crate::io::ReadAt;
 
 /// Bytes of the tree's blocks.
@@ -49,14 +49,17 @@ impl Digest {
         let mut readers = vec![Reader::new()];
         let mut at = 0;
         loop {
-            if let Some(digests) = known.and_then(|known| known.run(at)) {
-                let bytes = (digests.len() / DIGEST * BLOCK) as u64;
-                tree.push_digests(digests);
-                at += bytes;
-                told(bytes);
-                continue;
-            }
-            let end = known.and_then(|known| known.next(at)).unwrap_or(u64::MAX);
+            let end = match known.map(|known| known.part(at..u64::MAX)) {
+                Some(Part::Known(digests)) => {
+                    let bytes = (digests.len() / DIGEST * BLOCK) as u64;
+                    tree.push_digests(digests);
+                    at += bytes;
+                    told(bytes);
+                    continue;
+                }
+                Some(Part::Missing(end)) => end,
+                None => u64::MAX,
+            };
             for piece in read_pieces(&mut readers, file, at..end)? {
                 tree.push_digests(&piece.digests);
                 at += piece.bytes;

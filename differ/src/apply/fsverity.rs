@@ -1,7 +1,7 @@
 //! fs-verity digests of layers, in annotations: what a kernel measures of the uncompressed image, with SHA-256 over
 //! blocks of 4096 bytes and no salt.
 
-pub(super) use erolith_mkfs::fsverity::Digest;
+use erolith_mkfs::fsverity::Digest;
 use erolith_mkfs::io::ReadAt;
 
 use crate::decode::Cancel;

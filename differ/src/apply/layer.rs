@@ -1,7 +1,7 @@
 //! One layer becomes the image in the directory of a snapshot.
 //!
 //! The image appears whole, checked and durable, or the directory is as it was. What the bytes of the layer were is
-//! verified and returned; a digest of the image is not computed, because nobody asks for it here.
+//! verified and returned; a digest of the image as a blob is not computed, because nobody asks for it here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -189,10 +189,7 @@ pub fn apply(
         LayerType::Erofs { .. } => (Task::Native, How::Unpacked),
     };
     let protect = protect_of(layer, options, how);
-    let wanted = match how {
-        How::Converted => protect.of_archive(),
-        _ => protect.of_image(),
-    };
+    let wanted = protect.wanted(&task);
     let order = Order { task, source, told, request, wanted };
     let built = options.room.convert(staging, order, lowers)?;
     publish(built, target, &protect, layer, decoded, how, options)

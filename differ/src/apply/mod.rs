@@ -2,7 +2,7 @@
 //!
 //! [`Room`] decodes the layer and writes the image to a file that nobody looks at yet. What becomes of that file is
 //! another step: [`Built::seal`] puts it into a content store, under a digest that is computed then; [`layer`] puts it
-//! into the directory of a snapshot, where nobody needs its digest.
+//! into the directory of a snapshot, where nobody needs that digest.
 
 pub mod fsverity;
 pub mod layer;

@@ -49,9 +49,8 @@ pub(super) fn take(
     }
     let protect = protect_of(layer, options, How::Copied);
     // Nothing can be appended to an inode that is the store's.
-    let may_grow = protect.is_wanted && protect.promised.is_none();
     if options.share == Share::Link
-        && !may_grow
+        && !protect.may_grow()
         && let Some(file) = whole_file(blob)?
         && link(file, blob, layer, target, options)?
     {

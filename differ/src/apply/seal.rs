@@ -9,7 +9,7 @@ use erolith_mkfs::fsverity;
 use erolith_mkfs::io::{FileSink, ReadAt};
 use erolith_mkfs::protect::{Protected, Wanted};
 
-use super::{Built, verity};
+use super::{Built, Task, verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode, Staging};
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
@@ -69,16 +69,20 @@ pub struct Protect {
 }
 
 impl Protect {
-    /// What the image of an archive gets while it is written.
-    pub(crate) fn of_archive(&self) -> Wanted {
-        Wanted { fs_verity: self.is_digest_wanted, dm_verity: self.is_wanted }
+    /// What an image gets while it is written. What a layer that is one comes with has to be verified first.
+    pub(crate) fn wanted(&self, task: &Task) -> Wanted {
+        match task {
+            Task::Tar(_) => Wanted { fs_verity: self.is_digest_wanted, dm_verity: self.is_wanted },
+            Task::Native => {
+                let is_final = self.digest.is_none() && !self.may_grow();
+                Wanted { fs_verity: self.is_digest_wanted && is_final, dm_verity: false }
+            }
+        }
     }
 
-    /// What a layer gets that is an image, while that is written. What it comes with has to be verified first.
-    pub(crate) fn of_image(&self) -> Wanted {
-        let may_grow = self.is_wanted && self.promised.is_none();
-        let fs_verity = self.is_digest_wanted && self.digest.is_none() && !may_grow;
-        Wanted { fs_verity, dm_verity: false }
+    /// May a layer that is an image get a tree behind it?
+    pub(super) fn may_grow(&self) -> bool {
+        self.is_wanted && self.promised.is_none()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use erolith_mkfs::dmverity::{self, RootHash, Signature, Stop, Verity};
+use erolith_mkfs::fsverity::Digest;
 use erolith_mkfs::image::Super;
 use erolith_mkfs::protect::{self, Protected};
 
@@ -80,7 +81,7 @@ pub fn signature_from_annotations<'a>(
 pub(super) fn protect(
     file: &File,
     protect: &Protect,
-    known: Option<fsverity::Digest>,
+    known: Option<Digest>,
     cancel: &Cancel,
 ) -> Result<Protected> {
     fsverity::require(file, protect.digest, cancel)?;
@@ -123,7 +124,7 @@ fn verify(
 /// `digest` is that of the file as it is.
 fn take_or_append(
     file: &File,
-    digest: Option<fsverity::Digest>,
+    digest: Option<Digest>,
     stop: &Stop<'_>,
 ) -> std::result::Result<Protected, dmverity::Error> {
     let Some(header) = dmverity::find(file, &Super::read(file)?)? else {

@@ -242,14 +242,15 @@ impl<'a> Work<'a> {
             cancel: self.cancel.clone(),
         };
         let ingest = self.layout.ingest(Mode::Fresh)?;
-        let (task, wanted) = match layer.layer_type {
-            LayerType::Erofs { .. } => (Task::Native, job.protect.of_image()),
+        let task = match layer.layer_type {
+            LayerType::Erofs { .. } => Task::Native,
             LayerType::Tar { .. } => {
                 let mut build = self.options.build.clone();
                 build.layer.base = job.below.is_empty();
-                (Task::Tar(build), job.protect.of_archive())
+                Task::Tar(build)
             }
         };
+        let wanted = job.protect.wanted(&task);
         let source = apply::Source::Stored(blob);
         let order = Order { task, source, told: OnBytes::new(read), request, wanted };
         let built = self.options.room.convert(ingest, order, &Below { work: self, job })?;

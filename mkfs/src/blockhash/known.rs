@@ -1,6 +1,7 @@
 //! Digests that need not be computed any more.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::{BlockHash, DIGEST};
 
@@ -10,6 +11,15 @@ pub(crate) struct Known {
     hash: BlockHash,
     /// The digests of blocks that follow each other, by the number of the first.
     runs: BTreeMap<u64, Vec<u8>>,
+}
+
+/// The front of a range of blocks, of which all digests are known, or none.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Part<'a> {
+    /// These are the digests, at least one.
+    Known(&'a [u8]),
+    /// They are missing up to this byte.
+    Missing(u64),
 }
 
 impl Known {
@@ -35,19 +45,21 @@ impl Known {
         self.hash.all(bytes, run);
     }
 
-    /// The digests of the block at byte `offset` and of those behind it, up to the first that is not known.
-    pub(crate) fn run(&self, offset: u64) -> Option<&[u8]> {
-        let block = offset / self.hash.block as u64;
-        let (start, run) = self.runs.range(..=block).next_back()?;
-        let from = usize::try_from(block - start).ok()?.checked_mul(DIGEST)?;
-        run.get(from..).filter(|run| !run.is_empty())
-    }
-
-    /// Where the first known block behind byte `offset` is.
-    pub(crate) fn next(&self, offset: u64) -> Option<u64> {
+    /// What is known of the front of a range of bytes, which are whole blocks.
+    pub(crate) fn part(&self, range: Range<u64>) -> Part<'_> {
         let block = self.hash.block as u64;
-        let (start, _) = self.runs.range(offset / block + 1..).next()?;
-        start.checked_mul(block)
+        let first = range.start / block;
+        let before = self.runs.range(..=first).next_back();
+        let known = before.and_then(|(start, run)| {
+            let rest = run.get(usize::try_from(first - start).ok()?.checked_mul(DIGEST)?..)?;
+            let wanted = usize::try_from((range.end - range.start) / block).unwrap_or(usize::MAX);
+            rest.get(..rest.len().min(wanted.saturating_mul(DIGEST)))
+        });
+        if let Some(digests) = known.filter(|digests| !digests.is_empty()) {
+            return Part::Known(digests);
+        }
+        let next = self.runs.range(first + 1..).next();
+        Part::Missing(next.map_or(range.end, |(start, _)| range.end.min(start * block)))
     }
 
     /// Bytes of memory that the digests take.
@@ -80,8 +92,13 @@ mod tests {
             let run = runs.iter().find(|run| run.contains(&block));
             let want = run.map(|run| &all[block * DIGEST..run.end * DIGEST]);
             let next = runs.iter().map(|run| run.start).find(|start| *start > block);
-            let at = block as u64 * 64;
-            assert_eq!((known.run(at), known.next(at)), (want, next.map(|n| n as u64 * 64)));
+            let (at, end) = (block as u64 * 64, 100 * 64);
+            let missing = Part::Missing(next.map_or(end, |n| n as u64 * 64));
+            assert_eq!(known.part(at..end), want.map_or(missing, Part::Known));
+            // Of one block, that is all.
+            let (one, behind) = (block * DIGEST..(block + 1) * DIGEST, at + 64);
+            let want = run.map_or(Part::Missing(behind), |_| Part::Known(&all[one]));
+            assert_eq!(known.part(at..behind), want);
         }
         assert!(known.is_of(b"salt", 64) && !known.is_of(b"", 64) && !known.is_of(b"salt", 128));
     }

@@ -9,7 +9,7 @@ use std::thread;
 use super::Stop;
 use super::error::{Error, failed};
 use super::geometry::{DIGEST, Level, per_block};
-use crate::blockhash::{BlockHash, Known};
+use crate::blockhash::{BlockHash, Known, Part};
 use crate::io::ReadAt;
 
 /// Bytes that a thread reads at a time, at least.
@@ -37,8 +37,9 @@ impl Hasher {
         self.hash.one(block)
     }
 
-    /// Shows `each` the digests of all blocks of `level`, of which some may be known, whole blocks of digests at a time, with the number of the first
-    /// block. From several threads, in no order; pieces are begun in theirs. After an error nothing more is begun.
+    /// Shows `each` the digests of all blocks of `level`, of which some may be known, whole blocks of digests at a time, with
+    /// the number of the first block. From several threads, in no order; pieces are begun in theirs. After an error nothing
+    /// more is begun.
     ///
     /// # Errors
     /// That of the foremost piece that has one.
@@ -100,16 +101,15 @@ impl Hasher {
         let (mut at, end) = (byte(blocks.start), byte(blocks.end));
         buf.digests.clear();
         while at < end {
-            if let Some(digests) = known.and_then(|known| known.run(at)) {
-                let missing = (end - at) >> self.block_bits;
-                let digests = digests.chunks(DIGEST).zip(0..missing);
-                for (digest, _) in digests {
-                    buf.digests.extend_from_slice(digest);
-                    at += 1 << self.block_bits;
+            let next = match known.map(|known| known.part(at..end)) {
+                Some(Part::Known(digests)) => {
+                    buf.digests.extend_from_slice(digests);
+                    at += ((digests.len() / DIGEST) as u64) << self.block_bits;
+                    continue;
                 }
-                continue;
-            }
-            let next = known.and_then(|known| known.next(at)).unwrap_or(end).min(end);
+                Some(Part::Missing(next)) => next,
+                None => end,
+            };
             let len = usize::try_from(next - at);
             let len = len.map_err(|_| failed("reading", at)(io::ErrorKind::OutOfMemory.into()))?;
             buf.bytes.resize(len, 0);

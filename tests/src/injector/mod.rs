@@ -35,7 +35,8 @@ pub struct Fault {
 pub struct Seen {
     /// Calls that were counted.
     pub calls: u64,
-    /// The call that failed, how, and its name, what it worked on, and how many such calls there were with it; `None` when its turn did not come, or it cannot fail that way.
+    /// The call that failed, how, and its name, what it worked on, and how many such calls there were with it; `None` when
+    /// its turn did not come, or it cannot fail that way.
     pub struck: Option<(Family, Failure, String)>,
 }
 

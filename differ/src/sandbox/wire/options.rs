@@ -1,5 +1,5 @@
-//! Options of building and protecting, whose types belong to a crate that sends nothing. A field that is added there does not compile
-//! here until it is sent too.
+//! Options of building and protecting, whose types belong to a crate that sends nothing. A field that is added there does
+//! not compile here until it is sent too.
 
 use erolith_mkfs::build::{Options, Owner, Timestamp};
 use erolith_mkfs::protect::Wanted;

@@ -216,7 +216,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::blockhash::BlockHash;
+    use crate::blockhash::{BlockHash, Part};
 
     fn follower(file: &File) -> Follower {
         Follower::start(file, vec![Known::new(BlockHash::new(&[], 4096))]).unwrap()
@@ -244,8 +244,8 @@ mod tests {
         let mut want = Vec::new();
         let len = usize::try_from(whole).unwrap();
         BlockHash::new(&[], 4096).all(&bytes[..len], &mut want);
-        assert!(known.run(4096) == Some(&want[..]));
-        assert_eq!((known.run(0), known.next(0)), (None, Some(4096)));
+        assert!(known.part(4096..u64::MAX) == Part::Known(&want));
+        assert_eq!(known.part(0..u64::MAX), Part::Missing(4096));
     }
 
     #[test]
@@ -265,7 +265,7 @@ mod tests {
         follower.shared.wrote(0, 16384);
         follower.shared.set_len(16384);
         wait(&follower);
-        assert!(follower.finish().pop().unwrap().run(0).is_some());
+        assert!(matches!(follower.finish().pop().unwrap().part(0..4096), Part::Known(_)));
     }
 
     #[test]
@@ -274,6 +274,6 @@ mod tests {
         let follower = follower(&file);
         follower.shared.wrote(0, 8192);
         wait(&follower);
-        assert!(follower.finish().pop().unwrap().run(0).is_none());
+        assert_eq!(follower.finish().pop().unwrap().part(0..8192), Part::Missing(8192));
     }
 }
