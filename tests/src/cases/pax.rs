@@ -297,6 +297,22 @@ fn attributes() -> Vec<Case> {
             [file("f", b"data").xattr("user.k", b"schily")],
         ),
         Case::tree(
+            "X18",
+            "what libarchive's records cannot say is dropped",
+            Tarball::new()
+                .pax(&[
+                    ("LIBARCHIVE.xattr.user.a", "!"),
+                    ("LIBARCHIVE.xattr.user.%zz", "bGliYXJjaGl2ZQ=="),
+                    ("LIBARCHIVE.xattr.com.apple.provenance", "AQIA"),
+                    ("LIBARCHIVE.xattr.security.capability", "AQIA"),
+                    ("LIBARCHIVE.xattr.system.posix_acl_access", "AgAAAGp1bms"),
+                    ("LIBARCHIVE.xattr.", "AQIA"),
+                ])
+                .file("f", b"data")
+                .end(),
+            data(),
+        ),
+        Case::tree(
             "X19",
             "ACLs as text, flags and RHT.security",
             Tarball::new().pax_raw(acl).file("f", b"data").end(),
