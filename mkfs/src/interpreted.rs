@@ -154,7 +154,9 @@ fn parse(value: &[u8]) -> Result<Vec<Entry>, Unparsed> {
         match entry.tag {
             ACL_USER_OBJ | ACL_GROUP_OBJ | ACL_MASK | ACL_OTHER => {}
             ACL_USER | ACL_GROUP if entry.id != NO_ID => {}
-            ACL_USER | ACL_GROUP => return malformed("an ACL with an entry for nobody"),
+            ACL_USER | ACL_GROUP => {
+                return malformed("an ACL that names a user or group without an id");
+            }
             _ => return malformed("an ACL with an unknown tag"),
         }
         out.push(entry);
@@ -298,7 +300,7 @@ mod tests {
             ("permission 8", acl(&[(ACL_USER_OBJ, 14, N), GROUP, OTHER]), "rurrru"),
             ("unknown tag", acl(&[OWNER, GROUP, (64, 4, N), OTHER]), "rrrrrr"),
             ("tag 0", acl(&[(0, 6, N)]), "rrrrrr"),
-            ("nobody", acl(&[OWNER, (ACL_USER, 7, N), GROUP, MASK, OTHER]), "rrrrrr"),
+            ("an id that is none", acl(&[OWNER, (ACL_USER, 7, N), GROUP, MASK, OTHER]), "rrrrrr"),
         ];
         for (what, value, expected) in table {
             let of = |name, file_type| letter(set(name, &value, file_type));

@@ -94,7 +94,7 @@ const DEVIATIONS: &[(&str, &str, Differ, &str)] = &[
 ];
 
 /// Not shown to containerd. It writes holes out as zeros, terabytes of them; and it sets a capability without a byte, which
-/// nobody can read then: the kernel neither runs such a file nor copies it up.
+/// cannot be read then: the kernel neither runs such a file nor copies it up.
 const NOT_RUN: &[(&str, &str)] = &[("A13", "without a byte"), ("S06", ""), ("T23", "1 TiB")];
 
 fn matches(case: &Case, (id, word): (&str, &str)) -> bool {

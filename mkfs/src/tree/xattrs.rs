@@ -86,7 +86,7 @@ const VALUE_MAX: usize = 65_535;
 /// Largest area of xattrs behind an inode: `i_xattr_icount` has 16 bits.
 const AREA_MAX: usize = 12 + 4 * 65_534;
 
-/// A namespace that EROFS can hold and Linux shows to nobody, so that nothing can set it either.
+/// A namespace that EROFS can hold, and that Linux neither shows nor sets.
 const LUSTRE: &[u8] = b"lustre.";
 
 const OVERLAY_PREFIXES: [(&[u8], &[u8]); 2] = [

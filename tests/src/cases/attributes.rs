@@ -207,9 +207,9 @@ fn capabilities() -> Vec<Case> {
         }
         value
     };
-    let mut nobody = CAPABILITY_V3.to_vec();
-    nobody.truncate(20);
-    nobody.extend([0xff; 4]);
+    let mut no_user = CAPABILITY_V3.to_vec();
+    no_user.truncate(20);
+    no_user.extend([0xff; 4]);
     vec![
         refused("without a byte", b""),
         refused("junk", b"junk"),
@@ -217,7 +217,7 @@ fn capabilities() -> Vec<Case> {
         refused("revision 1", &changed(3, 1)),
         refused("revision 3 without its user", &changed(3, 3)),
         refused("an unknown flag", &changed(0, 2)),
-        refused("for a user that cannot be", &nobody),
+        refused("for a user that cannot be", &no_user),
     ]
 }
 

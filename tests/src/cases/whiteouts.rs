@@ -174,7 +174,7 @@ fn malformed() -> Vec<Case> {
             Tarball::new()
                 .dir(".wh..wh.plnk")
                 .file(".wh..wh.plnk/163.1", b"data")
-                .file(".wh..wh.plnk/163.2", b"nobody's")
+                .file(".wh..wh.plnk/163.2", b"no link")
                 .dir("bin")
                 .hardlink("bin/other", ".wh..wh.plnk/163.1")
                 .hardlink("bin/real", "./.wh..wh.plnk/163.1")

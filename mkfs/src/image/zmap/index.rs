@@ -276,7 +276,7 @@ impl Map {
     }
 
     /// What kernels before Linux 7.2 decode where a head of a full table says that there is a hole: the cluster that the
-    /// head leads to. `None` where there is no such hole. A hole that is told by a count of no blocks is none for them.
+    /// head leads to. `None` where there is no such hole. A hole that is a count of no blocks is none for them.
     pub(crate) fn stand_in(&self, meta: &dyn Metadata, pos: u64) -> Result<Option<Piece>, Error> {
         if self.form != Form::Full {
             return Ok(None);
