@@ -259,7 +259,7 @@ fn mark_holes(image: &Path, file: &str, mark: Mark) -> usize {
     bytes[at + 4..at + 8].fill(0);
     let sum = checksum(&bytes[at..4096]).unwrap();
     bytes[at + 4..at + 8].copy_from_slice(&sum.to_le_bytes());
-    fs::write(image, bytes).unwrap();
+    put(image, &bytes);
     marked
 }
 
