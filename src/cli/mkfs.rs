@@ -26,7 +26,8 @@ use erolith_mkfs::tree::OverlayXattrs;
 use serde_json::json;
 
 use super::image_options::ImageOptions;
-use crate::exit::Usage;
+use super::layer_limits::LayerLimits;
+use crate::exit::{self, Usage};
 use crate::json;
 
 /// Make an EROFS image from a directory, a tar archive or another image.
@@ -59,8 +60,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "WHAT")]
     overlay_xattrs: Option<OverlayArg>,
     #[command(flatten)]
+    limits: LayerLimits,
+    #[command(flatten)]
     build: ImageOptions,
-    /// Print nothing.
+    /// Print nothing but warnings.
     #[arg(long)]
     quiet: bool,
     /// Print JSON.
@@ -110,6 +113,10 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         summary.image_bytes = sink.file().metadata()?.len();
     }
     pending.publish(Sync::Durable)?;
+    let dropped = &summary.dropped_xattrs;
+    if dropped.count > 0 {
+        exit::complain(format_args!("warning: {}: {dropped}", args.source.display()));
+    }
     print(args, &summary, finish.uuid, verity.as_ref(), out)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -214,7 +221,9 @@ fn fill_from_stream(
     source: impl io::Read + Send + 'static,
 ) -> anyhow::Result<Known> {
     let digests = if args.uuid.is_some() { Digests::Expected } else { Digests::DiffId };
-    let mut stream = LayerStream::open(source, Request { digests, ..Request::default() })?;
+    let mut request = Request { digests, ..Request::default() };
+    args.limits.apply(&mut request.budget);
+    let mut stream = LayerStream::open(source, request)?;
     if args.tar == Some(TarMode::I) && (stream.compression() != Compression::None || args.join) {
         let text = "--tar=i describes a plain archive where it lies: give an uncompressed file";
         return Err(Usage(text.into()).into());
@@ -268,6 +277,7 @@ fn print(
             "inodes": summary.inodes,
             "feature_incompat": summary.feature_incompat,
             "notes": notes.collect::<std::collections::BTreeMap<_, _>>(),
+            "dropped_xattrs": json::dropped_xattrs(&summary.dropped_xattrs),
             "dm_verity": verity.map(json::verity),
         });
         serde_json::to_writer_pretty(&mut *out, &value)?;
