@@ -12,7 +12,7 @@ mod extract;
 mod fsck;
 mod image_options;
 mod inspect;
-mod layers;
+pub(crate) mod layers;
 mod ls;
 mod man;
 mod mkfs;
