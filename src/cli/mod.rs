@@ -13,7 +13,7 @@ mod fsck;
 mod image_options;
 mod inspect;
 mod layer_limits;
-mod layers;
+pub(crate) mod layers;
 mod ls;
 mod man;
 mod mkfs;
