@@ -66,10 +66,9 @@ fn a_stranger_with_the_right_diff_ids_gets_an_error() {
             let mut tar = Command::new("tar");
             tar.arg("-C").arg(&layout).args(["-cf", &archive, "."]);
             assert!(tar.status().unwrap().success());
-            let import = ["images", "import", "--no-unpack", "--base-name", "image", &archive];
-            node.ctr(&[&["-n", namespace], &import[..]].concat());
-            let unpack = ["images", "unpack", "--snapshotter", "erolith", IMAGE];
-            let unpacked = node.try_ctr(&[&["-n", namespace], &unpack[..]].concat());
+            let import = ["images", "import", "--local", "--snapshotter", "erolith"];
+            let what = ["--base-name", "image", &archive];
+            let unpacked = node.try_ctr(&[&["-n", namespace], &import[..], &what].concat());
             assert_eq!(unpacked.is_ok(), namespace == "victim", "{namespace}: {unpacked:?}");
         }
         let layers = fs::read_dir(node.root().join("snapshots")).unwrap();
