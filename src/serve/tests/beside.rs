@@ -182,7 +182,7 @@ fn the_images_are_the_same_whatever_the_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn any_number_of_layers_waits_for_the_lowest() {
     let base = Tarball::new().header(&dir("data/", 0o700, 1000)).end();
-    let upper = |n: usize| Tarball::new().file("data/f", &(n % 50).to_string()).end();
+    let upper = |n: usize| Tarball::new().file("data/f", (n % 50).to_string()).end();
     let image = image(std::iter::once(base).chain((1..200).map(upper)));
     let order: Vec<_> = (0..image.len()).rev().collect();
     let images = unpack_beside(&one_at_a_time().await, &image, &order, 0).await;
