@@ -11,6 +11,7 @@ mod put;
 mod read;
 pub(crate) mod snapshots;
 pub(crate) mod upload;
+pub(crate) mod version;
 
 use std::future::Future;
 use std::path::Path;
@@ -45,6 +46,7 @@ pub(crate) struct Containerd {
     leases: LeasesClient<Channel>,
     /// For services that are seldom called.
     channel: Channel,
+    known: version::Known,
     runtime: Handle,
 }
 
@@ -120,6 +122,7 @@ impl Containerd {
                 .max_encoding_message_size(MAX_MESSAGE),
             leases: LeasesClient::new(channel.clone()),
             channel,
+            known: version::Known::default(),
             runtime: Handle::current(),
         })
     }
