@@ -60,11 +60,10 @@ run_node() {
     show erolith snapshots --address "$WORK/node/erolith.sock" ls
 }
 
-need_root
-need_build_tools
+need_demo
 cd "$EROLITH_REPO"
 say "building erolith"
-cargo build --release --quiet
+cargo build --release --locked --features isal
 PATH=${CARGO_TARGET_DIR:-$EROLITH_REPO/target}/release:$PATH
 image=$("$EROLITH_REPO/testdata/real-image.sh" "$SIZE")
 "$EROLITH_REPO/testdata/sid-root.sh" >/dev/null
