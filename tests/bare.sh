@@ -7,7 +7,7 @@
 #   tests/bare.sh tests          tests/run.sh
 #   tests/bare.sh run CMD...     another command, in the directory of the source
 #
-# The source is that of this working tree, with the changes that are not committed. Everything is deleted at the end.
+# EROLITH_BARE_FILES names files that are put into /root there. The source is that of this working tree, with the changes that are not committed. Everything is deleted at the end.
 set -euo pipefail
 # shellcheck source=../testdata/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../testdata/setup.sh"
@@ -126,6 +126,8 @@ trap clean_up EXIT
 cp -a --reflink=auto "$EROLITH_CACHE/bare" "$WORK/root"
 copy_network "$WORK/root"
 copy_source "$WORK/root/root/erolith"
+# shellcheck disable=SC2086 # a word for each file
+[[ -z ${EROLITH_BARE_FILES:-} ]] || cp $EROLITH_BARE_FILES "$WORK/root/root/"
 case $COMMAND in
 setup) check_setup ;;
 demo) on_bare testdata/demo.sh "$@" ;;
