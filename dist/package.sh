@@ -70,11 +70,13 @@ check() {
     empty=$(mktemp -d)
     cp "$PACKAGE/erolith" "$empty/"
     # /proc is what names processors and files.
+    # shellcheck disable=SC2016 # expanded by the inner shell
     unshare --mount --propagation private sh -euc '
         mkdir "$1/proc"
         mount -t proc proc "$1/proc"
         exec chroot "$1" /erolith --version' sh "$empty"
     rm -rf --one-file-system "$empty"
+    # shellcheck disable=SC2016 # expanded on the machine
     EROLITH_BARE_FILES=$(echo "$PACKAGE"/*.deb) "$EROLITH_REPO/tests/bare.sh" run bash -euxc '
         dpkg --install /root/*.deb
         erolith --version
