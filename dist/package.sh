@@ -81,7 +81,7 @@ check() {
         dpkg --install /root/*.deb
         erolith --version
         erolith doctor || test $? -eq 1
-        erolith mkfs /etc /tmp/etc.erofs
+        erolith mkfs /tmp/etc.erofs /etc
         erolith fsck /tmp/etc.erofs
         test "$(stat -c %a /etc/erolith/config.toml)" = 600
         test -e /usr/share/man/man1/erolith-convert.1.gz

@@ -99,6 +99,7 @@ wait "$made" || FAILED+=("test data")
 wait "$bare" || FAILED+=("bare machine")
 cat "$LOG/bare" >&2
 check tests all_tests
+check documents python3 -B tests/documents.py target/debug/erolith
 check disk python3 -B tests/vm/disk_test.py
 check power tests/vm/power.sh --rounds 2
 check fuzz fuzz
