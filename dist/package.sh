@@ -88,7 +88,7 @@ check() {
         test -e /usr/share/doc/erolith/copyright
         grep -q ^ExecStart=/usr/bin/erolith /lib/systemd/system/erolith.service
         test -e /lib/systemd/system/erolith.socket
-        ! ldd /usr/bin/erolith 2>/dev/null
+        ldd /usr/bin/erolith 2>&1 | grep -E "statically linked|not a dynamic"
         echo changed >>/etc/erolith/config.toml
         dpkg --remove erolith
         grep changed /etc/erolith/config.toml'
