@@ -1,4 +1,4 @@
-"""Runs the commands of README.md and docs/*.md as they are printed, on a node with a real containerd.
+"""Runs the commands of README.md and docs/*.md as they are printed, on a node with a real containerd, and follows their links.
 
     tests/documents.py PROGRAM          PROGRAM is the erolith to run
     tests/documents.py --list           prints the commands and what is done with each
@@ -184,12 +184,30 @@ def documents():
             yield f"{path.relative_to(REPO)}:{number}", command
 
 
+def anchors(path):
+    """The places in a document that links can name, as GitHub derives them from headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def broken_links():
+    for path in sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md")]):
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8")):
+            to = path.parent / target if target else path
+            if not to.exists():
+                yield f"{path.relative_to(REPO)}: no file {target}"
+            elif anchor and anchor not in anchors(to):
+                yield f"{path.relative_to(REPO)}: no heading {anchor} in {to.relative_to(REPO)}"
+
+
 def main(argument):
     if argument == "--list":
         for place, command in documents():
             print(f"{place}: {reason(command) or 'runs'}: {command}")
         return
-    failed = passed = 0
+    broken = list(broken_links())
+    print(*broken, sep="\n", end="\n" if broken else "")
+    failed, passed = len(broken), 0
     with tempfile.TemporaryDirectory(prefix="docs.", dir=CACHE) as temporary:
         node = Node(os.path.abspath(argument), pathlib.Path(temporary))
         try:
@@ -209,7 +227,7 @@ def main(argument):
             failed += 1
         finally:
             node.script("stop")
-    print(f"commands of documents: {passed} passed, {failed} failed")
+    print(f"commands and links of documents: {passed} passed, {failed} failed")
     raise SystemExit(failed > 0)
 
 

@@ -77,6 +77,9 @@ count_tests() {
 # for the next one takes longer than it saves here.
 EVERYTHING=(--workspace --features isal)
 export CARGO_INCREMENTAL=0
+# On a terminal, cargo shows how far it is.
+QUIET=(--quiet)
+[[ ! -t 2 ]] || QUIET=()
 
 need_tests
 export PATH=$EROLITH_CACHE/bin:$PATH
@@ -89,10 +92,10 @@ tests/bare.sh setup >"$LOG/bare" 2>&1 &
 bare=$!
 check format cargo fmt --all --check
 check scripts shellcheck .ci/run dist/*.sh testdata/*.sh tests/*.sh tests/bench/*.sh tests/vm/*.sh
-check lint cargo clippy "${EVERYTHING[@]}" --all-targets --quiet -- -D warnings
+check lint cargo clippy "${EVERYTHING[@]}" --all-targets "${QUIET[@]}" -- -D warnings
 # As `cargo install` compiles it: without features, and without those of the tests.
-check plain cargo check --locked --quiet
-check build cargo test "${EVERYTHING[@]}" --no-run --quiet
+check plain cargo check --locked "${QUIET[@]}"
+check build cargo test "${EVERYTHING[@]}" --no-run "${QUIET[@]}"
 check dependencies dependencies
 check sbom sbom
 wait "$made" || FAILED+=("test data")
