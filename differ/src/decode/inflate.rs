@@ -88,5 +88,9 @@ pub fn inflater() -> &'static str {
     #[cfg(all(feature = "isal", target_arch = "x86_64"))]
     return if has_vectors() { "ISA-L" } else { "zlib-rs (ISA-L needs SSE 4.2 and PCLMULQDQ)" };
     #[cfg(not(all(feature = "isal", target_arch = "x86_64")))]
-    if cfg!(target_arch = "x86_64") { "zlib-rs (built without the feature isal)" } else { "zlib-rs" }
+    if cfg!(target_arch = "x86_64") {
+        "zlib-rs (built without the feature isal)"
+    } else {
+        "zlib-rs"
+    }
 }
