@@ -83,14 +83,21 @@ fn has_vectors() -> bool {
     is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq")
 }
 
+/// There is no ISA-L in this build.
+#[cfg(not(all(feature = "isal", target_arch = "x86_64")))]
+fn has_vectors() -> bool {
+    false
+}
+
 /// The library that inflates gzip in this build on this processor, with the reason where it is not the fastest.
 pub fn inflater() -> &'static str {
-    #[cfg(all(feature = "isal", target_arch = "x86_64"))]
-    return if has_vectors() { "ISA-L" } else { "zlib-rs (ISA-L needs SSE 4.2 and PCLMULQDQ)" };
-    #[cfg(not(all(feature = "isal", target_arch = "x86_64")))]
-    if cfg!(target_arch = "x86_64") {
-        "zlib-rs (built without the feature isal)"
-    } else {
+    if cfg!(not(target_arch = "x86_64")) {
         "zlib-rs"
+    } else if cfg!(not(feature = "isal")) {
+        "zlib-rs (built without the feature isal)"
+    } else if has_vectors() {
+        "ISA-L"
+    } else {
+        "zlib-rs (ISA-L needs SSE 4.2 and PCLMULQDQ)"
     }
 }
