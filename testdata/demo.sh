@@ -96,6 +96,9 @@ start_daemon() {
         { cat "$WORK/log" >&2 && die "the daemon does not answer"; }
 }
 
+# Has containerd collect its garbage now: what containers leave that ended goes some time later by itself.
+collect() { on-node sh -c 'ctr leases create --id collect && ctr leases delete --sync collect' >/dev/null; }
+
 convert() {
     step 1 "Convert" "One line a layer. EROFS layers are not compressed, while those of the source are gzip."
     show erolith convert oci:docker:latest oci:native:latest
@@ -148,6 +151,7 @@ kill_it() {
     printf '\n    The daemon is started again.\n'
     start_daemon
     show on-node findmnt --types erofs --output TARGET,FSTYPE,OPTIONS
+    collect
     show on-node erolith snapshots tree
     show on-node ctr task kill --signal SIGKILL web
     on-node timeout 20 sh -c 'while ctr task ls -q | grep -qx web; do ctr task rm web >/dev/null 2>&1 || sleep 0.05; done'
