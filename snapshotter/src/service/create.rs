@@ -52,7 +52,8 @@ impl Snapshotter {
         parent: &str,
         labels: &Labels,
     ) -> Result<Vec<Mount>> {
-        let maps = IdMaps::from_labels(labels)?;
+        let (maps, labels) = self.obeyed(parent, labels)?;
+        let labels = labels.as_ref();
         let limit = self.limit_of(kind, key, labels)?;
         let snapshot = {
             let _creating = self.creating.read().unwrap_or_else(PoisonError::into_inner);
