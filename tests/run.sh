@@ -37,6 +37,7 @@ make_test_data() {
     "$EROLITH_REPO/testdata/snapshotter-suite.sh"
     "$EROLITH_REPO/testdata/ctd-decoder.sh"
     "$EROLITH_REPO/testdata/churn.sh"
+    "$EROLITH_REPO/testdata/manifest-check.sh"
 } </dev/null >/dev/null
 
 dependencies() {
@@ -87,7 +88,7 @@ cd "$EROLITH_REPO"
 make_test_data &
 made=$!
 check format cargo fmt --all --check
-check scripts shellcheck .ci/run testdata/*.sh tests/*.sh tests/bench/*.sh tests/vm/*.sh
+check scripts shellcheck .ci/run dist/kubernetes/*.sh testdata/*.sh tests/*.sh tests/bench/*.sh tests/vm/*.sh
 check lint cargo clippy --workspace --all-targets --quiet -- -D warnings
 check build cargo build --workspace --quiet
 check dependencies dependencies

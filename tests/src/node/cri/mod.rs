@@ -1,5 +1,7 @@
 //! Kubernetes' side of a node: pods, containers and images as a kubelet asks for them, over containerd's CRI.
 
+mod config;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -14,6 +16,8 @@ use tonic::{Response, Status};
 
 use self::api::image_service_client::ImageServiceClient;
 use self::api::runtime_service_client::RuntimeServiceClient;
+pub use self::config::OTHER;
+use self::config::{PAUSE, map, namespaces, network, plugins, settings};
 use super::{Containerd, Leftovers, Node, daemon, spawn};
 use crate::layout::Layout;
 use crate::tools::{cache, cached};
@@ -26,8 +30,6 @@ pub mod api {
 
 /// Where the node's registry listens, in the node's network.
 pub const REGISTRY: &str = "127.0.0.1:5000";
-/// What every pod has besides its containers.
-const PAUSE: &str = "127.0.0.1:5000/pause:1";
 /// What the Debian roots have for a node: programs, and plugins for the network of pods.
 const PROGRAMS: [&str; 4] =
     ["usr/bin/busybox", "usr/bin/docker-registry", "usr/lib/cni/loopback", "usr/lib/cni/ptp"];
@@ -583,90 +585,6 @@ fn spec(image: &str) -> Option<api::ImageSpec> {
 fn of_container(container: &str) -> api::ContainerRequest {
     api::ContainerRequest { container_id: container.into() }
 }
-
-/// The users of a pod: those of the node from `first` on.
-fn map(first: u32) -> api::IdMapping {
-    api::IdMapping { host_id: first, container_id: 0, length: 65536 }
-}
-
-fn namespaces(space: Space) -> api::NamespaceOption {
-    let mode = |mode: api::NamespaceMode| i32::from(mode);
-    let (network, users) = match space {
-        Space::Node => {
-            let users =
-                api::UserNamespace { mode: mode(api::NamespaceMode::Node), ..Default::default() };
-            (api::NamespaceMode::Node, users)
-        }
-        Space::Users(first) => {
-            let users = api::UserNamespace {
-                mode: mode(api::NamespaceMode::Pod),
-                uids: vec![map(first)],
-                gids: vec![map(first)],
-            };
-            (api::NamespaceMode::Pod, users)
-        }
-    };
-    api::NamespaceOption {
-        network: mode(network),
-        pid: mode(api::NamespaceMode::Container),
-        ipc: mode(api::NamespaceMode::Pod),
-        userns_options: Some(users),
-    }
-}
-
-/// Where the plugins for the network of pods are; those of sid run on trixie, too.
-fn plugins() -> PathBuf {
-    cache().join("sid/usr/lib/cni")
-}
-
-/// The network of pods that have one of their own.
-fn network() -> serde_json::Value {
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "pods",
-        "plugins": [{
-            "type": "ptp",
-            "ipam": {
-                "type": "host-local",
-                "dataDir": "/run/pods",
-                "ranges": [[{ "subnet": "10.88.0.0/16" }]],
-            },
-        }],
-    })
-}
-
-/// CRI's part of containerd's own configuration file.
-fn settings(place: &Path, containerd: Containerd, pull: Pull) -> String {
-    let (plugins, networks) = (plugins(), place.join("cni"));
-    // Where CAP_SYS_RESOURCE is missing, the score of a process cannot be lowered.
-    match containerd {
-        Containerd::Sid => format!(
-            "[plugins.\"io.containerd.cri.v1.images\"]\n\
-             stats_collect_period = 1\nuse_local_image_pull = {local}\n\
-             [plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"{PAUSE}\"\n\
-             [plugins.\"io.containerd.cri.v1.runtime\"]\nrestrict_oom_score_adj = true\n\
-             [plugins.\"io.containerd.cri.v1.runtime\".cni]\nbin_dirs = [{plugins:?}]\nconf_dir = {networks:?}\n\
-             [plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.runc]\n\
-             runtime_type = \"io.containerd.runc.v2\"\n\
-             [plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.{OTHER}]\n\
-             runtime_type = \"io.containerd.runc.v2\"\nsnapshotter = \"overlayfs\"\n",
-            local = pull == Pull::Local,
-        ),
-        Containerd::Trixie => format!(
-            "[plugins.\"io.containerd.grpc.v1.cri\"]\n\
-             sandbox_image = \"{PAUSE}\"\nrestrict_oom_score_adj = true\nstats_collect_period = 1\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = {plugins:?}\nconf_dir = {networks:?}\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"erolith\"\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n\
-             runtime_type = \"io.containerd.runc.v2\"\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{OTHER}]\n\
-             runtime_type = \"io.containerd.runc.v2\"\nsnapshotter = \"overlayfs\"\n"
-        ),
-    }
-}
-
-/// The runtime class whose pods are on overlayfs.
-pub const OTHER: &str = "other";
 
 fn write(path: &Path, text: &str) {
     let made = fs::create_dir_all(path.parent().unwrap_or(path));
