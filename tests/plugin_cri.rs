@@ -247,8 +247,8 @@ fn images_are_volumes_of_containers() {
         }
         cri.remove_image(DATA).unwrap();
         cri.node.kill_daemon();
-        cri.node.restart_containerd();
         cri.node.start_daemon();
+        cri.node.restart_containerd();
         cri.ready();
         for container in &running {
             assert_eq!(cri.exec(container, "cat /v/file"), "upper");
