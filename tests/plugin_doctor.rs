@@ -275,7 +275,7 @@ fn the_manifest_is_what_kubernetes_takes() {
         child.wait_with_output().unwrap()
     };
     assert_eq!(said(&decode(&text)), "Namespace erolith\nDaemonSet erolith\n");
-    assert!(!decode(&text.replace("hostPID", "hostPid")).status.success());
+    assert!(!decode(&text.replace("hostPID", "hostPids")).status.success());
     // What it runs is what the image has.
     let image = fs::read_to_string("dist/kubernetes/Dockerfile").unwrap();
     for file in image.lines().find(|line| line.starts_with("COPY ")).unwrap().split(' ').skip(2) {
