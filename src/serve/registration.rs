@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::config::Config;
+use crate::containerd;
 
 /// What the plugin of snapshots is called in containerd; also the last part of the default root.
 pub(crate) const SNAPSHOTTER: &str = "erolith";
@@ -35,10 +36,7 @@ pub(crate) enum Version {
 impl Version {
     /// The one that a containerd belongs to which says that it has this version: `2.1.9+unknown`, `v2.3.4`, `1.7.24~ds1`.
     pub(crate) fn of(text: &str) -> Option<Self> {
-        let mut numbers =
-            text.strip_prefix('v').unwrap_or(text).split(|c: char| !c.is_ascii_digit());
-        let [major, minor]: [u32; 2] =
-            [numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?];
+        let containerd::Version { major, minor } = containerd::Version::parse(text)?;
         Some(match (major, minor) {
             (..2, _) => Self::V1_7,
             (2, ..3) => Self::V2_1,
