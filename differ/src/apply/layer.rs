@@ -24,6 +24,9 @@ use crate::{Compression, Digest, Error, LayerType, Result};
 /// Permissions of the image: nobody but root has to read it, and its files may belong to anybody.
 const MODE: u32 = 0o600;
 
+/// Bytes of the smallest blob whose image the disk writes while it is made.
+const WRITTEN_BACK: u64 = 256 << 10;
+
 /// A layer as its descriptor describes it.
 #[derive(Debug, Clone)]
 pub struct Layer {
@@ -184,7 +187,7 @@ pub fn apply(
         source = Source::Stream(Box::new(Processed::start(&steps, &layer.payloads, input)?));
         told = OnBytes::default();
     }
-    let staging = staging(target, options.sync)?;
+    let staging = staging(target, options.sync, layer.size)?;
     let (task, how) = match layer_type {
         LayerType::Tar { .. } => (Task::Tar(options.build.clone()), How::Converted),
         LayerType::Erofs { compression: Compression::None } => (Task::Native, How::Copied),
@@ -221,10 +224,12 @@ impl Drop for Ending {
     }
 }
 
-/// The file that becomes the image.
-pub(super) fn staging(target: &Path, sync: Sync) -> Result<Unnamed> {
+/// The file that becomes the image of a layer whose blob has so many bytes.
+pub(super) fn staging(target: &Path, sync: Sync, size: u64) -> Result<Unnamed> {
     let staging = Unnamed::create(target, MODE)?;
-    Ok(if sync == Sync::Durable { staging.written_back() } else { staging })
+    // A small one is written before the disk could begin.
+    let is_worth_it = sync == Sync::Durable && size >= WRITTEN_BACK;
+    Ok(if is_worth_it { staging.written_back() } else { staging })
 }
 
 /// What the image of a layer has to be, and what it gets. What is said of an archive is about something else.

@@ -56,7 +56,7 @@ pub(super) fn take(
     {
         return Ok((How::Linked, protect.promised));
     }
-    let staging = staging(target, options.sync)?;
+    let staging = staging(target, options.sync, layer.size)?;
     let how = match whole_file(blob)? {
         Some(file) if options.share != Share::Never && reflink(file, staging.file())? => {
             How::Reflinked

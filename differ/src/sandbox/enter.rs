@@ -26,12 +26,14 @@ const STEP: &str = "/proc";
 /// The newest Landlock whose rights are known here; an older kernel enforces those it has.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Gives up every right that this process has, save to read and write what it has open. To be called before it starts
-/// threads. Returns what is in force of that which not every system has.
+/// Gives up every right that this process has over anything outside, save to read and write what it has open. To be
+/// called before it starts threads. Returns what is in force of that which not every system has.
+///
+/// What is left to do depends on the work: [`confine`] comes before the first byte of a layer.
 ///
 /// # Errors
 /// [`Error::Io`], naming the step: then nothing must be read.
-pub(super) fn enter(limits: Limits) -> Result<Protection> {
+pub(super) fn leave() -> Result<Protection> {
     // If anybody is killed for want of memory, let it be this one and not the daemon.
     let _ = OpenOptions::new()
         .write(true)
@@ -42,7 +44,6 @@ pub(super) fn enter(limits: Limits) -> Result<Protection> {
         sys::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS).is_ok();
     let mounts = sys::unshare(UnshareFlags::NEWNS).is_ok();
     let mounts = mounts && leave_mounts().map_err(Error::io("leaving the mounts"))?;
-    limits.set().map_err(Error::io("limiting resources"))?;
     let (bounding, nobody) = drop_privileges().map_err(Error::io("dropping privileges"))?;
     // A change of the user takes both back.
     let dumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
@@ -51,8 +52,16 @@ pub(super) fn enter(limits: Limits) -> Result<Protection> {
     death.map_err(|e| failed("tying the process to its parent", e))?;
     rustix::thread::set_no_new_privs(true).map_err(|e| failed("giving up privileges", e))?;
     let landlock = restrict().unwrap_or(false);
-    filter::install()?;
     Ok(Protection { nobody, bounding, namespaces, mounts, landlock })
+}
+
+/// Limits what this process may use, and has the kernel kill it at any system call that the work does not need.
+///
+/// # Errors
+/// As [`leave`].
+pub(super) fn confine(limits: Limits) -> Result<()> {
+    limits.set().map_err(Error::io("limiting resources"))?;
+    filter::install()
 }
 
 /// Leaves a mount namespace of our own with nothing in it, so that no mount of the node is held. False: not here.

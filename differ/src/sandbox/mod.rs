@@ -8,8 +8,9 @@
 //!
 //! ```text
 //! daemon                                             worker (`erolith worker`, socket on descriptor 0)
+//!                                                      gives up its rights (enter)
 //!   order + blob, file of the image, scratch file  ->
-//!                                                      enters the sandbox (enter, filter)
+//!                                                      limits, filter of system calls (limits, filter)
 //!                                                  <-  what protects it
 //!                                                      reads the layer
 //!                                                  <-  so much was read; images of the layers below wanted
@@ -28,6 +29,7 @@ mod parent;
 mod process;
 mod pump;
 mod socket;
+mod spare;
 #[cfg(test)]
 pub(crate) mod tests;
 mod wire;
@@ -39,19 +41,29 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use spare::Spare;
 pub use worker::run;
 
 /// How to start a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Worker {
     program: PathBuf,
     args: Vec<OsString>,
+    /// The one that waits for the next layer.
+    spare: Option<Spare>,
 }
 
 impl Worker {
     /// A program that calls [`run`] when it gets these arguments.
     pub fn new(program: impl Into<PathBuf>, args: impl IntoIterator<Item = OsString>) -> Self {
-        Self { program: program.into(), args: args.into_iter().collect() }
+        Self { program: program.into(), args: args.into_iter().collect(), spare: None }
+    }
+
+    /// As this one, and from the first layer on the next worker waits while one works, and for some seconds after that.
+    /// For a process that takes many layers one after the other.
+    #[must_use]
+    pub fn with_spare(self) -> Self {
+        Self { spare: Some(Spare::default()), ..self }
     }
 
     /// This program, with the argument `worker`. It is the same file even when its path has got another one since.

@@ -123,7 +123,12 @@ impl<'a> Talk<'a> {
             let end = Instant::now().checked_add(limit)?.checked_add(GRACE)?;
             Some((end, limit))
         });
-        let process = Process::start(worker)?;
+        let spare = worker.spare.as_ref().filter(|_| !matches!(work, Work::Probe));
+        let waiting = spare.and_then(|spare| spare.take(&worker.program, &worker.args));
+        let process = match waiting {
+            Some(process) => process,
+            None => Process::start(&worker.program, &worker.args)?,
+        };
         let mut talk = Self { process, cancel, limit };
         let order = wire::to_bytes(&Order::new(work)).map_err(Error::io("writing an order"))?;
         match socket::send(talk.process.socket(), &order, fds) {

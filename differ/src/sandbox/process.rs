@@ -1,15 +1,17 @@
 //! A worker as its parent has it: a process that is always ended and reaped.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{Worker, socket};
+use super::socket;
 use crate::decode::{Cancel, Watch};
 use crate::{Error, Result};
 
@@ -30,15 +32,15 @@ impl Process {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn start(worker: &Worker) -> Result<Self> {
-        let started = Self::try_start(worker);
-        started.map_err(Error::io(format!("starting {}", worker.program.display())))
+    pub(super) fn start(program: &Path, args: &[OsString]) -> Result<Self> {
+        let started = Self::try_start(program, args);
+        started.map_err(Error::io(format!("starting {}", program.display())))
     }
 
-    fn try_start(worker: &Worker) -> io::Result<Self> {
+    fn try_start(program: &Path, args: &[OsString]) -> io::Result<Self> {
         let (socket, theirs) = socket::pair()?;
-        let mut command = Command::new(&worker.program);
-        command.arg0(NAME).args(&worker.args).env_clear();
+        let mut command = Command::new(program);
+        command.arg0(NAME).args(args).env_clear();
         command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -52,6 +54,17 @@ impl Process {
                 Err(e.into())
             }
         }
+    }
+
+    /// Whether it has not ended yet.
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Its number.
+    #[cfg(test)]
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its socket.

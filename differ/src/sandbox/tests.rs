@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
 
-use super::enter::enter;
+use super::enter::{confine, leave};
 use super::limits::Limits;
 use super::wire::Work;
 use super::{Worker, run};
@@ -49,7 +49,8 @@ fn is_inside() {
     let Some(attempt) = std::env::var_os(ATTEMPT) else { return };
     let attempt = attempt.into_string().unwrap();
     if !attempt.starts_with("outside") {
-        let protection = enter(Limits::of(&Work::Probe)).unwrap();
+        let protection = leave().unwrap();
+        confine(Limits::of(&Work::Probe)).unwrap();
         println!("in force: {protection}");
     }
     let done = attempt_of(attempt.trim_start_matches("outside "));

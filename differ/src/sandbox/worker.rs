@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::protect;
 
-use super::enter::enter;
+use super::enter::{confine, leave};
 use super::limits::Limits;
 use super::socket;
 use super::wire::{self, Converted, Expected, Fault, Origin, Range, Said, Wanted, Work};
@@ -30,6 +30,8 @@ const STEP: u64 = 4 << 20;
 pub fn run() -> Result<()> {
     sys::close_from(3).map_err(Error::io("closing descriptors"))?;
     let socket = rustix::stdio::stdin();
+    // Before there is a layer: it may wait for one like this.
+    let left = leave();
     let order = socket::receive(socket).map_err(Error::io("listening to the daemon"))?;
     let Some(message) = order else { return Ok(()) };
     let order: wire::Order =
@@ -38,8 +40,8 @@ pub fn run() -> Result<()> {
         let ended = "is of another version".to_owned();
         return say(socket, &Said::Failed(Fault::Ended(ended)));
     }
-    let protection = enter(Limits::of(&order.work));
-    let answered = protection.and_then(|protection| {
+    let answered = left.and_then(|protection| {
+        confine(Limits::of(&order.work))?;
         say(socket, &Said::Ready(protection))?;
         work(socket, order.work, message.fds)
     });
