@@ -9,6 +9,7 @@ pub(crate) mod log;
 mod metrics;
 mod notify;
 pub(crate) mod registration;
+mod release;
 mod size;
 pub(crate) mod snapshots;
 pub(crate) mod socket;
@@ -29,6 +30,7 @@ use erolith_snapshotter::service::Snapshotter;
 use erolith_snapshotter::store::{Filters, Kind};
 use tokio::net::UnixListener;
 use tokio::runtime::Builder;
+use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -133,7 +135,7 @@ async fn room(sandbox: bool) -> anyhow::Result<Room> {
     if !sandbox {
         return Ok(Room::Here);
     }
-    let worker = Arc::new(Worker::this_program());
+    let worker = Arc::new(Worker::this_program().with_spare());
     let probe = Arc::clone(&worker);
     let protection = blocking(move || Ok(probe.probe()?)).await;
     let context = "starting a worker; sandbox = false reads layers in this process";
@@ -154,6 +156,8 @@ struct Daemon {
     containerd: Containerd,
     board: Arc<diff::board::Board>,
     state: Arc<Path>,
+    /// A caller has got mounts.
+    handed_out: Arc<Notify>,
 }
 
 impl Daemon {
@@ -176,6 +180,7 @@ impl Daemon {
             containerd,
             board,
             state: config.state.as_path().into(),
+            handed_out: Arc::default(),
         })
     }
 
@@ -186,6 +191,7 @@ impl Daemon {
             Arc::clone(&self.metrics),
             self.containerd.clone(),
             Arc::clone(&self.board),
+            Arc::clone(&self.handed_out),
         );
         let snapshots = SnapshotsServer::new(snapshots)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -201,6 +207,7 @@ impl Daemon {
     /// What goes on beside the services; it does not end.
     fn background(&self, metrics: Option<Incoming>) -> impl Future<Output = Infallible> + use<> {
         let (well, measured) = (self.clone(), self.clone());
+        let release = release::run(Arc::clone(&self.snapshotter), Arc::clone(&self.handed_out));
         async move {
             let watchdog = notify::watchdog(move || well.clone().answers());
             let metrics = async {
@@ -208,7 +215,7 @@ impl Daemon {
                     incoming.serve(move || measured.clone().text()).await;
                 }
             };
-            tokio::join!(watchdog, metrics);
+            tokio::join!(watchdog, metrics, release);
             std::future::pending().await
         }
     }

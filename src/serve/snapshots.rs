@@ -11,6 +11,7 @@ use erolith_snapshotter::service::{
     DIFF_ID_LABEL, Mount, PARENT_CHAIN_LABEL, REF_LABEL, Snapshotter, Staging,
 };
 use erolith_snapshotter::store::{Filters, Info, Kind, Labels, Timestamp, UpdateMask};
+use tokio::sync::Notify;
 use tokio_stream::Iter;
 use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info};
@@ -41,17 +42,20 @@ pub(crate) struct Service {
     metrics: Arc<Metrics>,
     containerd: Containerd,
     board: Arc<Board>,
+    /// Mounts were handed out.
+    handed_out: Arc<Notify>,
 }
 
 impl Service {
-    /// The service over `snapshotter`.
+    /// The service over `snapshotter`, which notifies `handed_out` when a caller has got mounts.
     pub(crate) fn new(
         snapshotter: Arc<Snapshotter>,
         metrics: Arc<Metrics>,
         containerd: Containerd,
         board: Arc<Board>,
+        handed_out: Arc<Notify>,
     ) -> Self {
-        Self { snapshotter, metrics, containerd, board }
+        Self { snapshotter, metrics, containerd, board, handed_out }
     }
 
     /// As [`Self::call`], for what others may wait for.
@@ -84,7 +88,9 @@ impl Service {
             return Ok(mounts);
         }
         let snapshotter = Arc::clone(&self.snapshotter);
-        blocking(move || Ok(snapshotter.mounts(&key)?)).await
+        let mounts = blocking(move || Ok(snapshotter.mounts(&key)?)).await;
+        self.handed_out.notify_one();
+        mounts
     }
 }
 
@@ -245,6 +251,7 @@ impl Snapshots for Service {
             s.prepare_staged(&key, &parent, &labels, &staging)
         };
         let mounts = self.change("Prepare", &name, prepare).await?;
+        self.handed_out.notify_one();
         Ok(Response::new(api::PrepareSnapshotResponse { mounts: to_mounts(mounts) }))
     }
 
@@ -256,6 +263,7 @@ impl Snapshots for Service {
         let name = key.clone();
         let view = move |s: &Snapshotter| s.view(&key, &parent, &labels);
         let mounts = self.call("View", &name, view).await?;
+        self.handed_out.notify_one();
         Ok(Response::new(api::ViewSnapshotResponse { mounts: to_mounts(mounts) }))
     }
 

@@ -13,9 +13,11 @@
 //! kernel each time and never remembered, so that nothing is lost with the process. All but `l/<id>` are clones of
 //! that one mount: they share its filesystem and its page cache.
 //!
-//! Unmounting never disturbs a container: overlayfs and bind mounts hold what they were given.
+//! Unmounting never disturbs a container: overlayfs and bind mounts hold what they were given. So layers with mapped
+//! owners, of which every pod may have its own, are mounted until its overlay is there ([`mapped`]).
 
 mod idmaps;
+mod mapped;
 mod owner;
 mod space;
 
@@ -39,6 +41,7 @@ use crate::verity::Devices;
 use crate::{Error, Result};
 
 pub(crate) use idmaps::IdMaps;
+pub(crate) use mapped::Mapped;
 pub(crate) use space::{PLAIN_SPACE, Space};
 
 /// Locks for mounting, so that two who want the same layer do not mount it twice. Layers share them by number.
@@ -186,7 +189,7 @@ impl Lowers {
             }
             drop(lock);
         }
-        Ok(())
+        if space.maps().is_some() { mapped::hand_out(space.dir()) } else { Ok(()) }
     }
 
     fn make(

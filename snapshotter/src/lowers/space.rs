@@ -14,7 +14,8 @@ use crate::files::{failed, make_dir, names, replace, unlink};
 
 /// The space of layers as they are.
 pub(crate) const PLAIN_SPACE: &str = "l";
-const MAP: &str = "map";
+/// The file that says whose space it is.
+pub(super) const MAP: &str = "map";
 /// Names that are tried for one pair of maps.
 const TRIES: u32 = 64;
 const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";

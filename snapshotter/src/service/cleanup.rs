@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::Snapshotter;
+use super::release::has_overlay;
 use crate::Result;
 use crate::fault::point;
 use crate::files::{failed, names};
@@ -129,9 +130,7 @@ fn is_orphan(name: &str, ids: &BTreeSet<u64>) -> bool {
 
 /// Whether an overlay still writes to `upper`.
 fn is_upper(mounts: &[MountEntry], upper: &Path) -> bool {
-    let option = format!("upperdir={}", upper.display());
-    let mut overlays = mounts.iter().filter(|entry| entry.fs_type == "overlay");
-    overlays.any(|entry| entry.super_options.split(',').any(|word| word == option))
+    has_overlay(mounts, &format!("upperdir={}", upper.display()))
 }
 
 #[cfg(test)]

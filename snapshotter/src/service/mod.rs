@@ -23,6 +23,7 @@ mod limit;
 mod mounts;
 mod paths;
 mod recover;
+mod release;
 mod remapped;
 mod room;
 mod root;

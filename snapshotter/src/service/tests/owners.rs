@@ -2,8 +2,14 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use std::time::Duration;
+
 use super::*;
 use crate::Status;
+
+/// As an image may have them, and as Kubernetes gives them: a range of its own to each pod.
+const LAYERS: usize = 121;
+const PODS: u32 = 20;
 
 fn mapped(host: u32) -> Labels {
     let map = format!("0:{host}:65536");
@@ -119,5 +125,90 @@ fn a_copy_whose_owners_containerd_changed_is_not_mapped_again() {
         let error = service.prepare("ns/5/k", COPY, &mapped(200_000)).unwrap_err();
         assert_eq!((error.code(), error.status()), ("id-map", Status::InvalidArgument));
         assert!(error.to_string().contains("owners containerd mapped otherwise"), "{error}");
+    });
+}
+
+/// An image of many layers, in which each layer has a file of its own. Returns the name of its top.
+fn many_layers(service: &Snapshotter, count: usize) -> String {
+    let mut top = String::new();
+    for number in 0..count {
+        let name = format!("L{number}");
+        layer(service, &name, &top);
+        top = name;
+    }
+    top
+}
+
+#[test]
+fn mounts_do_not_grow_with_layers_times_pods_that_have_maps_of_their_own() {
+    with_mounts(|site| {
+        let config = || Config { sync: false, ..site.config() };
+        let service = opened(config());
+        let top = many_layers(&service, LAYERS);
+        let base = |pod: u32| pod * 65_536;
+        let trees: Vec<_> = (1..=PODS)
+            .map(|pod| {
+                let key = format!("pod {pod}");
+                let mounts = service.prepare(&key, &top, &mapped(base(pod))).unwrap();
+                Tree::of(&mounts, site.target(&key))
+            })
+            .collect();
+        let with_all = LAYERS * (1 + usize::try_from(PODS).unwrap());
+        assert_eq!(site.lowers().len(), with_all);
+        // A caller that was given names a moment ago may not have used them.
+        let left = service.release_mapped(Duration::from_secs(3600)).unwrap();
+        assert_eq!((left, site.lowers().len()), (with_all - LAYERS, with_all));
+        // The next daemon finds it all again.
+        drop(service);
+        let service = opened(config());
+        assert_eq!(service.release_mapped(Duration::ZERO).unwrap(), 0);
+        assert_eq!(site.lowers().len(), LAYERS, "each layer once for the node");
+        for (pod, tree) in (1..).zip(&trees) {
+            assert_eq!((tree.read("L0"), tree.read(&top)), ("L0".to_owned(), top.clone()));
+            assert_eq!(owner(tree.join("L0")), (base(pod), base(pod)));
+            write(&tree.join("L1"), "changed");
+            assert_eq!(owner(tree.join("L1")), (base(pod), base(pod)));
+        }
+        // A container that is started again asks again.
+        drop(trees);
+        let again = service.mounts("pod 1").unwrap();
+        assert_eq!(service.release_mapped(Duration::ZERO).unwrap(), LAYERS);
+        let tree = Tree::of(&again, site.target("again"));
+        assert_eq!((tree.read("L1"), tree.read("L0")), ("changed".to_owned(), "L0".to_owned()));
+        assert_eq!(service.release_mapped(Duration::ZERO).unwrap(), 0);
+        assert_eq!(site.lowers().len(), LAYERS);
+    });
+}
+
+#[test]
+fn mapped_layers_stay_mounted_for_whom_they_are_waiting() {
+    with_mounts(|site| {
+        let service = site.open();
+        let top = many_layers(&service, 3);
+        let maps = mapped(100_000);
+        let first = service.prepare("first", &top, &maps).unwrap();
+        let second = service.prepare("second", &top, &maps).unwrap();
+        let view = service.view("view", "L1", &maps).unwrap();
+        let bare = service.view("bare", "L0", &maps).unwrap();
+        // Three for overlays and one to be bound.
+        let mapped_now = || site.lowers().iter().filter(|name| name.starts_with('m')).count();
+        let left = |wanted| assert_eq!(service.release_mapped(Duration::ZERO).unwrap(), wanted);
+        assert_eq!(mapped_now(), 4);
+        left(3);
+        let _first = Tree::of(&first, site.target("first"));
+        left(3);
+        let _second = Tree::of(&second, site.target("second"));
+        // Only the view is to come, and it has no top.
+        left(2);
+        let view = Tree::of(&view, site.target("view"));
+        left(0);
+        assert_eq!((mapped_now(), owner(view.join("L1"))), (1, (100_000, 100_000)));
+        let bare = Tree::of(&bare, site.target("bare"));
+        assert_eq!(owner(bare.join("L0")), (100_000, 100_000));
+        // One that is gone needs nothing.
+        service.prepare("third", &top, &maps).unwrap();
+        service.remove("third").unwrap();
+        left(0);
+        assert_eq!(mapped_now(), 1);
     });
 }
