@@ -22,8 +22,8 @@ use crate::source::{LayerName, Named, named, open_file, open_image};
 
 /// Mount an EROFS image, or all layers of one in an OCI layout, read-only.
 ///
-/// Images are mounted where they are, straight from their files where the kernel can, else through read-only loop
-/// devices that free themselves. They are checked first. `erolith umount` leaves nothing behind.
+/// Images are mounted where they are, straight from their files where the kernel reads them by direct I/O, else through
+/// read-only loop devices that free themselves: so content is in memory once. They are checked first. `erolith umount` leaves nothing behind.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// An image file; or oci:DIR[:REF] for an image whose layers are raw EROFS, with #N or #DIGEST behind it for one of them,

@@ -136,9 +136,9 @@ pub(crate) enum Profile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Backing {
-    /// Straight from their files where the kernel can, else through loop devices.
+    /// So that content is in memory once: from their files by direct I/O, else through loop devices, else from their files.
     Auto,
-    /// Straight from their files.
+    /// Straight from their files, by direct I/O where the kernel does that safely.
     File,
     /// Through loop devices.
     Loop,

@@ -94,3 +94,14 @@ pub fn available() -> Result<(), String> {
         Err(e) => Err(format!("fsopen(erofs): {e}")),
     }
 }
+
+/// Bytes of a file or of a block device that are in memory.
+///
+/// # Errors
+/// What the system says; a filesystem must be ours for an honest answer.
+pub fn resident(path: &Path) -> std::io::Result<u64> {
+    let file = std::fs::File::open(path)?;
+    // The length of a block device is found at its end.
+    let bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
+    crate::sys::resident(&file, bytes)
+}

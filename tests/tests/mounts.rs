@@ -5,7 +5,7 @@
 mod world;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +16,8 @@ use erolith_snapshotter::mounts::{
     Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, UmountOptions, mount, mounted_at,
     umount,
 };
+use erolith_tests::mount::resident;
+use erolith_tests::tools::skipped;
 use world::{World, layer, listing, mount_with};
 
 fn undo(target: &Path) {
@@ -83,6 +85,53 @@ fn a_stack_on_loop_devices_frees_them_all() {
         undo(&world.target);
         world.settles_to(&before);
     }
+}
+
+/// What is read through a mounted layer is in the page cache of its files, and not in that of the image as well.
+#[test]
+fn content_that_is_read_is_in_memory_once() {
+    const BYTES: u64 = 24 << 20;
+    let Some(world) = World::on_disk() else { return };
+    if !world.reads_directly {
+        skipped("neither EROFS nor loop devices read directly here");
+        return;
+    }
+    let tree = world.tree("t");
+    let content = vec![7; usize::try_from(BYTES / 4).unwrap()];
+    for name in ["a", "b", "c", "d"] {
+        File::create(tree.0.join(name)).unwrap().write_all(&content).unwrap();
+    }
+    let image = world.image(&tree);
+    for count in [1, 2] {
+        let images = vec![image.clone(); count];
+        forget(&image);
+        assert_eq!(resident(&image).unwrap(), 0, "it was not dropped");
+        let mounted = mount_with(&images, &world.target, Backing::Auto, None).unwrap();
+        let names = fs::read_dir(&world.target).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<_> = names.collect();
+        for file in &files {
+            assert_eq!(fs::read(file).unwrap(), content);
+        }
+        // An overlay answers for the files below it by what is mapped, so they are counted where there is one layer.
+        let front = match count {
+            1 => files.iter().map(|file| resident(file).unwrap()).sum(),
+            _ => BYTES,
+        };
+        let loops = mounted.layers.iter().flat_map(|layer| &layer.loops);
+        let devices: u64 = loops.map(|device| resident(&device.path).unwrap()).sum();
+        let behind = resident(&image).unwrap();
+        println!("{BYTES} read: {front} of the files, {behind} of the image, {devices} of devices");
+        assert!(front >= BYTES, "{front}");
+        assert!(front + behind + devices <= BYTES + BYTES / 10, "{front} {behind} {devices}");
+        undo(&world.target);
+    }
+}
+
+/// Has the kernel forget the content of a file.
+fn forget(path: &Path) {
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
 }
 
 #[test]

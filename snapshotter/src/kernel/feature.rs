@@ -8,6 +8,8 @@ pub enum Feature {
     Erofs,
     /// EROFS mounted from a file of the directory, without a loop device (6.12).
     FileBacked,
+    /// EROFS mounted from a file that is read past its page cache (the option `directio`), and soundly so.
+    DirectFile,
     /// EROFS blocks of two to this power of bytes, from 9 to 16.
     Block(u8),
     /// EROFS with LZ4 data.
@@ -69,11 +71,12 @@ pub enum Feature {
 }
 
 /// Every feature, in the order of a report.
-pub const ALL: [Feature; 38] = {
+pub const ALL: [Feature; 39] = {
     use Feature as F;
     [
         F::Erofs,
         F::FileBacked,
+        F::DirectFile,
         F::Block(9),
         F::Block(10),
         F::Block(11),
@@ -120,6 +123,7 @@ impl Feature {
         match self {
             Self::Erofs => "erofs",
             Self::FileBacked => "erofs-file-backed",
+            Self::DirectFile => "erofs-direct-io",
             Self::Block(9) => "erofs-block-512",
             Self::Block(10) => "erofs-block-1k",
             Self::Block(11) => "erofs-block-2k",
@@ -181,6 +185,10 @@ impl Feature {
                 "loop devices are used; for none of them, kernel 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE \
                  and images on a disk filesystem (not tmpfs or overlayfs)"
             }
+            Self::DirectFile => {
+                "loop devices with direct I/O are used; for none of them, kernel 6.12.72, 6.18.11, 6.19.1 or 7.0 and images \
+                 on a disk filesystem"
+            }
             Self::Block(9..=11) => "only tar index images have such blocks; for these, kernel 6.4",
             Self::Block(12) => "kernel 5.4 on 4 KiB pages mounts it; larger pages need kernel 6.4",
             Self::Block(_) => {
@@ -208,7 +216,9 @@ impl Feature {
             Self::Loop => {
                 "load it (modprobe loop), give access to /dev/loop-control, or free a device"
             }
-            Self::LoopDirectIo => "loop devices cache content twice; nothing fails",
+            Self::LoopDirectIo => {
+                "content that is read through loop devices is in memory twice; nothing fails"
+            }
             Self::IdMapped => "mapped owners are not available; kernel 5.19",
             Self::UserNamespace => {
                 "set user.max_user_namespaces above 0, or use a kernel with CONFIG_USER_NS"

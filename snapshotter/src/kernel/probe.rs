@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::images::{self, EMPTY, Node, PLAIN, Spec};
-use super::{Feature, Finding, KernelCaps, Place, State};
+use super::{Feature, Finding, KernelCaps, Place, State, directio};
 use crate::errno::describe;
 use crate::files::{make_dir, open_dir, unnamed};
 use crate::layerdir::remove_tree;
@@ -96,7 +96,8 @@ impl Prober {
             Feature::Erofs => {
                 FsContext::open("erofs").map(|_| "fsopen".to_owned()).map_err(Into::into)
             }
-            Feature::FileBacked => self.file_backed(),
+            Feature::FileBacked => self.file_backed(&[]),
+            Feature::DirectFile => self.direct_file(),
             Feature::Block(block_bits) => self.image(&Spec { block_bits, ..PLAIN }),
             Feature::Lz4 => self.codec(0, &[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
             // A dictionary of 64 KiB.
@@ -185,10 +186,24 @@ impl Prober {
         Ok(context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?)
     }
 
-    fn file_backed(&self) -> Attempt {
+    fn direct_file(&self) -> Attempt {
+        self.needs(Feature::FileBacked)?;
+        let unsound = |text: String| Failure::Kernel(Errno::OPNOTSUPP, text);
+        if !directio::is_sound_here() {
+            let release = &self.caps.place.release;
+            return Err(unsound(format!("Linux {release} may have CVE-2026-23224")));
+        }
+        if !directio::is_aligned(&self.file(&[0; 4096])?, 4096) {
+            return Err(unsound(format!("no direct I/O of 4 KiB on {}", self.caps.place.fs_type)));
+        }
+        self.file_backed(&["directio"])
+    }
+
+    fn file_backed(&self, options: &[&str]) -> Attempt {
         self.needs(Feature::Erofs)?;
         let image = self.file(&images::build(&PLAIN))?;
         let context = read_only_erofs()?;
+        options.iter().try_for_each(|option| context.flag(option))?;
         context.file("source", image.as_fd())?;
         context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)?;
         Ok(format!("mounted an image from {}", self.caps.place.fs_type))

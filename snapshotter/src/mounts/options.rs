@@ -72,7 +72,11 @@ impl MountOptions {
         match word {
             "rw" => return refuse("EROFS is read-only"),
             // CVE-2026-23224: use after free in file-backed mounts with direct I/O.
-            "directio" => return refuse("unsafe on affected kernels (CVE-2026-23224)"),
+            "directio" => {
+                return refuse(
+                    "set by erolith where it is safe; elsewhere it is not (CVE-2026-23224)",
+                );
+            }
             "loop" => return refuse("use --loop"),
             _ => {}
         }

@@ -21,6 +21,7 @@ use super::plan::{
     Backing, LayerStep, MountPlan, OVERLAY_OPTIONS, OVERLAY_SOURCE, OverlayRoute, OverlayStep,
     scratch_name,
 };
+use crate::kernel::directio;
 use crate::sys::loopdev::{self, Access};
 use crate::sys::namespace;
 use crate::{Error, Result};
@@ -131,20 +132,61 @@ fn assemble(plan: &MountPlan, layers: Vec<Layer>) -> Result<(OwnedFd, Mounted)> 
     Ok((tree, mounted))
 }
 
-fn mount_layer(step: &LayerStep, layer: &Layer) -> Result<(OwnedFd, Vec<MountedLoop>)> {
+type LayerMount = (OwnedFd, Vec<MountedLoop>);
+
+fn mount_layer(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
     match step.backing {
         Backing::File => mount_file(step, layer),
         Backing::Loop => mount_loop(step, layer),
-        Backing::Auto => match mount_file(step, layer) {
-            // Kernels before 6.12, and backing filesystems without read_folio such as tmpfs.
-            Err(e) if e.errno() == Some(Errno::NOTBLK) => mount_loop(step, layer),
-            other => other,
-        },
+        Backing::Auto if reads_directly(step, layer) => {
+            let mounted = mount_direct_file(step, layer);
+            mounted.or_else(|_| mount_by_loop_first(step, layer))
+        }
+        Backing::Auto => mount_by_loop_first(step, layer),
     }
 }
 
-fn mount_file(step: &LayerStep, layer: &Layer) -> Result<(OwnedFd, Vec<MountedLoop>)> {
+/// Through loop devices when they read directly. Where they do not, or there are none, content is in memory twice either
+/// way, and the file itself is the shorter one.
+fn mount_by_loop_first(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+    let by_loop = mount_loop(step, layer);
+    if by_loop.as_ref().is_ok_and(|(_, loops)| loops.iter().all(|device| device.direct_io)) {
+        return by_loop;
+    }
+    match mount_buffered_file(step, layer) {
+        // Kernels before 6.12, and backing filesystems without read_folio such as tmpfs.
+        Err(error) if error.errno() == Some(Errno::NOTBLK) => by_loop,
+        by_file => by_file,
+    }
+}
+
+fn mount_file(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+    if reads_directly(step, layer)
+        && let Ok(mounted) = mount_direct_file(step, layer)
+    {
+        return Ok(mounted);
+    }
+    mount_buffered_file(step, layer)
+}
+
+/// Whether the files of a layer can be read past their page cache: what is read is cached by the mounted files, once more
+/// would be of no use.
+fn reads_directly(step: &LayerStep, layer: &Layer) -> bool {
+    let mut files = std::iter::once(&layer.image).chain(&layer.devices);
+    directio::is_sound_here() && files.all(|file| directio::is_aligned(file, step.block))
+}
+
+fn mount_direct_file(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
     let context = erofs_context(step)?;
+    context.flag("directio")?;
+    mount_file_in(&context, step, layer)
+}
+
+fn mount_buffered_file(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+    mount_file_in(&erofs_context(step)?, step, layer)
+}
+
+fn mount_file_in(context: &FsContext, step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
     context.file("source", layer.image.as_fd())?;
     for device in &layer.devices {
         context.file("device", device.as_fd())?;
@@ -153,7 +195,7 @@ fn mount_file(step: &LayerStep, layer: &Layer) -> Result<(OwnedFd, Vec<MountedLo
     Ok((mount, Vec::new()))
 }
 
-fn mount_loop(step: &LayerStep, layer: &Layer) -> Result<(OwnedFd, Vec<MountedLoop>)> {
+fn mount_loop(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
     let context = erofs_context(step)?;
     // The devices live until the mount holds them.
     let mut devices = Vec::with_capacity(layer.devices.len() + 1);

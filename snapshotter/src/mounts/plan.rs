@@ -30,10 +30,11 @@ pub const OVERLAY_OPTIONS: [(&str, &str); 4] =
 /// How an EROFS image gets under the filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backing {
-    /// The file itself (kernel 6.12); a loop device where the kernel answers ENOTBLK.
+    /// What keeps the content of files in memory once: the file itself, read by direct I/O, where that is sound; else a
+    /// loop device with direct I/O; else the file itself (kernel 6.12), or any loop device.
     #[default]
     Auto,
-    /// The file itself or nothing.
+    /// The file itself or nothing; by direct I/O where that is sound.
     File,
     /// A loop device.
     Loop,
@@ -55,6 +56,8 @@ pub struct LayerStep {
     pub name: String,
     /// How the image gets under the filesystem.
     pub backing: Backing,
+    /// Bytes of a block of the image.
+    pub block: u32,
     /// Logical block size of the loop device, should there be one.
     pub loop_block: u32,
     /// Options with their values.
@@ -107,6 +110,7 @@ impl MountPlan {
         let steps = layers.iter().map(|(name, facts)| LayerStep {
             name: name.clone(),
             backing,
+            block: 1u32.checked_shl(facts.block_bits.into()).unwrap_or(0),
             loop_block: loop_block(facts.block_bits),
             options: options.erofs.clone(),
             attributes,

@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) backings: Vec<Backing>,
     /// This kernel finds extra devices behind the image in the same file.
     pub(crate) joined: bool,
+    /// There is a way to read images past their page cache.
+    pub(crate) reads_directly: bool,
     _serial: MutexGuard<'static, ()>,
 }
 
@@ -70,7 +72,8 @@ impl World {
         let mut backings = vec![Backing::Auto, Backing::Loop];
         backings.extend(caps.has(Feature::FileBacked).then_some(Backing::File));
         let joined = caps.has(Feature::Flattened);
-        Some(Self { root, target, routes, backings, joined, _serial: serial })
+        let reads_directly = caps.has(Feature::DirectFile) || caps.has(Feature::LoopDirectIo);
+        Some(Self { root, target, routes, backings, joined, reads_directly, _serial: serial })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
