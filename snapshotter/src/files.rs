@@ -77,6 +77,27 @@ pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     rustix::fs::fsync(open_dir(path)?).map_err(failed("syncing directory", path))
 }
 
+/// Does `work` while `other`, which waits for a disk, is done by another thread. Both have ended when this returns.
+///
+/// # Errors
+/// Those of `work` before those of `other`, and when there can be no thread.
+pub(crate) fn beside<T>(
+    other: impl FnOnce() -> Result<()> + Send,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("sync".to_owned());
+        let thread = thread.spawn_scoped(scope, other);
+        let thread = thread.map_err(|source| {
+            let action = "starting a thread that syncs".to_owned();
+            Error::Storage { action, source }
+        })?;
+        let done = work();
+        let other = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        done.and_then(|value| other.map(|()| value))
+    })
+}
+
 /// Removes a name. Returns whether it was there.
 pub(crate) fn unlink(path: &Path) -> Result<bool> {
     match rustix::fs::unlinkat(CWD, path, AtFlags::empty()) {

@@ -44,10 +44,10 @@ impl Protector {
     /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
     /// is read-only; the one that was given is closed, since a writer stands in the way.
     ///
-    /// With `is_durable` the bytes are synced. `digest` is their digest, if that is known; else it is computed meanwhile.
-    /// What fs-verity and the note add has to be synced by the caller, on the descriptor that is given back, before the
-    /// file gets its name; see also [`Self::is_beyond_fsync`]. A sync that fails means that the image has to be made again:
-    /// nobody knows what reached the disk.
+    /// With `is_durable` the bytes are synced before fs-verity is enabled, where there is any. `digest` is their digest, if
+    /// that is known; else it is computed meanwhile. The file, with what fs-verity and the note add, has to be synced by the
+    /// caller, on the descriptor that is given back, before it gets its name; see also [`Self::is_beyond_fsync`]. A sync that
+    /// fails means that the image has to be made again: nothing is known of what reached the disk.
     ///
     /// # Errors
     /// [`Error::Storage`], [`Error::Kernel`] when fs-verity cannot be enabled where it is required, and
@@ -64,7 +64,10 @@ impl Protector {
         }
         let digest = match digest {
             None => digest_and_sync(&file, is_durable),
-            Some(digest) if is_durable => file.sync_all().map(|()| digest),
+            // Where there is no fs-verity nothing is done to the file but the note, and the sync after it serves for both.
+            Some(digest) if is_durable && verity::is_known(file.as_fd()) => {
+                file.sync_all().map(|()| digest)
+            }
             Some(digest) => Ok(digest),
         };
         let digest = digest.map_err(failed("syncing", name))?;

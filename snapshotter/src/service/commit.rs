@@ -180,21 +180,32 @@ impl Snapshotter {
             self.uppers.release(&dir)?;
             unlink(&dir.join(RWLAYER))?;
         }
+        let mut settled = || self.settle(&mut entry, &image, &file, &lock);
         if self.config.sync {
-            layerdir::sync_sidecar(&image)?;
-            rustix::fs::fsync(&file).map_err(failed("syncing", &image))?;
-        }
-        // What it takes is known when it is on the disk.
-        entry.usage = usage::of_file(&image)?;
-        record::announce(&dir, &entry, self.config.sync)?;
-        point("commit.after_record")?;
-        if self.config.sync {
-            rustix::fs::fsync(&lock).map_err(failed("syncing", &dir))?;
-            // The directory itself was not worth it before it had a layer.
-            sync_dir(&self.snapshots)?;
+            // The directory itself was not worth it before it had a layer. Filesystems with a journal do both at once.
+            files::beside(|| sync_dir(&self.snapshots), settled)?;
+        } else {
+            settled()?;
         }
         point("commit.after_dir_sync")?;
         Ok(Ready { entry, is_converted, _lock: lock })
+    }
+
+    /// Has the image of a layer and the record of what it will be on the disk, with their names.
+    fn settle(&self, entry: &mut Entry, image: &Path, file: &File, lock: &OwnedFd) -> Result<()> {
+        let dir = self.dir(entry.id);
+        if self.config.sync {
+            layerdir::sync_sidecar(image)?;
+            rustix::fs::fsync(file).map_err(failed("syncing", image))?;
+        }
+        // What it takes is known when it is on the disk.
+        entry.usage = usage::of_file(image)?;
+        record::announce(&dir, entry, self.config.sync)?;
+        point("commit.after_record")?;
+        if self.config.sync {
+            rustix::fs::fsync(lock).map_err(failed("syncing", &dir))?;
+        }
+        Ok(())
     }
 
     /// Makes the image of a layer immutable, if that is wanted. Where it cannot be, nothing is lost; whoever was killed

@@ -9,7 +9,8 @@ use super::{Store, sql};
 const REMEMBERED: i64 = 1 << 16;
 
 impl Store {
-    /// Remembers that the blob with digest `blob`, of `size` bytes, contains the layer `diff_id`.
+    /// Remembers that the blob with digest `blob`, of `size` bytes, contains the layer `diff_id`. A power cut may take that:
+    /// the blob is read again then.
     ///
     /// # Errors
     /// Those of the database.
@@ -25,7 +26,7 @@ impl Store {
         size: u64,
         limit: i64,
     ) -> crate::Result<()> {
-        self.write(|tx| {
+        self.write_lazily(|tx| {
             let keep = || {
                 tx.prepare_cached(sql::PUT_BLOB)?.execute(params![blob, diff_id, integer(size)])?;
                 tx.prepare_cached(sql::CUT_BLOBS)?.execute([limit])

@@ -52,6 +52,8 @@ impl Ids {
 pub(super) struct Writer {
     conn: Connection,
     ids: Ids,
+    /// Do commits sync the log now?
+    is_syncing: bool,
 }
 
 /// Has changes go to a write-ahead log.
@@ -92,7 +94,7 @@ impl Writer {
             schema::Found::Ours => {}
         }
         schema::check(&conn)?;
-        Ok(Self { conn, ids: Ids { next: 0, end: 0 } })
+        Ok(Self { conn, ids: Ids { next: 0, end: 0 }, is_syncing: true })
     }
 
     /// Opens a database that is there and of this version, and changes nothing about it.
@@ -104,7 +106,7 @@ impl Writer {
             return Err(Error::TooOld { path: PathBuf::new() });
         }
         conn.pragma_update(None, "synchronous", "FULL")?;
-        Ok(Self { conn, ids: Ids { next: 0, end: 0 } })
+        Ok(Self { conn, ids: Ids { next: 0, end: 0 }, is_syncing: true })
     }
 
     /// Makes a database where there is none, of what `fill` puts into its tables, and checks it. It is one file: it keeps
@@ -123,8 +125,16 @@ impl Writer {
         schema::check(&conn)
     }
 
-    /// Runs `change` in a transaction. Its error, or its panic, undoes everything.
+    /// Runs `change` in a transaction, which survives a power cut. Its error, or its panic, undoes everything.
     pub(super) fn transact<T>(
+        &mut self,
+        change: impl FnOnce(&Connection, &mut Ids) -> crate::Result<T>,
+    ) -> crate::Result<T> {
+        self.set_syncing(true)?;
+        self.run(change)
+    }
+
+    fn run<T>(
         &mut self,
         change: impl FnOnce(&Connection, &mut Ids) -> crate::Result<T>,
     ) -> crate::Result<T> {
@@ -134,11 +144,33 @@ impl Writer {
         Ok(value)
     }
 
+    /// As [`Self::transact`], without a sync of the log. What is in it stays in order: a power cut may take the end of it,
+    /// and never what was synced.
+    pub(super) fn transact_lazily<T>(
+        &mut self,
+        change: impl FnOnce(&Connection, &mut Ids) -> crate::Result<T>,
+    ) -> crate::Result<T> {
+        self.set_syncing(false)?;
+        self.run(change)
+    }
+
+    /// Whether commits sync the log. It is set before a transaction and not after the other kind, so that a failure here is
+    /// one of who relies on it.
+    fn set_syncing(&mut self, is_syncing: bool) -> Result<()> {
+        if self.is_syncing != is_syncing {
+            let level = if is_syncing { "FULL" } else { "NORMAL" };
+            self.conn.pragma_update(None, "synchronous", level)?;
+            self.is_syncing = is_syncing;
+        }
+        Ok(())
+    }
+
     /// Makes sure that there is an id to take.
     pub(super) fn reserve(&mut self) -> Result<()> {
         if self.ids.next < self.ids.end {
             return Ok(());
         }
+        self.set_syncing(true)?;
         let tx = Change::begin(&self.conn)?;
         let step = i64::try_from(RESERVED).unwrap_or(1);
         let mut reserve = self.conn.prepare_cached(sql::RESERVE)?;

@@ -91,6 +91,16 @@ impl Store {
         outcome.map_err(|e| self.located(e))
     }
 
+    /// As [`Self::write`], for what may be lost by a power cut: the log is not synced. The next change that is not of this
+    /// kind takes it along.
+    fn write_lazily<T>(
+        &self,
+        change: impl FnOnce(&Connection) -> crate::Result<T>,
+    ) -> crate::Result<T> {
+        let outcome = lock(&self.writer).transact_lazily(|tx, _| change(tx));
+        outcome.map_err(|e| self.located(e))
+    }
+
     /// As [`Self::write`], with an id to take. It is reserved before, under the same lock.
     fn write_new<T>(
         &self,
