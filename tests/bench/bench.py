@@ -17,6 +17,7 @@ from pathlib import Path
 import commit
 import latency
 import layouts
+import memory
 import peers
 import report
 from measure import Contender, Table, Target, remove, run_table
@@ -398,6 +399,27 @@ def sandbox_tables(place, _inputs):
         )
 
 
+def tiny_tables(place, _inputs):
+    """An image of 120 layers with one small file each: what a layer costs besides its bytes."""
+    layout = layouts.tiny_layers(place.disk / "tiny-layers", 120)
+    with peers.Node(place.disk / "tiny-node", layout) as node, peers.Containerd(place.disk / "tiny-plain", layout, []) as plain:
+        yield Table(
+            "containerd unpacks many tiny layers (disk)",
+            "120 layers with one file each",
+            [
+                node.unpack("erolith serve", "erolith", peer=False),
+                plain.unpack("containerd, overlayfs", "overlayfs"),
+                plain.unpack("containerd, EROFS differ", "erofs"),
+            ],
+            [Target("erolith serve", "containerd, overlayfs", 1.2)],
+        )
+
+
+def memory_tables(place, _inputs):
+    """What reading the files of an image leaves in memory, and how long it takes."""
+    yield memory.table(place)
+
+
 def latency_tables(place, _inputs):
     """Calls to erolith's daemon and to containerd's EROFS snapshotter, served in the same way to the same client."""
     layer = place.disk / "tiny.erofs"
@@ -427,6 +449,8 @@ GROUPS = {
     "protect": protect_tables,
     "native": native_tables,
     "sandbox": sandbox_tables,
+    "tiny": tiny_tables,
+    "memory": memory_tables,
     "latency": latency_tables,
     "commit": commit_tables,
 }
@@ -446,7 +470,7 @@ def main():
     lines, group = [report.machine(options.runs)], None
     inputs = list(make_inputs(place, options.inputs))
     for name in options.only.split(","):
-        if options.peers_only and name in ("check", "mount", "node", "protect", "sandbox", "latency", "commit"):
+        if options.peers_only and name in ("check", "mount", "node", "protect", "sandbox", "tiny", "memory", "latency", "commit"):
             continue
         for table in GROUPS[name](place, inputs):
             if options.peers_only:

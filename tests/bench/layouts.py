@@ -1,7 +1,10 @@
 """OCI image layouts, as little of them as the measurements need."""
 
+import gzip
 import hashlib
+import io
 import json
+import tarfile
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -38,13 +41,37 @@ def single_layer(layout, file, decoded, media_type=LAYER):
     (layout / "blobs/sha256").mkdir(parents=True)
     digest = digest_of(file)
     blob(layout, digest).hardlink_to(file)
-    config = put(
-        layout,
-        CONFIG,
-        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [digest_of(decoded)]}},
-    )
     layer = {"mediaType": media_type, "digest": digest, "size": file.stat().st_size}
-    manifest = put(layout, MANIFEST, {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]})
+    return finish(layout, [layer], [digest_of(decoded)])
+
+
+def tiny_layers(layout, count):
+    """Makes a layout with an image `latest` of `count` layers, each with one small file in the same directory."""
+    (layout / "blobs/sha256").mkdir(parents=True)
+    layers, diff_ids = [], []
+    for number in range(count):
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            folder = tarfile.TarInfo("files")
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+            content = f"{number}\n".encode()
+            member = tarfile.TarInfo(f"files/{number}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        diff_ids.append("sha256:" + hashlib.sha256(archive.getvalue()).hexdigest())
+        data = gzip.compress(archive.getvalue(), mtime=0)
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        blob(layout, digest).write_bytes(data)
+        layers.append({"mediaType": LAYER, "digest": digest, "size": len(data)})
+    return finish(layout, layers, diff_ids)
+
+
+def finish(layout, layers, diff_ids):
+    """Writes the documents of an image whose layers are there."""
+    rootfs = {"type": "layers", "diff_ids": diff_ids}
+    config = put(layout, CONFIG, {"architecture": "amd64", "os": "linux", "rootfs": rootfs})
+    manifest = put(layout, MANIFEST, {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers})
     manifest["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
