@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(value["inflater"], erolith_differ::inflater());
         assert_eq!(value["features"][0]["feature"], "erofs");
         assert_eq!(value["features"][0]["state"], "ok");
-        assert_eq!(value["features"].as_array().map(Vec::len), Some(38));
+        assert_eq!(value["features"].as_array().map(Vec::len), Some(39));
     }
 
     #[test]
