@@ -20,6 +20,7 @@ use erolith_mkfs::build;
 use erolith_mkfs::dmverity::{RootHash, Signature, Verity};
 use erolith_mkfs::fsverity;
 
+pub(crate) use layers::promised;
 pub use progress::{Event, Progress};
 
 use crate::apply::{Output, Room};
