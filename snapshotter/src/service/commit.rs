@@ -23,7 +23,7 @@ use std::sync::Arc;
 use erolith_mkfs::build::{Builder, Finish, Options};
 use erolith_mkfs::dmverity;
 use erolith_mkfs::io::FileSink;
-use erolith_mkfs::overlay::{Attributes, How, Layer, Marks, Stack, changes};
+use erolith_mkfs::overlay::{Attributes, How, IndexDir, Layer, Marks, Stack, changes};
 use erolith_mkfs::protect::{Error as Unprotected, Protected, Wanted};
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
@@ -318,11 +318,13 @@ fn build(
     let storage = |what| move |e: std::io::Error| Fill::Storage(failed(what, path)(e));
     let output = file.try_clone().map_err(storage("opening an image in"))?;
     let scratch = dir.try_clone_to_owned().map_err(storage("opening"))?;
-    let Changed { written: Written { upper, owners }, below } = changed;
+    let Changed { written: Written { upper, index, owners }, below } = changed;
     let lowers = below.iter().map(|image| open_layer(image)).collect::<Result<_, _>>()?;
     let lowers = Stack::new(lowers, Marks::Trusted);
-    let upper = lowers.with_upper(Layer::dir(upper));
-    let how = How { attributes: Attributes::Local, owners, thorough: false };
+    // The layers below are images, so nothing has to be asked what it calls inodes of directories.
+    let index = index.map(|dir| IndexDir { dir, handles: None });
+    let upper = lowers.with_upper(Layer::upper(upper, index));
+    let how = How { attributes: Attributes::Local, owners, ..How::default() };
     let changes = changes::<Fill>(&lowers, &upper, &how, || Ok(()))?;
     let options = Options::default();
     let sink = wanted.begin(FileSink::new(output, scratch), options.block_bits);
