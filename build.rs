@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io::{self, Write};
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "types.proto",
     "snapshots.proto",
     "diff.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 10] = [
     "images.proto",
     "task.proto",
     "tasks.proto",
+    "version.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

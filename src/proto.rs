@@ -14,5 +14,6 @@ pub(crate) use self::containerd::services::introspection::v1 as introspection;
 pub(crate) use self::containerd::services::leases::v1 as leases;
 pub(crate) use self::containerd::services::snapshots::v1 as snapshots;
 pub(crate) use self::containerd::services::tasks::v1 as tasks;
+pub(crate) use self::containerd::services::version::v1 as version;
 pub(crate) use self::containerd::types;
 pub(crate) use self::containerd::v1::types as task;

@@ -18,6 +18,8 @@ use serde_json::json;
 
 use super::image_options::ImageOptions;
 use super::sign::Signer;
+use crate::containerd::version::RUNS_EROFS_NOTE;
+use crate::exit::complain;
 use crate::json;
 use crate::progress::Bars;
 
@@ -112,6 +114,10 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         writeln!(out)?;
     } else if !args.quiet {
         print(&report, args, out)?;
+    }
+    // With the original beside it, older versions take that.
+    if !args.quiet && !args.keep_original {
+        complain(RUNS_EROFS_NOTE);
     }
     Ok(ExitCode::SUCCESS)
 }

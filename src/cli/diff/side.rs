@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use erolith_differ::compare::directory;
+use erolith_differ::compare;
 use erolith_differ::oci::{Location, Select, Source};
 use erolith_mkfs::overlay::{Marks, Stack};
 use erolith_snapshotter::layerdir::RWLAYER;
@@ -76,8 +76,8 @@ pub(super) fn of_snapshot(key: &str, address: Option<&Path>) -> anyhow::Result<(
     let top = stack.top.take();
     let lowers = Opened::default().lowers(&stack)?;
     match top {
-        Some(Top::Dir(upper)) => {
-            let all = lowers.with_upper(directory(&upper)?);
+        Some(Top::Dir { upper, work }) => {
+            let all = lowers.with_upper(compare::upper(&upper, work.as_deref())?);
             Ok((lowers, all))
         }
         // The directory of that image, which whoever mounts it has mounted somewhere else.
