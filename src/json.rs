@@ -9,6 +9,7 @@ use std::io::Write;
 use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::image::Inode;
 use erolith_mkfs::meta::Time;
+use erolith_mkfs::tree::DroppedXattrs;
 use serde_json::{Value, json};
 
 use crate::text::type_name;
@@ -49,6 +50,15 @@ pub(crate) fn inode(inode: &Inode) -> Value {
         object["rdev"] = json!([major, minor]);
     }
     object
+}
+
+/// Extended attributes that were dropped.
+pub(crate) fn dropped_xattrs(dropped: &DroppedXattrs) -> Value {
+    json!({
+        "count": dropped.count,
+        "names": dropped.names(),
+        "more_names": dropped.has_more_names(),
+    })
 }
 
 /// A dm-verity hash tree.

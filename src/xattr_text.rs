@@ -2,13 +2,11 @@
 
 use std::fmt::Write as _;
 
+use erolith_mkfs::interpreted::acl_text;
 use erolith_mkfs::meta::Xattr;
 
 use crate::json;
 use crate::text;
-
-/// Version of an access control list as the kernel stores it.
-const ACL_VERSION: u32 = 2;
 
 /// Names of capabilities by number (`linux/capability.h`).
 const CAPABILITIES: [&str; 41] = [
@@ -63,7 +61,7 @@ pub(crate) fn value(xattr: &Xattr) -> String {
 /// The decoded value; `None` when the form is not known or the value does not have it.
 pub(crate) fn decoded(xattr: &Xattr) -> Option<String> {
     match xattr.name.as_slice() {
-        b"system.posix_acl_access" | b"system.posix_acl_default" => acl(&xattr.value),
+        b"system.posix_acl_access" | b"system.posix_acl_default" => acl_text(&xattr.value),
         b"security.capability" => capability(&xattr.value),
         _ => None,
     }
@@ -81,41 +79,8 @@ fn plain(value: &[u8]) -> String {
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_le_bytes)
-}
-
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
-}
-
-/// The short text form of `acl(5)`: a version, then entries of 8 bytes.
-fn acl(value: &[u8]) -> Option<String> {
-    let entries = value.get(4..)?;
-    if u32_at(value, 0)? != ACL_VERSION || !entries.len().is_multiple_of(8) {
-        return None;
-    }
-    let mut out = String::new();
-    for entry in entries.chunks_exact(8) {
-        let (tag, perm, id) = (u16_at(entry, 0)?, u16_at(entry, 2)?, u32_at(entry, 4)?);
-        let who = match tag {
-            0x01 => "user:".to_owned(),
-            0x02 => format!("user:{id}"),
-            0x04 => "group:".to_owned(),
-            0x08 => format!("group:{id}"),
-            0x10 => "mask:".to_owned(),
-            0x20 => "other:".to_owned(),
-            _ => return None,
-        };
-        if perm > 7 {
-            return None;
-        }
-        let letter = |bit, letter| if perm & bit == 0 { '-' } else { letter };
-        let comma = if out.is_empty() { "" } else { "," };
-        let (r, w, x) = (letter(4, 'r'), letter(2, 'w'), letter(1, 'x'));
-        let _ = write!(out, "{comma}{who}:{r}{w}{x}");
-    }
-    Some(out)
 }
 
 /// The text form of `cap_to_text(3)` for what a file can carry: one effective bit for all, and two sets.

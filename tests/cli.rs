@@ -10,7 +10,7 @@ use erolith_tests::layout::Layout;
 use erolith_tests::mount;
 use erolith_tests::need;
 use erolith_tests::program::{Program, text};
-use erolith_tests::tarball::Tarball;
+use erolith_tests::tarball::{Header, Tarball, record};
 
 const EROLITH: Program = Program(env!("CARGO_BIN_EXE_erolith"));
 
@@ -117,6 +117,78 @@ fn an_image_is_shown_and_taken_apart() {
     mkfs(&bench.at("second"), &bench.at("again.tar"));
     let list = |name: &str| EROLITH.printed(&["ls", "-lR", &bench.at(name)]);
     assert_eq!(list("first"), list("second"));
+}
+
+/// Attributes of macOS, on two files.
+fn of_macos() -> Vec<u8> {
+    let record = [("SCHILY.xattr.com.apple.provenance", "v"), ("SCHILY.xattr.user.k", "v")];
+    Tarball::new().pax(&record).file("a", b"1").pax(&record).file("b", b"2").end()
+}
+
+#[test]
+fn attributes_that_are_dropped_are_named_once_for_each_layer() {
+    let bench = Bench::new();
+    fs::write(bench.path("mac.tar"), of_macos()).unwrap();
+    Layout::create(&bench.path("mac"), &[of_macos(), Tarball::new().file("c", b"3").end()])
+        .unwrap();
+    let (image, tar) = (bench.at("mac.erofs"), bench.at("mac.tar"));
+    let (source, to) =
+        (format!("oci:{}", bench.at("mac")), |n| format!("oci:{}{n}", bench.at("to")));
+    for args in [
+        &["mkfs", "--quiet", "--tar", &image, &tar][..],
+        &["mkfs", "--json", "--tar", &image, &tar],
+        &["convert", "--quiet", &source, &to(1)],
+        &["convert", "--quiet", "--sandbox", &source, &to(2)],
+    ] {
+        let out = EROLITH.run(args);
+        let message = text(&out.stderr);
+        assert!(out.status.success(), "{args:?}: {message}");
+        let found: Vec<&str> = message.lines().filter(|line| line.contains("dropped")).collect();
+        assert_eq!(found.len(), 1, "{args:?}: {message}");
+        assert!(found[0].contains("warning: "), "{args:?}: {message}");
+        assert!(found[0].contains(" 2 extended attributes dropped"), "{args:?}: {message}");
+        assert!(found[0].ends_with(": com.apple.provenance"), "{args:?}: {message}");
+    }
+    let stat = EROLITH.printed(&["stat", "--json", &image, "/a"]);
+    assert!(stat.contains("user.k") && !stat.contains("com.apple"), "{stat}");
+}
+
+/// An access list of a file with mode 0674: owner, user 5, group, mask, others.
+const ACCESS: [u8; 44] = [
+    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 7, 0, 5, 0, 0, 0, 4, 0, 4, 0, 255, 255, 255,
+    255, 16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+];
+
+#[test]
+fn an_exported_archive_keeps_access_lists_for_other_programs() {
+    let bench = Bench::new();
+    let (access, default) = ("system.posix_acl_access", "system.posix_acl_default");
+    let of = |name: &str| record(format!("SCHILY.xattr.{name}"), ACCESS);
+    let header = |kind, name| Header::new(kind, name).mode(0o674);
+    let archive = Tarball::new()
+        .pax_raw([of(access), of(default)].concat())
+        .header(&header(b'5', "d"))
+        .pax_raw(of(access))
+        .member(header(b'0', "f"), b"data")
+        .end();
+    fs::write(bench.path("acl.tar"), archive).unwrap();
+    let (image, exported) = (bench.at("acl.erofs"), bench.at("exported.tar"));
+    EROLITH.printed(&["mkfs", "--quiet", "--tar", &image, &bench.at("acl.tar")]);
+    EROLITH.printed(&["export", "-o", &exported, &image]);
+    for (program, options) in [("tar", &["--acls", "-xf"][..]), ("bsdtar", &["-xpf"])] {
+        let tree = bench.path(program);
+        fs::create_dir(&tree).unwrap();
+        let mut command = Command::new(program);
+        let ran = command.args(options).arg(&exported).arg("-C").arg(&tree).output();
+        let out = need!(ran.map_err(|error| format!("{program}: {error}")));
+        assert!(out.status.success(), "{program}: {}", text(&out.stderr));
+        for (file, name) in [("d", access), ("d", default), ("f", access)] {
+            let mut value = [0; 64];
+            let len = rustix::fs::getxattr(tree.join(file), name, &mut value);
+            let len = len.unwrap_or_else(|error| panic!("{program}: {name} of {file}: {error}"));
+            assert_eq!(value[..len], ACCESS, "{program}: {name} of {file}");
+        }
+    }
 }
 
 #[test]

@@ -80,7 +80,7 @@ count_tests() {
 
 need_root
 need_build_tools
-need_packages acl attr chromium cryptsetup-bin debootstrap e2fsprogs isal shellcheck umoci
+need_packages acl attr chromium cryptsetup-bin debootstrap e2fsprogs isal libarchive-tools shellcheck umoci
 export PATH=$EROLITH_CACHE/bin:$EROLITH_CACHE/cargo/bin:$PATH
 cd "$EROLITH_REPO"
 

@@ -62,17 +62,23 @@ pub enum Error {
         defect: Defect,
     },
     /// More output than allowed.
-    #[error("the blob expands to more than {limit} bytes")]
+    #[error(
+        "the blob expands to more than {limit} bytes: for a layer that is trusted, raise --max-layer-bytes, or \
+         max_layer_bytes in the daemon's configuration"
+    )]
     OutputBudget {
         /// The allowed size, in bytes.
         limit: u64,
     },
     /// More output per byte of input than allowed.
-    #[error("{compressed} bytes of the blob expand to {expanded} bytes, more than {ratio} to 1")]
+    #[error(
+        "{compressed} bytes of the blob expand to {expanded} bytes, more than {ratio} to 1: for a layer that is trusted, \
+         raise --max-layer-ratio, or max_layer_ratio in the daemon's configuration"
+    )]
     RatioBudget {
         /// Compressed bytes read so far.
         compressed: u64,
-        /// What came out of them.
+        /// What came out of them, in bytes, without long runs of zeros.
         expanded: u64,
         /// The allowed ratio.
         ratio: u64,

@@ -13,7 +13,9 @@ use crate::format::{DEFAULT_BLOCK_BITS, MAX_BLOCK_BITS, MIN_BLOCK_BITS};
 use crate::io::Sink;
 use crate::meta::{Meta, Time};
 use crate::plan::{Plan, PlanOptions};
-use crate::tree::{IMPLICIT_DIR, LayerOptions, Lower, NodeId, Note, Tree, XattrSetId};
+use crate::tree::{
+    DroppedXattrs, IMPLICIT_DIR, LayerOptions, Lower, NodeId, Note, Tree, XattrSetId,
+};
 
 /// How an image is built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +135,8 @@ pub struct Summary {
     pub feature_incompat: u32,
     /// What was noticed and taken nevertheless, and how often.
     pub notes: BTreeMap<Note, u64>,
+    /// Which extended attributes were dropped.
+    pub dropped_xattrs: DroppedXattrs,
 }
 
 /// An image in the making.
@@ -204,6 +208,7 @@ impl<S: Sink> Builder<S> {
             owner.apply(meta);
         }
         let notes = self.tree.notes().clone();
+        let dropped_xattrs = self.tree.dropped_xattrs().clone();
         let sealed = self.tree.seal(self.options.layer.base);
         let block = 1u64 << self.options.block_bits;
         let plan = Plan::new(
@@ -230,6 +235,7 @@ impl<S: Sink> Builder<S> {
             inline_bytes: self.data.tail_bytes,
             feature_incompat: plan.features.incompat,
             notes,
+            dropped_xattrs,
         };
         Ok((self.data.into_sink(), summary))
     }

@@ -69,6 +69,13 @@ impl<W: Write> Changeset<W> {
         Self { tar: Writer::new(out), form, members: 0 }
     }
 
+    /// Writes access lists as text too, for GNU tar and bsdtar: see [`Writer::with_acl_texts`].
+    #[must_use]
+    pub fn with_acl_texts(mut self) -> Self {
+        self.tar = self.tar.with_acl_texts();
+        self
+    }
+
     /// Writes a member. A directory that hides those below it is followed by the mark that says so.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod error;
 pub mod format;
 pub mod fsverity;
 pub mod image;
+pub mod interpreted;
 pub mod io;
 pub mod meta;
 mod names;

@@ -18,6 +18,14 @@ use erolith_mkfs::tar;
 
 const SUPER: usize = SUPER_OFFSET as usize;
 
+/// `cap_net_raw=ep`.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// Owner, user 5, group, mask, others.
+const ACL: [u8; 44] = [
+    2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 7, 0, 5, 0, 0, 0, 4, 0, 4, 0, 255, 255, 255,
+    255, 16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,
+];
+
 /// An archive with every kind of file.
 fn archive() -> Vec<u8> {
     let mut out = ::tar::Builder::new(Vec::new());
@@ -52,6 +60,9 @@ fn archive() -> Vec<u8> {
     use ::tar::EntryType as T;
     let shared: &[(&str, &[u8])] = &[("user.shared", b"the same everywhere")];
     add(T::Directory, "./", b"", &[]);
+    let interpreted: &[(&str, &[u8])] =
+        &[("security.capability", &CAPABILITY), ("system.posix_acl_access", &ACL)];
+    add(T::Regular, "acl", b"", interpreted);
     add(T::Regular, "big", &[b'B'; 8192], &[]);
     add(T::Link, "also-big", b"", &[]);
     add(T::Directory, "dir", b"", &[]);
@@ -97,6 +108,13 @@ impl Crafted {
     /// Offset of the xattr area of an inode.
     fn xattrs(&self, path: &str) -> usize {
         self.inode(path).xattr_offset() as usize
+    }
+
+    /// Offset of a value among the xattrs of an inode.
+    fn value(&self, path: &str, value: &[u8]) -> usize {
+        let from = self.xattrs(path);
+        let found = self.clean[from..].windows(value.len()).position(|bytes| bytes == value);
+        from + found.unwrap_or_else(|| panic!("{path}: no such value"))
     }
 
     /// Offset of the last data of a file: its tail, or the symbolic link, or the directory.
@@ -360,6 +378,18 @@ const CORRUPTIONS: &[(&str, Fault, Patch)] = &[
     ("NUL in a name of an xattr", Fault::XattrName, |c| c.put(c.xattrs("tail") + 16, &[0])),
     ("a filter that lies", Fault::XattrFilter, |c| c.put_u32(c.xattrs("tail"), u32::MAX)),
     ("a reserved byte of the header", Fault::XattrReserved, |c| c.put(c.xattrs("tail") + 5, &[1])),
+    ("a capability of revision 9", Fault::XattrValue, |c| {
+        c.put(c.value("acl", &CAPABILITY) + 3, &[9]);
+    }),
+    ("a capability with another flag", Fault::XattrValue, |c| {
+        c.put(c.value("acl", &CAPABILITY), &[2]);
+    }),
+    ("an ACL of version 3", Fault::XattrValue, |c| c.put(c.value("acl", &ACL), &[3])),
+    ("an ACL without a mask", Fault::XattrValue, |c| {
+        c.put(c.value("acl", &ACL) + 28, &[8, 0, 7, 0, 5, 0, 0, 0]);
+    }),
+    ("an ACL with an unknown tag", Fault::XattrValue, |c| c.put(c.value("acl", &ACL) + 4, &[64])),
+    ("a default ACL of a file", Fault::XattrValue, |c| c.put(c.value("acl", &ACL) - 3, &[3])),
     ("a shared id twice", Fault::XattrDuplicate, |c| {
         let from = c.xattrs("dir/one");
         let id = c.bytes[from + 12..from + 16].to_vec();

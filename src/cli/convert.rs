@@ -1,5 +1,6 @@
 //! `erolith convert`: a whole image, its layers turned into EROFS.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -17,9 +18,10 @@ use erolith_differ::sandbox::Worker;
 use serde_json::json;
 
 use super::image_options::ImageOptions;
+use super::layer_limits::LayerLimits;
 use super::sign::Signer;
 use crate::containerd::version::RUNS_EROFS_NOTE;
-use crate::exit::complain;
+use crate::exit;
 use crate::json;
 use crate::progress::Bars;
 
@@ -55,9 +57,8 @@ pub(crate) struct Args {
     /// Layers to convert at the same time [default: the number of processors].
     #[arg(short, long, value_name = "NUMBER")]
     jobs: Option<NonZeroUsize>,
-    /// Most bytes that one layer may expand to.
-    #[arg(long, value_name = "BYTES")]
-    max_layer_bytes: Option<u64>,
+    #[command(flatten)]
+    limits: LayerLimits,
     /// Largest zstd window of a layer, as a power of two.
     #[arg(long, value_name = "BITS", default_value_t = 27, value_parser = clap::value_parser!(u32).range(10..=31))]
     zstd_window_max: u32,
@@ -73,7 +74,7 @@ pub(crate) struct Args {
     sandbox: bool,
     #[command(flatten)]
     build: ImageOptions,
-    /// Print nothing.
+    /// Print nothing but warnings.
     #[arg(long)]
     quiet: bool,
     /// Print JSON.
@@ -109,6 +110,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     let result = convert::convert(&source, destination, &options, &progress);
     bars.clear();
     let report = result?;
+    warn(&report);
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &as_json(&report))?;
         writeln!(out)?;
@@ -117,7 +119,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     }
     // With the original beside it, older versions take that.
     if !args.quiet && !args.keep_original {
-        complain(RUNS_EROFS_NOTE);
+        exit::complain(RUNS_EROFS_NOTE);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -138,9 +140,7 @@ fn options(args: &Args) -> anyhow::Result<Options> {
     };
     options.jobs = args.jobs.unwrap_or(options.jobs);
     options.budget.zstd_window_log = args.zstd_window_max;
-    if let Some(bytes) = args.max_layer_bytes {
-        options.budget.max_output = bytes;
-    }
+    args.limits.apply(&mut options.budget);
     if args.sandbox {
         options.room = Room::Worker(Arc::new(Worker::this_program()));
     }
@@ -152,6 +152,17 @@ fn options(args: &Args) -> anyhow::Result<Options> {
         options.output = Output::Zstd { level: args.level, threads };
     }
     Ok(options)
+}
+
+/// Names what was left out of layers, once for each: also with `--quiet`.
+fn warn(report: &Report) {
+    let mut seen = BTreeSet::new();
+    for layer in report.images.iter().flat_map(|image| &image.layers) {
+        let (layer, dropped) = (&layer.source_diff_id, &layer.dropped_xattrs);
+        if dropped.count > 0 && seen.insert(layer) {
+            exit::complain(format_args!("warning: layer {layer}: {dropped}"));
+        }
+    }
 }
 
 fn as_json(report: &Report) -> serde_json::Value {
@@ -166,6 +177,7 @@ fn as_json(report: &Report) -> serde_json::Value {
                 "dmVerity": layer.verity.as_ref().map(json::verity),
                 "fsVerity": layer.fsverity.map(|digest| digest.to_string()),
                 "reused": layer.reused,
+                "dropped_xattrs": json::dropped_xattrs(&layer.dropped_xattrs),
             })
         });
         rows.collect::<Vec<_>>()

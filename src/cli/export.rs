@@ -24,7 +24,8 @@ use crate::text::{self, Quoted};
 ///
 /// The same image gives the same archive, byte for byte: members in the order of their names, each directory
 /// before what is in it, further names of a file as hard links to the first. Sockets, which tar cannot hold, are
-/// left out and named. Without --oci the archive holds what a mount of the image shows; whiteouts are then
+/// left out and named. Access lists are there twice, as attributes and in the text form that GNU tar (--acls) and bsdtar
+/// read. Without --oci the archive holds what a mount of the image shows; whiteouts are then
 /// character devices 0,0. With --oci it is a layer as image specifications define it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -71,7 +72,7 @@ struct Export<'a, W> {
 impl<'a, W: Write> Export<'a, W> {
     fn new(args: &'a Args, image: &'a Opened, out: W) -> Self {
         let form = if args.oci { Form::Layer(Marks::Trusted) } else { Form::AsIs };
-        let archive = Changeset::new(out, form);
+        let archive = Changeset::new(out, form).with_acl_texts();
         Self { image, archive, dirs: Names::default(), first: BTreeMap::new() }
     }
 

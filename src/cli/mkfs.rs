@@ -29,7 +29,8 @@ use serde_json::json;
 
 use self::watched::Watched;
 use super::image_options::ImageOptions;
-use crate::exit::Usage;
+use super::layer_limits::LayerLimits;
+use crate::exit::{self, Usage};
 use crate::json;
 use crate::progress::{Count, Line};
 
@@ -63,8 +64,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "WHAT")]
     overlay_xattrs: Option<OverlayArg>,
     #[command(flatten)]
+    limits: LayerLimits,
+    #[command(flatten)]
     build: ImageOptions,
-    /// Print nothing.
+    /// Print nothing but warnings.
     #[arg(long)]
     quiet: bool,
     /// Print JSON.
@@ -147,6 +150,10 @@ fn make(args: &Args, options: Options, watch: &Watch) -> anyhow::Result<Made> {
     watch.cancel.check()?;
     watch.line.step("syncing the image", Count::Nothing);
     pending.publish(Sync::Durable)?;
+    let dropped = &summary.dropped_xattrs;
+    if dropped.count > 0 {
+        exit::complain(format_args!("warning: {}: {dropped}", args.source.display()));
+    }
     Ok(Made { summary, uuid: finish.uuid, verity })
 }
 
@@ -256,10 +263,9 @@ fn fill_from_stream(
     cancel: &Cancel,
 ) -> anyhow::Result<Known> {
     let digests = if args.uuid.is_some() { Digests::Expected } else { Digests::DiffId };
-    let mut stream = LayerStream::open(
-        source,
-        Request { digests, cancel: cancel.clone(), ..Request::default() },
-    )?;
+    let mut request = Request { digests, cancel: cancel.clone(), ..Request::default() };
+    args.limits.apply(&mut request.budget);
+    let mut stream = LayerStream::open(source, request)?;
     if args.tar == Some(TarMode::I) && (stream.compression() != Compression::None || args.join) {
         let text = "--tar=i describes a plain archive where it lies: give an uncompressed file";
         return Err(Usage(text.into()).into());
@@ -313,6 +319,7 @@ fn print(
             "inodes": summary.inodes,
             "featureIncompat": summary.feature_incompat,
             "notes": notes.collect::<std::collections::BTreeMap<_, _>>(),
+            "dropped_xattrs": json::dropped_xattrs(&summary.dropped_xattrs),
             "dmVerity": verity.map(json::verity),
         });
         serde_json::to_writer_pretty(&mut *out, &value)?;

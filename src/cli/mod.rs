@@ -12,6 +12,7 @@ mod extract;
 mod fsck;
 mod image_options;
 mod inspect;
+mod layer_limits;
 mod layers;
 mod ls;
 mod man;

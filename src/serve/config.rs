@@ -153,6 +153,9 @@ pub(crate) struct Differ {
     pub(crate) share: Share,
     /// Most bytes that a layer may expand to.
     pub(crate) max_layer_bytes: u64,
+    /// Most bytes that a byte of a layer may expand to on average, long runs of zeros not counted, once 16 GiB came out.
+    /// 0: any.
+    pub(crate) max_layer_ratio: u64,
     /// Largest zstd window of a layer, as a power of two.
     pub(crate) zstd_window_log: u32,
     /// Longest time, in seconds, that one layer may take. 0: any.
@@ -312,6 +315,7 @@ impl Default for Differ {
             parallel: 0,
             share: Share::Link,
             max_layer_bytes: budget.max_output,
+            max_layer_ratio: budget.max_ratio.unwrap_or(0),
             zstd_window_log: budget.zstd_window_log,
             max_seconds: 0,
             keep_images: false,
@@ -466,6 +470,7 @@ impl Differ {
         let seconds = Some(self.max_seconds).filter(|seconds| *seconds > 0);
         erolith_differ::decode::Budget {
             max_output: self.max_layer_bytes,
+            max_ratio: Some(self.max_layer_ratio).filter(|ratio| *ratio > 0),
             zstd_window_log: self.zstd_window_log,
             max_time: seconds.map(std::time::Duration::from_secs),
             ..erolith_differ::decode::Budget::default()
@@ -523,6 +528,18 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn the_budget_of_a_layer_is_what_is_written() {
+        for (text, ratio) in
+            [("", Some(200)), ("max_layer_ratio = 5000", Some(5000)), ("max_layer_ratio = 0", None)]
+        {
+            let budget = parse(&format!("[differ]\n{text}")).unwrap().differ.budget();
+            assert_eq!(budget.max_ratio, ratio, "{text}");
+        }
+        let budget = parse("").unwrap().differ.budget();
+        assert_eq!(budget, erolith_differ::decode::Budget::default());
     }
 
     #[test]

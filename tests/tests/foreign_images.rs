@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use erolith_mkfs::check::{Limits, Report, check};
 use erolith_mkfs::format::{SUPER_OFFSET, checksum};
-use erolith_mkfs::image::Image;
+use erolith_mkfs::image::{Image, Place};
 use erolith_mkfs::io::ReadAt;
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::Mounted;
@@ -219,6 +219,95 @@ fn every_variant_of_mkfs_erofs_is_read_right_and_found_clean() {
                 ours.assert_eq(&kernel, ("our reader", "the kernel"), what);
             }
             Err(why) => tools::skipped(&format!("{what}: {why}")),
+        }
+    }
+}
+
+/// What marks an extent as a hole.
+#[derive(Debug, Clone, Copy)]
+enum Mark {
+    /// The flag of its head.
+    Flag,
+    /// A count of no blocks behind its head, if there is a count.
+    Count,
+}
+
+/// Makes holes of all compressed extents of a file with full indexes. Returns how many.
+fn mark_holes(image: &Path, file: &str, mark: Mark) -> usize {
+    const HEAD_1: u16 = 1;
+    const HOLE: u16 = 1 << 14;
+    const BLOCK_COUNT: u16 = 0x800;
+    let mut bytes = fs::read(image).unwrap();
+    let inode = Image::open(&bytes, Vec::new()).unwrap().lookup(file.as_bytes()).unwrap().unwrap();
+    let table = usize::try_from(inode.body_end()).unwrap().next_multiple_of(8) + 16;
+    let count = usize::try_from(inode.size).unwrap().div_ceil(4096);
+    let mut marked = 0;
+    for at in (0..count).map(|lcn| table + 8 * lcn) {
+        let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        if word(at) != HEAD_1 {
+            continue;
+        }
+        let (at, value) = match mark {
+            Mark::Flag => (at, HEAD_1 | HOLE),
+            Mark::Count if word(at + 12) & BLOCK_COUNT != 0 => (at + 12, BLOCK_COUNT),
+            Mark::Count => continue,
+        };
+        bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        marked += 1;
+    }
+    let at = usize::try_from(SUPER_OFFSET).unwrap();
+    bytes[at + 4..at + 8].fill(0);
+    let sum = checksum(&bytes[at..4096]).unwrap();
+    bytes[at + 4..at + 8].copy_from_slice(&sum.to_le_bytes());
+    put(image, &bytes);
+    marked
+}
+
+/// Holes in compressed files came with Linux 7.2, and with no mkfs.erofs up to 1.9.4. Earlier kernels decode the zeros that a
+/// hole stands for.
+#[test]
+fn holes_of_linux_7_2_are_holes_here_and_zeros_for_this_kernel() {
+    let tool = need!(tools::judge("mkfs.erofs"));
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    put(tree.join("zeros"), &vec![0; 300_000]);
+    put(tree.join("text"), &content(100_000, false, 3));
+    set_times(&tree);
+    let source = Listing::from_dir(&tree).unwrap().blind(&[Blind::DirLinks]);
+    for (what, options, mark) in [
+        ("a flag", &["-zlz4", "-Elegacy-compress"][..], Mark::Flag),
+        ("a flag, 64 KiB", &["-zlz4", "-Elegacy-compress", "-C65536"], Mark::Flag),
+        ("a count, 64 KiB", &["-zlz4", "-Elegacy-compress", "-C65536"], Mark::Count),
+    ] {
+        let (path, _) = mkfs(&tool, dir.path(), &tree, options);
+        let marked = mark_holes(&path, "zeros", mark);
+        let image = open(&path, &[]);
+        let inode = image.lookup(b"zeros").unwrap().unwrap();
+        let extents: Vec<_> = image.extents(&inode).map(Result::unwrap).collect();
+        let holes = extents.iter().filter(|extent| extent.place == Place::Hole).count();
+        assert!(marked > 0 && holes == marked, "{what}: {marked} marked, {extents:?}");
+        let ours = Listing::from_image(&image).unwrap();
+        ours.clone().blind(&[Blind::DirLinks]).assert_eq(
+            &source,
+            ("our reader", "the source"),
+            what,
+        );
+        let report = check_files(&path, &[]);
+        assert!(report.is_clean(), "{what}:{}", texts(&report));
+        match Mounted::erofs(&path, &[]) {
+            Ok(mounted) => {
+                let kernel = Listing::from_dir(&mounted.path()).unwrap();
+                ours.assert_eq(&kernel, ("our reader", "the kernel"), what);
+            }
+            Err(why) => tools::skipped(&format!("{what}: {why}")),
+        }
+        // Flags on what is not zeros: another file for this kernel than for the next.
+        if matches!(mark, Mark::Flag) {
+            assert!(mark_holes(&path, "text", mark) > 0, "{what}");
+            let report = check_files(&path, &[]);
+            let is_found = report.errors().any(|finding| finding.code() == "map-hole");
+            assert!(is_found, "{what}:{}", texts(&report));
         }
     }
 }

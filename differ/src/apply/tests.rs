@@ -118,6 +118,58 @@ fn a_tar_layer_becomes_an_image_and_its_decoded_descriptor_is_returned() {
     assert_eq!(dir.names(), ["layer.erofs"]);
 }
 
+/// A run of zeros is a hole of the image or of its file, however it comes.
+#[test]
+fn zeros_take_no_room() {
+    const ZEROS: usize = 32 << 20;
+    let zeros = vec![0; ZEROS];
+    let plain = |builder: &mut tar::Builder<Vec<u8>>| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(ZEROS as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, "zeros", &zeros[..]).unwrap();
+    };
+    // GNU tar's format 0.1: one run, which is all of the file.
+    let sparse = |builder: &mut tar::Builder<Vec<u8>>| {
+        let map = format!("0,{ZEROS}");
+        let size = ZEROS.to_string();
+        let records = [("size", size.as_str()), ("map", &map), ("numblocks", "1")];
+        let records = records.map(|(key, value)| (format!("GNU.sparse.{key}"), value));
+        let records = records.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+        builder.append_pax_extensions(records).unwrap();
+        plain(builder);
+    };
+    let archive = |add: &dyn Fn(&mut tar::Builder<Vec<u8>>)| {
+        let mut builder = tar::Builder::new(Vec::new());
+        add(&mut builder);
+        builder.into_inner().unwrap()
+    };
+    let dense = Options {
+        build: erolith_mkfs::build::Options { holes: false, ..Default::default() },
+        ..Options::default()
+    };
+    let made = Dir::new();
+    made.apply(OCI_LAYER, &archive(&plain), &dense).unwrap();
+    let image = fs::read(made.image()).unwrap();
+    assert!(image.len() > ZEROS);
+    let packed = zstd::encode_all(&image[..], 1).unwrap();
+    for (what, media_type, blob) in [
+        ("a member", GZIP, gzip(&archive(&plain))),
+        ("a run of a sparse member", GZIP, gzip(&archive(&sparse))),
+        ("an image", EROFS_LAYER_ZSTD, packed),
+    ] {
+        let dir = Dir::new();
+        dir.apply(media_type, &blob, &Options::default()).unwrap();
+        let on_disk = fs::metadata(dir.image()).unwrap().blocks() * 512;
+        assert!(on_disk < 1 << 20, "{what}: {on_disk} bytes");
+        let image = Image::open(File::open(dir.image()).unwrap(), Vec::<File>::new()).unwrap();
+        let inode = image.lookup(b"zeros").unwrap().unwrap();
+        let mut content = vec![1; ZEROS];
+        assert_eq!(image.read_at(&inode, &mut content, 0).unwrap(), ZEROS, "{what}");
+        assert!(content == zeros, "{what}");
+    }
+}
+
 #[test]
 fn directories_that_a_layer_does_not_describe_are_those_of_the_layers_below() {
     let (below, above) = (Dir::new(), Dir::new());

@@ -11,7 +11,7 @@ use std::time::Instant;
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
 use erolith_mkfs::check;
 use erolith_mkfs::format::DEFAULT_BLOCK_BITS;
-use erolith_mkfs::io::{FileSink, ReadAt, Sink as _};
+use erolith_mkfs::io::{FileSink, ReadAt, Sink as _, is_zero};
 use erolith_mkfs::protect::{Protected, Wanted};
 use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::Lower;
@@ -210,16 +210,19 @@ fn take_native(
     Ok((sink, Outcome { source, summary: None, inherits: false, protected, times }))
 }
 
-/// Writes the blocks of the decoder as they are.
+/// Writes the blocks of the decoder as they are. Zeros are not written: the file reads as zeros where nothing was, and takes
+/// no room there.
 fn copy_all(stream: &mut LayerStream, sink: &FileSink) -> std::io::Result<()> {
     use erolith_mkfs::io::Input as _;
     let mut at = 0;
     loop {
         let part = stream.fill()?;
         if part.is_empty() {
-            return Ok(());
+            return sink.set_len(at);
         }
-        sink.write_at(part, at)?;
+        if !is_zero(part) {
+            sink.write_at(part, at)?;
+        }
         let n = part.len();
         at += n as u64;
         stream.consume(n);

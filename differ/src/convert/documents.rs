@@ -268,5 +268,6 @@ fn report(layer: &Layer, made: &Made) -> LayerReport {
         verity: made.sealed.verity,
         fsverity: made.sealed.fsverity,
         reused: made.reused,
+        dropped_xattrs: made.dropped_xattrs.clone(),
     }
 }

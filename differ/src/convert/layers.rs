@@ -8,6 +8,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use erolith_mkfs::dmverity::Verity;
 use erolith_mkfs::fsverity;
+use erolith_mkfs::tree::DroppedXattrs;
 
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
@@ -25,6 +26,8 @@ type Built = apply::Built<Box<dyn Ingest>>;
 pub(super) struct Made {
     pub(super) sealed: Sealed,
     pub(super) reused: bool,
+    /// Which extended attributes were dropped; none where the image was there.
+    pub(super) dropped_xattrs: DroppedXattrs,
     /// Does it depend on the layers below?
     inherits: bool,
 }
@@ -65,7 +68,7 @@ pub(super) fn convert(
     }
     let slots = lock(&work.board.slots);
     let made = |job: &usize| match slots.get(*job) {
-        Some(Slot::Done(made)) => Ok(made.clone()),
+        Some(Slot::Done(made)) => Ok(Made::clone(made)),
         _ => Err(Error::Cancelled),
     };
     images.iter().map(|jobs| jobs.iter().map(made).collect()).collect()
@@ -144,7 +147,7 @@ fn name(index: usize, layer: &Layer, source: Error) -> Error {
 #[derive(Debug, Clone)]
 enum Slot {
     Pending,
-    Done(Made),
+    Done(Box<Made>),
     Failed,
 }
 
@@ -172,7 +175,7 @@ impl Board {
         let slots = self.changed.wait_while(lock(&self.slots), pending);
         let slots = slots.unwrap_or_else(PoisonError::into_inner);
         match slots.get(job) {
-            Some(Slot::Done(made)) => Ok(made.clone()),
+            Some(Slot::Done(made)) => Ok(Made::clone(made)),
             _ => Err(Error::Cancelled),
         }
     }
@@ -267,18 +270,23 @@ impl<'a> Work<'a> {
             }
         }
         let found = record::find(self.layout, &job.keys, self.options.output, &self.cancel)?;
-        Ok(found.map(|(sealed, inherits)| Made { sealed, reused: true, inherits }))
+        let dropped_xattrs = DroppedXattrs::default();
+        Ok(found.map(|(sealed, inherits)| Made { sealed, reused: true, dropped_xattrs, inherits }))
     }
 
     fn seal(&self, number: usize, job: &Job<'a>, built: Built) {
         let inherits = built.inherits;
+        let dropped_xattrs = built.summary.as_ref().map(|summary| summary.dropped_xattrs.clone());
+        let dropped_xattrs = dropped_xattrs.unwrap_or_default();
         let sealed = built.seal(self.layout, self.options.output, &job.protect, &self.cancel);
         let kept = sealed.and_then(|sealed| {
             record::keep(self.layout, &job.keys, inherits, &sealed)?;
             Ok(sealed)
         });
         match kept {
-            Ok(sealed) => self.done(number, Made { sealed, reused: false, inherits }),
+            Ok(sealed) => {
+                self.done(number, Made { sealed, reused: false, dropped_xattrs, inherits });
+            }
             Err(error) => self.fail(number, job, error),
         }
     }
@@ -286,7 +294,7 @@ impl<'a> Work<'a> {
     fn done(&self, number: usize, made: Made) {
         let (bytes, reused) = (made.sealed.size, made.reused);
         self.progress.event(Event::Done { layer: number, bytes, reused });
-        self.board.set(number, Slot::Done(made));
+        self.board.set(number, Slot::Done(Box::new(made)));
     }
 
     /// Stops all others. What they then report is a consequence and not the reason.

@@ -19,6 +19,7 @@ use std::{fmt, io};
 use erolith_mkfs::build;
 use erolith_mkfs::dmverity::{RootHash, Signature, Verity};
 use erolith_mkfs::fsverity;
+use erolith_mkfs::tree::DroppedXattrs;
 
 pub(crate) use layers::promised;
 pub use progress::{Event, Progress};
@@ -149,6 +150,8 @@ pub struct LayerReport {
     pub fsverity: Option<fsverity::Digest>,
     /// Was it there from an earlier conversion?
     pub reused: bool,
+    /// Which extended attributes were dropped, when the image was made in this run.
+    pub dropped_xattrs: DroppedXattrs,
 }
 
 /// Converts the images of `source` into `destination`.

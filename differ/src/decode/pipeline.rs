@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::block::{Block, Pool};
+use super::budget::Zeros;
 use super::{Budget, Cancel, Decoder};
 use crate::{Digest, Error, Hasher, Result};
 
@@ -90,7 +91,7 @@ impl ReadStage {
             }
             self.limits.cancel.check()?;
             if self.plain {
-                self.limits.budget.check(total, total, self.limits.start)?;
+                self.limits.budget.check(total, total, 0, self.limits.start)?;
             }
             let block_out = Arc::new(block);
             if next.send(Arc::clone(&block_out)).is_err() {
@@ -136,7 +137,7 @@ pub(super) fn decode(
     outlets: &[Outlet],
     limits: &Limits,
 ) -> Result<u64> {
-    let (mut taken, mut made) = (0u64, 0u64);
+    let (mut taken, mut made, mut zeros) = (0u64, 0u64, Zeros::default());
     let mut out = pool.take()?;
     while let Ok(block) = input.recv() {
         let mut rest = block.filled();
@@ -147,10 +148,11 @@ pub(super) fn decode(
             made += step.made as u64;
             out.advance(step.made);
             limits.cancel.check()?;
-            limits.budget.check(taken, made, limits.start)?;
+            limits.budget.check(taken, made, zeros.free(), limits.start)?;
             if !out.room().is_empty() {
                 break;
             }
+            zeros.see(out.filled());
             if !hand_over(std::mem::replace(&mut out, pool.take()?), outlets) {
                 return Err(Error::Cancelled);
             }

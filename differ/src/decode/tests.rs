@@ -319,8 +319,9 @@ fn d09_digests_of_either_algorithm_are_verified() {
 
 #[test]
 fn z08_bombs_stop_at_the_budget() {
-    let zeros = vec![0; 16 << 20];
-    for blob in [gzip(&zeros), zst(&zeros)] {
+    let same = vec![b'A'; 16 << 20];
+    let blobs = |content: &[u8]| [gzip(content), zst(content)];
+    for blob in blobs(&same) {
         for (budget, code) in [
             (Budget { max_output: 1 << 20, ..Budget::default() }, "budget-output"),
             (Budget { ratio_floor: 1 << 20, ..Budget::default() }, "budget-ratio"),
@@ -329,12 +330,29 @@ fn z08_bombs_stop_at_the_budget() {
             let request = Request { budget, ..Request::default() };
             assert_eq!(decode(blob.clone(), request).unwrap_err().code(), code);
         }
-        let (out, _) = decode(blob, Request::default()).expect("below the floor any ratio is fine");
-        assert_eq!(out.len(), zeros.len());
+        let any = Budget { max_ratio: None, ratio_floor: 0, ..Budget::default() };
+        for budget in [Budget::default(), any] {
+            let request = Request { budget, ..Request::default() };
+            let (out, _) =
+                decode(blob.clone(), request).expect("below the floor any ratio is fine");
+            assert!(out == same);
+        }
     }
     let budget = Budget { max_output: 1 << 20, ..Budget::default() };
-    let plain = decode(zeros, Request { budget, ..Request::default() });
+    let plain = decode(vec![0; 16 << 20], Request { budget, ..Request::default() });
     assert_eq!(plain.unwrap_err().code(), "budget-output");
+}
+
+#[test]
+fn z08_long_runs_of_zeros_are_no_bombs() {
+    let zeros = vec![0; 16 << 20];
+    for blob in [gzip(&zeros), zst(&zeros)] {
+        let with = |budget| decode(blob.clone(), Request { budget, ..Request::default() });
+        let (out, _) = with(Budget { ratio_floor: 1 << 20, ..Budget::default() }).unwrap();
+        assert!(out == zeros);
+        let error = with(Budget { max_output: 1 << 20, ..Budget::default() }).unwrap_err();
+        assert_eq!(error.code(), "budget-output");
+    }
 }
 
 #[test]

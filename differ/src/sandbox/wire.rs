@@ -13,7 +13,7 @@ use erolith_mkfs::build::{self, Summary};
 use erolith_mkfs::dmverity::{RootHash, Verity};
 use erolith_mkfs::fsverity;
 use erolith_mkfs::protect::{self, Protected};
-use erolith_mkfs::tree::Note;
+use erolith_mkfs::tree::{DroppedXattrs, Note};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -187,6 +187,15 @@ struct Built {
     inline_bytes: u64,
     feature_incompat: u32,
     notes: BTreeMap<String, u64>,
+    dropped_xattrs: Dropped,
+}
+
+/// As [`DroppedXattrs`].
+#[derive(Debug, Serialize, Deserialize)]
+struct Dropped {
+    count: u64,
+    names: Vec<String>,
+    more: bool,
 }
 
 impl From<Outcome> for Converted {
@@ -200,6 +209,11 @@ impl From<Outcome> for Converted {
             inline_bytes: summary.inline_bytes,
             feature_incompat: summary.feature_incompat,
             notes: summary.notes.iter().map(|(note, n)| (note.code().to_owned(), *n)).collect(),
+            dropped_xattrs: Dropped {
+                count: summary.dropped_xattrs.count,
+                names: summary.dropped_xattrs.names().to_vec(),
+                more: summary.dropped_xattrs.has_more_names(),
+            },
         });
         let digest = digest.map(fsverity::Digest::bytes);
         let tree = verity.map(|Verity { root, hash_offset, block_size }| Tree {
@@ -224,6 +238,12 @@ impl From<Converted> for Outcome {
             inline_bytes: summary.inline_bytes,
             feature_incompat: summary.feature_incompat,
             notes: summary.notes.into_iter().filter_map(known).collect(),
+            // Bounded anew: these words are the worker's.
+            dropped_xattrs: DroppedXattrs::new(
+                summary.dropped_xattrs.count,
+                summary.dropped_xattrs.names,
+                summary.dropped_xattrs.more,
+            ),
         });
         let verity = tree.map(|Tree { root, hash_offset, block_size }| Verity {
             root: RootHash(root),

@@ -1,8 +1,8 @@
 //! Checking the structure of images from strangers, before a kernel sees them.
 //!
 //! What is checked: every field of the superblock, the device table, every inode that has a name, every
-//! directory block, every xattr, and where every byte of data is said to be, compression maps included. File
-//! data is not read. An image without findings has one meaning only: its names are sorted and unique, each
+//! directory block, every xattr, and where every byte of data is said to be, compression maps included. Of file
+//! data only what stands for holes in compressed files is read, once each. An image without findings has one meaning only: its names are sorted and unique, each
 //! directory has one parent, every reader finds the same names and attributes, and no structure leads outside the
 //! image or into another. This is stricter than the kernel, which checks a structure when it is used, and than
 //! `fsck.erofs`.
@@ -22,13 +22,14 @@ mod superblock;
 mod tree;
 mod xattr;
 
+use std::collections::BTreeSet;
 use std::io;
 
 use tree::Tree;
 
 pub use report::{Finding, Limits, Report, Severity, Stats};
 
-use crate::image::{Corruption, Error, Fault, Image, Super};
+use crate::image::{Corruption, Error, Fault, Image, Place, Super};
 use crate::io::ReadAt;
 
 /// The image as the checks see it.
@@ -60,6 +61,7 @@ pub fn check(primary: &dyn ReadAt, devices: &[&dyn ReadAt], limits: &Limits) -> 
         places: overlap::Places::default(),
         devices_used: vec![false; image.superblock().devices.len()],
         sizes: [primary].iter().chain(devices).map(|device| device.size()).collect(),
+        zeros: BTreeSet::new(),
         chunk_bit_missed: false,
         report,
     };
@@ -89,6 +91,8 @@ struct Check<'a> {
     devices_used: Vec<bool>,
     /// Bytes of the image and of each device.
     sizes: Vec<u64>,
+    /// Clusters that were found to decode to so many zeros.
+    zeros: BTreeSet<(Place, u64)>,
     /// A chunk-based file was met, and nothing announces it.
     chunk_bit_missed: bool,
     report: Report,

@@ -6,6 +6,7 @@ use super::tree::Name;
 use super::{Check, Stop, sort};
 use crate::format::{compat, filter_bit};
 use crate::image::{Corruption, Fault, Inode, RawXattr, full_name, parse_xattr, split_index};
+use crate::interpreted;
 
 /// What an inode needs to know of an entry.
 #[derive(Debug, Clone)]
@@ -16,6 +17,8 @@ struct Seen {
     fingerprint: bool,
     /// Its bit of the name filter.
     bit: u32,
+    /// The value, where the kernel interprets it.
+    value: Option<Box<[u8]>>,
 }
 
 /// The shared entries met so far: each is read once. A faulty one is `None`, and was reported.
@@ -63,6 +66,13 @@ impl Check<'_> {
         name: &Name,
     ) -> Result<(), Stop> {
         let bad = |fault| Corruption::new(fault).nid(inode.nid).at(inode.xattr_offset());
+        for entry in &seen {
+            let (Some(text), Some(value)) = (&entry.name, &entry.value) else { continue };
+            if let Some(why) = interpreted::stored(text, value, inode.file_type()) {
+                let detail = format!("{}: {why}", text.escape_ascii());
+                self.find_named(bad(Fault::XattrValue).detail(detail), name)?;
+            }
+        }
         let sb = self.sb();
         let filtered = sb.has_compat(compat::XATTR_FILTER) && sb.raw.xattr_filter_reserved == 0;
         seen.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -93,11 +103,13 @@ impl Check<'_> {
         } else {
             filter_bit(base, &[infix, raw.suffix].concat())
         };
-        let name = full_name(prefixes, raw)?.map(Into::into);
+        let name: Option<Box<[u8]>> = full_name(prefixes, raw)?.map(Into::into);
+        let is_interpreted = name.as_deref().is_some_and(interpreted::is_interpreted);
+        let value = is_interpreted.then(|| raw.value.into());
         let sb = self.sb();
         let fingerprint = sb.has_compat(compat::ISHARE_XATTRS)
             && raw.index == sb.raw.ishare_xattr_prefix_id | 0x80;
-        Ok(Seen { name, fingerprint, bit })
+        Ok(Seen { name, fingerprint, bit, value })
     }
 
     fn shared_entry(&mut self, id: u32, inode: &Inode, name: &Name) -> Result<Option<Seen>, Stop> {

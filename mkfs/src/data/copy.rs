@@ -5,9 +5,9 @@ use std::os::fd::BorrowedFd;
 
 use super::Content;
 use super::area::DataArea;
-use super::large::{Large, is_zero};
+use super::large::Large;
 use crate::Error;
-use crate::io::Sink;
+use crate::io::{Sink, is_zero};
 
 impl<S: Sink> DataArea<S> {
     /// Copies a dense file of `size` bytes from byte `offset` of `from`, inside the kernel where it can.

@@ -4,7 +4,7 @@ use super::area::DataArea;
 use super::chunks::sparse_bits;
 use super::{Chunks, Content};
 use crate::Error;
-use crate::io::Sink;
+use crate::io::{Sink, is_zero};
 
 /// log2 of the chunk in which zeros are looked for. A file with such a run of zeros needs kernel 5.15, so
 /// runs too short to matter are written out.
@@ -125,9 +125,4 @@ impl Large {
         area.keep_tail(&self.tail)?;
         Ok(Content::Flat { start: self.start >> block_bits, tail })
     }
-}
-
-pub(super) fn is_zero(data: &[u8]) -> bool {
-    let (blocks, rest) = data.as_chunks::<64>();
-    blocks.iter().all(|b| b.iter().fold(0, |a, &x| a | x) == 0) && rest.iter().all(|&b| b == 0)
 }

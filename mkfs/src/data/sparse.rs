@@ -4,8 +4,11 @@ use super::area::DataArea;
 use super::chunks::sparse_bits;
 use super::{Chunks, Content};
 use crate::Error;
-use crate::io::Sink;
+use crate::io::{Sink, is_zero};
 use crate::meta::Segment;
+
+/// Fewer zeros are written as they come: neighbours are written together, and a gap would part them.
+const SKIPPED_ABOVE: usize = 4096;
 
 /// A file whose holes are known before its data.
 #[derive(Debug)]
@@ -45,7 +48,10 @@ impl Sparse {
             let take = usize::try_from(room).map_or(data.len(), |r| r.min(data.len()));
             let (piece, rest) = data.split_at(take);
             let at = self.chunk_at(area, logical >> self.chunks.bits)?;
-            area.write(piece, at + in_chunk)?;
+            // The image reads as zeros where nothing was written, and takes no room there.
+            if piece.len() < SKIPPED_ABOVE || !is_zero(piece) {
+                area.write(piece, at + in_chunk)?;
+            }
             self.within += take as u64;
             if self.within == segment.len {
                 self.segments.pop();

@@ -6,8 +6,8 @@ use zerocopy::IntoBytes;
 use crate::Error;
 use crate::data::{Chunks, Content, DataArea, Tail, Wanted};
 use crate::format::{
-    CHUNK_FORMAT_INDEXES, ChunkIndex, CompactInode, DeviceSlot, ExtendedInode, FileType,
-    HOLE_BLOCK, HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, mode,
+    CHUNK_FORMAT_INDEXES, ChunkIndex, CompactInode, DeviceSlot, ExtendedInode, HOLE_BLOCK,
+    HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum,
 };
 use crate::io::Sink;
 use crate::plan::{Plan, Shape, serialise, sorted};
@@ -135,7 +135,7 @@ fn zone_bytes(sealed: &SealedTree, plan: &Plan, id: NodeId) -> Vec<u8> {
     let tree = sealed.tree();
     match &tree.node(id).kind {
         NodeKind::Dir(dir) => {
-            let entry = |id| (plan.nid(id), file_type(tree.node(id)));
+            let entry = |id| (plan.nid(id), tree.node(id).kind.file_type());
             let children = dir.children.iter().map(|(n, &c)| (n.as_ref(), entry(c)));
             let entries = sorted(entry(id), entry(dir.parent), children);
             serialise(entries, 1 << plan.options.block_bits)
@@ -143,22 +143,6 @@ fn zone_bytes(sealed: &SealedTree, plan: &Plan, id: NodeId) -> Vec<u8> {
         NodeKind::Symlink(target) => target.to_vec(),
         _ => Vec::new(),
     }
-}
-
-fn type_bits(node: &Node) -> u16 {
-    match node.kind {
-        NodeKind::Dir(_) => mode::IFDIR,
-        NodeKind::File { .. } => mode::IFREG,
-        NodeKind::Symlink(_) => mode::IFLNK,
-        NodeKind::Char(_) | NodeKind::Whiteout => mode::IFCHR,
-        NodeKind::Block(_) => mode::IFBLK,
-        NodeKind::Fifo => mode::IFIFO,
-        NodeKind::Socket => mode::IFSOCK,
-    }
-}
-
-fn file_type(node: &Node) -> FileType {
-    FileType::from_mode(type_bits(node)).unwrap_or(FileType::Regular)
 }
 
 /// The start block of flat data, or what else the layout keeps in `i_u`, with its high bits.
@@ -194,7 +178,7 @@ fn write_core(
     let node = sealed.tree().node(id);
     let (u, high) = address(plan, id, node, shape);
     let icount = crate::format::icount(usize::try_from(shape.xattrs).unwrap_or(0)).unwrap_or(0);
-    let mode = type_bits(node) | (node.meta.mode & 0o7777);
+    let mode = node.kind.file_type().mode_bits() | (node.meta.mode & 0o7777);
     let nlink = sealed.nlink(node);
     if shape.extended {
         let inode = ExtendedInode {

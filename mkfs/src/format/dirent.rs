@@ -64,4 +64,18 @@ impl FileType {
             _ => return None,
         })
     }
+
+    /// The type bits of an inode mode.
+    #[must_use]
+    pub fn mode_bits(self) -> u16 {
+        match self {
+            Self::Regular => mode::IFREG,
+            Self::Directory => mode::IFDIR,
+            Self::Char => mode::IFCHR,
+            Self::Block => mode::IFBLK,
+            Self::Fifo => mode::IFIFO,
+            Self::Socket => mode::IFSOCK,
+            Self::Symlink => mode::IFLNK,
+        }
+    }
 }

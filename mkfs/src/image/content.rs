@@ -114,7 +114,7 @@ impl<R: ReadAt> Image<R> {
         Ok(bytes)
     }
 
-    fn decode(&self, extent: &Extent) -> Result<Vec<u8>, Error> {
+    pub(crate) fn decode(&self, extent: &Extent) -> Result<Vec<u8>, Error> {
         let (Place::Encoded { offset, len, coding, .. }
         | Place::EncodedInline { offset, len, coding, .. }) = extent.place
         else {

@@ -4,7 +4,7 @@ use super::Image;
 use super::fault::{Corruption, Error, Fault};
 use super::inode::{Data, Inode, Space};
 use super::superblock::Super;
-use super::zmap::{Coding, Hint, Map, Metadata, Source};
+use super::zmap::{Coding, Hint, Map, Metadata, Piece, Source};
 use crate::format::{ChunkIndex, HOLE_BLOCK, HOLE_BLOCK_48};
 use crate::io::ReadAt;
 use zerocopy::FromBytes;
@@ -13,7 +13,7 @@ use zerocopy::FromBytes;
 const CHUNK_BATCH: u64 = 512;
 
 /// Where the bytes of an extent are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// Nowhere: they are zeros.
     Hole,
@@ -129,6 +129,17 @@ impl<R: ReadAt> Image<R> {
         };
         let piece = state.map.find(self, pos, &mut state.hint)?;
         self.keep_map(state);
+        self.extent_of(inode, &piece)
+    }
+
+    /// The extent that kernels before Linux 7.2 decode in the place of a hole at `pos` of a compressed file: see
+    /// [`Map::stand_in`].
+    pub(crate) fn stand_in(&self, inode: &Inode, pos: u64) -> Result<Option<Extent>, Error> {
+        let piece = Map::read(self, inode)?.stand_in(self, pos)?;
+        piece.map(|piece| self.extent_of(inode, &piece)).transpose()
+    }
+
+    fn extent_of(&self, inode: &Inode, piece: &Piece) -> Result<Extent, Error> {
         let place = match piece.source {
             Source::Hole => Place::Hole,
             Source::Fragment { offset } => Place::Fragment { offset },

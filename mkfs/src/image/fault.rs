@@ -97,6 +97,7 @@ faults! {
     MapTooLarge = "map-too-large", "a compressed extent above 1 MiB encoded or 12 MiB decoded";
     MapStored = "map-stored", "a stored extent longer than its bytes";
     MapInterlaced = "map-interlaced", "a rotated extent that its cluster cannot hold";
+    MapHole = "map-hole", "a compressed hole that kernels before Linux 7.2 do not read as zeros";
     FragmentOutside = "fragment-outside", "a fragment outside the packed inode";
     FragmentRecursion = "fragment-recursion", "the packed inode refers to fragments itself";
     Decode = "decode", "compressed data does not decode";
@@ -129,6 +130,7 @@ faults! {
     XattrDuplicate = "xattr-duplicate", "the same xattr twice";
     XattrFilter = "xattr-filter", "the name filter hides an xattr that is there";
     XattrHidden = "xattr-hidden", "an xattr in a namespace that Linux does not show";
+    XattrValue = "xattr-value", "an access list or capability that the kernel does not take";
     XattrReserved = "xattr-reserved", "reserved bytes of an xattr header are not zero";
 
     LimitInodes = "limit-inodes", "more inodes than the limit";

@@ -44,6 +44,13 @@ pub trait ReadAt: Send + Sync + Debug {
     }
 }
 
+/// Whether all bytes are zero.
+#[must_use]
+pub fn is_zero(data: &[u8]) -> bool {
+    let (blocks, rest) = data.as_chunks::<64>();
+    blocks.iter().all(|b| b.iter().fold(0, |a, &x| a | x) == 0) && rest.iter().all(|&b| b == 0)
+}
+
 /// Where an image is written: any offset, in any order, from several threads.
 pub trait Sink: Send + Sync + Debug {
     /// Writes all of `data` at `offset`.

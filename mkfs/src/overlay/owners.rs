@@ -2,6 +2,9 @@
 
 use super::Range;
 use crate::Error;
+use crate::interpreted::{
+    ACL_ACCESS, ACL_DEFAULT, ACL_ENTRY, ACL_GROUP, ACL_HEADER, ACL_USER, CAPABILITY, CAPABILITY_3,
+};
 use crate::meta::{Meta, Xattr};
 use crate::tree::shown;
 
@@ -14,17 +17,9 @@ pub struct Owners {
     pub groups: Vec<Range>,
 }
 
-/// Entries of access lists that name a user or a group (`include/uapi/linux/posix_acl.h`).
-const ACL_USER: u16 = 0x02;
-const ACL_GROUP: u16 = 0x08;
-/// `struct posix_acl_xattr_header` and `_entry`.
-const ACL_HEADER: usize = 4;
-const ACL_ENTRY: usize = 8;
-/// Revisions of `struct vfs_cap_data` without and with the root user it is for, as the top byte of its first word, and the
-/// bytes of the latter.
+/// Revisions of capabilities without and with the root user they are for, as the top byte of their first word.
 const CAP_2: u8 = 2;
 const CAP_3: u8 = 3;
-const CAP_3_SIZE: usize = 24;
 
 impl Owners {
     fn inside(ranges: &[Range], id: u32, path: &[u8]) -> Result<u32, Error> {
@@ -52,10 +47,10 @@ impl Owners {
         let mut xattr = xattr.clone();
         match xattr.name.as_slice() {
             _ if *self == Self::default() => {}
-            b"system.posix_acl_access" | b"system.posix_acl_default" => {
+            ACL_ACCESS | ACL_DEFAULT => {
                 self.access_list(&mut xattr.value, path)?;
             }
-            b"security.capability" => self.capability(&mut xattr.value, path)?,
+            CAPABILITY => self.capability(&mut xattr.value, path)?,
             _ => {}
         }
         Ok(xattr)
@@ -79,11 +74,11 @@ impl Owners {
     /// A capability for the root user of the container is one for root, inside.
     fn capability(&self, value: &mut Vec<u8>, path: &[u8]) -> Result<(), Error> {
         let &[_, _, _, CAP_3, .., a, b, c, d] = value.as_slice() else { return Ok(()) };
-        if value.len() != CAP_3_SIZE {
+        if value.len() != CAPABILITY_3.0 {
             return Ok(());
         }
         let id = Self::inside(&self.users, u32::from_le_bytes([a, b, c, d]), path)?;
-        value.truncate(CAP_3_SIZE - 4);
+        value.truncate(CAPABILITY_3.0 - 4);
         if id == 0 {
             value.get_mut(3..4).unwrap_or_default().fill(CAP_2);
         } else {

@@ -55,11 +55,10 @@ impl<S: Sink> Builder<S> {
         let policy = XattrPolicy {
             keep_trusted: true,
             overlay: OverlayXattrs::Keep,
-            drop_unknown: true,
             ..self.options.layer.xattrs
         };
-        let takes_user = matches!(change.file_type(), FileType::Directory | FileType::Regular);
-        self.tree.xattr_set(&change.path, &change.xattrs, takes_user, policy).map_err(in_tree)
+        let file_type = change.file_type();
+        self.tree.xattr_set(&change.path, &change.xattrs, file_type, policy).map_err(in_tree)
     }
 
     fn kind_of_change(&mut self, change: &Change, parent: NodeId) -> Result<NodeKind, Error> {

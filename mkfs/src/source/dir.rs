@@ -47,9 +47,8 @@ impl<S: Sink> Builder<S> {
     }
 
     fn kept(&mut self, found: &Found<'_>, xattrs: &[Xattr]) -> Result<XattrSetId, Error> {
-        let takes_user = matches!(found.file_type(), FileType::Directory | FileType::Regular);
         self.tree
-            .xattr_set(found.path(), xattrs, takes_user, self.options.layer.xattrs)
+            .xattr_set(found.path(), xattrs, found.file_type(), self.options.layer.xattrs)
             .map_err(|source| Error::Tree { offset: 0, source })
     }
 

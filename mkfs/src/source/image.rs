@@ -6,7 +6,7 @@ use std::io::Read;
 use crate::Error;
 use crate::build::Builder;
 use crate::data::Content;
-use crate::format::encode_rdev;
+use crate::format::{FileType, encode_rdev};
 use crate::image::{Data, Image, Inode, Place};
 use crate::io::{ReadAt, Sink};
 use crate::meta::Segment;
@@ -35,7 +35,12 @@ impl<S: Sink> Builder<S> {
             let place = |source| Error::Tree { offset: inode.offset, source };
             let Some(&parent) = nodes.get(&entry.parent) else {
                 let xattrs = image.xattrs(&inode).map_err(Error::from)?;
-                let set = self.tree.xattr_set(b"/", &xattrs, true, self.options.layer.xattrs);
+                let set = self.tree.xattr_set(
+                    b"/",
+                    &xattrs,
+                    FileType::Directory,
+                    self.options.layer.xattrs,
+                );
                 self.tree.describe_root(inode.meta(), set.map_err(place)?);
                 nodes.insert(inode.nid, NodeId::ROOT);
                 continue;
@@ -45,11 +50,10 @@ impl<S: Sink> Builder<S> {
                 self.tree.add_name(parent, name, node);
                 continue;
             }
-            let takes_user = inode.is_dir() || inode.is_file();
             let xattrs = image.xattrs(&inode).map_err(Error::from)?;
             let set = self
                 .tree
-                .xattr_set(entry.path, &xattrs, takes_user, self.options.layer.xattrs)
+                .xattr_set(entry.path, &xattrs, inode.file_type(), self.options.layer.xattrs)
                 .map_err(place)?;
             let kind = self.kind_of(image, &inode, parent, entry.path)?;
             let node = self.tree.add(parent, name, inode.meta(), set, kind).map_err(place)?;
@@ -65,7 +69,6 @@ impl<S: Sink> Builder<S> {
         parent: NodeId,
         path: &[u8],
     ) -> Result<NodeKind, Error> {
-        use crate::format::FileType;
         let device = || {
             let (major, minor) = inode.rdev().unwrap_or_default();
             encode_rdev(major, minor).ok_or_else(|| Error::Tree {

@@ -30,6 +30,7 @@ impl<S: Sink> Builder<S> {
                 self.tree.set_content(id, content);
             }
         }
+        self.tree.drop_aufs_bookkeeping();
         Ok(reader.finish())
     }
 

@@ -65,6 +65,18 @@ pub struct Entry {
     pub meta: Meta,
     /// Extended attributes, names unique and ascending.
     pub xattrs: Vec<Xattr>,
+    /// What only libarchive's own records say of extended attributes.
+    pub libarchive: Libarchive,
+}
+
+/// Records `LIBARCHIVE.xattr.` of a member. containerd does not read them, so an image that holds one that cannot be kept
+/// works elsewhere: such an attribute is dropped, and is no reason to refuse the member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Libarchive {
+    /// Names among the member's `xattrs` that no record `SCHILY.xattr.` has, ascending.
+    pub only: Vec<Vec<u8>>,
+    /// Names of those that could not be decoded, or that no file on Linux can have.
+    pub undecoded: Vec<Vec<u8>>,
 }
 
 /// The types of member that become part of a tree.

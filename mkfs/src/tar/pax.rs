@@ -1,12 +1,14 @@
 //! Pax extended headers: records `LENGTH KEY=VALUE\n` that replace or add to what the next header says
 //! (POSIX.1-2017, pax, "pax Extended Header").
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 
-use super::Problem;
+use super::{Entry, Libarchive, Problem};
 use crate::meta::{Time, Xattr};
 
 /// Longest name of an extended attribute (`XATTR_NAME_MAX` of Linux).
@@ -38,8 +40,8 @@ impl Span {
     }
 }
 
-/// How a record spells an attribute; of two with one name the greater wins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// How a record spells an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum XattrKind {
     /// `LIBARCHIVE.xattr.`: name percent-encoded, value in base64.
     Libarchive,
@@ -182,30 +184,52 @@ impl Records {
     }
 
     /// The extended attributes: sorted, the last of equal names, `SCHILY` before `LIBARCHIVE`.
-    pub(super) fn xattrs(&self, into: &mut Vec<Xattr>) -> Result<(), Problem> {
+    pub(super) fn xattrs(&self, entry: &mut Entry) -> Result<(), Problem> {
+        entry.xattrs.clear();
+        entry.libarchive = Libarchive::default();
         if self.xattrs.is_empty() {
             return Ok(());
         }
-        let mut all = Vec::with_capacity(self.xattrs.len());
-        for (kind, name, value) in &self.xattrs {
-            let (name, value) = (self.get(*name), self.get(*value));
-            let xattr = match kind {
-                XattrKind::Schily => Xattr { name: name.to_vec(), value: value.to_vec() },
-                XattrKind::Libarchive => Xattr {
-                    name: percent_decode(name)?,
-                    value: BASE64.decode(value).map_err(|_| Problem::BadXattr("not base64"))?,
-                },
-            };
-            check_xattr(&xattr)?;
-            all.push((*kind, xattr));
+        let (mut all, mut undecoded) = (BTreeMap::new(), BTreeSet::new());
+        // Libarchive's first, so that the others replace them.
+        for wanted in [XattrKind::Libarchive, XattrKind::Schily] {
+            for (kind, name, value) in self.xattrs.iter().filter(|(kind, ..)| *kind == wanted) {
+                let (name, value) = (self.get(*name), self.get(*value));
+                match kind {
+                    XattrKind::Schily => {
+                        let xattr = Xattr { name: name.to_vec(), value: value.to_vec() };
+                        check_xattr(&xattr)?;
+                        undecoded.remove(&xattr.name);
+                        all.insert(xattr.name, (*kind, xattr.value));
+                    }
+                    XattrKind::Libarchive => match from_libarchive(name, value) {
+                        Ok(xattr) => {
+                            all.insert(xattr.name, (*kind, xattr.value));
+                        }
+                        Err(name) => {
+                            undecoded.insert(name);
+                        }
+                    },
+                }
+            }
         }
-        // The winner of equal names is the last: a stable sort, and the first from the back.
-        all.sort_by(|(a_kind, a), (b_kind, b)| a.name.cmp(&b.name).then(a_kind.cmp(b_kind)));
-        all.reverse();
-        all.dedup_by(|(_, a), (_, b)| a.name == b.name);
-        into.extend(all.into_iter().rev().map(|(_, xattr)| xattr));
+        for (name, (kind, value)) in all {
+            if kind == XattrKind::Libarchive {
+                entry.libarchive.only.push(name.clone());
+            }
+            entry.xattrs.push(Xattr { name, value });
+        }
+        entry.libarchive.undecoded = undecoded.into_iter().collect();
         Ok(())
     }
+}
+
+/// Undoes libarchive's encoding; of what has none, or cannot be an attribute, the name as far as it can be read.
+fn from_libarchive(name: &[u8], value: &[u8]) -> Result<Xattr, Vec<u8>> {
+    let Some(decoded) = percent_decode(name) else { return Err(name.to_vec()) };
+    let Ok(value) = BASE64.decode(value) else { return Err(decoded) };
+    let xattr = Xattr { name: decoded, value };
+    if check_xattr(&xattr).is_err() { Err(xattr.name) } else { Ok(xattr) }
 }
 
 impl SparseRecords {
@@ -292,26 +316,21 @@ fn time(text: &[u8]) -> Option<Time> {
 }
 
 /// Undoes the encoding of libarchive's attribute names: `%` and two hexadecimal digits for a byte.
-fn percent_decode(name: &[u8]) -> Result<Vec<u8>, Problem> {
+fn percent_decode(name: &[u8]) -> Option<Vec<u8>> {
     let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let mut decoded = Vec::with_capacity(name.len());
     let mut rest = name;
     while let Some((first, mut tail)) = rest.split_first() {
         let mut byte = *first;
         if byte == b'%' {
-            let [high, low, after @ ..] = tail else {
-                return Err(Problem::BadXattr("incomplete percent sign in the name"));
-            };
-            let (Some(high), Some(low)) = (hex(*high), hex(*low)) else {
-                return Err(Problem::BadXattr("no digits after a percent sign in the name"));
-            };
-            byte = (high << 4) | low;
+            let [high, low, after @ ..] = tail else { return None };
+            byte = (hex(*high)? << 4) | hex(*low)?;
             tail = after;
         }
         decoded.push(byte);
         rest = tail;
     }
-    Ok(decoded)
+    Some(decoded)
 }
 
 /// Refuses what no file on Linux, or in EROFS, can have.

@@ -335,8 +335,7 @@ impl<I: Input> Reader<I> {
         if entry.path.is_empty() {
             return Err(Problem::EmptyName);
         }
-        entry.xattrs.clear();
-        self.extensions.pax.xattrs(&mut entry.xattrs)
+        self.extensions.pax.xattrs(entry)
     }
 
     /// Name and link target: of the GNU headers, of the pax records, of the header.

@@ -11,6 +11,8 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::header::{Header, UstarTail};
 use super::pax::{BASE64, LIBARCHIVE_XATTR, SCHILY_XATTR, check_xattr, no_nul};
 use super::{BLOCK, Entry, Error, Kind, Limits, MAJOR_MAX, MINOR_MAX, Problem, padding};
+use crate::format::FileType;
+use crate::interpreted::{self, ACL_ACCESS, ACL_DEFAULT, Set, acl_text};
 use crate::meta::Time;
 
 /// The most that eight bytes of octal hold: owners, device numbers.
@@ -45,12 +47,22 @@ pub struct Writer<W> {
     padding: u64,
     /// Memory for pax records.
     records: Vec<u8>,
+    /// Are access lists written as text too?
+    acl_texts: bool,
 }
 
 impl<W: Write> Writer<W> {
     /// Writes to `out` from where it is. Headers are written in single blocks: give it a buffer.
     pub fn new(out: W) -> Self {
-        Self { out, pos: 0, left: 0, padding: 0, records: Vec::new() }
+        Self { out, pos: 0, left: 0, padding: 0, records: Vec::new(), acl_texts: false }
+    }
+
+    /// Writes valid access lists a second time, as the records `SCHILY.acl.access` and `SCHILY.acl.default` of star(5): GNU
+    /// tar and bsdtar take access lists from nowhere else. What applies layers does not look at them.
+    #[must_use]
+    pub fn with_acl_texts(mut self) -> Self {
+        self.acl_texts = true;
+        self
     }
 
     /// Writes the headers of a member. `offset`, `data_offset`, `stored` and `sparse` do not matter.
@@ -66,7 +78,7 @@ impl<W: Write> Writer<W> {
             return Err(fail(Problem::UnfinishedData { missing: self.left }));
         }
         self.records.clear();
-        let header = encode(entry, &mut self.records).map_err(fail)?;
+        let header = encode(entry, self.acl_texts, &mut self.records).map_err(fail)?;
         let records = std::mem::take(&mut self.records);
         let written = self.write_headers(&header, &records);
         self.records = records;
@@ -154,7 +166,7 @@ impl<W: Write> Write for Writer<W> {
 }
 
 /// The ustar header of a member; what it cannot say is appended to `records`.
-fn encode(entry: &Entry, records: &mut Vec<u8>) -> Result<Header, Problem> {
+fn encode(entry: &Entry, acl_texts: bool, records: &mut Vec<u8>) -> Result<Header, Problem> {
     let mut header = Header::new_zeroed();
     if entry.path.is_empty() {
         return Err(Problem::EmptyName);
@@ -188,17 +200,7 @@ fn encode(entry: &Entry, records: &mut Vec<u8>) -> Result<Header, Problem> {
     }
     put_time(&mut header, meta.mtime, records)?;
     put_device(&mut header, entry)?;
-    for xattr in &entry.xattrs {
-        check_xattr(xattr)?;
-        // A key ends at the first equals sign, so a name with one needs libarchive's encoding.
-        if xattr.name.contains(&b'=') {
-            let name = percent_encode(&xattr.name);
-            let value = BASE64.encode(&xattr.value);
-            push_record(records, &[LIBARCHIVE_XATTR, &name], value.as_bytes());
-        } else {
-            push_record(records, &[SCHILY_XATTR, &xattr.name], &xattr.value);
-        }
-    }
+    put_xattrs(entry, acl_texts, records)?;
     let (size, limit) = (records.len() as u64, Limits::default().extension_size);
     if size > limit {
         return Err(Problem::ExtensionTooLarge { size, limit });
@@ -214,6 +216,45 @@ fn encode(entry: &Entry, records: &mut Vec<u8>) -> Result<Header, Problem> {
     };
     seal(&mut header);
     Ok(header)
+}
+
+/// Extended attributes, and access lists as text where they are wanted.
+fn put_xattrs(entry: &Entry, acl_texts: bool, records: &mut Vec<u8>) -> Result<(), Problem> {
+    for xattr in &entry.xattrs {
+        check_xattr(xattr)?;
+        // A key ends at the first equals sign, so a name with one needs libarchive's encoding.
+        if xattr.name.contains(&b'=') {
+            let name = percent_encode(&xattr.name);
+            let value = BASE64.encode(&xattr.value);
+            push_record(records, &[LIBARCHIVE_XATTR, &name], value.as_bytes());
+        } else {
+            push_record(records, &[SCHILY_XATTR, &xattr.name], &xattr.value);
+        }
+        let key: &[u8] = match xattr.name.as_slice() {
+            ACL_ACCESS if acl_texts => b"SCHILY.acl.access",
+            ACL_DEFAULT if acl_texts => b"SCHILY.acl.default",
+            _ => continue,
+        };
+        // What cannot be set would end the extraction.
+        if interpreted::set(&xattr.name, &xattr.value, file_type(entry.kind)) == Set::Stored
+            && let Some(text) = acl_text(&xattr.value)
+        {
+            push_record(records, &[key], text.as_bytes());
+        }
+    }
+    Ok(())
+}
+
+/// The type of the file. A hard link is to anything but a directory.
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Regular | Kind::Hardlink => FileType::Regular,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Char => FileType::Char,
+        Kind::Block => FileType::Block,
+        Kind::Fifo => FileType::Fifo,
+    }
 }
 
 /// Fills magic and checksum in.

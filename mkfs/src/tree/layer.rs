@@ -4,7 +4,7 @@
 use super::path::{Missing, Names, clean};
 use super::{Dir, Error, Node, NodeId, NodeKind, Note, Tree, XattrPolicy, shown};
 use crate::data::Content;
-use crate::format::encode_rdev;
+use crate::format::{FileType, encode_rdev};
 use crate::meta::Meta;
 use crate::tar::{Entry, Kind};
 
@@ -65,19 +65,21 @@ enum Meaning<'a> {
     Plain,
     Whiteout(&'a [u8]),
     Opaque,
+    /// A name of AUFS itself.
     Bookkeeping,
+    /// A file in a directory of AUFS. Links may lead to it: `.wh..wh.plnk` holds the first names of files with several.
+    Kept,
 }
 
 fn meaning<'a>(path: &[u8], parts: &[&'a [u8]]) -> Result<Meaning<'a>, Error> {
     let bad = || Error::BadWhiteout { path: shown(path) };
     let Some((last, parents)) = parts.split_last() else { return Ok(Meaning::Plain) };
-    for parent in parents {
-        if parent.starts_with(WHITEOUT_META) {
-            return Ok(Meaning::Bookkeeping);
-        }
-        if parent.starts_with(WHITEOUT) {
+    if let Some(first) = parents.iter().find(|parent| parent.starts_with(WHITEOUT)) {
+        if !first.starts_with(WHITEOUT_META) {
             return Err(bad());
         }
+        let is_plain = !last.starts_with(WHITEOUT);
+        return Ok(if is_plain { Meaning::Kept } else { Meaning::Bookkeeping });
     }
     if *last == WHITEOUT_OPAQUE {
         return Ok(Meaning::Opaque);
@@ -111,15 +113,17 @@ impl Tree {
         let Some((name, parents)) = parts.split_last() else {
             return self.apply_root(entry, options);
         };
-        if matches!(meaning, Meaning::Bookkeeping) {
+        if matches!(meaning, Meaning::Bookkeeping | Meaning::Kept) {
             self.note(Note::AufsBookkeeping);
+        }
+        if matches!(meaning, Meaning::Bookkeeping) {
             return Ok(Applied::Done);
         }
         let Some(parent) = self.walk(&entry.path, parents, Missing::Create)? else {
             return Ok(Applied::Done);
         };
         match meaning {
-            Meaning::Plain => self.apply_plain(entry, parent, name, options),
+            Meaning::Plain | Meaning::Kept => self.apply_plain(entry, parent, name, options),
             _ if entry.kind == Kind::Directory => {
                 Err(Error::BadWhiteout { path: shown(&entry.path) })
             }
@@ -129,6 +133,28 @@ impl Tree {
                     dir.opaque = true;
                 }
                 Ok(Applied::Done)
+            }
+        }
+    }
+
+    /// Takes the directories of AUFS out again, once all members are there: what has no other name goes with them.
+    pub(crate) fn drop_aufs_bookkeeping(&mut self) {
+        if !self.notes.contains_key(&Note::AufsBookkeeping) {
+            return;
+        }
+        let mut todo = vec![NodeId::ROOT];
+        while let Some(id) = todo.pop() {
+            let Some(dir) = self.dir(id) else { continue };
+            let mut gone = Vec::new();
+            for (name, &child) in &dir.children {
+                if name.starts_with(WHITEOUT_META) {
+                    gone.push(name.clone());
+                } else if self.dir(child).is_some() {
+                    todo.push(child);
+                }
+            }
+            for name in &gone {
+                self.unlink(id, name);
             }
         }
     }
@@ -147,7 +173,7 @@ impl Tree {
 
     /// Gives a directory the attributes of its member.
     fn set_dir(&mut self, entry: &Entry, id: NodeId, options: &LayerOptions) -> Result<(), Error> {
-        let xattrs = self.xattr_set(&entry.path, &entry.xattrs, true, options.xattrs)?;
+        let xattrs = self.xattr_set_of_member(entry, FileType::Directory, options.xattrs)?;
         let node = self.node_mut(id);
         node.meta = entry.meta;
         node.xattrs = xattrs;
@@ -200,8 +226,7 @@ impl Tree {
             return self.apply_hardlink(entry, parent, name, options);
         }
         let kind = self.new_kind(entry, parent, was_hidden)?;
-        let takes_user = matches!(kind, NodeKind::Dir(_) | NodeKind::File { .. });
-        let xattrs = self.xattr_set(&entry.path, &entry.xattrs, takes_user, options.xattrs)?;
+        let xattrs = self.xattr_set_of_member(entry, kind.file_type(), options.xattrs)?;
         let mut meta = entry.meta;
         if matches!(kind, NodeKind::Symlink(_)) {
             meta.mode = 0o777;
@@ -285,12 +310,12 @@ impl Tree {
         let Some((base, parents)) = target_parts.split_last() else { return Err(to_directory()) };
         let dir = self.walk(&entry.link, parents, Missing::Stop)?.ok_or_else(missing)?;
         let target = self.child(dir, base).ok_or_else(missing)?;
-        let takes_user = match &self.node(target).kind {
+        let file_type = match &self.node(target).kind {
             NodeKind::Whiteout => return Err(missing()),
             NodeKind::Dir(_) => return Err(to_directory()),
-            kind => matches!(kind, NodeKind::File { .. }),
+            kind => kind.file_type(),
         };
-        let extra = self.xattr_set(&entry.path, &entry.xattrs, takes_user, options.xattrs)?;
+        let extra = self.xattr_set_of_member(entry, file_type, options.xattrs)?;
         let xattrs = self.merge_xattrs(self.node(target).xattrs, extra);
         let node = self.node_mut(target);
         node.xattrs = xattrs;

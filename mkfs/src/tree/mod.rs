@@ -14,12 +14,13 @@ mod xattrs;
 use std::collections::BTreeMap;
 
 use crate::data::Content;
+use crate::format::FileType;
 use crate::meta::{Meta, Xattr};
 
 pub use layer::{Applied, LayerOptions};
 pub(crate) use layer::{WHITEOUT, WHITEOUT_OPAQUE};
 pub use seal::{Lower, LowerDir, SealedTree};
-pub use xattrs::{OverlayXattrs, XattrPolicy, XattrSetId};
+pub use xattrs::{DroppedXattrs, OverlayXattrs, XattrPolicy, XattrSetId};
 
 use xattrs::XattrSets;
 
@@ -73,6 +74,22 @@ pub enum NodeKind {
     Socket,
     /// A name hidden in the layers below; becomes overlayfs' character device 0:0.
     Whiteout,
+}
+
+impl NodeKind {
+    /// The type of the inode.
+    #[must_use]
+    pub fn file_type(&self) -> FileType {
+        match self {
+            Self::Dir(_) => FileType::Directory,
+            Self::File { .. } => FileType::Regular,
+            Self::Symlink(_) => FileType::Symlink,
+            Self::Char(_) | Self::Whiteout => FileType::Char,
+            Self::Block(_) => FileType::Block,
+            Self::Fifo => FileType::Fifo,
+            Self::Socket => FileType::Socket,
+        }
+    }
 }
 
 /// A directory.
@@ -262,13 +279,15 @@ pub enum Note {
     TrustedXattrDropped,
     /// An overlayfs xattr, escaped or dropped.
     OverlayXattr,
-    /// An xattr in a namespace that EROFS cannot hold, dropped.
+    /// An xattr in a namespace that EROFS cannot hold or Linux does not show, dropped.
     UnknownXattrDropped,
+    /// An xattr with a value that means nothing to the kernel, or that could not be decoded, dropped.
+    InvalidXattrDropped,
 }
 
 impl Note {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Duplicate,
         Self::DotNotADirectory,
         Self::AufsBookkeeping,
@@ -277,6 +296,7 @@ impl Note {
         Self::TrustedXattrDropped,
         Self::OverlayXattr,
         Self::UnknownXattrDropped,
+        Self::InvalidXattrDropped,
     ];
 
     /// A stable name for machines.
@@ -291,6 +311,7 @@ impl Note {
             Self::TrustedXattrDropped => "trusted-xattr-dropped",
             Self::OverlayXattr => "overlay-xattr",
             Self::UnknownXattrDropped => "unknown-xattr-dropped",
+            Self::InvalidXattrDropped => "invalid-xattr-dropped",
         }
     }
 }
@@ -301,6 +322,7 @@ pub struct Tree {
     nodes: Vec<Node>,
     sets: XattrSets,
     notes: BTreeMap<Note, u64>,
+    dropped: DroppedXattrs,
 }
 
 impl Default for Tree {
@@ -319,7 +341,12 @@ impl Tree {
             names: 1,
             kind: NodeKind::Dir(Dir::new(NodeId::ROOT, true)),
         };
-        Self { nodes: vec![root], sets: XattrSets::default(), notes: BTreeMap::new() }
+        Self {
+            nodes: vec![root],
+            sets: XattrSets::default(),
+            notes: BTreeMap::new(),
+            dropped: DroppedXattrs::default(),
+        }
     }
 
     /// The node behind an id of this tree.
@@ -370,6 +397,12 @@ impl Tree {
     #[must_use]
     pub fn notes(&self) -> &BTreeMap<Note, u64> {
         &self.notes
+    }
+
+    /// Which extended attributes were dropped.
+    #[must_use]
+    pub fn dropped_xattrs(&self) -> &DroppedXattrs {
+        &self.dropped
     }
 
     pub(crate) fn note(&mut self, note: Note) {

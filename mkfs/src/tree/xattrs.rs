@@ -1,11 +1,14 @@
 //! Extended attributes: which ones of the input are kept, and each distinct set stored once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use super::{Error, Note, Tree, shown};
-use crate::format::{NAME_MAX, prefix_of};
+use crate::format::{FileType, NAME_MAX, prefix_of};
+use crate::interpreted::{self, Set};
 use crate::meta::Xattr;
+use crate::tar::Entry;
 
 /// Index of a set of xattrs in its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,8 +59,6 @@ pub struct XattrPolicy {
     pub keep_trusted: bool,
     /// `trusted.overlay.*` and `user.overlay.*`, with which a layer could reach into other layers.
     pub overlay: OverlayXattrs,
-    /// Drop attributes in namespaces that EROFS cannot hold, instead of refusing them.
-    pub drop_unknown: bool,
     /// Drop all of them.
     pub drop_all: bool,
 }
@@ -76,12 +77,7 @@ pub enum OverlayXattrs {
 
 impl Default for XattrPolicy {
     fn default() -> Self {
-        Self {
-            keep_trusted: false,
-            overlay: OverlayXattrs::Escape,
-            drop_unknown: false,
-            drop_all: false,
-        }
+        Self { keep_trusted: false, overlay: OverlayXattrs::Escape, drop_all: false }
     }
 }
 
@@ -90,38 +86,148 @@ const VALUE_MAX: usize = 65_535;
 /// Largest area of xattrs behind an inode: `i_xattr_icount` has 16 bits.
 const AREA_MAX: usize = 12 + 4 * 65_534;
 
+/// A namespace that EROFS can hold, and that Linux neither shows nor sets.
+const LUSTRE: &[u8] = b"lustre.";
+
 const OVERLAY_PREFIXES: [(&[u8], &[u8]); 2] = [
     (b"trusted.overlay.", b"trusted.overlay.overlay."),
     (b"user.overlay.", b"user.overlay.overlay."),
 ];
 
+/// Extended attributes that were dropped from one source: those that the kernel would not set where containerd unpacks a
+/// layer, and those that EROFS has no namespace for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DroppedXattrs {
+    /// How many, on all files together.
+    pub count: u64,
+    /// The first different names, as printable ASCII.
+    names: Vec<String>,
+    /// Were there other names?
+    more: bool,
+}
+
+impl DroppedXattrs {
+    /// Most names that are remembered.
+    const NAMES: usize = 8;
+    /// Most characters of a name.
+    const NAME_LEN: usize = 80;
+
+    /// `count` attributes with these names, and others if `more`. What is beyond the bounds of this type is cut off.
+    #[must_use]
+    pub fn new(count: u64, names: impl IntoIterator<Item = String>, more: bool) -> Self {
+        let mut dropped = Self { count, names: Vec::new(), more };
+        names.into_iter().for_each(|name| dropped.remember(&name));
+        dropped
+    }
+
+    /// The first different names.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether there were other names.
+    #[must_use]
+    pub fn has_more_names(&self) -> bool {
+        self.more
+    }
+
+    fn add(&mut self, name: &[u8]) {
+        self.count = self.count.saturating_add(1);
+        let part = name.get(..Self::NAME_LEN).unwrap_or(name);
+        self.remember(&part.escape_ascii().to_string());
+    }
+
+    fn remember(&mut self, name: &str) {
+        let is_plain = |c: &char| c.is_ascii_graphic() || *c == ' ';
+        let name: String = name.chars().filter(is_plain).take(Self::NAME_LEN).collect();
+        if self.names.contains(&name) {
+            return;
+        }
+        if self.names.len() < Self::NAMES {
+            self.names.push(name);
+        } else {
+            self.more = true;
+        }
+    }
+}
+
+impl fmt::Display for DroppedXattrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, names) = (if self.count == 1 { "attribute" } else { "attributes" }, &self.names);
+        let more = if self.more { ", ..." } else { "" };
+        write!(
+            f,
+            "{} extended {what} dropped, which Linux cannot set on such files or EROFS ",
+            self.count
+        )?;
+        write!(f, "cannot hold: {}{more}", names.join(", "))
+    }
+}
+
 impl Tree {
-    /// The set of the attributes of one member that are kept. `takes_user` says whether the kernel allows
-    /// `user.*` on it: only regular files and directories have them.
+    /// The set of the attributes of a file that are kept.
     ///
     /// # Errors
-    /// [`Error::BadXattr`] for what EROFS cannot hold.
+    /// [`Error::BadXattr`] for what EROFS cannot hold, and for what setxattr(2) refuses.
     pub fn xattr_set(
         &mut self,
         path: &[u8],
         xattrs: &[Xattr],
-        takes_user: bool,
+        file_type: FileType,
         policy: XattrPolicy,
+    ) -> Result<XattrSetId, Error> {
+        let judge = |xattr: &Xattr| decide(path, xattr, file_type, policy);
+        self.set_of(path, xattrs, policy, judge)
+    }
+
+    /// The set of the attributes of a member that are kept. What only libarchive's records say, which containerd does not
+    /// read, never speaks against the member.
+    pub(super) fn xattr_set_of_member(
+        &mut self,
+        entry: &Entry,
+        file_type: FileType,
+        policy: XattrPolicy,
+    ) -> Result<XattrSetId, Error> {
+        let undecoded = entry.libarchive.undecoded.iter().filter(|_| !policy.drop_all);
+        for name in undecoded {
+            self.note(Note::InvalidXattrDropped);
+            self.dropped.add(name);
+        }
+        let is_optional = |name: &Vec<u8>| entry.libarchive.only.binary_search(name).is_ok();
+        let judge = |xattr: &Xattr| match decide(&entry.path, xattr, file_type, policy) {
+            Err(_) if is_optional(&xattr.name) => Ok(Verdict::Drop(Note::InvalidXattrDropped)),
+            verdict => verdict,
+        };
+        self.set_of(&entry.path, &entry.xattrs, policy, judge)
+    }
+
+    fn set_of(
+        &mut self,
+        path: &[u8],
+        xattrs: &[Xattr],
+        policy: XattrPolicy,
+        judge: impl Fn(&Xattr) -> Result<Verdict, Error>,
     ) -> Result<XattrSetId, Error> {
         if xattrs.is_empty() || policy.drop_all {
             return Ok(XattrSetId::EMPTY);
         }
         let mut kept = BTreeMap::new();
         for xattr in xattrs {
-            let (name, note) = match decide(path, xattr, takes_user, policy)? {
-                Verdict::Keep(name, note) => (Some(name), note),
-                Verdict::Drop(note) => (None, Some(note)),
-            };
-            if let Some(note) = note {
-                self.note(note);
-            }
-            if let Some(name) = name {
-                kept.insert(name, xattr.value.clone());
+            match judge(xattr)? {
+                Verdict::Keep(name) => {
+                    kept.insert(name, xattr.value.clone());
+                }
+                Verdict::Escape(name) => {
+                    self.note(Note::OverlayXattr);
+                    kept.insert(name, xattr.value.clone());
+                }
+                Verdict::LeaveOut => self.note(Note::OverlayXattr),
+                Verdict::Nothing => {}
+                Verdict::Drop(note) => {
+                    self.note(note);
+                    self.dropped.add(&xattr.name);
+                }
             }
         }
         let area = 12
@@ -156,7 +262,15 @@ impl Tree {
 }
 
 enum Verdict {
-    Keep(Vec<u8>, Option<Note>),
+    /// It stays under this name.
+    Keep(Vec<u8>),
+    /// It is overlayfs', and stays under another name.
+    Escape(Vec<u8>),
+    /// It is overlayfs', and is not wanted.
+    LeaveOut,
+    /// Its value says that there is no such attribute.
+    Nothing,
+    /// The kernel would not set it.
     Drop(Note),
 }
 
@@ -168,15 +282,15 @@ fn bad(path: &[u8], name: &[u8], why: &'static str) -> Error {
 fn decide(
     path: &[u8],
     xattr: &Xattr,
-    takes_user: bool,
+    file_type: FileType,
     policy: XattrPolicy,
 ) -> Result<Verdict, Error> {
     let name = xattr.name.as_slice();
-    let Some((_, rest)) = prefix_of(name) else {
-        if policy.drop_unknown {
-            return Ok(Verdict::Drop(Note::UnknownXattrDropped));
-        }
-        return Err(bad(path, name, "no namespace that EROFS can hold"));
+    if matches!(name, b"user." | b"security.") {
+        return Err(bad(path, name, "nothing behind the namespace"));
+    }
+    let Some((_, rest)) = prefix_of(name).filter(|_| !name.starts_with(LUSTRE)) else {
+        return Ok(Verdict::Drop(Note::UnknownXattrDropped));
     };
     if name.contains(&0) {
         return Err(bad(path, name, "NUL byte in the name"));
@@ -187,14 +301,14 @@ fn decide(
     if xattr.value.len() > VALUE_MAX {
         return Err(bad(path, name, "value longer than 65535 bytes"));
     }
-    if name.starts_with(b"user.") && !takes_user {
+    if name.starts_with(b"user.") && !matches!(file_type, FileType::Regular | FileType::Directory) {
         return Ok(Verdict::Drop(Note::UserXattrDropped));
     }
     for (prefix, escaped) in OVERLAY_PREFIXES {
         if let Some(rest) = name.strip_prefix(prefix) {
             return Ok(match policy.overlay {
-                OverlayXattrs::Keep => Verdict::Keep(name.to_vec(), None),
-                OverlayXattrs::Drop => Verdict::Drop(Note::OverlayXattr),
+                OverlayXattrs::Keep => Verdict::Keep(name.to_vec()),
+                OverlayXattrs::Drop => Verdict::LeaveOut,
                 OverlayXattrs::Escape => escape(path, escaped, rest)?,
             });
         }
@@ -202,7 +316,12 @@ fn decide(
     if name.starts_with(b"trusted.") && !policy.keep_trusted {
         return Ok(Verdict::Drop(Note::TrustedXattrDropped));
     }
-    Ok(Verdict::Keep(name.to_vec(), None))
+    match interpreted::set(name, &xattr.value, file_type) {
+        Set::Stored => Ok(Verdict::Keep(name.to_vec())),
+        Set::Nothing => Ok(Verdict::Nothing),
+        Set::Unsupported => Ok(Verdict::Drop(Note::InvalidXattrDropped)),
+        Set::Refused(why) => Err(bad(path, name, why)),
+    }
 }
 
 fn escape(path: &[u8], escaped: &[u8], rest: &[u8]) -> Result<Verdict, Error> {
@@ -210,5 +329,5 @@ fn escape(path: &[u8], escaped: &[u8], rest: &[u8]) -> Result<Verdict, Error> {
     if name.len() > NAME_MAX {
         return Err(bad(path, &name, "name longer than 255 bytes once escaped"));
     }
-    Ok(Verdict::Keep(name, Some(Note::OverlayXattr)))
+    Ok(Verdict::Escape(name))
 }

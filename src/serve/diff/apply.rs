@@ -318,7 +318,11 @@ impl Differ {
         let remembered =
             for_others && !applied.inherits && self.remember(&layer.digest, &applied, &image);
         let to_keep = remembered && layer_type.is_some_and(is_tar);
-        let Applied { media_type, digest, size, how, times, .. } = applied;
+        let Applied { media_type, digest, size, how, times, summary, .. } = applied;
+        let dropped = summary.map(|summary| summary.dropped_xattrs).unwrap_or_default();
+        if dropped.count > 0 {
+            warn!(blob = %layer.digest, "{dropped}");
+        }
         self.stages(times);
         Ok(Done { media_type, diff_id: digest.to_string(), size, how: name(how), to_keep })
     }

@@ -20,13 +20,7 @@ pub(crate) fn acl(named_user: u32) -> Vec<u8> {
     const NO_ID: u32 = u32::MAX;
     let entries: [(u16, u16, u32); 5] =
         [(1, 6, NO_ID), (2, 4, named_user), (4, 4, NO_ID), (0x10, 4, NO_ID), (0x20, 4, NO_ID)];
-    let mut out = vec![2, 0, 0, 0];
-    for (tag, permissions, id) in entries {
-        out.extend_from_slice(&tag.to_le_bytes());
-        out.extend_from_slice(&permissions.to_le_bytes());
-        out.extend_from_slice(&id.to_le_bytes());
-    }
-    out
+    list(&entries)
 }
 
 /// A file with these attributes.
@@ -47,6 +41,8 @@ pub(super) fn cases() -> Vec<Case> {
     out.extend(namespaces());
     out.extend(overlay());
     out.extend(values());
+    out.extend(access_lists());
+    out.extend(capabilities());
     out
 }
 
@@ -86,6 +82,7 @@ fn namespaces() -> Vec<Case> {
     let tar = user(tar).dir("d");
     let refused =
         |variant, name: &str| Case::refused("A08", variant, with(&[(name, b"v")]), "bad-xattr");
+    let dropped = |variant, name: &str| Case::tree("A08", variant, with(&[(name, b"v")]), [f()]);
     vec![
         Case::tree(
             "A03",
@@ -94,9 +91,14 @@ fn namespaces() -> Vec<Case> {
             [symlink("l", "f"), char("c", 1, 3), fifo("p"), dir("d").xattr("user.k", b"v")],
         ),
         Case::tree("A04", "trusted", with(&[("trusted.k", b"v")]), [f()]),
-        refused("no namespace", "name"),
-        refused("unknown namespace", "com.apple.quarantine"),
-        refused("system attribute that is no ACL", "system.nfs4_acl"),
+        dropped("no namespace", "name"),
+        dropped("unknown namespace", "com.apple.quarantine"),
+        dropped("of btrfs", "btrfs.compression"),
+        dropped("of Lustre", "lustre.lov"),
+        dropped("system attribute that is no ACL", "system.nfs4_acl"),
+        dropped("system attribute that is nearly an ACL", "system.posix_acl_accessory"),
+        refused("nothing behind user", "user."),
+        refused("nothing behind security", "security."),
     ]
 }
 
@@ -119,6 +121,103 @@ fn overlay() -> Vec<Case> {
             b"y",
             "trusted.overlay.overlay.overlay.opaque",
         ),
+    ]
+}
+
+/// An ACL of these entries: tag, permissions, id.
+fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut out = vec![2, 0, 0, 0];
+    for (tag, permissions, id) in entries {
+        out.extend_from_slice(&tag.to_le_bytes());
+        out.extend_from_slice(&permissions.to_le_bytes());
+        out.extend_from_slice(&id.to_le_bytes());
+    }
+    out
+}
+
+fn access_lists() -> Vec<Case> {
+    const NO_ID: u32 = u32::MAX;
+    let (owner, user, group) = ((1, 6, NO_ID), (2, 7, 5), (4, 4, NO_ID));
+    let (mask, other) = ((0x10, 7, NO_ID), (0x20, 4, NO_ID));
+    let access = "system.posix_acl_access";
+    let none = |variant, value: &[u8]| {
+        Case::tree(
+            "A12",
+            variant,
+            with(&[(access, value), ("user.k", b"v")]),
+            [f().xattr("user.k", b"v")],
+        )
+    };
+    let refused = |variant, name: &str, value: &[u8]| {
+        Case::refused("A12", variant, with(&[(name, value)]), "bad-xattr")
+    };
+    let on = |tar: Tarball, name: &str, value: &[u8]| {
+        tar.pax_raw(record(format!("SCHILY.xattr.{name}"), value))
+    };
+    let version_1 = [&[1, 0, 0, 0], &list(&[owner, group, other])[4..]].concat();
+    let good = list(&[owner, user, group, mask, other]);
+    let default = "system.posix_acl_default";
+    vec![
+        none("no bytes: there is none", b""),
+        none("no entries: there is none", &list(&[])),
+        none("junk is dropped", b"junk"),
+        none("version 1 is dropped", &version_1),
+        Case::tree(
+            "A12",
+            "on a symbolic link it is dropped",
+            on(Tarball::new(), access, &good).symlink("l", "f").end(),
+            [symlink("l", "f")],
+        ),
+        Case::tree(
+            "A12",
+            "on a FIFO it is kept",
+            on(Tarball::new(), access, &good).header(&Header::new(b'6', "p").mode(0o674)).end(),
+            [fifo("p").mode(0o674).xattr(access, &good)],
+        ),
+        refused("one byte", access, b"j"),
+        refused("a header and junk", access, b"\x02\0\0\0junk"),
+        refused("no mask", access, &list(&[owner, user, group, other])),
+        refused("no others", access, &list(&[owner, group])),
+        refused("out of order", access, &list(&[group, owner, other])),
+        refused("undefined permissions", access, &list(&[(1, 14, NO_ID), group, other])),
+        refused("an unknown tag", access, &list(&[owner, group, (0x40, 4, NO_ID), other])),
+        refused(
+            "a user that cannot be",
+            access,
+            &list(&[owner, (2, 7, NO_ID), group, mask, other]),
+        ),
+        refused("a default list of a file", default, &good),
+        Case::refused(
+            "A12",
+            "a default list without a mask",
+            on(Tarball::new(), default, &list(&[owner, user, group, other])).dir("d").end(),
+            "bad-xattr",
+        ),
+    ]
+}
+
+fn capabilities() -> Vec<Case> {
+    let refused = |variant, value: &[u8]| {
+        Case::refused("A13", variant, with(&[("security.capability", value)]), "bad-xattr")
+    };
+    let changed = |at: usize, byte: u8| {
+        let mut value = CAPABILITY_V2;
+        if let Some(to) = value.get_mut(at) {
+            *to = byte;
+        }
+        value
+    };
+    let mut no_user = CAPABILITY_V3.to_vec();
+    no_user.truncate(20);
+    no_user.extend([0xff; 4]);
+    vec![
+        refused("without a byte", b""),
+        refused("junk", b"junk"),
+        refused("cut off", CAPABILITY_V2.split_last().map_or(&[], |(_, rest)| rest)),
+        refused("revision 1", &changed(3, 1)),
+        refused("revision 3 without its user", &changed(3, 3)),
+        refused("an unknown flag", &changed(0, 2)),
+        refused("for a user that cannot be", &no_user),
     ]
 }
 

@@ -296,6 +296,7 @@ fn attributes() -> Vec<Case> {
             twins("SCHILY.xattr.user.k", "LIBARCHIVE.xattr.user.k"),
             [file("f", b"data").xattr("user.k", b"schily")],
         ),
+        of_libarchive_alone(),
         Case::tree(
             "X19",
             "ACLs as text, flags and RHT.security",
@@ -303,6 +304,21 @@ fn attributes() -> Vec<Case> {
             data(),
         ),
     ]
+}
+
+/// Records that containerd does not read, and that cannot be kept.
+fn of_libarchive_alone() -> Case {
+    let records = [
+        ("LIBARCHIVE.xattr.user.a", "!"),
+        ("LIBARCHIVE.xattr.user.%zz", "bGliYXJjaGl2ZQ=="),
+        ("LIBARCHIVE.xattr.com.apple.provenance", "AQIA"),
+        ("LIBARCHIVE.xattr.security.capability", "AQIA"),
+        ("LIBARCHIVE.xattr.system.posix_acl_access", "AgAAAGp1bms"),
+        ("LIBARCHIVE.xattr.", "AQIA"),
+    ];
+    let archive = Tarball::new().pax(&records).file("f", b"data").end();
+    let variant = "what libarchive's records cannot say is dropped";
+    Case::tree("X18", variant, archive, [file("f", b"data")])
 }
 
 fn value(key: &str) -> &'static str {

@@ -1,7 +1,7 @@
 //! W: whiteouts and opaque directories, in the tar of a layer and in the overlayfs form that an image holds.
 
 use super::Case;
-use crate::listing::make::{Item, char, dir, file, implicit, symlink};
+use crate::listing::make::{Item, char, dir, file, implicit, link, symlink};
 use crate::tarball::{Header, Tarball};
 
 /// What overlayfs reads as "this name is gone".
@@ -167,6 +167,25 @@ fn malformed() -> Vec<Case> {
                 .file("f", b"data")
                 .end(),
             [file("f", b"data")],
+        ),
+        Case::tree(
+            "W08",
+            "links to the first names that AUFS keeps",
+            Tarball::new()
+                .dir(".wh..wh.plnk")
+                .file(".wh..wh.plnk/163.1", b"data")
+                .file(".wh..wh.plnk/163.2", b"no link")
+                .dir("bin")
+                .hardlink("bin/other", ".wh..wh.plnk/163.1")
+                .hardlink("bin/real", "./.wh..wh.plnk/163.1")
+                .end(),
+            [dir("bin"), file("bin/other", b"data"), link("bin/real", "bin/other")],
+        ),
+        Case::refused(
+            "W08",
+            "a link to a name that AUFS does not keep",
+            Tarball::new().dir(".wh..wh.plnk").hardlink("f", ".wh..wh.plnk/163.1").end(),
+            "hardlink-target-not-found",
         ),
         bad(
             "W09",

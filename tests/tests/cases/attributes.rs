@@ -51,3 +51,13 @@ fn a09_the_last_of_two_values_wins() {
 fn a11_ima_and_evm_are_kept() {
     hold("A11");
 }
+
+#[test]
+fn a12_access_lists_are_taken_as_the_kernel_takes_them() {
+    hold("A12");
+}
+
+#[test]
+fn a13_capabilities_that_the_kernel_does_not_take_are_refused() {
+    hold("A13");
+}

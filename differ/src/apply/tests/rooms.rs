@@ -90,6 +90,32 @@ fn a_worker_makes_the_same_image_and_says_the_same() {
 }
 
 #[test]
+fn a_worker_says_which_attributes_were_dropped() {
+    let mut builder = tar::Builder::new(Vec::new());
+    let names: Vec<String> = (0..20).map(|n| format!("SCHILY.xattr.com.example.{n:02}")).collect();
+    for file in ["a", "b"] {
+        builder.append_pax_extensions(names.iter().map(|name| (name.as_str(), &b"v"[..]))).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(0);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, file, &[][..]).unwrap();
+    }
+    let blob = builder.into_inner().unwrap();
+    let layer = layer(OCI_LAYER, &blob);
+    let there = worker("dropped");
+    for room in [&Room::Here, &there] {
+        let applied = run(room, &layer, &blob, &Options::default(), true).unwrap().0;
+        let dropped = applied.summary.unwrap().dropped_xattrs;
+        assert_eq!((dropped.count, dropped.has_more_names()), (40, true));
+        let expected: Vec<String> = (0..8).map(|n| format!("com.example.{n:02}")).collect();
+        assert_eq!(dropped.names(), expected);
+        let text = dropped.to_string();
+        assert!(text.starts_with("40 extended attributes dropped"), "{text}");
+        assert!(text.ends_with("com.example.07, ..."), "{text}");
+    }
+}
+
+#[test]
 fn a_worker_gives_the_same_errors() {
     let (tar, image) = (tar(), image());
     let other = Digest::of(b"something else");

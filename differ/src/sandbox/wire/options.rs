@@ -69,7 +69,6 @@ struct Xattrs {
     keep_trusted: bool,
     #[serde(with = "Overlay")]
     overlay: OverlayXattrs,
-    drop_unknown: bool,
     drop_all: bool,
 }
 

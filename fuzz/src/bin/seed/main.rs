@@ -113,7 +113,7 @@ fn records() -> Result<Vec<u8>, Box<dyn Error>> {
         link: vec![b'l'; 101],
         kind: Kind::Symlink,
         meta: Meta { mode: 0o777, uid: 1 << 30, gid: 1 << 31, mtime: Time { sec: -2, nsec: 5 } },
-        xattrs: vec![xattr("security.capability"), xattr("user.a=b")],
+        xattrs: vec![xattr("security.ima"), xattr("user.a=b")],
         ..Entry::default()
     })?;
     Ok(writer.finish()?)

@@ -3,8 +3,14 @@
 use super::super::fault::{Corruption, Error, Fault};
 use super::{Coding, DECODED_MAX, Form, Map, Metadata, Piece, Source, Tail, advise};
 
-/// Marks a distance that is a count of blocks instead.
+/// Marks a distance that is a count of blocks instead. No blocks at all are a hole, since Linux 7.2.
 const BLOCK_COUNT: u16 = 0x800;
+
+/// Bits of `di_advise` in full tables: the type; a hole, since Linux 7.2 (`Z_EROFS_LI_HOLE`); only a prefix of what decodes
+/// belongs to the extent (`Z_EROFS_LI_PARTIAL_REF`).
+const ADVISE_KIND: u16 = 3;
+const ADVISE_HOLE: u16 = 1 << 14;
+const ADVISE_PARTIAL: u16 = 1 << 15;
 
 /// How the extent of a head is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +34,8 @@ pub(crate) enum Lcluster {
         /// First block of its compressed bytes.
         block: u32,
         partial: bool,
+        /// The extent is zeros. Older kernels decode what is in `block`, so it has to be zeros as well.
+        hole: bool,
     },
     /// The extent started earlier.
     NonHead {
@@ -48,6 +56,18 @@ struct Head {
     kind: HeadKind,
     block: u32,
     partial: bool,
+    hole: bool,
+}
+
+/// What the entry behind a head says of its compressed blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocks {
+    /// Nothing, and nothing had to be said: it is one.
+    One,
+    /// Nothing, where a count is needed.
+    Missing,
+    /// So many.
+    Given(u16),
 }
 
 /// A pack of compact entries with a common base block.
@@ -151,10 +171,12 @@ impl Map {
 
     fn full_entry(&self, adv: [u8; 2], ofs: [u8; 2], u: [u8; 4]) -> Result<Lcluster, Corruption> {
         let adv = u16::from_le_bytes(adv);
-        if adv & !0x8003 != 0 {
+        let is_head = adv & ADVISE_KIND != u16::from(NONHEAD);
+        let known = ADVISE_KIND | ADVISE_PARTIAL | if is_head { ADVISE_HOLE } else { 0 };
+        if adv & !known != 0 {
             return Err(Corruption::new(Fault::MapEntry).detail(format_args!("{adv:#x}")));
         }
-        let kind = match adv & 3 {
+        let kind = match adv & ADVISE_KIND {
             0 => HeadKind::Stored,
             1 => HeadKind::First,
             3 => HeadKind::Second,
@@ -169,7 +191,8 @@ impl Map {
             kind,
             offset: u16::from_le_bytes(ofs),
             block: u32::from_le_bytes(u),
-            partial: adv & 0x8000 != 0,
+            partial: adv & ADVISE_PARTIAL != 0,
+            hole: adv & ADVISE_HOLE != 0,
         })
     }
 
@@ -182,7 +205,8 @@ impl Map {
                 _ => HeadKind::Second,
             };
             let block = pack.base().wrapping_add(self.blocks_before(pack, slot)?);
-            return Ok(Lcluster::Head { kind, offset: low, block, partial: false });
+            let (partial, hole) = (false, false);
+            return Ok(Lcluster::Head { kind, offset: low, block, partial, hole });
         }
         if low & BLOCK_COUNT != 0 || slot.saturating_add(1) != pack.slots {
             let (back, blocks) = self.distance(low)?;
@@ -251,10 +275,27 @@ impl Map {
         Ok(Piece { start: head.start, end, source })
     }
 
+    /// What kernels before Linux 7.2 decode where a head of a full table says that there is a hole: the cluster that the
+    /// head leads to. `None` where there is no such hole. A hole that is a count of no blocks is none for them.
+    pub(crate) fn stand_in(&self, meta: &dyn Metadata, pos: u64) -> Result<Option<Piece>, Error> {
+        if self.form != Form::Full {
+            return Ok(None);
+        }
+        let head = self.find_head(meta, pos)?;
+        if !head.hole {
+            return Ok(None);
+        }
+        let (end, blocks) = self.find_end(meta, &head)?;
+        let source = self.source_of(meta, &Head { hole: false, ..head }, end, blocks)?;
+        let piece = Piece { start: head.start, end, source };
+        self.check_piece(meta.superblock(), &piece).map_err(|c| c.nid(self.nid).at(self.start))?;
+        Ok(Some(piece))
+    }
+
     fn head_at(&self, lcn: u64, entry: Lcluster) -> Option<Head> {
-        let Lcluster::Head { kind, offset, block, partial } = entry else { return None };
+        let Lcluster::Head { kind, offset, block, partial, hole } = entry else { return None };
         let start = (lcn << self.cluster_bits).saturating_add(u64::from(offset));
-        Some(Head { lcn, start, kind, block, partial })
+        Some(Head { lcn, start, kind, block, partial, hole })
     }
 
     fn find_head(&self, meta: &dyn Metadata, pos: u64) -> Result<Head, Error> {
@@ -282,11 +323,11 @@ impl Map {
         }
     }
 
-    /// The end of the extent, and the number of its blocks where one is given.
-    fn find_end(&self, meta: &dyn Metadata, head: &Head) -> Result<(u64, Option<u16>), Error> {
+    /// The end of the extent, and what is said of the number of its blocks.
+    fn find_end(&self, meta: &dyn Metadata, head: &Head) -> Result<(u64, Blocks), Error> {
         let count = self.lclusters();
         let farthest = (DECODED_MAX >> self.cluster_bits).saturating_add(2);
-        let mut blocks = None;
+        let mut blocks = Blocks::One;
         // Where the entries say that the next head is not before.
         let mut promised = 0;
         let mut lcn = head.lcn.saturating_add(1);
@@ -306,13 +347,13 @@ impl Map {
                     if back == 0 || u64::from(back) > distance {
                         return Err(self.fault(Fault::MapLookback, at, "past the head"));
                     }
-                    if distance == 1 {
-                        blocks = count;
-                    } else if count.is_some() {
-                        return Err(self.fault(Fault::MapBlockCount, at, "not behind a head"));
-                    }
-                    if distance == 1 && count.is_none() && self.is_big(head.kind) {
-                        blocks = Some(0);
+                    match count {
+                        Some(count) if distance == 1 => blocks = Blocks::Given(count),
+                        Some(_) => {
+                            return Err(self.fault(Fault::MapBlockCount, at, "not behind a head"));
+                        }
+                        None if distance == 1 && self.is_big(head.kind) => blocks = Blocks::Missing,
+                        None => {}
                     }
                     if distance > farthest {
                         return Err(self.fault(Fault::MapTooLarge, at, "lookahead"));
@@ -335,10 +376,13 @@ impl Map {
         meta: &dyn Metadata,
         head: &Head,
         end: u64,
-        blocks: Option<u16>,
+        blocks: Blocks,
     ) -> Result<Source, Error> {
         let at = self.locate(head.lcn).0;
         let last = end == self.size;
+        if head.hole && last && self.tail != Tail::Plain {
+            return Err(self.fault(Fault::MapHole, at, "the tail of the file is elsewhere"));
+        }
         if let (true, Tail::Fragment { low }) = (last, self.tail) {
             // Full tables have room for the high half of the offset.
             let high = if self.form == Form::Full { u64::from(head.block) << 32 } else { 0 };
@@ -362,10 +406,14 @@ impl Map {
             }
             return Ok(Source::Inline { offset, len, coding });
         }
-        let blocks = if self.is_big(head.kind) { blocks.unwrap_or(1) } else { 1 };
-        if blocks == 0 {
-            return Err(self.fault(Fault::MapBlockCount, at, "none behind a head"));
-        }
+        let blocks = match blocks {
+            _ if head.hole => 0,
+            Blocks::Given(blocks) if self.is_big(head.kind) => blocks,
+            Blocks::Missing => {
+                return Err(self.fault(Fault::MapBlockCount, at, "none behind a head"));
+            }
+            Blocks::Given(_) | Blocks::One => 1,
+        };
         Ok(Source::Blocks {
             address: u64::from(head.block) << self.block_bits,
             len: u64::from(blocks) << self.block_bits,

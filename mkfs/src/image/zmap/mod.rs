@@ -48,7 +48,7 @@ pub(crate) trait Metadata {
 }
 
 /// How the bytes of an extent are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coding {
     /// As they are, from the start of the cluster.
     Stored,
@@ -234,7 +234,7 @@ impl Map {
         pos: u64,
         hint: &mut Hint,
     ) -> Result<Piece, Error> {
-        let piece = match self.form {
+        let mut piece = match self.form {
             Form::Fragment { offset } => {
                 Piece { start: 0, end: self.size, source: Source::Fragment { offset } }
             }
@@ -242,6 +242,10 @@ impl Map {
             Form::Records { .. } => self.find_record(meta, pos, hint)?,
         };
         self.check_piece(meta.superblock(), &piece).map_err(|c| c.nid(self.nid).at(self.start))?;
+        // A cluster without blocks is a hole (Linux 7.2), within the bounds of any other cluster.
+        if matches!(piece.source, Source::Blocks { len: 0, .. }) {
+            piece.source = Source::Hole;
+        }
         Ok(piece)
     }
 

@@ -161,6 +161,71 @@ fn the_high_half_of_a_fragment_offset_is_in_the_last_head_of_a_full_table() {
     assert_eq!(world.pieces().unwrap(), expected);
 }
 
+/// Holes of Linux 7.2: a flag of the head in full tables, no blocks behind it in tables with block counts.
+#[test]
+fn holes_are_flags_or_counts_of_nothing() {
+    let flag = FULL.replacen("0100000001000000", "0140000001000000", 1);
+    let counted = "0000000002000000 0000000000000000
+        0100000001000000 0200000000080300 0200000002000200 0200000003000100 0000a00f00000000";
+    // The flag wins over the blocks that older kernels decode.
+    let both = counted.replacen(
+        "0100000001000000 0200000000080300",
+        "0140000001000000 0200000002080300",
+        1,
+    );
+    // Without an entry behind it there is no place for a count.
+    let last =
+        FULL.replacen("0000ba0f02000000 0000a00f00000000", "0140000002000000 0200000001000100", 1);
+    let compact = "0000000006000000 0010002801000000 0220001005000000 0128000006000000";
+    let big = INCOMPAT | incompat::COMPR_CFGS;
+    let (full, packed) = (Layout::CompressedFull, Layout::CompressedCompact);
+    let hole = Source::Hole;
+    for (layout, incompat, map, expected) in [
+        (
+            full,
+            INCOMPAT,
+            &*flag,
+            vec![piece(0, 16_314, hole), piece(16_314, 20_384, stored(8192, 4096))],
+        ),
+        (full, big, counted, vec![piece(0, 20_384, hole)]),
+        (full, big, &*both, vec![piece(0, 20_384, hole)]),
+        (
+            full,
+            INCOMPAT,
+            &*last,
+            vec![piece(0, 12_288, lz4(4096, 4096)), piece(12_288, 20_384, hole)],
+        ),
+        (
+            packed,
+            big,
+            compact,
+            vec![piece(0, 12_288, hole), piece(12_288, 20_384, lz4(5 * 4096, 4096))],
+        ),
+    ] {
+        let world = World::new(layout, SIZE, incompat, map);
+        assert_eq!(world.pieces().unwrap(), expected, "{map}");
+    }
+}
+
+#[test]
+fn a_hole_is_no_larger_than_any_extent() {
+    // lclusters of 32 KiB, one extent.
+    for (clusters, fault) in [(384u32, None), (385, Some(Fault::MapTooLarge))] {
+        let mut map = "0000000000000003 0000000000000000 0140000001000000".to_owned();
+        for lcn in 1..clusters {
+            let (back, forward) = (lcn.to_le_bytes(), (clusters - lcn).to_le_bytes());
+            let hex = |b: [u8; 4]| format!("{:02x}{:02x}", b[0], b[1]);
+            map += &format!("02000000{}{}", hex(back), hex(forward));
+        }
+        let world = World::new(Layout::CompressedFull, clusters << 15, INCOMPAT, &map);
+        let got = world.pieces().map(|pieces| pieces.len());
+        match fault {
+            None => assert_eq!(got.unwrap(), 1),
+            Some(fault) => assert_eq!(world.fault(), fault),
+        }
+    }
+}
+
 /// What is wrong, the fault it is, and what in the full table is replaced by what; nothing for all of it.
 const BROKEN: &[(&str, Fault, &str, &str)] = &[
     ("undefined advice", Fault::MapHeader, "", "0000000040000000"),
@@ -174,6 +239,29 @@ const BROKEN: &[(&str, Fault, &str, &str)] = &[
     ("a distance past the head", Fault::MapLookback, "0200000002000100", "0200000003000100"),
     ("a promise past the next head", Fault::MapLookahead, "0200000002000100", "0200000002000200"),
     ("an unexpected block count", Fault::MapBlockCount, "0200000001000200", "0200000001080200"),
+    ("a hole that is no head", Fault::MapEntry, "0200000001000200", "0240000001000200"),
+    ("a hole that is stored", Fault::MapStored, "0000ba0f02000000", "0040ba0f02000000"),
+    (
+        "a hole whose bytes are behind the table",
+        Fault::MapHole,
+        "",
+        "00006c0008000000 0000000000000000
+        0140000001000000 0200000001000400 0200000002000300 0200000003000200 0200000004000100",
+    ),
+    (
+        "a hole in the packed inode",
+        Fault::MapHole,
+        "",
+        "7856341220000000 0000000000000000
+        0140000001000000 0200000001000400 0200000002000300 0200000003000200 0200000004000100",
+    ),
+    (
+        "a hole of an algorithm not announced",
+        Fault::ComprAlgorithm,
+        "",
+        "0000000000000200 0000000000000000
+        0140000001000000 0200000001000400 0200000002000300 0200000003000200 0200000004000100",
+    ),
     ("an algorithm not announced", Fault::ComprAlgorithm, "0000000000000000 ", "0000000000000200 "),
     (
         "more stored than there is room",

@@ -3,7 +3,7 @@
 use super::archive::{archive, gnu, long, padded, pax, record, ustar};
 use super::{code, one, paths, read};
 use crate::meta::Xattr;
-use crate::tar::{Kind, Problem};
+use crate::tar::{Kind, Libarchive, Problem};
 
 fn file(name: &str) -> Vec<u8> {
     ustar(b'0', name).header()
@@ -263,10 +263,34 @@ fn x18_attributes_of_libarchive() {
     let expected =
         [xattr("user.a", b"hello"), xattr("user.b=%", b"hello"), xattr("user.c", b"schily")];
     assert_eq!(entry.xattrs, expected);
-    for (key, value) in [("user.a", "!"), ("user.%", ""), ("user.%4", ""), ("user.%zz", "")] {
+    assert_eq!(entry.libarchive.only, [&b"user.a"[..], b"user.b=%"]);
+    assert!(entry.libarchive.undecoded.is_empty());
+}
+
+#[test]
+fn x18_what_cannot_be_decoded_is_named() {
+    let long = "n".repeat(256);
+    for (key, value, name) in [
+        ("user.%61", "!", "user.a"),
+        ("user.%", "", "user.%"),
+        ("user.%4", "", "user.%4"),
+        ("user.%zz", "", "user.%zz"),
+        ("user.%00", "", "user.\0"),
+        ("", "", ""),
+        (&long, "", &long),
+    ] {
         let key = format!("LIBARCHIVE.xattr.{key}");
-        assert_eq!(code(&[pax(&[(&key, value)]), file("a")].concat()), "tar-bad-xattr", "{key}");
+        let records = [(key.as_str(), value), ("SCHILY.xattr.user.c", "kept")];
+        let (entry, _) = one(&[pax(&records), file("a")].concat());
+        assert_eq!(entry.xattrs, [xattr("user.c", b"kept")], "{key}");
+        assert_eq!(entry.libarchive.undecoded, [name.as_bytes()], "{key}");
+        assert!(entry.libarchive.only.is_empty(), "{key}");
     }
+    // The other record of the same attribute says what it is.
+    let records = [("SCHILY.xattr.user.a", "v"), ("LIBARCHIVE.xattr.user.%61", "!")];
+    let (entry, _) = one(&[pax(&records), file("a")].concat());
+    assert_eq!(entry.xattrs, [xattr("user.a", b"v")]);
+    assert_eq!(entry.libarchive, Libarchive::default());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::archive::{archive, gnu, long, padded, pax, slots, ustar, v7};
 use super::{Member, read, read_input};
 use crate::io::Input;
 use crate::meta::{Meta, Time, Xattr};
-use crate::tar::{BLOCK, Entry, Kind, Writer};
+use crate::tar::{BLOCK, Entry, Kind, Libarchive, Writer};
 
 /// Delivers bytes in pieces of the given sizes, over and over.
 struct Pieces<'a> {
@@ -179,10 +179,12 @@ fn write(members: &[Member]) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-/// Members without their places.
+/// Members without their places, and without what their records are called: names with an equals sign are libarchive's.
 fn placeless(mut members: Vec<Member>) -> Vec<Member> {
     for (entry, _) in &mut members {
         (entry.offset, entry.data_offset) = (0, 0);
+        assert!(entry.libarchive.only.iter().all(|name| name.contains(&b'=')));
+        entry.libarchive = Libarchive::default();
     }
     members
 }

@@ -44,6 +44,51 @@ fn plain_members_are_one_ustar_header() {
 }
 
 #[test]
+fn valid_access_lists_are_written_as_text_too_where_that_is_wanted() {
+    let list = |entries: &[(u16, u16, u32)]| {
+        let mut value = vec![2, 0, 0, 0];
+        for (tag, permissions, id) in entries {
+            value.extend(tag.to_le_bytes());
+            value.extend(permissions.to_le_bytes());
+            value.extend(id.to_le_bytes());
+        }
+        value
+    };
+    let (owner, user, group) = ((1, 6, u32::MAX), (2, 7, 5), (4, 4, u32::MAX));
+    let (mask, other) = ((16, 5, u32::MAX), (32, 0, u32::MAX));
+    let good = list(&[owner, user, group, mask, other]);
+    let text = "user::rw-,user:5:rwx,group::r--,mask::r-x,other::---";
+    let (access, default) = ("system.posix_acl_access", "system.posix_acl_default");
+    for (kind, name, value, expected) in [
+        (Kind::Directory, access, &good, format!("SCHILY.acl.access={text}\n")),
+        (Kind::Directory, default, &good, format!("SCHILY.acl.default={text}\n")),
+        (Kind::Regular, access, &good, format!("SCHILY.acl.access={text}\n")),
+        (Kind::Regular, default, &good, String::new()),
+        (Kind::Symlink, access, &good, String::new()),
+        (Kind::Regular, access, &list(&[owner, user, group, other]), String::new()),
+        (Kind::Regular, "user.k", &good, String::new()),
+    ] {
+        let xattrs = vec![Xattr { name: name.into(), value: value.clone() }];
+        let entry = Entry { kind, xattrs, link: b"x".to_vec(), ..file("a", 0) };
+        let mut writer = Writer::new(Vec::new()).with_acl_texts();
+        writer.write_entry(&entry).unwrap();
+        let with = writer.finish().unwrap();
+        let without = write(&entry);
+        let holds = |bytes: &[u8]| bytes.windows(11).any(|window| window == b"SCHILY.acl.");
+        assert!(!holds(&without), "{kind:?} {name}");
+        match expected.as_str() {
+            "" => assert!(with == without, "{kind:?} {name}"),
+            record => {
+                let found = with.windows(record.len()).any(|window| window == record.as_bytes());
+                assert!(found, "{kind:?} {name}");
+                // For us the attribute is what counts.
+                assert_eq!(one(&with).0.xattrs, entry.xattrs, "{kind:?} {name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn long_paths_are_split_or_become_records() {
     let dir = "d".repeat(150);
     let cases = [
