@@ -42,6 +42,11 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     // Nobody is left to tell when this fails.
     let _ = writeln!(io::stderr().lock(), "erolith: {}", message(error));
+    if let Some(excerpt) =
+        error.chain().find_map(|cause| cause.downcast_ref::<config::Error>()?.excerpt())
+    {
+        let _ = writeln!(io::stderr().lock(), "{excerpt}");
+    }
     if let Some(advice) = advice(error) {
         let _ = writeln!(io::stderr().lock(), "erolith: hint: {advice}");
     }

@@ -64,9 +64,9 @@ pub(crate) fn dropped_xattrs(dropped: &DroppedXattrs) -> Value {
 /// A dm-verity hash tree.
 pub(crate) fn verity(verity: &Verity) -> Value {
     json!({
-        "rootHash": verity.root.to_string(),
-        "hashOffset": verity.hash_offset,
-        "blockSize": verity.block_size,
+        "root_hash": verity.root.to_string(),
+        "hash_offset": verity.hash_offset,
+        "block_size": verity.block_size,
     })
 }
 

@@ -17,11 +17,9 @@ mod xattr_text;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     sys::memory::give_back();
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::of_process();
     // Unlocked, so that a progress bar can be drawn meanwhile; buffered, so that a listing is not a write a line.
     let mut out = io::BufWriter::new(io::stdout());
     let result = cli.run(&mut out).and_then(|code| {

@@ -74,9 +74,9 @@ fn changes_between_images_are_lines_sums_and_objects() {
     );
     let sums = EROLITH.printed(&["diff", "--stat", "--json", &old, &new]);
     let sums: Value = serde_json::from_str(&sums).unwrap();
-    let opt = json!({ "path": "/opt", "added": 2, "changed": 0, "removed": 1, "bytesWritten": 3 });
+    let opt = json!({ "path": "/opt", "added": 2, "changed": 0, "removed": 1, "bytes_written": 3 });
     assert_eq!(sums["directories"][1], opt, "{sums}");
-    assert_eq!((&sums["changed"], &sums["bytesWritten"]), (&json!(1), &json!(10)));
+    assert_eq!((&sums["changed"], &sums["bytes_written"]), (&json!(1), &json!(10)));
     let table = EROLITH.printed(&["diff", "--stat", &old, &new]);
     assert_eq!(table.lines().last().unwrap(), "    2        1        2     10 B  all");
     let objects = EROLITH.printed(&["diff", "--json", &new, &old]);

@@ -60,7 +60,7 @@ impl Bench {
         args.extend([image.as_str(), tar.as_str()]);
         let made: Value = serde_json::from_str(&EROLITH.printed(&args)).unwrap();
         assert_eq!(made["bytes"], fs::metadata(&image).unwrap().len());
-        made["dmVerity"].clone()
+        made["dm_verity"].clone()
     }
 
     fn flip(&self, name: &str, offset: u64) {
@@ -78,8 +78,8 @@ fn veritysetup_reads_what_is_written_and_writes_the_same() {
     let cases = [("-b4096", "4096"), ("-b512", "512"), ("-b1024", "1024"), ("--join", "512")];
     for (option, block) in cases {
         let tree = bench.image("image", &[option]);
-        let (image, root) = (bench.at("image"), tree["rootHash"].as_str().unwrap());
-        let hash_offset = tree["hashOffset"].as_u64().unwrap();
+        let (image, root) = (bench.at("image"), tree["root_hash"].as_str().unwrap());
+        let hash_offset = tree["hash_offset"].as_u64().unwrap();
         let at = format!("--hash-offset={hash_offset}");
         judge(&program, &["verify", &at, &image, &image, root]).unwrap();
         let dump = judge(&program, &["dump", &at, &image]).unwrap();
@@ -115,8 +115,8 @@ fn veritysetup_reads_what_is_written_and_writes_the_same() {
 fn a_changed_bit_is_found_and_named() {
     let bench = Bench::new();
     let tree = bench.image("image", &[]);
-    let (image, root) = (bench.at("image"), tree["rootHash"].as_str().unwrap());
-    let hash_offset = tree["hashOffset"].as_u64().unwrap();
+    let (image, root) = (bench.at("image"), tree["root_hash"].as_str().unwrap());
+    let hash_offset = tree["hash_offset"].as_u64().unwrap();
     let fsck = |more: &[&str]| {
         let mut args = vec!["fsck", "--json", "--dm-verity-root", root];
         args.extend(more);
@@ -162,9 +162,9 @@ fn images_with_trees_are_read_as_others_and_inspected() {
     assert_eq!(EROLITH.printed(&["cat", &image, "/etc/hosts"]), "127.0.0.1 localhost\n");
     let seen: Value =
         serde_json::from_str(&EROLITH.printed(&["inspect", "--json", &image])).unwrap();
-    let (found, root) = (&seen["dm_verity"], tree["rootHash"].as_str().unwrap());
+    let (found, root) = (&seen["dm_verity"], tree["root_hash"].as_str().unwrap());
     assert_eq!(found["root"], root);
-    assert_eq!(found["hash_offset"], tree["hashOffset"]);
+    assert_eq!(found["hash_offset"], tree["hash_offset"]);
     let bytes = found["end"].as_u64().unwrap() - found["hash_offset"].as_u64().unwrap();
     assert_eq!(seen["space"]["verity"], bytes);
     assert!(EROLITH.printed(&["inspect", &image]).contains(&format!("root hash {root}")));

@@ -144,7 +144,7 @@ fn life(containerd: Containerd) {
     let base = manifest["annotations"]["org.opencontainers.image.base.digest"].clone();
     assert_eq!(base, made["base"]["manifest"]);
     let config = document(&node, &made["config"]);
-    assert_eq!(config["rootfs"]["diff_ids"][4], made["layer"]["diffId"]);
+    assert_eq!(config["rootfs"]["diff_ids"][4], made["layer"]["diff_id"]);
     assert_eq!(config["author"], "me");
     let last = config["history"].as_array().unwrap().last().unwrap();
     assert_eq!((&last["created_by"], &last["comment"]), (&"sleep 600".into(), &"why".into()));
@@ -193,7 +193,7 @@ fn the_same_container_gives_the_same_image() {
         for what in ["manifest", "config", "layer"] {
             assert_eq!(first[what], second[what], "{what}");
         }
-        assert!(first["layer"]["mediaType"].as_str().unwrap().ends_with("+zstd"));
+        assert!(first["layer"]["media_type"].as_str().unwrap().ends_with("+zstd"));
         let created = document(&node, &first["config"])["created"].clone();
         assert_eq!(created, "2023-11-14T22:13:20Z");
         // A name leads to the newest image of that name.
@@ -237,7 +237,7 @@ fn what_is_committed_can_be_committed_again() {
 fn unpack(node: &Node, made: &Value) -> String {
     let parent =
         node.snapshots("erolith").into_iter().find(|(key, ..)| *key == one(node)).unwrap().1;
-    let diff_id = made["layer"]["diffId"].as_str().unwrap();
+    let diff_id = made["layer"]["diff_id"].as_str().unwrap();
     let chain = format!("sha256:{}", sha256(format!("{parent} {diff_id}").as_bytes()));
     let key = format!("unpack-{chain}");
     node.ctr(&["snapshots", "--snapshotter", "erolith", "prepare", &key, &parent]);
@@ -246,7 +246,7 @@ fn unpack(node: &Node, made: &Value) -> String {
     let snapshot = client.list(&[]).unwrap().into_iter().find(|info| info.name.ends_with(&key));
     let mounts = client.mounts(&snapshot.unwrap().name).unwrap();
     let layer = Descriptor {
-        media_type: made["layer"]["mediaType"].as_str().unwrap().into(),
+        media_type: made["layer"]["media_type"].as_str().unwrap().into(),
         digest: made["layer"]["digest"].as_str().unwrap().into(),
         size: made["layer"]["size"].as_i64().unwrap(),
         annotations: BTreeMap::new(),
@@ -266,13 +266,13 @@ fn layers_can_be_erofs_images() {
             let form = ["--format", "erofs", "--compression", compression];
             let made = commit(&node, &[&form[..], &[&one(&node), "made:erofs"]].concat());
             let want = format!("application/vnd.erofs.layer.v1{suffix}");
-            assert_eq!(made["layer"]["mediaType"], want);
+            assert_eq!(made["layer"]["media_type"], want);
             let config = document(&node, &made["config"]);
             assert_eq!(config["os.features"], serde_json::json!(["erofs"]));
-            assert_eq!(config["rootfs"]["diff_ids"][4], made["layer"]["diffId"]);
+            assert_eq!(config["rootfs"]["diff_ids"][4], made["layer"]["diff_id"]);
             if compression == "none" {
                 let digest = made["layer"]["digest"].as_str().unwrap();
-                assert_eq!(made["layer"]["diffId"], digest);
+                assert_eq!(made["layer"]["diff_id"], digest);
                 let blobs = "root/io.containerd.content.v1.content/blobs/sha256";
                 let blob = node.place().join(blobs).join(digest.trim_start_matches("sha256:"));
                 let blob = blob.display().to_string();

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 /// Print a completion script for a shell.
@@ -17,7 +16,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     // The generator panics when writing fails, so it writes to memory.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "erolith", &mut script);
+    clap_complete::generate(args.shell, &mut super::Cli::definition(), "erolith", &mut script);
     out.write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -169,13 +169,13 @@ fn as_json(report: &Report) -> serde_json::Value {
     let layers = |image: &ImageReport| {
         let rows = image.layers.iter().map(|layer| {
             json!({
-                "sourceDiffId": layer.source_diff_id.to_string(),
-                "sourceSize": layer.source_size,
+                "source_diff_id": layer.source_diff_id.to_string(),
+                "source_size": layer.source_size,
                 "digest": layer.digest.to_string(),
                 "size": layer.size,
-                "diffId": layer.diff_id.to_string(),
-                "dmVerity": layer.verity.as_ref().map(json::verity),
-                "fsVerity": layer.fsverity.map(|digest| digest.to_string()),
+                "diff_id": layer.diff_id.to_string(),
+                "dm_verity": layer.verity.as_ref().map(json::verity),
+                "fs_verity": layer.fsverity.map(|digest| digest.to_string()),
                 "reused": layer.reused,
                 "dropped_xattrs": json::dropped_xattrs(&layer.dropped_xattrs),
             })
@@ -192,9 +192,9 @@ fn as_json(report: &Report) -> serde_json::Value {
     });
     json!({
         "digest": report.digest.to_string(),
-        "mediaType": report.media_type,
+        "media_type": report.media_type,
         "images": images.collect::<Vec<_>>(),
-        "leftOut": report.left_out.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "left_out": report.left_out.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 

@@ -314,13 +314,13 @@ fn print(
             "image": args.output.to_string_lossy(),
             "uuid": uuid.to_string(),
             "bytes": summary.image_bytes,
-            "metadataBytes": summary.metadata_bytes,
-            "inlineBytes": summary.inline_bytes,
+            "metadata_bytes": summary.metadata_bytes,
+            "inline_bytes": summary.inline_bytes,
             "inodes": summary.inodes,
-            "featureIncompat": summary.feature_incompat,
+            "feature_incompat": summary.feature_incompat,
             "notes": notes.collect::<std::collections::BTreeMap<_, _>>(),
             "dropped_xattrs": json::dropped_xattrs(&summary.dropped_xattrs),
-            "dmVerity": verity.map(json::verity),
+            "dm_verity": verity.map(json::verity),
         });
         serde_json::to_writer_pretty(&mut *out, &value)?;
         writeln!(out)?;

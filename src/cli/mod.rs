@@ -7,6 +7,7 @@ mod completions;
 mod convert;
 mod diff;
 mod doctor;
+mod examples;
 mod export;
 mod extract;
 mod fsck;
@@ -31,14 +32,17 @@ mod worker;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+/// The exit codes of all commands; `crate::exit` chooses them.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 negative answer, 2 wrong usage, 3 bad input, \
+                          4 kernel or environment, 5 input/output, 130 interrupted";
 
 /// Convert OCI container images to EROFS, make, read, check and mount EROFS images, and run containerd's
 /// containers from them.
 #[derive(Debug, Parser)]
 #[command(name = "erolith", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 done, 1 negative answer, 2 wrong usage, 3 bad input, \
-                        4 kernel or environment, 5 input/output, 130 interrupted")]
+#[command(after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -72,6 +76,19 @@ enum Command {
 }
 
 impl Cli {
+    /// The definitions of all commands, with their examples.
+    fn definition() -> clap::Command {
+        examples::add_to(Self::command())
+    }
+
+    /// The command line of this process. Wrong usage and `--help` end the process.
+    pub(crate) fn of_process() -> Self {
+        let mut definition = Self::definition();
+        let matches = definition.get_matches_mut();
+        Self::from_arg_matches(&matches)
+            .unwrap_or_else(|error| error.format(&mut definition).exit())
+    }
+
     /// Runs the command. What it prints goes to `out`.
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match &self.command {
@@ -103,10 +120,8 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     #[test]
     fn the_definitions_of_all_commands_are_sound() {
-        super::Cli::command().debug_assert();
+        super::Cli::definition().debug_assert();
     }
 }

@@ -138,16 +138,16 @@ fn sound(layer: &Layer) -> Result<(), Box<dyn std::error::Error + Send + Sync>> 
 fn as_json(mounted: &Mounted, dir: &Path) -> Value {
     let layers = mounted.layers.iter().map(|layer| {
         let loops = layer.loops.iter().map(
-            |device| json!({ "path": device.path.to_string_lossy(), "directIo": device.direct_io }),
+            |device| json!({ "path": device.path.to_string_lossy(), "direct_io": device.direct_io }),
         );
-        json!({ "name": layer.name, "loopDevices": loops.collect::<Vec<_>>() })
+        json!({ "name": layer.name, "loop_devices": loops.collect::<Vec<_>>() })
     });
     let overlay = mounted.overlay.map(|route| match route {
         OverlayRoute::Detached => "detached",
         OverlayRoute::Scratch => "scratch",
     });
     json!({
-        "mountPoint": dir.to_string_lossy(),
+        "mount_point": dir.to_string_lossy(),
         "layers": layers.collect::<Vec<_>>(),
         "overlay": overlay,
     })

@@ -144,7 +144,7 @@ fn summary(repair: &Repair, done: Option<&Done>) -> Value {
         "database": words(repair.health()),
         "done": done.is_some(),
         "snapshots": plan.entries.len(),
-        "leftOut": plan.left_out().count(),
+        "left_out": plan.left_out().count(),
         "lost": lost.map(Iterator::collect::<Vec<_>>),
         "kept": kept.map(|path| path.display().to_string()),
     })

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Which mounts callers are given.
     #[arg(long)]
     profile: Option<Profile>,
-    /// Least important level that is logged.
+    /// Least important level that is logged: off, error, warn, info, debug or trace; MODULE=LEVEL for single modules.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// Form of a line of the log.

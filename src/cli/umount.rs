@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     let entry = umount(&args.dir, options)?;
     if args.json {
         let value = json!({
-            "mountPoint": entry.mount_point.to_string_lossy(),
+            "mount_point": entry.mount_point.to_string_lossy(),
             "type": entry.fs_type,
             "source": entry.source.to_string_lossy(),
         });

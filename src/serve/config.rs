@@ -14,6 +14,7 @@ use erolith_snapshotter::protect::Verity;
 use erolith_snapshotter::{mounts, service};
 use serde::Deserialize;
 
+use super::log;
 use super::size::Size;
 
 /// Where the configuration is looked for when no file is named. It need not be there.
@@ -342,13 +343,19 @@ pub(crate) enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// The file is not what it should be.
-    #[error("{}: {source}", .path.display())]
+    /// The file is no TOML, or has a key or a value that it must not have.
+    #[error("{}:{line}:{column}: {reason}", .path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// The line, from 1.
+        line: usize,
+        /// The character of the line, from 1.
+        column: usize,
+        /// Why not.
+        reason: String,
+        /// The line itself.
+        text: String,
     },
     /// A value that cannot be.
     #[error("{key}: {reason}")]
@@ -360,6 +367,33 @@ pub(crate) enum Error {
     },
 }
 
+impl Error {
+    /// What is wrong with the file at `path`, of which `content` was read.
+    fn parse(path: PathBuf, content: &str, error: &toml::de::Error) -> Self {
+        let start = error.span().map_or(0, |span| span.start);
+        let before = content.get(..start).unwrap_or_default();
+        let (above, left) = before.rsplit_once('\n').unwrap_or(("", before));
+        let line = if left.len() == before.len() { 1 } else { above.matches('\n').count() + 2 };
+        Self::Parse {
+            path,
+            line,
+            column: left.chars().count() + 1,
+            reason: error.message().replace('\n', ", "),
+            text: content.lines().nth(line - 1).unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// The line of the file that is wrong, and below it a mark where; lines to print after the error.
+    pub(crate) fn excerpt(&self) -> Option<String> {
+        let Self::Parse { line, column, text, .. } = self else { return None };
+        let number = line.to_string();
+        let margin = " ".repeat(number.len());
+        let blank: String =
+            text.chars().take(column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+        Some(format!("{margin} |\n{number} | {text}\n{margin} | {blank}^"))
+    }
+}
+
 impl Config {
     /// Reads `path`; without one, the default file if it is there.
     ///
@@ -368,8 +402,7 @@ impl Config {
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, Error> {
         let at = path.unwrap_or(Path::new(DEFAULT_PATH)).to_owned();
         match std::fs::read_to_string(&at) {
-            Ok(text) => toml::from_str(&text)
-                .map_err(|source| Error::Parse { path: at, source: Box::new(source) }),
+            Ok(text) => toml::from_str(&text).map_err(|error| Error::parse(at, &text, &error)),
             Err(e) if path.is_none() && e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(source) => Err(Error::Read { path: at, source }),
         }
@@ -399,6 +432,8 @@ impl Config {
             let reason = format!("{} is not within 10 to 31", self.differ.zstd_window_log);
             return Err(Error::Value { key: "differ.zstd_window_log", reason });
         }
+        let level = log::directives(&self.log.level);
+        level.map_err(|reason| Error::Value { key: "log.level", reason })?;
         Ok(())
     }
 }
@@ -561,6 +596,24 @@ mod tests {
             ("unix:///run/m", MetricsAddress::Unix("/run/m".into())),
         ] {
             assert_eq!(text.parse::<MetricsAddress>().unwrap(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_shown_where_they_are() {
+        for (content, place, named, mark) in [
+            ("rooot = \"/x\"\n", (1, 1), "rooot", "^"),
+            ("[log]\nlevel = \"info\"\nformat = \"xml\"\n", (3, 10), "xml", "         ^"),
+            ("[differ]\n\tparallel = maybe\n", (2, 13), "", "\t           ^"),
+        ] {
+            let error: toml::de::Error = toml::from_str::<Config>(content).unwrap_err();
+            let error = Error::parse("c.toml".into(), content, &error);
+            let (line, column) = place;
+            let message = error.to_string();
+            assert!(message.starts_with(&format!("c.toml:{line}:{column}: ")), "{message}");
+            assert!(message.contains(named) && !message.contains('\n'), "{message}");
+            let want = format!("{line} | {}\n  | {mark}", content.lines().nth(line - 1).unwrap());
+            assert_eq!(error.excerpt().unwrap(), format!("  |\n{want}"));
         }
     }
 

@@ -85,7 +85,7 @@ for (kernel, fs), row in rows.items():
     for feature in ("erofs-block-4k", "overlay-upper"):
         if state.get(feature) != "ok":
             wrong.append(f"doctor: {feature} {state.get(feature)}")
-    if not doctor.get("canMount"):
+    if not doctor.get("can_mount"):
         wrong.append("doctor: cannot mount")
     if said[2] != "0":
         wrong.append("tests failed")

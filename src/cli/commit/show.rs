@@ -34,10 +34,10 @@ impl Made {
             Self::Image(committed) => json(committed),
             Self::Layer { path, media_type, compared } => serde_json::json!({
                 "path": path.to_string_lossy(),
-                "mediaType": media_type,
+                "media_type": media_type,
                 "digest": compared.digest.to_string(),
                 "size": compared.size,
-                "diffId": compared.diff_id.to_string(),
+                "diff_id": compared.diff_id.to_string(),
                 "entries": compared.entries,
             }),
         };
@@ -78,10 +78,10 @@ fn json(committed: &Committed) -> serde_json::Value {
         "manifest": manifest.to_string(),
         "config": config.to_string(),
         "layer": {
-            "mediaType": descriptor.media_type,
+            "media_type": descriptor.media_type,
             "digest": descriptor.digest.to_string(),
             "size": descriptor.size,
-            "diffId": layer.diff_id.to_string(),
+            "diff_id": layer.diff_id.to_string(),
         },
         "base": base,
     })

@@ -129,7 +129,7 @@ impl Totals {
 
     fn object(self) -> Value {
         let Self { added, changed, removed, written } = self;
-        json!({ "added": added, "changed": changed, "removed": removed, "bytesWritten": written })
+        json!({ "added": added, "changed": changed, "removed": removed, "bytes_written": written })
     }
 }
 

@@ -110,7 +110,7 @@ fn as_json(caps: &KernelCaps, daemon: Option<&[Row]>) -> serde_json::Value {
         "kernel": caps.place().release,
         "directory": caps.place().dir.to_string_lossy(),
         "filesystem": caps.place().fs_type,
-        "canMount": caps.can_mount(),
+        "can_mount": caps.can_mount(),
         "features": features.collect::<Vec<_>>(),
         "daemon": daemon,
     })
@@ -261,7 +261,7 @@ mod tests {
     fn json_has_every_feature_and_the_verdict() {
         let value = as_json(&caps(&ENOUGH), None);
         assert!(value["daemon"].is_null());
-        assert_eq!(value["canMount"], true);
+        assert_eq!(value["can_mount"], true);
         assert_eq!(value["features"][0]["feature"], "erofs");
         assert_eq!(value["features"][0]["state"], "ok");
         assert_eq!(value["features"].as_array().map(Vec::len), Some(38));
