@@ -156,11 +156,19 @@ fn of_containerd(error: &containerd::Error) -> u8 {
     }
 }
 
+/// Is the input to blame, and nothing else?
+pub(crate) fn is_input(error: &erolith_differ::Error) -> bool {
+    of_differ(error) == Some(INPUT)
+}
+
 /// `None` where the cause of the error decides.
 fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
     use erolith_differ::Error;
     match error {
-        Error::Build(_) | Error::Verity(_) | Error::Layer { .. } | Error::Seal { .. } => None,
+        Error::Layer { source, .. } => of_differ(source),
+        Error::Build(error) => Some(of_mkfs(error)),
+        Error::Verity(error) => Some(of_verity(error)),
+        Error::Seal { .. } => None,
         Error::Io { .. } | Error::WorkerDied { .. } | Error::Worker { .. } => Some(IO),
         Error::Busy { .. } => Some(ENVIRONMENT),
         Error::Cancelled => Some(INTERRUPTED),
@@ -206,12 +214,20 @@ mod tests {
 
     #[test]
     fn codes_follow_the_cause_and_messages_do_not_repeat_it() {
+        use erolith_differ::{Digest, Error};
+        let layer =
+            |error| Error::Layer { index: 0, name: Digest::of(b"layer"), source: Box::new(error) };
         let table = [
             (anyhow::Error::new(Usage("no".into())), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::Options("x")), USAGE),
             (anyhow::Error::new(serve::Error::from(erolith_snapshotter::Error::NoLayers)), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::TooLarge { limit: 1 }), INPUT),
             (anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound)), IO),
+            (anyhow::Error::new(layer(Error::WorkerDied { stage: "x" })), IO),
+            (
+                anyhow::Error::new(layer(Error::BadAnnotation { key: "x".into(), reason: "y" })),
+                INPUT,
+            ),
         ];
         for (error, want) in table {
             let error = Err::<(), _>(error).context("doing it").unwrap_err();

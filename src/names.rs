@@ -5,21 +5,19 @@
 
 use std::collections::BTreeMap;
 
-use erolith_mkfs::image::WalkEntry;
-
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name {
-    /// The nid of the directory.
+    /// The number of the directory: its nid, or what a walk over several layers gave it.
     pub(crate) parent: u64,
     /// The last component.
     pub(crate) name: Vec<u8>,
 }
 
 impl Name {
-    /// The name of something met on a walk.
-    pub(crate) fn of(entry: &WalkEntry<'_>) -> Self {
-        Self { parent: entry.parent, name: entry.name().to_vec() }
+    /// The name of something in a directory.
+    pub(crate) fn new(parent: u64, name: &[u8]) -> Self {
+        Self { parent, name: name.to_vec() }
     }
 }
 
@@ -30,11 +28,9 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Notes a directory; anything else, and the start of the walk, is passed over.
-    pub(crate) fn note(&mut self, entry: &WalkEntry<'_>) {
-        if entry.inode.is_dir() && !entry.path.is_empty() {
-            self.dirs.insert(entry.inode.nid, Name::of(entry));
-        }
+    /// Notes the name of a directory. The start of a walk has none.
+    pub(crate) fn note(&mut self, dir: u64, name: Name) {
+        self.dirs.insert(dir, name);
     }
 
     /// The components of the path of a directory, from the start of the walk. A walk enters every directory

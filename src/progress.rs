@@ -144,6 +144,11 @@ impl Line {
         }
     }
 
+    /// Does something that writes to the screen, with the line out of the way.
+    pub(crate) fn hide<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.0.suspend(work)
+    }
+
     /// So much of it more was done.
     pub(crate) fn advance(&self, by: u64) {
         self.0.inc(by);

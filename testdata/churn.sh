@@ -19,6 +19,6 @@ download() {
 }
 
 need_root
-python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip
+need_packages python3 python3-pip
 cached churn 1 download
 echo "$EROLITH_CACHE/churn"

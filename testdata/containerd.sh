@@ -109,8 +109,18 @@ fail() {
 
 restart() {
     kill -KILL "$(pid)"
-    tail --pid="$(<"$DIR/nsenter.pid")" -f /dev/null
+    ended "$(<"$DIR/nsenter.pid")"
     start_containerd
+}
+
+# ended PID: waits until a process that was killed has ended. One that its parent has yet to reap has ended.
+ended() {
+    local try
+    for try in {1..600}; do
+        grep -qs '^State:.[^ZX]' "/proc/$1/status" || return 0
+        sleep 0.05
+    done
+    die "process $1 was killed and goes on (try $try)"
 }
 
 pid() { pgrep --parent "$(<"$DIR/nsenter.pid")"; }
@@ -135,12 +145,13 @@ stop() {
     local unshare
     unshare=$(<"$DIR/unshare.pid")
     # With process 1 of the namespace go all others, and their mounts.
-    kill -KILL "$(world)" 2>/dev/null || true
-    tail --pid="$unshare" -f /dev/null
+    kill -KILL "$(world)" 2>/dev/null || kill -KILL "$unshare" 2>/dev/null || true
+    ended "$unshare"
     rm -rf --one-file-system "$DIR"
 }
 
 need_root
+need_packages procps util-linux
 case $COMMAND in
 start) start "$@" ;;
 restart) restart ;;

@@ -1,28 +1,58 @@
 #!/usr/bin/env bash
-# The tour: builds erolith and makes a real four-layer image; converts it to EROFS, mounts it, looks inside; then runs
-# containers of it on erolith's snapshots with a real containerd 2.1. Leaves nothing behind. Installs all it needs on a fresh
-# Debian 12 machine, as root.
+# A tour of erolith in six steps, with a real image and a real containerd 2.1: convert, mount, run beside overlayfs, kill the
+# daemon, damage a layer, commit. Installs all that it needs on a fresh Debian 12 machine, as root, and leaves nothing behind.
 #
-#   testdata/demo.sh           a 256 MB image: about 8 min on a machine that has nothing, seconds afterwards
+#   testdata/demo.sh           a 170 MB image: about 15 min on a machine that has nothing, 1 min afterwards
 #   testdata/demo.sh --full    a 1.05 GB image: about 5 min more
+#   testdata/demo.sh --keep    leaves everything running at the end, to go on by hand
+#
+# Every line that begins with `$` can be typed as it is, in the directory and with the PATH that the first lines name.
 set -euo pipefail
 # shellcheck source=setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
-case ${1:-} in
-'') SIZE=small ;;
---full) SIZE=full ;;
-*) die "usage: $0 [--full]" ;;
-esac
+SIZE=small KEEP=
+for argument in "$@"; do
+    case $argument in
+    --full) SIZE=full ;;
+    --keep) KEEP=yes ;;
+    *) die "usage: $0 [--full] [--keep]" ;;
+    esac
+done
 
-# show CMD...: the command as one would type it, then what it does.
-show() {
-    printf '\n$ %s\n' "$*"
-    "$@"
+# step NUMBER TITLE WHAT: the heading of a step and what to look at.
+step() { printf '\n\n=== %s. %s\n    %s\n' "$@"; }
+
+# typed WORD...: a command as one would type it.
+typed() {
+    local word line=
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_./:=,@+-]+$ ]] || word=${word@Q}
+        line+=" $word"
+    done
+    printf '%s\n' "${line# }"
 }
 
+# show CMD...: the command, what it says, and how long it took, also in TOOK.
+show() {
+    local start=$EPOCHREALTIME
+    printf '\n$ %s\n' "$(typed "$@")"
+    "$@"
+    TOOK=$(seconds "$start" "$EPOCHREALTIME")
+}
+
+# show_failing CMD...: the same for a command whose answer is no.
+show_failing() {
+    printf '\n$ %s\n' "$(typed "$@")"
+    ! "$@" || die "this should have failed: $(typed "$@")"
+}
+
+# seconds FROM TO: what lies between two readings of EPOCHREALTIME, to the hundredth.
+seconds() { awk -v from="$1" -v to="$2" 'BEGIN { printf "%.2f s", to - from }'; }
+
 clean_up() {
-    ! mountpoint -q root || erolith umount root
+    ! mountpoint -q root || umount root
+    ! mountpoint -q layer || umount layer
     [[ ! -e node ]] || containerd stop >/dev/null 2>&1 || true
     rm -rf --one-file-system "$WORK"
 }
@@ -30,62 +60,159 @@ clean_up() {
 # containerd COMMAND...: what testdata/containerd.sh does with the node of this tour.
 containerd() { "$EROLITH_REPO/testdata/containerd.sh" "$1" "$WORK/node" "${@:2}"; }
 
-ctr() { containerd ctr "$@"; }
+# The command that runs others where containerd and the daemon live, in namespaces of their own.
+make_on_node() {
+    mkdir bin
+    cat >bin/on-node <<SCRIPT
+#!/bin/sh
+exec $EROLITH_REPO/testdata/containerd.sh exec $WORK/node env CONTAINERD_ADDRESS=$WORK/node/sock \
+    PATH=$PROGRAMS:/usr/sbin:/usr/bin:/sbin:/bin "\$@"
+SCRIPT
+    chmod +x bin/on-node
+    PATH=$WORK/bin:$PATH
+}
 
-# Starts containerd and erolith's daemon beside it, each told of the other.
+# Starts containerd and erolith's daemon beside it, each with what it needs to know of the other.
 start_node() {
     mkdir node
-    local settings=(--address "$WORK/node/erolith.sock" --root "$WORK/node/erolith" --state /run/erolith)
-    settings+=(--containerd-address "$WORK/node/sock" --containerd-root "$WORK/node/root" --log-level warn)
-    erolith serve "${settings[@]}" --print-containerd-config=2.1 | grep -v '^version' >plugins.toml
-    EROLITH_SHARED=$(dirname "$(command -v erolith)") containerd start "$WORK/plugins.toml"
-    containerd exec "$(command -v erolith)" serve "${settings[@]}" &
-    # It ends with the node; nobody needs to be told.
-    disown
+    cat >erolith.toml <<TOML
+root = "$WORK/node/erolith"
+[containerd]
+address = "$WORK/node/sock"
+root = "$WORK/node/root"
+TOML
+    erolith serve --config erolith.toml --print-containerd-config=2.1 | grep -v '^version' >plugins.toml
+    EROLITH_SHARED=$PROGRAMS containerd start "$WORK/plugins.toml"
+    on-node mkdir -p /etc/erolith
+    on-node tee /etc/erolith/config.toml <erolith.toml >/dev/null
+    start_daemon
+}
+
+# The daemon belongs to no job of this shell: that it is killed is not news to it.
+start_daemon() {
+    setsid --fork on-node sh -c "echo \$\$ >/run/erolith.pid; exec erolith serve --log-level warn" >>"$WORK/log" 2>&1
     # shellcheck disable=SC2016 # expanded by the inner shell
-    timeout 10 bash -c 'until [[ -S $0 ]]; do sleep 0.05; done' "$WORK/node/erolith.sock"
+    on-node timeout 20 sh -c 'until erolith snapshots ls >/dev/null 2>&1; do sleep 0.05; done' ||
+        { cat "$WORK/log" >&2 && die "the daemon does not answer"; }
 }
 
-# The containers of the tour.
-run_node() {
-    tar -C docker/ -cf node/image.tar .
-    show ctr images import --no-unpack --base-name demo "$WORK/node/image.tar"
-    time show ctr run --rm --snapshotter erolith demo:latest first cat /etc/issue
-    time show ctr run --rm --snapshotter erolith demo:latest second \
-        python3 -c 'import numpy; print("numpy", numpy.__version__, "in a container on EROFS")'
-    show erolith snapshots --address "$WORK/node/erolith.sock" tree
-    show erolith snapshots --address "$WORK/node/erolith.sock" usage
-    show containerd exec findmnt --types erofs --output TARGET,FSTYPE,OPTIONS
-    show ctr images rm --sync demo:latest
-    show erolith snapshots --address "$WORK/node/erolith.sock" ls
+# Has containerd collect its garbage now: what containers leave that ended goes some time later by itself.
+collect() { on-node sh -c 'ctr leases create --id collect && ctr leases delete --sync collect' >/dev/null; }
+
+convert() {
+    step 1 "Convert" "One line a layer. EROFS layers are not compressed, while those of the source are gzip."
+    show erolith convert oci:docker:latest oci:native:latest
+    echo "($TOOK)"
+    show du -sh docker/ native/
 }
 
-need_root
-need_build_tools
+mount_it() {
+    local largest
+    largest=$(find native/blobs -type f -printf '%s %p\n' | sort -n | tail -n 1)
+    step 2 "Mount" "FSTYPE is erofs: a layer is mounted as it lies in the layout. With everything mounted, the directory takes no more space."
+    mkdir layer root
+    show erolith mount "${largest#* }" layer
+    echo "($TOOK)"
+    show findmnt --output FSTYPE,OPTIONS --mountpoint layer
+    printf '\n    All layers at once are an overlay of such mounts, and work as the root of a program.\n'
+    show erolith mount oci:native:latest root
+    echo "($TOOK)"
+    show chroot root python3 -c "$PROGRAM"
+    show du -shx .
+    show erolith umount root
+    show erolith umount layer
+}
+
+# times NAME: unpacks the image with a snapshotter and runs a container, then another one.
+times() {
+    show on-node ctr run --rm --snapshotter "$1" demo:latest "$1-1" python3 -c "$PROGRAM"
+    TIMES+=("$TOOK")
+    show on-node ctr run --rm --snapshotter "$1" demo:latest "$1-2" python3 -c "$PROGRAM"
+    TIMES+=("$TOOK")
+}
+
+run_it() {
+    step 3 "Run on containerd" "The same image on containerd's overlayfs and on erolith. The first run of each unpacks the image."
+    tar -C docker/ -cf image.tar .
+    show on-node ctr images import --no-unpack --base-name demo "$WORK/image.tar"
+    TIMES=()
+    times overlayfs
+    times erolith
+    echo
+    printf '%-12s %10s %10s\n' '' 'first run' 'second run' overlayfs "${TIMES[@]:0:2}" erolith "${TIMES[@]:2:2}"
+}
+
+kill_it() {
+    step 4 "Kill the daemon under a container" "The container goes on reading its files: the kernel serves them. The daemon finds it again."
+    show on-node ctr run --detach --snapshotter erolith demo:latest web sleep infinity
+    # shellcheck disable=SC2016 # expanded on the node
+    show on-node sh -c 'kill -9 $(cat /run/erolith.pid)'
+    show on-node ctr task exec --exec-id import web python3 -c "$PROGRAM"
+    printf '\n    The daemon is started again.\n'
+    start_daemon
+    show on-node findmnt --types erofs --output TARGET,FSTYPE,OPTIONS
+    collect
+    show on-node erolith snapshots tree
+    show on-node ctr task kill --signal SIGKILL web
+    on-node timeout 20 sh -c 'while ctr task ls -q | grep -qx web; do ctr task rm web >/dev/null 2>&1 || sleep 0.05; done'
+    show on-node ctr container rm web
+}
+
+damage_it() {
+    local victim middle
+    victim=$(find node/erolith/snapshots -name layer.erofs -printf '%s %p\n' | sort -n | tail -n 1)
+    middle=$((${victim%% *} / 8192))
+    step 5 "Damage a layer" "Some blocks of the largest layer are overwritten. scrub finds and quarantines it; then it is made anew from its blob."
+    show dd if=/dev/urandom "of=${victim#* }" bs=4096 "seek=$middle" count=4 conv=notrunc status=none
+    show_failing on-node erolith scrub --quarantine
+    show on-node ctr run --rm --snapshotter erolith demo:latest healed python3 -c "$PROGRAM"
+    show on-node erolith scrub
+}
+
+commit_it() {
+    local key
+    step 6 "Commit and diff" "Only what the container changed is read and becomes a layer."
+    show on-node ctr run --snapshotter erolith demo:latest work \
+        sh -c 'echo "from a container" >/srv/hello; rm /etc/issue; chmod 700 /srv/data'
+    key=$(on-node erolith snapshots ls | grep -o 'default/[0-9]*/work')
+    show on-node erolith diff --snapshot "$key"
+    show on-node erolith commit -m 'says hello' work demo:changed
+    echo "($TOOK)"
+    show on-node ctr run --rm --snapshotter erolith demo:changed again cat /srv/hello
+    show on-node ctr container rm work
+}
+
+need_demo
 cd "$EROLITH_REPO"
 say "building erolith"
-cargo build --release --quiet
-PATH=${CARGO_TARGET_DIR:-$EROLITH_REPO/target}/release:$PATH
+cargo build --release --locked --features isal
+PROGRAMS=$(realpath "${CARGO_TARGET_DIR:-target}/release")
+PATH=$PROGRAMS:$PATH
 image=$("$EROLITH_REPO/testdata/real-image.sh" "$SIZE")
 "$EROLITH_REPO/testdata/sid-root.sh" >/dev/null
 
+# What every container runs.
+PROGRAM='import numpy; print("numpy", numpy.__version__, "on", open("/etc/debian_version").read().strip())'
 WORK=$(mktemp -d "$EROLITH_CACHE/demo.XXXXXX")
 cd "$WORK"
 trap clean_up EXIT
 ln -s "$image" docker
-mkdir root
-time show erolith convert oci:docker:latest oci:native:latest
-largest=$(find native/blobs -type f -printf '%s %p\n' | sort -n | tail -n 1)
-show erolith fsck "${largest#* }"
-show erolith inspect --top 3 "${largest#* }"
-show erolith mount oci:native:latest root
-show findmnt --output FSTYPE,OPTIONS --mountpoint root
-show ls -l root
-show chroot root cat /etc/issue
-show chroot root python3 -c 'import numpy; print("numpy", numpy.__version__, "from EROFS")'
-show erolith umount root
-start_node
-run_node
-containerd stop
+make_on_node
 echo
-say "stopped and unmounted, nothing left"
+echo "$ cd $WORK"
+echo "$ PATH=$WORK/bin:$PROGRAMS:\$PATH    # on-node runs a command where containerd and erolith's daemon run"
+show erolith --version
+convert
+mount_it
+start_node
+run_it
+kill_it
+damage_it
+commit_it
+if [[ -n $KEEP ]]; then
+    trap - EXIT
+    printf '\nEverything runs on. To end it: %s/testdata/containerd.sh stop %s/node; rm -r %s\n' "$EROLITH_REPO" "$WORK" "$WORK"
+    exit
+fi
+containerd stop
+printf '\n\nStopped. EROFS mounts that are left: %s\n' "$(findmnt --noheadings --types erofs --output TARGET | grep -c "^$WORK" || true)"

@@ -91,7 +91,6 @@ make_image() {
 }
 
 need_root
-need_packages debootstrap umoci
-python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip
+need_packages debootstrap python3 python3-pip umoci
 cached "real-image-$SIZE" 5 make_image
 echo "$EROLITH_CACHE/real-image-$SIZE"

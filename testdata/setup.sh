@@ -18,8 +18,17 @@ die() {
 
 need_root() { [[ $EUID -eq 0 ]] || die "$0 must run as root"; }
 
-# What building erolith needs: a C compiler and the assembler and autotools that the crate for ISA-L calls, and Rust.
-BUILD_PACKAGES=(autoconf automake build-essential ca-certificates git libtool nasm pkg-config)
+# What building erolith needs: a C compiler and, for the feature isal, the assembler and autotools that its crate calls.
+BUILD_PACKAGES=(autoconf automake build-essential ca-certificates curl git libtool nasm pkg-config)
+
+# What testdata/demo.sh and the scripts that it calls need besides. A minimal Debian has neither `pgrep` nor `flock`.
+DEMO_PACKAGES=(debootstrap gzip mount procps python3 python3-pip umoci util-linux zstd)
+
+# What tests/run.sh needs besides those.
+TEST_PACKAGES=(acl attr chromium cryptsetup-bin e2fsprogs isal libarchive-tools shellcheck shfmt)
+
+# What the virtual machines of tests/vm are made with.
+VM_PACKAGES=(btrfs-progs busybox-static ca-certificates cpio dpkg-dev e2fsprogs kmod python3 qemu-system-x86 xfsprogs xz-utils)
 
 # retry CMD...: a mirror may fail once; three failures are a fault.
 retry() {
@@ -86,9 +95,36 @@ install_packages() {
     retry apt_quiet install --no-install-recommends "${missing[@]}"
 }
 
-apt_quiet() {
-    apt-get -qq -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io -o DPkg::Lock::Timeout=300 "$@" \
-        </dev/null >/dev/null
+# apt_quiet ARGS...: apt-get, which says something only if it fails; scripts of packages say much.
+apt_quiet() { quiet apt-get -qq -y "${APT_OPTIONS[@]}" -o DPkg::Lock::Timeout=300 "$@"; }
+
+APT_OPTIONS=(-o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io)
+
+# quiet CMD...: what CMD prints is shown only if it fails.
+quiet() {
+    local said status=0
+    said=$("$@" 2>&1 </dev/null) || status=$?
+    [[ $status -eq 0 ]] || printf '%s
+' "$said" >&2
+    return "$status"
+}
+
+# need_demo, need_tests: everything that the programs need which README.md names first.
+need_demo() {
+    need_root
+    need_packages "${DEMO_PACKAGES[@]}"
+    need_build_tools
+}
+
+need_tests() {
+    need_demo
+    need_packages "${TEST_PACKAGES[@]}" "${VM_PACKAGES[@]}"
+}
+
+# install_cargo_tool NAME: a cargo subcommand, compiled once for all runs; unoptimised, for it runs for a second.
+install_cargo_tool() {
+    export PATH=$EROLITH_CACHE/cargo/bin:$PATH
+    command -v "$1" >/dev/null || retry cargo install --quiet --locked --debug --root "$EROLITH_CACHE/cargo" "$1"
 }
 
 # debootstrap_empty SUITE DIRECTORY PACKAGE...: a minimal Debian in a directory whose content is lost.
@@ -110,7 +146,6 @@ need_build_tools() {
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$EROLITH_REPO/Cargo.toml")
     have=$(cargo --version 2>/dev/null | cut -d' ' -f2) || true
     [[ $(printf '%s\n' "$wanted" "${have:-0}" | sort -V | head -n1) == "$wanted" ]] && return
-    need_packages curl
     say "installing Rust: cargo ${have:-is missing}, $wanted wanted"
     curl --proto '=https' -sSf https://sh.rustup.rs | sh -s -- -q -y --profile minimal -c clippy,rustfmt >&2
 }
@@ -136,6 +171,5 @@ root_install() {
     local root=$1
     shift
     cp --remove-destination /etc/resolv.conf "$root/etc/resolv.conf"
-    in_root "$root" apt-get -qq -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-unsafe-io install \
-        --no-install-recommends "$@" </dev/null >/dev/null
+    quiet in_root "$root" apt-get -qq -y "${APT_OPTIONS[@]}" install --no-install-recommends "$@"
 }

@@ -567,3 +567,139 @@ fn a_cache_is_filled_with_what_is_missing_in_it() {
     let (code, said) = refused(&["cache", "fill", &cache, &format!("oci:{}", at("none"))]);
     assert!(code != 0 && said.contains("source oci:"), "{said}");
 }
+
+/// Two layers in a layout, and the same as EROFS images in another one.
+fn layered(bench: &Bench) -> (String, String) {
+    let lower = Tarball::new()
+        .dir("etc")
+        .file("etc/gone", b"gone")
+        .file("etc/hosts", b"lower\n")
+        .hardlink("etc/again", "etc/hosts")
+        .symlink("link", "etc/hosts")
+        .end();
+    let upper = Tarball::new().file("etc/.wh.gone", b"").file("etc/new", b"new\n").end();
+    Layout::create(&bench.path("layout"), &[lower, upper]).unwrap();
+    let (tar, native) = (format!("oci:{}", bench.at("layout")), format!("oci:{}:n", bench.at("n")));
+    EROLITH.printed(&["convert", "--quiet", &tar, &native]);
+    (tar, native)
+}
+
+#[test]
+fn commands_read_images_layers_and_archives() {
+    let bench = Bench::new();
+    let (tar, native) = layered(&bench);
+    let packed = bench.at("packed.tar");
+    let made = Command::new("tar").args(["-C", &bench.at("layout"), "-cf", &packed, "."]).status();
+    assert!(made.unwrap().success());
+    let archive = format!("oci-archive:{packed}:latest");
+    let mut exported = Vec::new();
+    for (number, source) in [&tar, &native, &archive].into_iter().enumerate() {
+        assert_eq!(EROLITH.printed(&["ls", source, "/etc"]), "again\nhosts\nnew\n", "{source}");
+        assert_eq!(EROLITH.printed(&["cat", "-L", source, "/link", "/etc/new"]), "lower\nnew\n");
+        assert_eq!(EROLITH.run(&["cat", source, "/etc/gone"]).status.code(), Some(1));
+        // A layer by itself is what it is, whiteouts and all.
+        let layer = |name: &str| format!("{source}#{name}");
+        assert_eq!(EROLITH.printed(&["ls", &layer("1"), "/etc"]), "gone\nnew\n");
+        assert_eq!(EROLITH.printed(&["cat", &layer("0"), "/etc/gone"]), "gone");
+        let (code, message) = refused(&["ls", &layer("2")]);
+        assert_eq!(code, 2, "{message}");
+        let stat = EROLITH.printed(&["stat", "--json", source, "/etc/new", "/etc/hosts"]);
+        let layers: Vec<serde_json::Value> = stat
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["layer"].clone())
+            .collect();
+        assert_eq!(layers, [1, 0], "{source}");
+        let fsck = EROLITH.printed(&["fsck", "--json", "--data", source]);
+        let fsck: serde_json::Value = serde_json::from_str(&fsck).unwrap();
+        assert_eq!((&fsck["clean"], fsck["layers"].as_array().unwrap().len()), (&true.into(), 2));
+        assert_eq!(EROLITH.printed(&["inspect", "--json", source]).lines().count(), 2);
+        let out = bench.at(&format!("exported-{number}"));
+        EROLITH.printed(&["export", "-o", &out, source]);
+        exported.push(fs::read(out).unwrap());
+        let dir = bench.path(&format!("tree-{number}"));
+        EROLITH.printed(&["extract", "--no-owner", source, &dir.display().to_string()]);
+        assert!(!dir.join("etc/gone").exists());
+        let inode = |name: &str| {
+            std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.join(name)).unwrap())
+        };
+        assert_eq!(inode("etc/hosts"), inode("etc/again"), "{source}");
+        assert_eq!(EROLITH.printed(&["diff", source, &tar]), "");
+    }
+    assert!(exported.iter().all(|other| *other == exported[0]));
+    // A layer by its digest, also shortened.
+    let index = Layout(bench.path("layout")).manifest("latest").unwrap().unwrap();
+    let digest = index["layers"][1]["digest"].as_str().unwrap();
+    for name in [digest, &digest[..20]] {
+        assert_eq!(EROLITH.printed(&["ls", &format!("{tar}#{name}"), "/etc"]), "gone\nnew\n");
+    }
+}
+
+#[test]
+fn a_wrong_name_of_a_source_is_answered_with_a_right_one() {
+    let bench = Bench::new();
+    let (tar, _) = layered(&bench);
+    let (layout, target) = (bench.at("layout"), format!("oci:{}", bench.at("out")));
+    let table: [(&[&str], i32, &str); 8] = [
+        (&["ls", "alpine:latest"], 5, "skopeo copy docker://alpine:latest oci:DIR:TAG"),
+        (&["ls", "docker://alpine"], 2, "skopeo copy docker://alpine oci:DIR:TAG"),
+        (&["ls", &layout], 3, &format!("oci:{layout}")),
+        (&["convert", "alpine:latest", &target], 2, "skopeo copy docker://alpine:latest"),
+        (&["convert", &layout, &target], 2, &format!("oci:{layout}")),
+        (&["ls", &format!("{tar}:other")], 2, "latest"),
+        (&["ls", "--platform", "linux/s390x", &tar], 3, "there are: linux/"),
+        (&["ls", "--device", "x", &tar], 2, "--device"),
+    ];
+    for (args, code, word) in table {
+        let (found, message) = refused(args);
+        assert!(message.contains(word), "{args:?}: no {word:?} in {message}");
+        assert_eq!(found, code, "{args:?}: {message}");
+    }
+}
+
+#[test]
+fn a_conversion_does_not_replace_its_source_unasked() {
+    let bench = Bench::new();
+    let (tar, _) = layered(&bench);
+    let named = format!("{tar}:latest");
+    let before = fs::read(bench.path("layout/index.json")).unwrap();
+    for source in [&tar, &named] {
+        let (code, message) = refused(&["convert", "--quiet", source, &named]);
+        assert_eq!(code, 2, "{message}");
+        assert!(message.contains("--replace"), "{message}");
+    }
+    assert_eq!(fs::read(bench.path("layout/index.json")).unwrap(), before);
+    EROLITH.printed(&["convert", "--quiet", &named, &format!("{tar}:other")]);
+    EROLITH.printed(&["convert", "--quiet", "--replace", &named, &named]);
+    let image = Layout(bench.path("layout")).manifest("latest").unwrap().unwrap();
+    assert_eq!(image["layers"][0]["mediaType"], "application/vnd.erofs.layer.v1");
+    let packed = format!("oci-archive:{}", bench.at("a.tar"));
+    EROLITH.printed(&["convert", "--quiet", &named, &packed]);
+    assert_eq!(refused(&["convert", "--quiet", &packed, &format!("{packed}:new")]).0, 2);
+    EROLITH.printed(&["convert", "--quiet", "--replace", &packed, &format!("{packed}:new")]);
+}
+
+#[test]
+fn a_damaged_layer_is_reported_by_its_digests() {
+    let bench = Bench::new();
+    let (_, native) = layered(&bench);
+    let manifest = Layout(bench.path("n")).manifest("n").unwrap().unwrap();
+    let digest = manifest["layers"][0]["digest"].as_str().unwrap();
+    let path = Layout(bench.path("n")).blob(digest);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[1024 + 20] ^= 0xff;
+    fs::write(&path, bytes).unwrap();
+    fs::create_dir(bench.path("mnt")).unwrap();
+    for args in [
+        &["ls", &native][..],
+        &["mount", &native, &bench.at("mnt")],
+        &["convert", "--quiet", &native, &format!("oci:{}", bench.at("again"))],
+    ] {
+        let (code, message) = refused(args);
+        assert_eq!(code, 3, "{message}");
+        assert!(message.contains(digest), "{message}");
+        assert!(message.contains("its bytes have digest sha256:"), "{message}");
+    }
+    let fsck = EROLITH.run(&["fsck", &native]);
+    assert_eq!(fsck.status.code(), Some(1));
+    assert!(text(&fsck.stdout).contains("error[blob-digest-mismatch]"), "{}", text(&fsck.stdout));
+}

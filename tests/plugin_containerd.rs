@@ -51,6 +51,33 @@ fn end(node: &Node, name: &str) {
     node.ctr(&["container", "rm", name]);
 }
 
+/// Somebody who knows the configuration of an image, and so its diffIDs, and has other layers.
+#[test]
+fn a_stranger_with_the_right_diff_ids_gets_an_error() {
+    isolated(|| {
+        let node = need!(Node::start(EROLITH, Containerd::Sid, &[("erolith", "erolith")], ""));
+        let tar = Tarball::new().dir("data/").file("data/f2", "the victim's bytes").end();
+        let media_type = "application/vnd.oci.image.layer.v1.tar";
+        let layouts = [("victim", tar.as_slice()), ("stranger", b"not the layer 1")];
+        for (namespace, blob) in layouts {
+            let layout = node.place().join(namespace);
+            Layout::of_blobs(&layout, &[(media_type, blob, &tar)]).unwrap();
+            let archive = format!("{}.tar", layout.display());
+            let mut tar = Command::new("tar");
+            tar.arg("-C").arg(&layout).args(["-cf", &archive, "."]);
+            assert!(tar.status().unwrap().success());
+            let import = ["images", "import", "--local", "--snapshotter", "erolith"];
+            let what = ["--base-name", "image", &archive];
+            let unpacked = node.try_ctr(&[&["-n", namespace], &import[..], &what].concat());
+            assert_eq!(unpacked.is_ok(), namespace == "victim", "{namespace}: {unpacked:?}");
+        }
+        let layers = fs::read_dir(node.root().join("snapshots")).unwrap();
+        let images = layers
+            .filter(|dir| dir.as_ref().is_ok_and(|dir| dir.path().join("layer.erofs").exists()));
+        assert_eq!(images.count(), 1);
+    });
+}
+
 /// Everything a user does, from an import to nothing.
 fn life(containerd: Containerd) {
     let node = need!(node(containerd, &[("erolith", "erolith")]));

@@ -13,7 +13,6 @@ use erolith_tests::layout::Layout;
 use erolith_tests::need;
 use erolith_tests::node::{Containerd, Daemon, Leftovers, Node, Setup, disk, isolated};
 use erolith_tests::tarball::Tarball;
-use tonic::Code;
 
 use crate::rpc::{Client, attach, detach};
 
@@ -123,8 +122,7 @@ fn layers_are_applied_to_limited_snapshots() {
             let daemon = Daemon::start(setup.clone()).unwrap();
             let client = Client::connect(&setup.socket());
             let size = (16 * MIB).to_string();
-            let labels = [("containerd.io/snapshot.ref", "chain"), (SIZE, &size)];
-            let mounts = client.prepare_with("k", "", &labels).unwrap();
+            let mounts = client.prepare_with("k", "", &[(SIZE, &size)]).unwrap();
             assert_eq!(sizes(&setup.root), [16 * MIB]);
             assert_eq!(client.apply(&layer, &mounts).unwrap().digest, layer.digest, "{profile}");
             client.commit("l", "k").unwrap();
@@ -146,17 +144,17 @@ fn layers_are_applied_to_limited_snapshots() {
 }
 
 #[test]
-fn a_size_that_is_none_is_refused() {
+fn a_size_that_is_none_leaves_the_default() {
     isolated(|| {
         let dir = need!(disk());
         let setup = Setup::alone(EROLITH, dir.path());
         let daemon = Daemon::start(setup.clone()).unwrap();
         let client = Client::connect(&setup.socket());
         for size in ["0", "-5", "10GiB", "1000", ""] {
-            let refused = client.prepare_with("k", "", &[(SIZE, size)]).unwrap_err();
-            assert_eq!(refused.code(), Code::InvalidArgument, "{size}: {refused}");
-            assert!(refused.message().contains(SIZE), "{refused}");
+            client.prepare_with(&format!("k{size}"), "", &[(SIZE, size)]).unwrap();
+            assert!(setup.log().contains(&format!("{SIZE} {size}: ")), "{size}");
         }
+        assert_eq!(sizes(&setup.root), [0; 0]);
         client.empty().unwrap();
         daemon.stop().unwrap();
         let small = "[snapshotter]\ndefault_size = \"1MiB\"\n".to_owned();

@@ -181,7 +181,7 @@ pub enum Error {
         /// The text.
         text: String,
         /// Why not.
-        reason: &'static str,
+        reason: String,
     },
     /// An instruction that does not change a config.
     #[error("{text:?} changes nothing: {reason}")]

@@ -27,6 +27,7 @@ mod sys;
 #[cfg(test)]
 mod testing;
 
+pub use decode::inflater;
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Error, Result};
 pub use media::{Compression, EROFS_LAYER, EROFS_LAYER_ZSTD, LayerType, OCI_LAYER};

@@ -85,6 +85,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Is the content of the input to blame, and not how it was read or where the image is written?
+    #[must_use]
+    pub fn is_about_content(&self) -> bool {
+        match self {
+            Self::Tar(error) => !matches!(error.problem, tar::Problem::Io(_)),
+            Self::Tree { .. } | Self::TooLarge { .. } | Self::Image(_) => true,
+            _ => false,
+        }
+    }
+
     /// A stable name for machines.
     #[must_use]
     pub fn code(&self) -> &'static str {

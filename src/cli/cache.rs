@@ -17,6 +17,7 @@ use erolith_mkfs::build;
 use erolith_snapshotter::layerdir::layer_path;
 use serde_json::json;
 
+use super::layer_limits::LayerLimits;
 use crate::json;
 use crate::progress::Bars;
 
@@ -42,9 +43,6 @@ enum Command {
 /// A layer that takes attributes of directories from the layers below is another image on every chain, so it is left out:
 /// nodes unpack it as they do without a cache.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
-    erolith cache fill /var/cache/layers oci:images:alpine\n  \
-    erolith cache fill --dm-verity --json /srv/layers docker-archive:app.tar oci-archive:base.tar")]
 struct Fill {
     /// Directory of the cache; it is made if it is not there.
     dir: PathBuf,
@@ -63,9 +61,8 @@ struct Fill {
     /// Layers to make at the same time [default: the number of processors].
     #[arg(short, long, value_name = "NUMBER")]
     jobs: Option<NonZeroUsize>,
-    /// Most bytes that one layer may expand to.
-    #[arg(long, value_name = "BYTES")]
-    max_layer_bytes: Option<u64>,
+    #[command(flatten)]
+    limits: LayerLimits,
     /// Read each layer in a process of its own that can do nothing else.
     #[arg(long)]
     sandbox: bool,
@@ -117,9 +114,7 @@ impl Fill {
 
     fn options(&self, cancel: Cancel) -> Options {
         let mut budget = Budget::default();
-        if let Some(bytes) = self.max_layer_bytes {
-            budget.max_output = bytes;
-        }
+        self.limits.apply(&mut budget);
         let here = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let room = match self.sandbox {
             true => Room::Worker(Arc::new(Worker::this_program())),

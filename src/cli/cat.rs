@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use erolith_mkfs::image::Inode;
 
 use crate::exit;
-use crate::source::{self, ImageArgs, Missing, Opened};
+use crate::source::{self, ImageArgs, Missing, Node, Tree};
 use crate::text::Quoted;
 
 /// Bytes read at a time.
@@ -32,13 +31,13 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let image = args.image.open()?;
+    let tree = args.image.tree()?;
     let mut code = ExitCode::SUCCESS;
     for path in &args.path {
         let path = source::path_bytes(path);
         let what = || format!("{}: {}", args.image.name(), Quoted(path));
-        match find(args, &image, path).with_context(what)? {
-            Ok(inode) => copy(&image, &inode, out).with_context(what)?,
+        match find(args, &tree, path).with_context(what)? {
+            Ok(node) => copy(&node, out).with_context(what)?,
             Err(why) => {
                 exit::complain(format_args!("{}: {why}", Quoted(path)));
                 code = ExitCode::from(exit::NO);
@@ -48,14 +47,14 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     Ok(code)
 }
 
-fn find(args: &Args, image: &Opened, path: &[u8]) -> anyhow::Result<Result<Inode, String>> {
-    let found =
-        if args.dereference { source::follow(image, path)? } else { source::find(image, path)? };
+fn find<'a>(args: &Args, tree: &'a Tree, path: &[u8]) -> anyhow::Result<Result<Node<'a>, String>> {
+    let found = if args.dereference { tree.follow(path)? } else { tree.find(path)? };
     Ok(match found {
-        Ok(inode) if inode.is_file() => Ok(inode),
-        Ok(inode) if inode.is_dir() => Err(Missing::IsADirectory.to_string()),
-        Ok(inode) if inode.is_symlink() => {
-            Err(format!("is a symbolic link to {}", Quoted(&image.read_link(&inode)?)))
+        Ok(node) if node.inode.is_file() => Ok(node),
+        Ok(node) if node.inode.is_dir() => Err(Missing::IsADirectory.to_string()),
+        Ok(node) if node.inode.is_symlink() => {
+            let target = node.image.read_link(&node.inode)?;
+            Err(format!("is a symbolic link to {}", Quoted(&target)))
         }
         Ok(_) => Err(Missing::NoContent.to_string()),
         Err(missing) => Err(missing.to_string()),
@@ -63,11 +62,12 @@ fn find(args: &Args, image: &Opened, path: &[u8]) -> anyhow::Result<Result<Inode
 }
 
 /// Copies the content of a file to a stream.
-pub(crate) fn copy(image: &Opened, inode: &Inode, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(crate) fn copy(node: &Node<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
+    let inode = &node.inode;
     let mut buf = vec![0; usize::try_from(inode.size).map_or(PIECE, |size| size.min(PIECE))];
     let mut pos = 0;
     while pos < inode.size {
-        let n = image.read_at(inode, &mut buf, pos)?;
+        let n = node.image.read_at(inode, &mut buf, pos)?;
         out.write_all(buf.get(..n).unwrap_or_default())?;
         pos += n as u64;
     }

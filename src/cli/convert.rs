@@ -21,7 +21,7 @@ use super::image_options::ImageOptions;
 use super::layer_limits::LayerLimits;
 use super::sign::Signer;
 use crate::containerd::version::RUNS_EROFS_NOTE;
-use crate::exit;
+use crate::exit::{self, Usage};
 use crate::json;
 use crate::progress::Bars;
 
@@ -30,6 +30,10 @@ use crate::progress::Bars;
 /// SRC is oci:DIR[:REF], oci-archive:FILE[:REF] or docker-archive:FILE[:REF]; FILE may be - for standard
 /// input. DST is oci:DIR[:REF] or oci-archive:FILE[:REF]. The destination shows the new image when all of it
 /// is there and durable, and what it showed before until then.
+///
+/// A platform takes what it can run, by containerd's order: arm/v7 also v6 and v5, amd64 no amd64/v3. What an index lists
+/// besides images (attestations, signatures, artifacts) is about the original bytes: it is left out and named, and kept
+/// with --all --keep-original.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Image to convert.
@@ -54,6 +58,9 @@ pub(crate) struct Args {
     /// Convert layers that their owner does not allow to be distributed, when their bytes are there.
     #[arg(long)]
     convert_nondistributable: bool,
+    /// Write the result in place of the source, where SRC and DST are the same.
+    #[arg(long)]
+    replace: bool,
     /// Layers to convert at the same time [default: the number of processors].
     #[arg(short, long, value_name = "NUMBER")]
     jobs: Option<NonZeroUsize>,
@@ -103,6 +110,13 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     // The source first: when there is none, nothing is made of the destination.
     let source = Source::open(&args.source, &select, scratch(&args.destination))
         .with_context(|| format!("source {}", args.source))?;
+    if !args.replace && Destination::replaces(&args.destination, &args.source, &source) {
+        let text = format!(
+            "{}: this would replace the source; give the result another name, or say --replace",
+            args.destination
+        );
+        return Err(Usage(text).into());
+    }
     let destination = Destination::open(&args.destination)
         .with_context(|| format!("destination {}", args.destination))?;
     let bars = Arc::new(Bars::new(args.quiet || args.json));

@@ -1,7 +1,7 @@
 //! `erolith export`: the tree of an image as a tar archive.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map::Entry as First;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,14 +10,13 @@ use anyhow::Context as _;
 use erolith_differ::content::Staging as _;
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
 use erolith_mkfs::changeset::{Changeset, Form, Member, Written};
-use erolith_mkfs::image::{Inode, WalkEntry};
 use erolith_mkfs::overlay::Marks;
 use erolith_mkfs::tar::{Error, Problem};
 
 use super::cat;
 use crate::exit::{self, BadInput, Usage};
 use crate::names::{Name, Names};
-use crate::source::{self, ImageArgs, Opened};
+use crate::source::{Entry, ImageArgs, Node, Tree};
 use crate::text::{self, Quoted};
 
 /// Write the tree of an image as a tar archive (POSIX pax).
@@ -44,25 +43,25 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let image = args.image.open()?;
-    let start = source::subtree(&image, args.path.as_deref())?;
+    let tree = args.image.tree()?;
+    let start = tree.subtree(args.path.as_deref())?;
     let what = || format!("exporting {}", args.image.name());
     if args.output.as_os_str() == "-" {
         if io::stdout().is_terminal() {
             return Err(Usage("an archive is not for a terminal: use --output".into()).into());
         }
-        Export::new(args, &image, out).tree(&start).with_context(what)?;
+        Export::new(args, &tree, out).write(&start).with_context(what)?;
     } else {
         let pending = Unnamed::create(&args.output, READABLE)?;
         let out = BufWriter::with_capacity(256 << 10, pending.file());
-        Export::new(args, &image, out).tree(&start).with_context(what)?;
+        Export::new(args, &tree, out).write(&start).with_context(what)?;
         pending.publish(Sync::Durable)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 struct Export<'a, W> {
-    image: &'a Opened,
+    tree: &'a Tree,
     archive: Changeset<W>,
     dirs: Names,
     /// The first name of inodes that have several.
@@ -70,39 +69,40 @@ struct Export<'a, W> {
 }
 
 impl<'a, W: Write> Export<'a, W> {
-    fn new(args: &'a Args, image: &'a Opened, out: W) -> Self {
+    fn new(args: &'a Args, tree: &'a Tree, out: W) -> Self {
         let form = if args.oci { Form::Layer(Marks::Trusted) } else { Form::AsIs };
         let archive = Changeset::new(out, form).with_acl_texts();
-        Self { image, archive, dirs: Names::default(), first: BTreeMap::new() }
+        Self { tree, archive, dirs: Names::default(), first: BTreeMap::new() }
     }
 
-    fn tree(mut self, start: &Inode) -> anyhow::Result<()> {
-        let image = self.image;
-        let mut walk = image.walk_from(start.nid);
+    fn write(mut self, start: &Node<'a>) -> anyhow::Result<()> {
+        let mut walk = self.tree.walk(start);
         while let Some(entry) = walk.next_entry()? {
-            self.dirs.note(&entry);
+            if entry.node.inode.is_dir() && !entry.path.is_empty() {
+                self.dirs.note(entry.id, Name::new(entry.parent, entry.name()));
+            }
             self.member(&entry).with_context(|| Quoted(&text::rooted(entry.path)).to_string())?;
         }
         self.archive.finish().map_err(from_tar)?.flush()?;
         Ok(())
     }
 
-    fn member(&mut self, at: &WalkEntry<'_>) -> anyhow::Result<()> {
-        let inode = &at.inode;
+    fn member(&mut self, at: &Entry<'_, '_>) -> anyhow::Result<()> {
+        let (image, inode) = (at.node.image, &at.node.inode);
         let mut member = Member {
             path: at.path,
             meta: inode.meta(),
             size: inode.size,
             rdev: inode.rdev().unwrap_or_default(),
-            xattrs: self.image.xattrs(inode)?,
+            xattrs: at.node.xattrs()?,
             first: self.first_name(at),
             ..Member::default()
         };
         if inode.is_symlink() {
-            member.target = self.image.read_link(inode)?;
+            member.target = image.read_link(inode)?;
         }
         match self.archive.member(inode.file_type(), member).map_err(from_tar)? {
-            Written::Header => cat::copy(self.image, inode, &mut self.archive)?,
+            Written::Header => cat::copy(&at.node, &mut self.archive)?,
             Written::Whole => {}
             Written::Nothing => {
                 let path = text::rooted(at.path);
@@ -113,15 +113,15 @@ impl<'a, W: Write> Export<'a, W> {
     }
 
     /// The path under which the inode was met before, if it was.
-    fn first_name(&mut self, at: &WalkEntry<'_>) -> Option<Vec<u8>> {
-        let inode = &at.inode;
+    fn first_name(&mut self, at: &Entry<'_, '_>) -> Option<Vec<u8>> {
+        let inode = &at.node.inode;
         if inode.is_dir() || inode.nlink == 1 {
             return None;
         }
-        match self.first.entry(inode.nid) {
-            Entry::Occupied(first) => Some(self.dirs.path(first.get())),
-            Entry::Vacant(empty) => {
-                empty.insert(Name::of(at));
+        match self.first.entry(at.id) {
+            First::Occupied(first) => Some(self.dirs.path(first.get())),
+            First::Vacant(empty) => {
+                empty.insert(Name::new(at.parent, at.name()));
                 None
             }
         }

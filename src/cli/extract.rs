@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use erolith_mkfs::format::FileType;
-use erolith_mkfs::image::{Corruption, Error, Fault, Inode, Place, WalkEntry};
+use erolith_mkfs::image::{Corruption, Error, Fault, Inode, Place};
 use erolith_mkfs::io::copy_range;
 use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::exit::{self, BadInput, Usage};
 use crate::names::{Name, Names};
-use crate::source::{self, ImageArgs, Opened};
+use crate::source::{Entry, ImageArgs, Node, Tree};
 use crate::text::{self, Quoted};
 
 /// Bytes read at a time.
@@ -56,8 +56,8 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, _: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let image = args.image.open()?;
-    let start = source::subtree(&image, args.path.as_deref())?;
+    let tree = args.image.tree()?;
+    let start = tree.subtree(args.path.as_deref())?;
     let what = || format!("extracting to {}", args.dir.display());
     // Nodes are made with the permissions they are to have.
     rustix::process::umask(Mode::empty());
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args, _: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let root = destination(&args.dir).with_context(what)?;
     let mut extractor = Extractor {
         args,
-        image: &image,
+        tree: &tree,
         root,
         dirs: Names::default(),
         first: BTreeMap::new(),
@@ -120,14 +120,15 @@ fn must_be_empty(dir: &OwnedFd) -> anyhow::Result<()> {
 }
 
 /// A directory on the way from the root to where we are.
-struct Level {
-    inode: Inode,
+struct Level<'a> {
+    node: Node<'a>,
+    id: u64,
     fd: OwnedFd,
 }
 
 struct Extractor<'a> {
     args: &'a Args,
-    image: &'a Opened,
+    tree: &'a Tree,
     root: OwnedFd,
     dirs: Names,
     /// The first name of inodes that have several.
@@ -135,31 +136,31 @@ struct Extractor<'a> {
     devices_left_out: u64,
 }
 
-impl Extractor<'_> {
-    /// The level of the root.
-    fn bottom(&self, inode: &Inode) -> anyhow::Result<Vec<Level>> {
-        Ok(vec![Level { inode: *inode, fd: self.root.try_clone()? }])
+impl<'a> Extractor<'a> {
+    /// The level of the root, of which a walk says that it is in itself.
+    fn bottom(&self, start: &Entry<'_, 'a>) -> anyhow::Result<Vec<Level<'a>>> {
+        Ok(vec![Level { node: start.node.clone(), id: start.id, fd: self.root.try_clone()? }])
     }
 
     /// Makes everything, with attributes except those of directories.
-    fn make(&mut self, start: &Inode) -> anyhow::Result<()> {
-        let image = self.image;
-        let mut levels = self.bottom(start)?;
-        let mut walk = image.walk_from(start.nid);
+    fn make(&mut self, start: &Node<'a>) -> anyhow::Result<()> {
+        let mut levels = Vec::new();
+        let mut walk = self.tree.walk(start);
         while let Some(entry) = walk.next_entry()? {
             if entry.path.is_empty() {
+                levels = self.bottom(&entry)?;
                 continue;
             }
-            while levels.pop_if(|level| level.inode.nid != entry.parent).is_some() {}
+            while levels.pop_if(|level| level.id != entry.parent).is_some() {}
             let what = || format!("extracting {}", Quoted(&text::rooted(entry.path)));
             let Some(level) = levels.last() else { continue };
-            if entry.inode.is_dir() {
+            if entry.node.inode.is_dir() {
                 rustix::fs::mkdirat(&level.fd, entry.name(), Mode::RWXU)
                     .map_err(io::Error::from)
                     .with_context(what)?;
                 let fd = open_dir(&level.fd, entry.name()).with_context(what)?;
-                self.dirs.note(&entry);
-                levels.push(Level { inode: entry.inode, fd });
+                self.dirs.note(entry.id, Name::new(entry.parent, entry.name()));
+                levels.push(Level { id: entry.id, node: entry.node, fd });
             } else {
                 self.make_one(&levels, &entry).with_context(what)?;
             }
@@ -168,50 +169,53 @@ impl Extractor<'_> {
     }
 
     /// Gives every directory its attributes once all below it have theirs.
-    fn finish(&self, start: &Inode) -> anyhow::Result<()> {
-        let mut levels = self.bottom(start)?;
-        let mut walk = self.image.walk_from(start.nid);
+    fn finish(&self, start: &Node<'a>) -> anyhow::Result<()> {
+        let mut levels = Vec::new();
+        let mut walk = self.tree.walk(start);
         while let Some(entry) = walk.next_entry()? {
-            if entry.path.is_empty() || !entry.inode.is_dir() {
+            if entry.path.is_empty() {
+                levels = self.bottom(&entry)?;
+            }
+            if entry.path.is_empty() || !entry.node.inode.is_dir() {
                 continue;
             }
             let what = || format!("extracting {}", Quoted(&text::rooted(entry.path)));
-            while let Some(done) = levels.pop_if(|level| level.inode.nid != entry.parent) {
-                self.set_attributes(done.fd.as_fd(), &done.inode).with_context(what)?;
+            while let Some(done) = levels.pop_if(|level| level.id != entry.parent) {
+                self.set_attributes(done.fd.as_fd(), &done.node).with_context(what)?;
             }
             let Some(level) = levels.last() else { continue };
             let fd = open_dir(&level.fd, entry.name()).with_context(what)?;
-            levels.push(Level { inode: entry.inode, fd });
+            levels.push(Level { id: entry.id, node: entry.node, fd });
         }
         while let Some(done) = levels.pop() {
-            self.set_attributes(done.fd.as_fd(), &done.inode).context("directory attributes")?;
+            self.set_attributes(done.fd.as_fd(), &done.node).context("directory attributes")?;
         }
         Ok(())
     }
 
     /// Makes anything but a directory.
-    fn make_one(&mut self, levels: &[Level], at: &WalkEntry<'_>) -> anyhow::Result<()> {
+    fn make_one(&mut self, levels: &[Level<'_>], at: &Entry<'_, '_>) -> anyhow::Result<()> {
         let Some(Level { fd: dir, .. }) = levels.last() else { return Ok(()) };
-        let (inode, name) = (&at.inode, at.name());
+        let (node, inode, name) = (&at.node, &at.node.inode, at.name());
         let is_linked = inode.nlink != 1;
-        if let Some(first) = self.first.get(&inode.nid).filter(|_| is_linked) {
+        if let Some(first) = self.first.get(&at.id).filter(|_| is_linked) {
             return self.link(levels, first, dir.as_fd(), name).context("hard link");
         }
-        let node = if inode.is_file() {
+        let made = if inode.is_file() {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
             let fd = open_at(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
             let file = File::from(fd);
-            self.fill(&file, inode)?;
+            self.fill(&file, node)?;
             file.into()
-        } else if self.make_special(dir.as_fd(), name, inode)? {
+        } else if self.make_special(dir.as_fd(), name, node)? {
             open_at(dir, name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?
         } else {
             self.devices_left_out += 1;
             return Ok(());
         };
-        self.set_attributes(node.as_fd(), inode)?;
+        self.set_attributes(made.as_fd(), node)?;
         if is_linked {
-            self.first.insert(inode.nid, Name::of(at));
+            self.first.insert(at.id, Name::new(at.parent, name));
         }
         Ok(())
     }
@@ -220,12 +224,12 @@ impl Extractor<'_> {
     /// step from the root.
     fn link(
         &self,
-        levels: &[Level],
+        levels: &[Level<'_>],
         first: &Name,
         dir: BorrowedFd<'_>,
         name: &[u8],
     ) -> anyhow::Result<()> {
-        let level = levels.iter().find(|level| level.inode.nid == first.parent);
+        let level = levels.iter().find(|level| level.id == first.parent);
         let from = match level {
             Some(level) => level.fd.try_clone()?,
             None => {
@@ -244,12 +248,13 @@ impl Extractor<'_> {
         &self,
         dir: BorrowedFd<'_>,
         name: &[u8],
-        inode: &Inode,
+        node: &Node<'_>,
     ) -> anyhow::Result<bool> {
         use rustix::fs::FileType as Kind;
+        let inode = &node.inode;
         let kind = match inode.file_type() {
             FileType::Symlink => {
-                let target = self.image.read_link(inode)?;
+                let target = node.image.read_link(inode)?;
                 rustix::fs::symlinkat(target, dir, name).map_err(io::Error::from)?;
                 return Ok(true);
             }
@@ -274,27 +279,28 @@ impl Extractor<'_> {
     }
 
     /// Writes the content of a file; what the image does not store stays a hole.
-    fn fill(&self, file: &File, inode: &Inode) -> anyhow::Result<()> {
+    fn fill(&self, file: &File, node: &Node<'_>) -> anyhow::Result<()> {
+        let (image, inode) = (node.image, &node.inode);
         if inode.size == 0 {
             return Ok(());
         }
         file.set_len(inode.size)?;
         let mut buf = Vec::new();
-        for extent in self.image.extents(inode) {
+        for extent in image.extents(inode) {
             let extent = extent?;
             let end = extent.end().min(inode.size);
             let len = end.saturating_sub(extent.start);
             match extent.place {
                 Place::Hole => {}
                 Place::Device { device, offset } => {
-                    self.copy_stored(file, extent.start, len, (device, offset), inode)?;
+                    copy_stored(file, extent.start, len, (device, offset), node)?;
                 }
                 _ => {
                     let mut pos = extent.start;
                     while pos < end {
                         let want = usize::try_from(end - pos).map_or(PIECE, |l| l.min(PIECE));
                         buf.resize(want, 0);
-                        let n = self.image.read_at(inode, &mut buf, pos)?;
+                        let n = image.read_at(inode, &mut buf, pos)?;
                         file.write_all_at(buf.get(..n).unwrap_or_default(), pos)?;
                         pos += n as u64;
                     }
@@ -304,33 +310,17 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    /// Copies bytes that are in the image as they are, inside the kernel where it can.
-    fn copy_stored(
-        &self,
-        file: &File,
-        pos: u64,
-        len: u64,
-        (device, offset): (u16, u64),
-        inode: &Inode,
-    ) -> anyhow::Result<()> {
-        let bad = |fault| Error::from(Corruption::new(fault).nid(inode.nid).at(inode.offset));
-        let from = self.image.device(device).ok_or_else(|| bad(Fault::DataDeviceMissing))?;
-        copy_range(from.file().as_fd(), offset, file, pos, len).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => bad(Fault::DataOutside).into(),
-            _ => e.into(),
-        })
-    }
-
     /// Owner first, since a new owner costs capabilities and the set-user-ID bit; attributes before a mode that
     /// may forbid to write them; the time last.
-    fn set_attributes(&self, fd: BorrowedFd<'_>, inode: &Inode) -> anyhow::Result<()> {
+    fn set_attributes(&self, fd: BorrowedFd<'_>, node: &Node<'_>) -> anyhow::Result<()> {
+        let inode = &node.inode;
         // The one path that leads to the open file itself, whatever it is.
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         if !self.args.no_owner {
             self.set_owner(&path, inode)?;
         }
         if !self.args.no_xattrs {
-            for xattr in self.image.xattrs(inode)? {
+            for xattr in node.xattrs()? {
                 let (name, flags) = (xattr.name.as_slice(), XattrFlags::empty());
                 rustix::fs::setxattr(&path, name, &xattr.value, flags)
                     .map_err(io::Error::from)
@@ -364,6 +354,28 @@ impl Extractor<'_> {
             .map_err(io::Error::from)
             .context("owner (--no-owner leaves it)")
     }
+}
+
+/// Copies bytes that are in the image as they are, inside the kernel where it can.
+fn copy_stored(
+    file: &File,
+    pos: u64,
+    len: u64,
+    (device, offset): (u16, u64),
+    node: &Node<'_>,
+) -> anyhow::Result<()> {
+    let inode = &node.inode;
+    let bad = |fault| Error::from(Corruption::new(fault).nid(inode.nid).at(inode.offset));
+    let from = node.image.device(device).ok_or_else(|| bad(Fault::DataDeviceMissing))?;
+    // The image may be a part of a file, behind which other things are.
+    let is_inside = offset.checked_add(len).is_some_and(|end| end <= from.len());
+    let (source, start) = from.file();
+    let at = start.checked_add(offset).filter(|_| is_inside);
+    let at = at.ok_or_else(|| bad(Fault::DataOutside))?;
+    copy_range(source.as_fd(), at, file, pos, len).map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => bad(Fault::DataOutside).into(),
+        _ => e.into(),
+    })
 }
 
 /// Opens a directory that we made.

@@ -1,10 +1,12 @@
 //! `erolith fsck`: whether an image is what it should be.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use erolith_differ::apply::verify_blob;
+use erolith_differ::decode::Cancel;
 use erolith_mkfs::check::{self, Finding, Limits, Report, Severity, Stats};
 use erolith_mkfs::dmverity::{self, RootHash};
 use erolith_mkfs::format::Layout;
@@ -13,10 +15,10 @@ use erolith_mkfs::io::ReadAt;
 use serde_json::{Value, json};
 
 use super::stat::layout_name;
-use crate::exit;
+use crate::exit::{self, Usage};
 use crate::json;
 use crate::ranges::Ranges;
-use crate::source::ImageArgs;
+use crate::source::{ImageArgs, Part};
 use crate::text::{self, Quoted};
 
 /// Bytes read at a time.
@@ -25,7 +27,8 @@ const PIECE: usize = 256 << 10;
 /// Check the structure of an image, and with --data its content.
 ///
 /// The exit code is 0 when nothing speaks against the image, and 1 otherwise; warnings do not count. An image
-/// may come from a stranger: it is checked here before a kernel sees it.
+/// may come from a stranger: it is checked here before a kernel sees it. Of an image of layers each layer is checked, its
+/// digests too; with --json there is one object with a list of them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Read all content too: every stored byte, and every compressed extent decoded.
@@ -46,41 +49,122 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let (primary, devices) = args.image.sources()?;
-    let primary: &dyn ReadAt = &primary;
-    let devices: Vec<&dyn ReadAt> = devices.iter().map(|device| device as &dyn ReadAt).collect();
-    let mut report =
-        check::check(primary, &devices, &Limits::default()).with_context(|| args.image.name())?;
-    let mut data = None;
+    if args.dm_verity_root.is_some() && !args.image.is_single() {
+        return Err(Usage("--dm-verity-root is of one image: name a layer with #N".into()).into());
+    }
+    let (mut is_clean, mut layers) = (true, Vec::new());
+    args.image.parts(&mut |name, part| {
+        let checked = check_part(args, name, part)?;
+        is_clean &= checked.is_clean();
+        if !args.json {
+            return Ok(checked.write(out)?);
+        }
+        if args.image.is_single() {
+            return Ok(json::line(out, &checked.object())?);
+        }
+        layers.push(checked.object());
+        Ok(())
+    })?;
+    if args.json && !args.image.is_single() {
+        json::line(out, &json!({ "clean": is_clean, "layers": layers }))?;
+    }
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+}
+
+/// What was found of one image.
+struct Checked {
+    name: String,
+    /// The layer it is, 0 the lowest.
+    layer: Option<usize>,
+    /// Why there is no image to look at, or why it is not the one that was meant.
+    fault: Option<erolith_differ::Error>,
+    report: Option<Report>,
+    /// Bytes of content read.
+    data: Option<u64>,
+    verity: Option<Result<(), dmverity::Error>>,
+}
+
+fn check_part(args: &Args, name: String, part: anyhow::Result<Part>) -> anyhow::Result<Checked> {
+    let mut checked =
+        Checked { name, layer: None, fault: None, report: None, data: None, verity: None };
+    let what = checked.name.clone();
+    let what = || what.clone();
+    let part = match part {
+        Ok(part) => part,
+        Err(error) => {
+            checked.fault = Some(answer(error).with_context(what)?);
+            return Ok(checked);
+        }
+    };
+    checked.layer = part.layer;
+    if let Some((digest, size)) = &part.blob
+        && let Err(error) = verify_blob(&part.image, digest, *size, &Cancel::default())
+    {
+        checked.fault = Some(answer(error.into()).with_context(what)?);
+    }
+    let primary: &dyn ReadAt = &part.image;
+    let devices: Vec<&dyn ReadAt> = part.devices.iter().map(|d| d as &dyn ReadAt).collect();
+    let mut report = check::check(primary, &devices, &Limits::default()).with_context(what)?;
     // What a damaged structure leads to says nothing about the content.
     if args.data && report.is_clean() {
-        let image = Image::open(primary, devices).with_context(|| args.image.name())?;
-        data = Some(check_data(&image, &mut report).with_context(|| args.image.name())?);
+        let image = Image::open(primary, devices).with_context(what)?;
+        checked.data = Some(check_data(&image, &mut report).with_context(what)?);
     }
-    let verity = match args.dm_verity_root {
-        Some(root) => Some(check_verity(primary, root, args).with_context(|| args.image.name())?),
-        None => None,
-    };
-    if args.json {
-        let mut object = object(&report, data);
-        object["dm_verity"] = verity.as_ref().map_or(Value::Null, |found| match found {
-            Ok(()) => json!({ "clean": true }),
-            Err(e) => json!({ "clean": false, "code": e.code(), "error": e.to_string() }),
-        });
-        json::line(out, &object)?;
-    } else {
+    checked.report = Some(report);
+    if let Some(root) = args.dm_verity_root {
+        checked.verity = Some(check_verity(primary, root, args).with_context(what)?);
+    }
+    Ok(checked)
+}
+
+/// An error that is an answer: what is wrong with a layer. Failures of the storage are not.
+fn answer(error: anyhow::Error) -> anyhow::Result<erolith_differ::Error> {
+    match error.downcast::<erolith_differ::Error>() {
+        Ok(error) if exit::is_input(&error) => Ok(error),
+        Ok(error) => Err(error.into()),
+        Err(error) => Err(error),
+    }
+}
+
+impl Checked {
+    fn is_clean(&self) -> bool {
+        let is_report_clean = self.report.as_ref().is_none_or(Report::is_clean);
+        self.fault.is_none() && is_report_clean && !matches!(self.verity, Some(Err(_)))
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        if let Some(error) = &self.fault {
+            writeln!(out, "error[{}]: {error}", error.code())?;
+        }
+        let Some(report) = &self.report else { return writeln!(out, "{}: 1 error", self.name) };
         for finding in &report.findings {
             writeln!(out, "{}", finding_text(finding))?;
         }
-        if let Some(Err(error)) = &verity {
+        if let Some(Err(error)) = &self.verity {
             writeln!(out, "error[{}]: {error}", error.code())?;
         }
-        let same = if matches!(verity, Some(Ok(()))) { "; as its dm-verity tree says" } else { "" };
-        let bad = usize::from(matches!(verity, Some(Err(_))));
-        writeln!(out, "{}: {}{same}", args.image.name(), verdict(&report, bad, data))?;
+        let is_same = matches!(self.verity, Some(Ok(())));
+        let same = if is_same { "; as its dm-verity tree says" } else { "" };
+        let bad =
+            usize::from(matches!(self.verity, Some(Err(_)))) + usize::from(self.fault.is_some());
+        writeln!(out, "{}: {}{same}", self.name, verdict(report, bad, self.data))
     }
-    let is_clean = report.is_clean() && !matches!(verity, Some(Err(_)));
-    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+
+    fn object(&self) -> Value {
+        let mut object = self.report.as_ref().map_or_else(|| json!({}), |r| object(r, self.data));
+        object["dm_verity"] = self.verity.as_ref().map_or(Value::Null, |found| match found {
+            Ok(()) => json!({ "clean": true }),
+            Err(e) => json!({ "clean": false, "code": e.code(), "error": e.to_string() }),
+        });
+        if let Some(layer) = self.layer {
+            object["layer"] = layer.into();
+        }
+        if let Some(error) = &self.fault {
+            object["clean"] = false.into();
+            object["error"] = json!({ "code": error.code(), "text": error.to_string() });
+        }
+        object
+    }
 }
 
 /// Compares the image with its hash tree. The inner result is the answer.

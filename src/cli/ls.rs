@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use erolith_mkfs::image::{Corruption, Error, Fault, Inode};
+use erolith_mkfs::image::{Corruption, Error, Fault};
 
 use crate::exit;
 use crate::json;
-use crate::source::{self, ImageArgs, Opened};
+use crate::source::{self, ImageArgs, Node, Tree};
 use crate::text::{self, Align, Quoted, Table};
 
 /// List a directory of an image.
@@ -36,47 +36,48 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let image = args.image.open()?;
-    list(args, &image, out).with_context(|| args.image.name())
+    let tree = args.image.tree()?;
+    list(args, &tree, out).with_context(|| args.image.name())
 }
 
-fn list(args: &Args, image: &Opened, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+fn list(args: &Args, tree: &Tree, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let path = source::path_bytes(&args.path);
-    let inode = match source::find(image, path)? {
-        Ok(inode) => inode,
+    let node = match tree.find(path)? {
+        Ok(node) => node,
         Err(missing) => {
             exit::complain(format_args!("{}: {missing}", Quoted(path)));
             return Ok(ExitCode::from(exit::NO));
         }
     };
     let path = source::normal(path);
-    let mut lister = Lister { args, image, out };
-    if inode.is_dir() {
-        lister.tree(path, inode)?;
+    let mut lister = Lister { args, tree, out };
+    if node.inode.is_dir() {
+        lister.directories(path, node)?;
     } else {
         let slash = path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
         let (parent, name) = path.split_at(slash);
-        lister.entries(parent, &[(name.to_vec(), inode)])?;
+        lister.entries(parent, &[(name.to_vec(), node)])?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 struct Lister<'a> {
     args: &'a Args,
-    image: &'a Opened,
+    tree: &'a Tree,
     out: &'a mut dyn Write,
 }
 
-impl Lister<'_> {
-    fn tree(&mut self, path: Vec<u8>, dir: Inode) -> anyhow::Result<()> {
+impl<'a> Lister<'a> {
+    fn directories(&mut self, path: Vec<u8>, dir: Node<'a>) -> anyhow::Result<()> {
         // A directory that is met again would never end.
         let mut seen = BTreeSet::new();
         // Directories that wait, and how much of `path` is that of their parent.
         let mut todo = vec![(0, path, dir)];
         let mut path = Vec::new();
         while let Some((keep, name, dir)) = todo.pop() {
-            if !seen.insert(dir.nid) {
-                let twice = Corruption::new(Fault::DirTwice).nid(dir.nid).at(dir.offset);
+            if !seen.insert((dir.layer(), dir.inode.nid)) {
+                let inode = &dir.inode;
+                let twice = Corruption::new(Fault::DirTwice).nid(inode.nid).at(inode.offset);
                 return Err(Error::from(twice).into());
             }
             let is_first = seen.len() == 1;
@@ -89,22 +90,21 @@ impl Lister<'_> {
             if !path.is_empty() {
                 path.push(b'/');
             }
-            let found = source::entries(self.image, &dir)?;
-            let found: Vec<_> = found.into_iter().map(|(entry, i)| (entry.name, i)).collect();
+            let found = self.tree.entries(&dir)?;
             self.entries(&path, &found)?;
             if self.args.recursive {
                 let keep = path.len();
-                let dirs = found.into_iter().rev().filter(|(_, inode)| inode.is_dir());
-                todo.extend(dirs.map(|(name, inode)| (keep, name, inode)));
+                let dirs = found.into_iter().rev().filter(|(_, node)| node.inode.is_dir());
+                todo.extend(dirs.map(|(name, node)| (keep, name, node)));
             }
         }
         Ok(())
     }
 
     /// Lists entries of the directory `parent`, a path that ends with a slash or is empty.
-    fn entries(&mut self, parent: &[u8], found: &[(Vec<u8>, Inode)]) -> anyhow::Result<()> {
+    fn entries(&mut self, parent: &[u8], found: &[(Vec<u8>, Node<'_>)]) -> anyhow::Result<()> {
         if self.args.json {
-            return found.iter().try_for_each(|(name, inode)| self.object(parent, name, inode));
+            return found.iter().try_for_each(|(name, node)| self.object(parent, name, node));
         }
         if !self.args.long {
             for (name, _) in found {
@@ -114,10 +114,11 @@ impl Lister<'_> {
         }
         use Align::{Left, Right};
         let mut table = Table::new([Left, Right, Right, Right, Right, Left, Left]);
-        for (name, inode) in found {
+        for (name, node) in found {
+            let inode = &node.inode;
             let mut shown = Quoted(name).to_string();
             if inode.is_symlink() {
-                shown.push_str(&format!(" -> {}", Quoted(&self.image.read_link(inode)?)));
+                shown.push_str(&format!(" -> {}", Quoted(&node.image.read_link(inode)?)));
             }
             let size = match inode.rdev() {
                 Some((major, minor)) => format!("{major},{minor}"),
@@ -136,11 +137,15 @@ impl Lister<'_> {
         Ok(table.write(self.out, 0)?)
     }
 
-    fn object(&mut self, parent: &[u8], name: &[u8], inode: &Inode) -> anyhow::Result<()> {
+    fn object(&mut self, parent: &[u8], name: &[u8], node: &Node<'_>) -> anyhow::Result<()> {
+        let inode = &node.inode;
         let mut object = json::inode(inode);
         object["path"] = json::bytes(&[b"/", parent, name].concat());
+        if let Some(layer) = node.layer() {
+            object["layer"] = layer.into();
+        }
         if inode.is_symlink() {
-            object["target"] = json::bytes(&self.image.read_link(inode)?);
+            object["target"] = json::bytes(&node.image.read_link(inode)?);
         }
         Ok(json::line(self.out, &object)?)
     }

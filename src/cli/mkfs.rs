@@ -271,7 +271,7 @@ fn fill_from_stream(
         return Err(Usage(text.into()).into());
     }
     if let Err(error) = builder.fill_from_tar(&mut stream, Limits::default()) {
-        return Err(stream.take_error().map_or_else(|| error.into(), Into::into));
+        return Err(stream.explain(error.into()).into());
     }
     let decoded = stream.finish()?;
     Ok(Known { diff_id: decoded.diff_id, bytes: decoded.size })

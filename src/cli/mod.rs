@@ -14,7 +14,7 @@ mod fsck;
 mod image_options;
 mod inspect;
 mod layer_limits;
-mod layers;
+pub(crate) mod layers;
 mod ls;
 mod man;
 mod mkfs;
@@ -27,6 +27,7 @@ mod sign;
 mod snapshots;
 mod stat;
 mod umount;
+mod version;
 mod worker;
 
 use std::io::Write;
@@ -41,7 +42,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 negative answer, 2 wrong usage, 
 /// Convert OCI container images to EROFS, make, read, check and mount EROFS images, and run containerd's
 /// containers from them.
 #[derive(Debug, Parser)]
-#[command(name = "erolith", version, propagate_version = true)]
+#[command(name = "erolith", version, long_version = version::long(), propagate_version = true)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]

@@ -1,22 +1,24 @@
 //! `erolith mount`: an image as a read-only tree.
 
-use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
-use erolith_differ::oci::{Image, Layer as BlobLayer, Location, Platform, Select, Source};
-use erolith_differ::{Compression, LayerType};
+use erolith_differ::apply::verify_blob;
+use erolith_differ::content::Blob;
+use erolith_differ::decode::Cancel;
+use erolith_differ::oci::{Layer as BlobLayer, Location, Platform, Source, Transport};
+use erolith_differ::{Compression, Digest, LayerType};
 use erolith_mkfs::check::{self, Limits};
 use erolith_mkfs::io::ReadAt;
+use erolith_snapshotter::Class;
 use erolith_snapshotter::mounts::{
     Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, mount,
 };
 use serde_json::{Value, json};
 
 use crate::exit::{BadInput, Usage};
+use crate::source::{LayerName, Named, named, open_file, open_image};
 
 /// Mount an EROFS image, or all layers of one in an OCI layout, read-only.
 ///
@@ -24,8 +26,10 @@ use crate::exit::{BadInput, Usage};
 /// devices that free themselves. They are checked first. `erolith umount` leaves nothing behind.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// An image file, or oci:DIR[:REF] for an image whose layers are raw EROFS.
-    source: PathBuf,
+    /// An image file; or oci:DIR[:REF] for an image whose layers are raw EROFS, with #N or #DIGEST behind it for one of them,
+    /// #0 the lowest.
+    #[arg(value_parser = named())]
+    source: Named,
     /// An existing directory.
     dir: PathBuf,
     /// Use loop devices, also where the kernel could do without.
@@ -37,6 +41,9 @@ pub(crate) struct Args {
     /// An extra device of the image, in the order of its device table (repeatable).
     #[arg(long = "device", value_name = "FILE")]
     devices: Vec<PathBuf>,
+    /// Platform to take from an index, OS/ARCH[/VARIANT] [default: this machine's].
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
     /// Mount options as in mount(8): nodev, nosuid, noexec, noatime, noacl, ...
     #[arg(short = 'o', value_name = "OPTS", default_value = "ro")]
     options: String,
@@ -51,9 +58,9 @@ pub(crate) struct Args {
 /// Runs the command. When it fails, nothing is mounted.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let options = MountOptions::parse(&args.options)?;
-    let layers = match args.source.to_str().filter(|source| source.starts_with("oci:")) {
-        Some(location) => open_layout(location, &args.devices)?,
-        None => vec![open_image(&args.source, &args.devices)?],
+    let (layers, blobs) = match &args.source {
+        Named::Image(location, layer) => open_layers(args, location, layer.as_ref())?,
+        Named::Path(path) => (vec![open_file_image(path, &args.devices)?], Vec::new()),
     };
     let backing = match (args.use_loop, args.file_backed) {
         (true, _) => Backing::Loop,
@@ -61,45 +68,53 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         _ => Backing::Auto,
     };
     let request = Request { layers, target: args.dir.clone(), backing, options, route: None };
-    let mounted = if args.no_check { mount(request, &|_| Ok(())) } else { mount(request, &sound) }?;
+    let mounted = if args.no_check { mount(request, &|_| Ok(())) } else { mount(request, &sound) };
+    let mounted = mounted.map_err(|error| damage(&blobs, error))?;
     if args.json {
         writeln!(out, "{}", as_json(&mounted, &args.dir))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The layers of an image in an OCI layout, lowest first, for this machine.
-fn open_layout(location: &str, devices: &[PathBuf]) -> anyhow::Result<Vec<Layer>> {
-    if !devices.is_empty() {
+/// The layers of an image in an OCI layout, lowest first, and the blobs they are, by their digests.
+type Layers = (Vec<Layer>, Vec<(Digest, Blob)>);
+
+fn open_layers(
+    args: &Args,
+    location: &Location,
+    layer: Option<&LayerName>,
+) -> anyhow::Result<Layers> {
+    if !args.devices.is_empty() {
         return Err(Usage("--device belongs to an image file, not to a layout".into()).into());
     }
-    let location: Location = location.parse()?;
+    if location.transport != Transport::Oci {
+        let text = format!(
+            "{location}: layers in an archive are not mounted in place; convert the image first: \
+             erolith convert {location} oci:NEW"
+        );
+        return Err(BadInput(text).into());
+    }
     // Only archives need room for a copy.
-    let source = Source::open(&location, &Select::All, Path::new("."))
-        .with_context(|| format!("source {location}"))?;
-    // An index may hold the original beside the EROFS image; the latter is what can be mounted.
-    let host = Platform::host();
-    let here = source.images.iter().filter(|image| image.config.platform.answers(&host));
-    let is_native = |image: &&Image| image.layers.iter().all(|l| is_erofs(l.layer_type));
-    let image = here.clone().find(is_native).or_else(|| here.clone().next());
-    let image = image.with_context(|| BadInput(format!("{location} has no image for {host}")))?;
-    let layers = image.layers.iter().map(|layer| open_blob(&source, layer, &location));
-    layers.collect()
-}
-
-fn is_erofs(layer_type: LayerType) -> bool {
-    matches!(layer_type, LayerType::Erofs { .. })
+    let (source, image) = open_image(location, args.platform.as_ref(), Path::new("."))?;
+    let wanted = layer.map(|layer| layer.find(&image)).transpose()?;
+    let (mut layers, mut blobs) = (Vec::new(), Vec::new());
+    for (index, layer) in image.layers.iter().enumerate() {
+        if wanted.is_some_and(|wanted| wanted != index) {
+            continue;
+        }
+        let blob = open_blob(&source, layer, location)?;
+        let (file, _) = blob.file();
+        let name = layer.diff_id.to_string();
+        layers.push(Layer { name, image: file.try_clone()?, devices: Vec::new() });
+        blobs.extend(layer.descriptor().map(|d| (d.digest.clone(), blob.clone())));
+    }
+    Ok((layers, blobs))
 }
 
 /// A raw EROFS layer where it lies in the layout.
-fn open_blob(source: &Source, layer: &BlobLayer, location: &Location) -> anyhow::Result<Layer> {
+fn open_blob(source: &Source, layer: &BlobLayer, location: &Location) -> anyhow::Result<Blob> {
     let advice = match layer.layer_type {
-        LayerType::Erofs { compression: Compression::None } => {
-            let blob = source.blob(layer)?;
-            let (file, _) = blob.file();
-            let name = layer.diff_id.to_string();
-            return Ok(Layer { name, image: file.try_clone()?, devices: Vec::new() });
-        }
+        LayerType::Erofs { compression: Compression::None } => return Ok(source.blob(layer)?),
         LayerType::Erofs { .. } => "is compressed; convert it with --layers raw",
         LayerType::Tar { .. } => "is a tar archive; convert the image first",
     };
@@ -110,17 +125,25 @@ fn open_blob(source: &Source, layer: &BlobLayer, location: &Location) -> anyhow:
     Err(BadInput(text).into())
 }
 
-/// An image file and the files of its extra devices.
-fn open_image(image: &Path, devices: &[PathBuf]) -> anyhow::Result<Layer> {
-    let devices = devices.iter().map(|device| open(device)).collect::<Result<_, _>>()?;
-    Ok(Layer { name: image.display().to_string(), image: open(image)?, devices })
+/// That a blob is damaged, where an image was not mounted for what is in it and that is the reason; else `error`.
+fn damage(blobs: &[(Digest, Blob)], error: erolith_snapshotter::Error) -> anyhow::Error {
+    if error.class() != Class::Input {
+        return error.into();
+    }
+    let is_damaged = |(digest, blob): &(Digest, Blob)| {
+        verify_blob(blob, digest, blob.len(), &Cancel::default()).err()
+    };
+    match blobs.iter().find_map(is_damaged) {
+        Some(found @ erolith_differ::Error::BlobDigest { .. }) => found.into(),
+        _ => error.into(),
+    }
 }
 
-fn open(path: &Path) -> anyhow::Result<File> {
-    // A FIFO must not block.
-    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = File::options().read(true).custom_flags(nonblock).open(path);
-    file.with_context(|| format!("opening {}", path.display()))
+/// An image file and the files of its extra devices.
+fn open_file_image(image: &Path, devices: &[PathBuf]) -> anyhow::Result<Layer> {
+    let open = |path: &Path| anyhow::Ok(open_file(path)?.file().0.try_clone()?);
+    let devices = devices.iter().map(|device| open(device)).collect::<Result<_, _>>()?;
+    Ok(Layer { name: image.display().to_string(), image: open(image)?, devices })
 }
 
 /// The structural check, on the very descriptors that are mounted then.

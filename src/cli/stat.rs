@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::exit;
 use crate::json;
-use crate::source::{self, ImageArgs, Opened};
+use crate::source::{self, ImageArgs, Node, Opened};
 use crate::text::{self, Align, Quoted, Table};
 use crate::xattr_text;
 
@@ -35,18 +35,18 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let image = args.image.open()?;
+    let tree = args.image.tree()?;
     let mut code = ExitCode::SUCCESS;
     for path in &args.path {
         let path = source::path_bytes(path);
         let what = || format!("{}: {}", args.image.name(), Quoted(path));
-        match source::find(&image, path).with_context(what)? {
-            Ok(inode) => {
+        match tree.find(path).with_context(what)? {
+            Ok(node) => {
                 let path = text::rooted(&source::normal(path));
                 if args.json {
-                    object(args, &image, &path, &inode, out).with_context(what)?;
+                    object(args, &path, &node, out).with_context(what)?;
                 } else {
-                    describe(args, &image, &path, &inode, out).with_context(what)?;
+                    describe(args, &path, &node, out).with_context(what)?;
                 }
             }
             Err(missing) => {
@@ -69,16 +69,14 @@ pub(crate) fn layout_name(layout: Layout) -> &'static str {
     }
 }
 
-fn describe(
-    args: &Args,
-    image: &Opened,
-    path: &[u8],
-    inode: &Inode,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
+fn describe(args: &Args, path: &[u8], node: &Node<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
+    let (image, inode) = (node.image, &node.inode);
     let mut table = Table::new([Align::Left, Align::Left]);
     let mut row = |name: &str, value: String| table.row([format!("{name}:"), value]);
     row("path", Quoted(path).to_string());
+    if let Some(layer) = node.layer() {
+        row("layer", format!("{layer}, of which the rest of this is said"));
+    }
     row("type", text::type_name(inode.file_type()).to_owned());
     if inode.is_symlink() {
         row("target", Quoted(&image.read_link(inode)?).to_string());
@@ -101,7 +99,7 @@ fn describe(
         row("entries", "without a dot entry".to_owned());
     }
     table.write(out, 0)?;
-    let xattrs = image.xattrs(inode)?;
+    let xattrs = node.xattrs()?;
     if !xattrs.is_empty() {
         writeln!(out, "xattrs:    {} bytes behind the inode", inode.xattr_len())?;
         let mut table = Table::new([Align::Left, Align::Left]);
@@ -208,15 +206,13 @@ fn write_extents(image: &Opened, inode: &Inode, out: &mut dyn Write) -> anyhow::
     Ok(table.write(out, 2)?)
 }
 
-fn object(
-    args: &Args,
-    image: &Opened,
-    path: &[u8],
-    inode: &Inode,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
+fn object(args: &Args, path: &[u8], node: &Node<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
+    let (image, inode) = (node.image, &node.inode);
     let mut object = json::inode(inode);
     object["path"] = json::bytes(path);
+    if let Some(layer) = node.layer() {
+        object["layer"] = layer.into();
+    }
     if inode.is_symlink() {
         object["target"] = json::bytes(&image.read_link(inode)?);
     }
@@ -228,7 +224,7 @@ fn object(
         "inline_bytes": inode.inline_tail(block_bits(image)).0,
     });
     object["layout"] = layout_name(inode.layout).into();
-    let xattrs = image.xattrs(inode)?;
+    let xattrs = node.xattrs()?;
     object["xattrs"] = xattrs
         .iter()
         .map(|xattr| {

@@ -46,6 +46,7 @@ pub(crate) struct Containerd {
     leases: LeasesClient<Channel>,
     /// For services that are seldom called.
     channel: Channel,
+    known: version::Known,
     runtime: Handle,
 }
 
@@ -121,6 +122,7 @@ impl Containerd {
                 .max_encoding_message_size(MAX_MESSAGE),
             leases: LeasesClient::new(channel.clone()),
             channel,
+            known: version::Known::default(),
             runtime: Handle::current(),
         })
     }

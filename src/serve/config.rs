@@ -161,6 +161,8 @@ pub(crate) struct Differ {
     pub(crate) zstd_window_log: u32,
     /// Longest time, in seconds, that one layer may take. 0: any.
     pub(crate) max_seconds: u64,
+    /// Longest time, in seconds, without a sign of life from a layer below that one waits for.
+    pub(crate) below_seconds: u64,
     /// Are converted images put into containerd's content store too, and taken from there?
     pub(crate) keep_images: bool,
     /// Do images get a dm-verity hash tree, and a file beside them that tells of it?
@@ -319,6 +321,7 @@ impl Default for Differ {
             max_layer_ratio: budget.max_ratio.unwrap_or(0),
             zstd_window_log: budget.zstd_window_log,
             max_seconds: 0,
+            below_seconds: 600,
             keep_images: false,
             dm_verity: false,
             sandbox: true,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use erolith_snapshotter::Status as Kind;
 use tonic::Code;
 
+use super::diff::Missing;
 use crate::containerd;
 
 /// What a request ends with.
@@ -42,6 +43,16 @@ pub(crate) enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// A layer is unpacked beside the one below it, which does not come.
+    #[error(
+        "the layer takes attributes from the layer below it, {chain}, which is not there: {source}"
+    )]
+    Below {
+        /// The chain that the missing layer ends.
+        chain: String,
+        /// Why it is not there.
+        source: Missing,
+    },
     /// A thread of ours ended in a panic.
     #[error("a worker died: see the log of erolith")]
     WorkerDied,
@@ -60,6 +71,8 @@ impl Error {
             Self::Containerd(error) if error.code() == Code::Unimplemented => Code::Internal,
             Self::Containerd(error) => error.code(),
             Self::Storage { source, .. } => code_of(kind_of_io(source)),
+            Self::Below { source: Missing::Silent(_) | Missing::Removed, .. } => Code::Unavailable,
+            Self::Below { .. } => Code::FailedPrecondition,
             Self::WorkerDied => Code::Internal,
         }
     }

@@ -151,6 +151,8 @@ struct Daemon {
     snapshotter: Arc<Snapshotter>,
     metrics: Arc<Metrics>,
     diff: diff::Service,
+    containerd: Containerd,
+    board: Arc<diff::board::Board>,
     state: Arc<Path>,
 }
 
@@ -164,14 +166,27 @@ impl Daemon {
         let containerd = Containerd::at(&config.containerd.address)?;
         let room = room(config.differ.sandbox).await?;
         let (images, counted) = (Arc::clone(&snapshotter), Arc::clone(&metrics));
-        let diff = diff::Service::new(config, images, containerd, counted, room);
-        Ok(Self { snapshotter, metrics, diff, state: config.state.as_path().into() })
+        let board = Arc::<diff::board::Board>::default();
+        let (client, waited) = (containerd.clone(), Arc::clone(&board));
+        let diff = diff::Service::new(config, images, client, counted, room, waited);
+        Ok(Self {
+            snapshotter,
+            metrics,
+            diff,
+            containerd,
+            board,
+            state: config.state.as_path().into(),
+        })
     }
 
     /// The services of containerd, healthy.
     async fn router(&self, health: &HealthReporter) -> Router {
-        let snapshots =
-            snapshots::Service::new(Arc::clone(&self.snapshotter), Arc::clone(&self.metrics));
+        let snapshots = snapshots::Service::new(
+            Arc::clone(&self.snapshotter),
+            Arc::clone(&self.metrics),
+            self.containerd.clone(),
+            Arc::clone(&self.board),
+        );
         let snapshots = SnapshotsServer::new(snapshots)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);

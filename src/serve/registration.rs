@@ -98,7 +98,14 @@ fn transfer(version: Version, platform: &str) -> String {
     let mut text = format!("[{PLUGIN}]\n");
     let plain = quoted(platform);
     if version == Version::V2_3 {
-        text.push_str("  max_concurrent_unpacks = 4\n");
+        // It counts for every image that the transfer service unpacks. Ours are right with it. With overlayfs, containerd
+        // unpacks side by side what it then cannot see the layers below of: directories that a layer does not describe lose
+        // their permissions, `/tmp` among them. So the node's operator decides, who knows what else runs there.
+        text.push_str(
+            "  # Layers side by side, here and for every other snapshotter: overlayfs then loses permissions and owners of\n  \
+             # directories that a layer does not describe. Where all images are unpacked for erolith it does no harm.\n  \
+             # max_concurrent_unpacks = 4\n",
+        );
         text.push_str(&unpack(&superset(version, platform), SNAPSHOTTER, DIFFER));
         text.push_str(
             "    layer_types = [\"application/vnd.erofs\", \"application/vnd.erofs+zstd\"]\n",
@@ -107,6 +114,11 @@ fn transfer(version: Version, platform: &str) -> String {
     text.push_str(&unpack(&plain, SNAPSHOTTER, DIFFER));
     // Naming one takes the defaults away.
     text.push_str(&unpack(&plain, "overlayfs", "walking"));
+    if version == Version::V2_3 {
+        // containerd's own EROFS snapshotter, which may not be there.
+        text.push_str(&unpack(&superset(version, platform), "erofs", "erofs"));
+        text.push_str("    optional = true\n");
+    }
     text
 }
 
@@ -156,7 +168,20 @@ mod tests {
             );
             let unpack = ["plugins", "io.containerd.transfer.v1.local", "unpack_config"];
             let unpack = at(&table, &unpack).unwrap().as_array().unwrap();
-            assert_eq!(unpack.last().unwrap()["snapshotter"].as_str(), Some("overlayfs"));
+            let of = |snapshotter| {
+                unpack.iter().find(|entry| entry["snapshotter"].as_str() == Some(snapshotter))
+            };
+            assert_eq!(of("overlayfs").unwrap()["differ"].as_str(), Some("walking"));
+            let erofs = of("erofs");
+            assert_eq!(erofs.is_some(), version == Version::V2_3);
+            if let Some(erofs) = erofs {
+                assert_eq!(erofs["differ"].as_str(), Some("erofs"));
+                assert_eq!(erofs["platform"].as_str(), Some("linux(+erofs)/amd64"));
+                assert_eq!(erofs["optional"].as_bool(), Some(true));
+            }
+            let concurrent =
+                ["plugins", "io.containerd.transfer.v1.local", "max_concurrent_unpacks"];
+            assert_eq!(at(&table, &concurrent), None, "it is not ours alone");
         }
     }
 

@@ -6,19 +6,31 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use erolith_snapshotter::service::{Mount, Snapshotter};
-use erolith_snapshotter::store::{Filters, Info, Kind, Timestamp, UpdateMask};
+use erolith_differ::Digest;
+use erolith_snapshotter::service::{
+    DIFF_ID_LABEL, Mount, PARENT_CHAIN_LABEL, REF_LABEL, Snapshotter, Staging,
+};
+use erolith_snapshotter::store::{Filters, Info, Kind, Labels, Timestamp, UpdateMask};
 use tokio_stream::Iter;
 use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info};
 
 use super::blocking::blocking;
+use super::diff::board::Board;
 use super::error::{Error, Result};
 use super::metrics::Metrics;
+use crate::containerd::labels::UNCOMPRESSED;
+use crate::containerd::version::Version;
+use crate::containerd::{Containerd, Scope};
 use crate::proto::snapshots::snapshots_server::Snapshots;
 use crate::proto::snapshots::{self as api};
 use crate::proto::types;
 
+/// The first containerd that takes a snapshot with read-only mounts for one that has its layer (`isStaged` in core/unpack).
+/// 2.3 sends the same labels, and fetches and applies all the same.
+const STAGED: Version = Version { major: 2, minor: 4 };
+/// The first containerd whose unpacker says which chain is below a layer.
+const CHAINED: Version = Version { major: 2, minor: 3 };
 /// Infos in one message of a list, as containerd sends them.
 const BATCH: usize = 100;
 
@@ -27,12 +39,31 @@ const BATCH: usize = 100;
 pub(crate) struct Service {
     snapshotter: Arc<Snapshotter>,
     metrics: Arc<Metrics>,
+    containerd: Containerd,
+    board: Arc<Board>,
 }
 
 impl Service {
     /// The service over `snapshotter`.
-    pub(crate) fn new(snapshotter: Arc<Snapshotter>, metrics: Arc<Metrics>) -> Self {
-        Self { snapshotter, metrics }
+    pub(crate) fn new(
+        snapshotter: Arc<Snapshotter>,
+        metrics: Arc<Metrics>,
+        containerd: Containerd,
+        board: Arc<Board>,
+    ) -> Self {
+        Self { snapshotter, metrics, containerd, board }
+    }
+
+    /// As [`Self::call`], for what others may wait for.
+    async fn change<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        key: &str,
+        work: impl FnOnce(&Snapshotter) -> erolith_snapshotter::Result<T> + Send + 'static,
+    ) -> Result<T, Status> {
+        let changed = self.call(method, key, work).await;
+        self.board.changed();
+        changed
     }
 
     /// Answers a call of `method` about `key` with what `work` gives.
@@ -55,6 +86,50 @@ impl Service {
         let snapshotter = Arc::clone(&self.snapshotter);
         blocking(move || Ok(snapshotter.mounts(&key)?)).await
     }
+}
+
+/// What containerd says of the namespace of a call. It is asked only where it decides.
+struct Namespace {
+    containerd: Containerd,
+    scope: Scope,
+}
+
+impl Staging for Namespace {
+    fn is_known(&self) -> bool {
+        self.containerd.version().is_some_and(|version| version >= STAGED)
+    }
+
+    fn has_blob(&self, blob: &str, diff_id: &str) -> bool {
+        let Ok(digest) = blob.parse() else { return false };
+        match self.containerd.info(&self.scope, &digest) {
+            Ok(info) => info.is_some_and(|info| {
+                info.labels.get(UNCOMPRESSED).is_some_and(|label| label == diff_id)
+            }),
+            Err(error) => {
+                debug!(%error, blob, "containerd does not say whether it has a blob");
+                false
+            }
+        }
+    }
+}
+
+/// The labels without a chain below that is not the one below. From 2.3 on containerd's unpacker says chain, diffID and the
+/// chain below (core/unpack); before, the last can only be an annotation of the image.
+fn without_false_chain(mut labels: Labels, version: impl Fn() -> Option<Version>) -> Labels {
+    let get = |label: &str| labels.get(label).map(String::as_str);
+    let (Some(chain), Some(below)) = (get(REF_LABEL), get(PARENT_CHAIN_LABEL)) else {
+        return labels;
+    };
+    let is_below = match get(DIFF_ID_LABEL) {
+        // `identity.ChainID` of the image specification.
+        Some(diff_id) => Digest::of(format!("{below} {diff_id}").as_bytes()).to_string() == chain,
+        None => version().is_none_or(|version| version >= CHAINED),
+    };
+    if !is_below {
+        debug!(chain, below, "a label names a chain below that is none");
+        labels.remove(PARENT_CHAIN_LABEL);
+    }
+    labels
 }
 
 /// Waits for `work`, measures and logs it, and puts its error into gRPC's words.
@@ -159,10 +234,17 @@ impl Snapshots for Service {
         &self,
         request: Request<api::PrepareSnapshotRequest>,
     ) -> Result<Response<api::PrepareSnapshotResponse>, Status> {
-        let api::PrepareSnapshotRequest { key, parent, labels, .. } = request.into_inner();
+        let staging =
+            Namespace { containerd: self.containerd.clone(), scope: Scope::of(request.metadata()) };
+        let api::PrepareSnapshotRequest { snapshotter, key, parent, labels } = request.into_inner();
+        self.board.called(&snapshotter);
         let name = key.clone();
-        let prepare = move |s: &Snapshotter| s.prepare(&key, &parent, &labels);
-        let mounts = self.call("Prepare", &name, prepare).await?;
+        let prepare = move |s: &Snapshotter| {
+            let version = || staging.containerd.version();
+            let labels = without_false_chain(labels, version);
+            s.prepare_staged(&key, &parent, &labels, &staging)
+        };
+        let mounts = self.change("Prepare", &name, prepare).await?;
         Ok(Response::new(api::PrepareSnapshotResponse { mounts: to_mounts(mounts) }))
     }
 
@@ -195,7 +277,7 @@ impl Snapshots for Service {
         let api::CommitSnapshotRequest { name, key, labels, parent, .. } = request.into_inner();
         let shown = key.clone();
         let commit = move |s: &Snapshotter| s.commit(&name, &key, &parent, &labels);
-        self.call("Commit", &shown, commit).await.map(Response::new)
+        self.change("Commit", &shown, commit).await.map(Response::new)
     }
 
     async fn remove(
@@ -204,7 +286,7 @@ impl Snapshots for Service {
     ) -> Result<Response<()>, Status> {
         let key = request.into_inner().key;
         let name = key.clone();
-        self.call("Remove", &name, move |s| s.remove(&key)).await.map(Response::new)
+        self.change("Remove", &name, move |s| s.remove(&key)).await.map(Response::new)
     }
 
     async fn stat(
@@ -277,6 +359,27 @@ mod tests {
             created: time,
             updated: time,
             labels: [("a".to_owned(), "b".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn a_chain_below_must_be_the_one_below() {
+        let version = |minor| move || Some(Version { major: 2, minor });
+        let chain = Digest::of(b"p d").to_string();
+        let of = |pairs: &[(&str, &str)]| -> Labels {
+            pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let (end, below) = ((REF_LABEL, chain.as_str()), (PARENT_CHAIN_LABEL, "p"));
+        for (pairs, minor, stays) in [
+            (&[end, (DIFF_ID_LABEL, "d"), below][..], 3, true),
+            (&[end, (DIFF_ID_LABEL, "x"), below], 3, false),
+            (&[end, (DIFF_ID_LABEL, chain.as_str()), below], 3, false),
+            (&[end, below], 3, true),
+            (&[end, below], 2, false),
+            (&[below], 2, true),
+        ] {
+            let left = without_false_chain(of(pairs), version(minor));
+            assert_eq!(left.contains_key(PARENT_CHAIN_LABEL), stays, "{pairs:?}");
         }
     }
 

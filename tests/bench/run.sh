@@ -17,7 +17,7 @@ for script in "sid-root.sh" "snapshotter-suite.sh" "real-image.sh" "real-image.s
     "$EROLITH_REPO"/testdata/$script >&2
 done
 say "building erolith"
-cargo build --release --quiet --manifest-path "$EROLITH_REPO/Cargo.toml"
+cargo build --release --locked --features isal --manifest-path "$EROLITH_REPO/Cargo.toml"
 export PATH=${CARGO_TARGET_DIR:-$EROLITH_REPO/target}/release:$PATH
 
 work=$(mktemp -d "$EROLITH_CACHE/bench.XXXXXX")

@@ -106,7 +106,7 @@ vm_packages
 cd "$EROLITH_REPO"
 say "building"
 # As power.sh does, so that nothing is compiled twice.
-erolith=$(vm_build erolith build --workspace --bin erolith --example power)
+erolith=$(vm_build erolith build --workspace --features isal --bin erolith --example power)
 tests=$(vm_build erolith_snapshotter test -p erolith-snapshotter --lib --no-run)
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT

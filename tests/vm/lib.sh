@@ -19,10 +19,7 @@ VM_MACHINE=(qemu-system-x86_64 -accel tcg -smp 2 -m 3072 -nic none -display none
 # Lost after the kernel has said why it panics.
 VM_APPEND='console=ttyS0 panic=-1 quiet'
 
-vm_packages() {
-    need_packages btrfs-progs busybox-static ca-certificates cpio dpkg-dev e2fsprogs kmod python3 qemu-system-x86 xfsprogs \
-        xz-utils
-}
+vm_packages() { need_packages "${VM_PACKAGES[@]}"; }
 
 # vm_kernel NAME: the directory of a kernel, which has vmlinuz and lib/modules/*. Remove it to get a newer one.
 vm_kernel() {

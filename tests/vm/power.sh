@@ -38,7 +38,7 @@ cd "$EROLITH_REPO"
 kernel=$(vm_kernel "$KERNEL")
 say "building"
 # Together, and with what the tests are built with, so that nothing is compiled twice.
-build=(build --workspace --bin erolith --example power)
+build=(build --workspace --features isal --bin erolith --example power)
 power=$(vm_build power "${build[@]}")
 erolith=$(vm_build erolith "${build[@]}")
 programs=("erolith=$erolith" "power=$power")

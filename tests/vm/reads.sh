@@ -75,7 +75,7 @@ name=${1:-6.12}
 cd "$EROLITH_REPO"
 kernel=$(vm_kernel "$name")
 # As power.sh does, so that nothing is compiled twice.
-erolith=$(vm_build erolith build --workspace --bin erolith --example power)
+erolith=$(vm_build erolith build --workspace --features isal --bin erolith --example power)
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT
 vm_initramfs "$WORK/initramfs" "$kernel" "$(scenario)" "erolith=$erolith" veritysetup="$(command -v veritysetup)" \

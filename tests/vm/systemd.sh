@@ -150,7 +150,7 @@ need_packages debootstrap systemd
 cd "$EROLITH_REPO"
 testdata/real-image.sh >/dev/null
 cached vm-systemd 2 make_root
-erolith=$(vm_build erolith build --workspace --bin erolith --example power)
+erolith=$(vm_build erolith build --workspace --features isal --bin erolith --example power)
 WORK=$(mktemp -d -p /var/tmp)
 trap 'rm -rf "$WORK"' EXIT
 VM_APPEND+=' systemd.show_status=no'

@@ -14,11 +14,12 @@ use erolith_mkfs::protect::Protected;
 
 pub use super::Source;
 use super::sidecar;
-use super::{Built, Lowers, Order, Protect, Room, Task, Times, native};
+use super::{Built, Lowers, Order, Protect, Room, Task, Times, explain, native};
+use crate::content::Blob;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
 use crate::publish::{Seal, Sync, Unnamed};
-use crate::{Compression, Digest, LayerType, Result};
+use crate::{Compression, Digest, Error, LayerType, Result};
 
 /// Permissions of the image: nobody but root has to read it, and its files may belong to anybody.
 const MODE: u32 = 0o600;
@@ -154,7 +155,8 @@ pub fn apply(
         (steps.is_empty() && native::is_named_by_its_diff_id(layer), layer_type, &source)
     {
         let start = Instant::now();
-        let (how, verity) = native::take(blob, layer, target, options)?;
+        let (how, verity) = native::take(blob, layer, target, options)
+            .map_err(|error| damage(blob, layer, error, options))?;
         let (digest, size) = (layer.digest.clone(), layer.size);
         let (media_type, summary) = (decoded, None);
         let times = Times { read: start.elapsed(), ..Times::default() };
@@ -193,6 +195,21 @@ pub fn apply(
     let order = Order { task, source, told, request, wanted };
     let built = options.room.convert(staging, order, lowers)?;
     publish(built, target, &protect, layer, decoded, how, options)
+}
+
+/// That a stored blob is damaged, if that can be the reason of `error` and is so; else `error`.
+fn damage(blob: &Blob, layer: &Layer, error: Error, options: &Options) -> Error {
+    let is_about_content = match &error {
+        Error::Build(error) => error.is_about_content(),
+        Error::Corrupt { .. }
+        | Error::NotALayer { .. }
+        | Error::UnsupportedCompression { .. }
+        | Error::DiffId { .. }
+        | Error::BadImage { .. }
+        | Error::Told { .. } => true,
+        _ => false,
+    };
+    if is_about_content { explain(blob, &layer.digest, error, &options.cancel) } else { error }
 }
 
 /// Work that is over when this is dropped.
@@ -234,7 +251,7 @@ fn publish(
     let start = Instant::now();
     let Protected { digest: sealed, verity } = built.protect(protect, &options.cancel)?;
     let Built { staging, source, summary, inherits, times, .. } = built;
-    let digest = source.diff_id.ok_or(crate::Error::WorkerDied { stage: "hasher" })?;
+    let digest = source.diff_id.ok_or(Error::WorkerDied { stage: "hasher" })?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), signature, options.sync)?;
     staging.publish_sealed(options.sync, options.seal.as_deref(), sealed)?;

@@ -9,8 +9,8 @@ use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
 use erolith_mkfs::io::ReadAt as _;
 use erolith_mkfs::protect::Wanted;
 
-use super::Lowers;
 use super::work::{Order, Room, Source, Task, check_image};
+use super::{Lowers, explain};
 use crate::content::{Blob, Nameless};
 use crate::decode::{Cancel, OnBytes, Request};
 use crate::{Compression, Error, LayerType, Result};
@@ -40,8 +40,10 @@ impl Look {
     /// What is wrong with the layer, [`Error::Cancelled`], and what the storage reports.
     pub fn image(&self, blob: Blob, request: Request, below: &[Blob]) -> Result<Blob> {
         let task = match request.layer_type {
-            Some(LayerType::Erofs { compression: Compression::None }) => return checked(blob),
-            None if is_image(&blob) => return checked(blob),
+            Some(LayerType::Erofs { compression: Compression::None }) => {
+                return self.checked(blob, &request);
+            }
+            None if is_image(&blob) => return self.checked(blob, &request),
             Some(LayerType::Erofs { .. }) => Task::Native,
             _ => {
                 let mut options = Options::default();
@@ -58,11 +60,20 @@ impl Look {
         let size = file.metadata().map_err(Error::io("examining an image"))?.len();
         Ok(Blob::new(Arc::new(file), 0, size))
     }
-}
 
-fn checked(blob: Blob) -> Result<Blob> {
-    check_image(&blob)?;
-    Ok(blob)
+    /// An image where it is. What is wrong with it is damage if its digest is not the one it is known by.
+    fn checked(&self, blob: Blob, request: &Request) -> Result<Blob> {
+        let expected = request.blob.as_ref();
+        if let Some((digest, size)) = expected.filter(|(_, size)| *size != blob.len()) {
+            let (digest, expected) = (digest.clone(), *size);
+            return Err(Error::BlobSize { digest, expected, actual: blob.len() });
+        }
+        match (check_image(&blob), expected) {
+            (Ok(()), _) => Ok(blob),
+            (Err(error), Some((digest, _))) => Err(explain(&blob, digest, error, &self.cancel)),
+            (Err(error), None) => Err(error),
+        }
+    }
 }
 
 fn is_image(blob: &Blob) -> bool {

@@ -27,7 +27,7 @@ use crate::decode::Decoded;
 
 pub use look::Look;
 pub use lower::Lowers;
-pub use seal::{Output, Protect, Sealed};
+pub use seal::{Output, Protect, Sealed, explain, verify_blob};
 pub(crate) use seal::{copy_blob, verify};
 pub(crate) use work::{Order, Outcome, Task, check_image, convert};
 pub use work::{Room, Source};

@@ -225,6 +225,32 @@ pub(crate) fn verify(blob: &Blob, sealed: &Sealed, output: Output, cancel: &Canc
     LayerStream::open(blob.reader(), request)?.finish().map(drop)
 }
 
+/// Verifies that a blob is what its descriptor says. All of it is read.
+///
+/// # Errors
+/// [`Error::BlobSize`], [`Error::BlobDigest`], [`Error::Cancelled`], and what the storage reports.
+pub fn verify_blob(blob: &Blob, digest: &Digest, size: u64, cancel: &Cancel) -> Result<()> {
+    if blob.len() != size {
+        let digest = digest.clone();
+        return Err(Error::BlobSize { digest, expected: size, actual: blob.len() });
+    }
+    let actual = hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()))?;
+    if actual == *digest {
+        Ok(())
+    } else {
+        Err(Error::BlobDigest { expected: digest.clone(), actual })
+    }
+}
+
+/// Why work on `blob` failed, which ended with `error`: that its bytes do not have the digest that names them, or else
+/// `error`. All of the blob is read.
+pub fn explain(blob: &Blob, digest: &Digest, error: Error, cancel: &Cancel) -> Error {
+    match verify_blob(blob, digest, blob.len(), cancel) {
+        Err(found @ (Error::BlobDigest { .. } | Error::Cancelled)) => found,
+        _ => error,
+    }
+}
+
 /// Copies a blob into `store`, unless it is there, and verifies the copy.
 ///
 /// # Errors

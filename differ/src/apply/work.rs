@@ -169,7 +169,7 @@ fn build_tar(
     let base = options.layer.base;
     let mut builder = Builder::new(sink, options)?;
     if let Err(error) = builder.fill_from_tar(&mut stream, Limits::default()) {
-        return Err(stream.take_error().unwrap_or(error.into()));
+        return Err(stream.explain(error.into()));
     }
     let source = stream.finish()?;
     let read = start.elapsed();
@@ -200,7 +200,7 @@ fn take_native(
     let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
     if let Err(error) = copy_all(&mut stream, &sink) {
-        return Err(stream.take_error().unwrap_or_else(|| Error::io("copying an image")(error)));
+        return Err(stream.explain(Error::io("copying an image")(error)));
     }
     let source = stream.finish()?;
     let read = start.elapsed();

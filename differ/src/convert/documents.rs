@@ -14,8 +14,8 @@ use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::fault;
 use crate::oci::{
-    CONFIG, Descriptor, Document, EROFS_FEATURE, INDEX, Image, Index, Layer, MANIFEST, Place,
-    Source,
+    CONFIG, Descriptor, EROFS_FEATURE, INDEX, Image, Index, Layer, MANIFEST, MANIFEST_LIMIT,
+    MAX_DEPTH, Place, Source,
 };
 use crate::{Compression, Digest, Error, LayerType, Result};
 
@@ -73,9 +73,10 @@ pub(super) fn write(
         let mut originals =
             source.images.iter().map(|image| writer.original(image)).collect::<Result<Vec<_>>>()?;
         for other in listed.iter().filter(|index| index.all).flat_map(|index| &index.others) {
-            writer.copy(other)?;
-            originals.push(other.clone());
-            left_out.remove(&other.digest);
+            if writer.copy(other, 0)? {
+                originals.push(other.clone());
+                left_out.remove(&other.digest);
+            }
         }
         // Whoever does not know about OS features takes the first one that fits.
         originals.append(&mut entries);
@@ -117,9 +118,7 @@ impl Writer<'_> {
         let manifest = manifest.with_annotation(SOURCE_DIGEST, &source);
         let entry = self.put(MANIFEST, &manifest.to_bytes())?;
         let listed = image.entry.as_ref();
-        let platform = listed.and_then(|entry| entry.platform.clone());
-        let platform = platform.unwrap_or_else(|| image.config.platform.clone());
-        let platform = platform.with_feature(EROFS_FEATURE);
+        let platform = image.platform().clone().with_feature(EROFS_FEATURE);
         let report = ImageReport {
             source: image.source_digest.clone(),
             manifest: entry.digest.clone(),
@@ -236,21 +235,25 @@ impl Writer<'_> {
         Ok(Descriptor::new(media_type, &digest, found.blob_size))
     }
 
-    /// Copies what is no image, with all it refers to.
-    fn copy(&self, entry: &Descriptor) -> Result<()> {
-        let provider = &self.source.provider;
-        let limit = crate::oci::MANIFEST_LIMIT;
-        let bytes = provider.open(&entry.digest)?.document(&entry.digest, entry.size, limit)?;
-        let what = format!("manifest {}", entry.digest);
-        if let Document::Manifest(manifest) =
-            Document::parse(&what, Some(&entry.media_type), &bytes)?
-        {
-            for part in manifest.layers.iter().chain([&manifest.config]) {
-                let blob = provider.open(&part.digest)?;
-                copy_blob(self.layout, &blob, &part.digest, part.size, self.cancel())?;
+    /// Copies what is no image, byte by byte, with all it refers to. False when some of that is not there: then it is
+    /// left out.
+    fn copy(&self, entry: &Descriptor, depth: usize) -> Result<bool> {
+        let (digest, size) = (&entry.digest, entry.size);
+        let blob = match self.source.provider.open(digest) {
+            Err(Error::BlobMissing { .. }) => return Ok(false),
+            blob => blob?,
+        };
+        let is_document = depth == 0 || entry.is_document();
+        if is_document && depth < MAX_DEPTH && size <= MANIFEST_LIMIT {
+            let bytes = blob.document(digest, size, MANIFEST_LIMIT)?;
+            for part in Descriptor::all_in(&bytes) {
+                if !self.copy(&part, depth + 1)? {
+                    return Ok(false);
+                }
             }
         }
-        self.layout.put(&bytes).map(drop)
+        copy_blob(self.layout, &blob, digest, size, self.cancel())?;
+        Ok(true)
     }
 
     fn cancel(&self) -> &Cancel {

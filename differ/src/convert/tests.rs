@@ -259,6 +259,181 @@ fn d11_platforms_are_selected_and_all_can_be_had() {
 }
 
 #[test]
+fn a_platform_gets_the_best_image_that_it_can_run() {
+    let bench = Bench::new();
+    let mut fixture = bench.fixture();
+    fixture.layer(TAR, &archive(&[("a", 0o644)]));
+    let mut entries = Vec::new();
+    for (architecture, variant) in [
+        ("amd64", "v3"),
+        ("x86_64", ""),
+        ("arm", "v5"),
+        ("arm", "v6"),
+        ("armhf", ""),
+        ("arm64", "v9"),
+    ] {
+        fixture.layer(TAR, &archive(&[(&format!("{architecture}{variant}"), 0o644)]));
+        entries.push(fixture.platform(architecture, variant));
+    }
+    let run = |entries: &[Value], wanted: &str| {
+        bench.fixture().index("latest", entries);
+        let select = Select::Platforms(vec![wanted.parse::<Platform>().unwrap()]);
+        let report = bench.run_as("oci:source", "oci:target:new", &select, &Options::default());
+        report.map(|(report, _)| report.images[0].source.to_string())
+    };
+    let digest = |index: usize| entries[index]["digest"].as_str().unwrap().to_owned();
+    for (wanted, expect) in [
+        ("linux/amd64", 1),
+        ("linux/AMD64", 1),
+        ("linux/amd64/v3", 0),
+        ("linux/amd64/v4", 0),
+        ("linux/arm", 4),
+        ("linux/arm/v6", 3),
+        ("linux/arm64/v9", 5),
+        ("linux/arm64", 4),
+    ] {
+        assert_eq!(run(&entries, wanted).unwrap(), digest(expect), "{wanted}");
+    }
+    assert_eq!(run(&entries[2..4], "linux/arm/v7").unwrap(), digest(3), "v7 takes v6");
+    let error = run(&entries[..1], "linux/amd64").unwrap_err();
+    assert_eq!(error.code(), "platform-not-found");
+    assert!(error.to_string().contains("linux/amd64/v3"), "{error}");
+    // An image by itself is taken for whatever it is, unless something else was asked for.
+    fixture.name("latest", &entries[5]);
+    let run = |select: &Select| {
+        bench.run_as("oci:source", "oci:target:new", select, &Options::default()).map(drop)
+    };
+    run(&Select::default()).unwrap();
+    run(&Select::Platforms(vec!["linux/arm64/v9".parse().unwrap()])).unwrap();
+    for wanted in [Platform::host(), "linux/s390x".parse().unwrap()] {
+        let error = run(&Select::Platforms(vec![wanted])).unwrap_err();
+        assert_eq!(error.code(), "platform-not-found");
+        assert!(error.to_string().contains("linux/arm64/v9"), "{error}");
+    }
+}
+
+/// Attestations that only an annotation or their config marks, artifacts, unknown types, and what is not there.
+#[test]
+fn what_is_no_image_leaves_the_rest_of_an_index_usable() {
+    let bench = Bench::new();
+    let mut fixture = bench.fixture();
+    fixture.layer(TAR, &archive(&[("a", 0o644)]));
+    let image = fixture.platform("amd64", "");
+    let statement = fixture.put("application/vnd.in-toto+json", br#"{"_type":"x"}"#);
+    let make = |config: Value, more: Value| {
+        let mut manifest = json!({ "schemaVersion": 2, "config": config, "layers": [statement] });
+        manifest.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        manifest.to_string()
+    };
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    let unknown = br#"{"architecture":"unknown","os":"unknown","rootfs":{"diff_ids":[]}}"#;
+    let config = fixture.put("application/vnd.oci.image.config.v1+json", unknown);
+    let marked = json!({ "vnd.docker.reference.type": "attestation-manifest" });
+    let mut attestation = fixture.put(MANIFEST, make(config.clone(), json!({})).as_bytes());
+    attestation["annotations"] = marked;
+    let by_config = fixture.put(MANIFEST, make(config, json!({ "a": 1 })).as_bytes());
+    let empty = fixture.put("application/vnd.oci.empty.v1+json", b"{}");
+    let kind = json!({ "artifactType": "application/x-sbom" });
+    let artifact = fixture.put(MANIFEST, make(empty, kind).as_bytes());
+    let other = fixture.put("application/vnd.example+json", b"{\"any\":[]}");
+    let mut gone = fixture.put(MANIFEST, b"gone");
+    gone["digest"] = json!(Digest::of(b"never there").to_string());
+    let all = [image, attestation, by_config, artifact, other, gone];
+    fixture.index("latest", &all);
+    for select in [Select::default(), Select::All] {
+        let run = |options| bench.run_as("oci:source", "oci:target:new", &select, &options);
+        let (report, _) = run(Options::default()).unwrap();
+        assert_eq!(report.images.len(), 1, "{select:?}");
+        let kept = Options { keep_original: true, ..Options::default() };
+        let (report, layout) = run(kept).unwrap();
+        let digests = |value: &Value| -> Vec<String> {
+            let list = value["manifests"].as_array().unwrap().iter();
+            list.map(|entry| entry["digest"].as_str().unwrap().to_owned()).collect()
+        };
+        let originals = digests(&json!({ "manifests": all }));
+        let listed = digests(&manifest(&layout));
+        if select == Select::All {
+            // With the originals, what is said of them stays true.
+            assert_eq!(listed[..5], originals[..5]);
+            let left: Vec<String> = report.left_out.iter().map(ToString::to_string).collect();
+            assert_eq!(left, originals[5..]);
+            for part in [&statement, &all[4]] {
+                let digest: Digest = part["digest"].as_str().unwrap().parse().unwrap();
+                assert!(layout.open(&digest).is_ok());
+            }
+        } else {
+            assert_eq!(listed.len(), 2);
+        }
+    }
+    // Where there is nothing else, the reason is named.
+    fixture.index("latest", &all[5..]);
+    assert_eq!(bench.run(&Options::default()).unwrap_err().code(), "blob-missing");
+}
+
+#[test]
+fn configs_have_the_types_that_registries_gave_them() {
+    let bench = Bench::new();
+    for media_type in ["application/octet-stream", "application/json", "text/html", ""] {
+        let mut fixture = bench.fixture();
+        fixture.layer(TAR, &archive(&[("a", 0o644)]));
+        let entry = fixture.platform("amd64", "");
+        let digest: Digest = entry["digest"].as_str().unwrap().parse().unwrap();
+        let path = bench.temp.path().join("source/blobs/sha256").join(digest.hex());
+        let mut manifest: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        match media_type {
+            "" => drop(manifest["config"].as_object_mut().unwrap().remove("mediaType")),
+            _ => manifest["config"]["mediaType"] = json!(media_type),
+        }
+        let media_type = entry["mediaType"].as_str().unwrap();
+        let entry = fixture.put(media_type, manifest.to_string().as_bytes());
+        fixture.name("latest", &entry);
+        bench.run(&Options::default()).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_blob_is_called_damaged_whatever_it_looks_like() {
+    let mut odd = archive(&[("a", 0o644), ("b", 0o644)]);
+    odd[1024 + 148..1024 + 156].fill(b'7');
+    let content: Vec<u8> =
+        (0..200_000u32).flat_map(|i| i.wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+    let mut sound = archive(&[("a", 0o644)]);
+    sound.truncate(512);
+    let zipped = gzip(&[sound.as_slice(), &content].concat());
+    for (media_type, blob, at) in [
+        (TAR, archive(&[("a", 0o644), ("b", 0o644)]), 0),
+        (TAR, archive(&[("a", 0o644), ("b", 0o644)]), 512 + 100),
+        (TAR, archive(&[("a", 0o644), ("b", 0o644)]), 1024),
+        (GZIP, gzip(&archive(&[("a", 0o644)])), 0),
+        (GZIP, gzip(&archive(&[("a", 0o644)])), 20),
+        (GZIP, zipped.clone(), 100),
+        (GZIP, zipped.clone(), zipped.len() - 3),
+    ] {
+        let bench = Bench::new();
+        let mut fixture = bench.fixture();
+        let expected = Digest::of(&blob);
+        fixture.layer_as(media_type, &blob, &Digest::of(b"any"));
+        fixture.image("latest");
+        let mut damaged = blob.clone();
+        damaged[at] ^= 0x55;
+        let path = bench.temp.path().join("source/blobs/sha256").join(expected.hex());
+        std::fs::File::create(path).unwrap().write_all(&damaged).unwrap();
+        let error = bench.run(&Options::default()).unwrap_err();
+        assert_eq!(error.code(), "blob-digest-mismatch", "{media_type} at {at}: {error}");
+        for digest in [&expected, &Digest::of(&damaged)] {
+            assert!(error.to_string().contains(&digest.to_string()), "{error}");
+        }
+    }
+    // Bytes that are those that were meant are wrong in themselves.
+    let bench = Bench::new();
+    let mut fixture = bench.fixture();
+    fixture.layer(TAR, &odd);
+    fixture.image("latest");
+    let error = bench.run(&Options::default()).unwrap_err();
+    assert!(!["blob-digest-mismatch", "diffid-mismatch"].contains(&error.code()), "{error}");
+}
+
+#[test]
 fn d04_d05_d06_layers_may_repeat_be_empty_or_be_none() {
     let bench = Bench::new();
     let mut fixture = bench.fixture();
@@ -268,10 +443,11 @@ fn d04_d05_d06_layers_may_repeat_be_empty_or_be_none() {
         fixture.layer(GZIP, &empty);
     }
     fixture.layer(GZIP, b"");
+    fixture.layer(ZSTD, b"");
     fixture.image("latest");
     let (report, _) = bench.run(&Options::default()).unwrap();
     let layers = &report.images[0].layers;
-    assert_eq!(layers.len(), 5);
+    assert_eq!(layers.len(), 6);
     assert_eq!(layers[1].digest, layers[2].digest);
     let bench = Bench::new();
     bench.fixture().image("latest");
@@ -432,7 +608,14 @@ fn d18_docker_archives_with_linked_layers_stay_inside() {
         write(out);
         let error = run("docker-archive:saved.tar", &Options::default()).unwrap_err();
         assert_eq!(error.code(), "archive-invalid", "{out}");
+        assert!(error.to_string().contains("layer 2"), "{error}");
+        assert!(error.to_string().contains("partial"), "{error}");
     }
+    write("../1/layer.tar");
+    let select = Select::Platforms(vec!["linux/s390x".parse().unwrap()]);
+    let options = Options::default();
+    let error = bench.run_as("docker-archive:saved.tar", "oci:target:new", &select, &options);
+    assert_eq!(error.unwrap_err().code(), "platform-not-found");
 }
 
 #[test]

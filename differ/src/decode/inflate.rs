@@ -68,11 +68,36 @@ impl RawInflate for ZlibRs {
     }
 }
 
-/// The fastest inflater there is here. ISA-L's gain comes from its vector code; without it zlib-rs is as good.
+/// The fastest inflater there is here.
 pub(crate) fn fastest() -> Box<dyn RawInflate> {
     #[cfg(all(feature = "isal", target_arch = "x86_64"))]
-    if is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq") {
+    if has_vectors() {
         return Box::new(crate::sys::isal::Inflater::new());
     }
     Box::new(ZlibRs::new())
+}
+
+/// Whether this processor has the instructions that ISA-L's gain comes from; without them zlib-rs is as good.
+#[cfg(all(feature = "isal", target_arch = "x86_64"))]
+fn has_vectors() -> bool {
+    is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq")
+}
+
+/// There is no ISA-L in this build.
+#[cfg(not(all(feature = "isal", target_arch = "x86_64")))]
+fn has_vectors() -> bool {
+    false
+}
+
+/// The library that inflates gzip in this build on this processor, with the reason where it is not the fastest.
+pub fn inflater() -> &'static str {
+    if cfg!(not(target_arch = "x86_64")) {
+        "zlib-rs"
+    } else if cfg!(not(feature = "isal")) {
+        "zlib-rs (built without the feature isal)"
+    } else if has_vectors() {
+        "ISA-L"
+    } else {
+        "zlib-rs (ISA-L needs SSE 4.2 and PCLMULQDQ)"
+    }
 }

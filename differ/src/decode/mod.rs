@@ -24,6 +24,7 @@ use std::fmt;
 pub use budget::Budget;
 pub use cancel::Cancel;
 pub(crate) use cancel::Watch;
+pub use inflate::inflater;
 pub use stream::{Decoded, Digests, LayerStream, Request};
 pub use watched::OnBytes;
 pub(crate) use watched::Watched;

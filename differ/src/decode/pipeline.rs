@@ -2,7 +2,8 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -49,6 +50,8 @@ pub(super) struct ReadStage {
     pub(super) limits: Limits,
     /// Is the blob what the consumer gets? Then its size counts as output.
     pub(super) plain: bool,
+    /// Set when the stream is dropped: its digest is then of no interest any more.
+    pub(super) dropped: Arc<AtomicBool>,
 }
 
 /// What the first stage knows at the end.
@@ -75,10 +78,12 @@ impl ReadStage {
         Ok(())
     }
 
-    /// Passes on `first`, then the rest of the blob. Verifies size and digest at the end; when the next stage
-    /// gave up there is no outcome.
+    /// Passes on `first`, then the rest of the blob. Verifies size and digest at the end. When the next stage gives up,
+    /// the rest is only hashed, since what that stage stumbled over may be damage; without an expected digest there is no
+    /// outcome then.
     pub(super) fn run(mut self, first: Block, next: &Outlet) -> Result<Option<ReadOutcome>> {
         let mut total = 0u64;
+        let mut is_wanted = true;
         let mut block = first;
         while !block.filled().is_empty() {
             total += block.filled().len() as u64;
@@ -90,11 +95,17 @@ impl ReadStage {
                 });
             }
             self.limits.cancel.check()?;
-            if self.plain {
-                self.limits.budget.check(total, total, 0, self.limits.start)?;
+            let budget = self.limits.budget.check(total, total, 0, self.limits.start);
+            if self.plain && is_wanted {
+                budget?;
+            } else if !is_wanted && budget.is_err() {
+                return Ok(None);
             }
             let block_out = Arc::new(block);
-            if next.send(Arc::clone(&block_out)).is_err() {
+            if is_wanted && next.send(Arc::clone(&block_out)).is_err() {
+                is_wanted = false;
+            }
+            if !is_wanted && !self.is_judged() {
                 return Ok(None);
             }
             for hasher in self.blob.iter_mut().chain(&mut self.content) {
@@ -105,6 +116,20 @@ impl ReadStage {
             self.fill(&mut block, BLOCK)?;
         }
         self.verify(total).map(Some)
+    }
+
+    /// Tells whether damage explains `error`, which the first bytes of the blob gave: hashes all of it.
+    pub(super) fn explain(self, first: Block, error: Error) -> Error {
+        let (next, _) = channel();
+        match self.run(first, &next) {
+            Err(mismatch) if is_mismatch(&mismatch) => mismatch,
+            _ => error,
+        }
+    }
+
+    /// Is there a digest that the bytes can be compared with, and interest in the answer?
+    fn is_judged(&self) -> bool {
+        self.expected.is_some() && self.blob.is_some() && !self.dropped.load(Ordering::Relaxed)
     }
 
     fn verify(self, bytes: u64) -> Result<ReadOutcome> {
@@ -123,6 +148,11 @@ impl ReadStage {
         }
         Ok(ReadOutcome { blob, content, bytes })
     }
+}
+
+/// Does the error say that the bytes are not those that were meant? It then explains every other one.
+pub(super) fn is_mismatch(error: &Error) -> bool {
+    matches!(error, Error::BlobDigest { .. } | Error::BlobSize { .. } | Error::DiffId { .. })
 }
 
 /// Bytes in a block: large enough that handing it over costs nothing beside filling it, small enough that a block

@@ -76,10 +76,7 @@ pub(super) fn compression(prefix: &[u8], declared: Option<LayerType>) -> Result<
         }
         (_, Some(LayerType::Erofs { compression: Compression::Zstd })) => wrong("EROFS in zstd"),
         (_, Some(LayerType::Erofs { .. })) => wrong("EROFS"),
-        // containerd takes an empty blob for an empty tar, whatever it is called; an empty zstd blob has no frame.
-        (Found::Empty, Some(LayerType::Tar { compression: Compression::Zstd, .. })) => {
-            wrong("zstd")
-        }
+        // containerd and Docker take an empty blob for an empty tar, whatever it is called.
         (Found::Tar | Found::Empty, _) => Ok(Compression::None),
         (Found::Erofs, _) => wrong("tar"),
         (Found::Unknown, Some(LayerType::Tar { compression, .. })) => match compression {
@@ -138,7 +135,10 @@ mod tests {
             (&v7, None, Ok(Plain)),
             (b"", tar(Plain), Ok(Plain)),
             (b"", tar(Gzip), Ok(Plain)),
-            (b"", tar(Zstd), Err("layer-wrong-magic")),
+            (b"", tar(Zstd), Ok(Plain)),
+            (b"", None, Ok(Plain)),
+            (b"", erofs(Plain), Err("layer-wrong-magic")),
+            (b"", erofs(Zstd), Err("layer-wrong-magic")),
             (&garbage, tar(Plain), Err("layer-wrong-magic")),
             (&garbage, tar(Gzip), Err("layer-wrong-magic")),
             (&garbage, None, Err("layer-wrong-magic")),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -77,7 +78,11 @@ pub struct LayerStream {
     threads: Option<Threads>,
     outcome: Option<Result<Decoded>>,
     expected_diff_id: Option<Digest>,
+    /// Is the digest of the blob computed and compared?
+    is_blob_judged: bool,
     compression: Compression,
+    /// Tells the first stage that nobody reads any more.
+    dropped: Arc<AtomicBool>,
 }
 
 struct Threads {
@@ -128,6 +133,8 @@ impl LayerStream {
         let hashers = Hashers::of(&request);
         let Request { layer_type, blob, diff_id, budget, cancel, .. } = request;
         let limits = Limits { budget, cancel: cancel.clone(), start: Instant::now() };
+        let dropped = Arc::new(AtomicBool::new(false));
+        let is_blob_judged = blob.is_some() && hashers.blob.is_some();
         let mut reader = ReadStage {
             source: Box::new(source),
             pool: Pool::new(BLOCKS_IN, BLOCK),
@@ -136,10 +143,14 @@ impl LayerStream {
             expected: blob,
             limits: limits.clone(),
             plain: false,
+            dropped: Arc::clone(&dropped),
         };
         let mut first = reader.pool.take()?;
         reader.fill(&mut first, sniff::PREFIX)?;
-        let compression = sniff::compression(first.filled(), layer_type)?;
+        let compression = match sniff::compression(first.filled(), layer_type) {
+            Ok(compression) => compression,
+            Err(error) => return Err(reader.explain(first, error)),
+        };
         let decoder: Option<Box<dyn Decoder>> = match compression {
             Compression::None => None,
             Compression::Gzip => Some(Box::new(Gzip::new(inflate::fastest()))),
@@ -175,7 +186,9 @@ impl LayerStream {
             threads: Some(threads),
             outcome: None,
             expected_diff_id: diff_id,
+            is_blob_judged,
             compression,
+            dropped,
         })
     }
 
@@ -206,6 +219,33 @@ impl LayerStream {
                 None
             }
         }
+    }
+
+    /// Why the work on these bytes failed, which ended with `error`. It is a failure of the stream itself, if there was one;
+    /// or that the bytes are not those that were meant, for which the rest of the blob is hashed; or else `error`.
+    pub fn explain(&mut self, error: Error) -> Error {
+        if let Some(own) = self.take_error() {
+            return own;
+        }
+        let is_judged = self.is_blob_judged || self.expected_diff_id.is_some();
+        let is_content = matches!(&error, Error::Build(error) if error.is_about_content());
+        let mut is_more = is_judged && is_content;
+        if self.is_blob_judged {
+            // The first stage hashes on when the last one is gone.
+            self.blocks = None;
+        }
+        while is_more {
+            self.current = None;
+            match self.advance() {
+                Ok(more) => is_more = more,
+                Err(found) if pipeline::is_mismatch(&found) => return found,
+                Err(found @ (Error::Corrupt { .. } | Error::Cancelled)) if !self.is_blob_judged => {
+                    return found;
+                }
+                Err(_) => break,
+            }
+        }
+        error
     }
 
     /// Makes `current` a block with unread bytes. False at the verified end.
@@ -249,6 +289,12 @@ impl LayerStream {
             return Err(Error::DiffId { expected, actual });
         }
         Ok(Decoded { blob, blob_size: bytes, diff_id, size, compression: self.compression })
+    }
+}
+
+impl Drop for LayerStream {
+    fn drop(&mut self) {
+        self.dropped.store(true, Ordering::Relaxed);
     }
 }
 

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use erolith_mkfs::io::{FileSink, Sink};
 
 use super::document::{Descriptor, Document, Index};
-use super::{Location, REF_NAME, Transport};
+use super::{Location, REF_NAME, Source, Transport};
 use crate::content::{Dir, OciLayout};
 use crate::decode::Cancel;
 use crate::fault;
@@ -38,7 +39,10 @@ impl Destination {
     /// # Errors
     /// [`Error::BadLocation`] for a form that is not written, [`Error::NotALayout`], and what the storage reports.
     pub fn open(location: &Location) -> Result<Self> {
-        let bad = |reason| Error::BadLocation { text: location.to_string(), reason };
+        let bad = |reason: &str| Error::BadLocation {
+            text: location.to_string(),
+            reason: reason.to_owned(),
+        };
         let reference = location.reference.clone();
         match location.transport {
             Transport::DockerArchive => Err(bad("such archives are read, not written")),
@@ -53,6 +57,17 @@ impl Destination {
                 Ok(Self { layout, reference, archive: Some(packed) })
             }
         }
+    }
+
+    /// Would what is written to `location` take the place of `source`, which was opened at `from`? In a layout that is so
+    /// under the same name, and in an archive always.
+    #[must_use]
+    pub fn replaces(location: &Location, from: &Location, source: &Source) -> bool {
+        let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        let is_same = id(&location.path).is_some_and(|found| id(&from.path) == Some(found));
+        let name = location.reference.as_deref();
+        let is_named = |root: &Descriptor| root.annotation(REF_NAME) == name;
+        is_same && (location.transport != Transport::Oci || source.roots.iter().any(is_named))
     }
 
     /// The layout to fill.
@@ -97,7 +112,10 @@ fn list(index: &Index, entry: Descriptor) -> Index {
 impl Packed {
     /// Makes the directory, and removes those that processes that died left for the same target.
     fn open(target: &Path) -> Result<Self> {
-        let bad = |reason| Error::BadLocation { text: target.display().to_string(), reason };
+        let bad = |reason: &str| {
+            let text = target.display().to_string();
+            Error::BadLocation { text, reason: reason.to_owned() }
+        };
         let name = target.file_name().ok_or_else(|| bad("it is no file"))?;
         if target.is_dir() {
             return Err(bad("it is a directory"));

@@ -35,9 +35,9 @@ pub(super) fn image(archive: &Archive, reference: Option<&str>) -> Result<Image>
     check_name(&config_name, &digest)?;
     let config = Config::parse(&format!("config {digest}"), &bytes, layer_names.len())?;
     let mut layers = Vec::with_capacity(layer_names.len());
-    for (name, diff_id) in layer_names.iter().zip(&config.diff_ids) {
+    for (index, (name, diff_id)) in layer_names.iter().zip(&config.diff_ids).enumerate() {
         layers.push(Layer {
-            place: Place::Member(archive.member(name).ok_or_else(|| missing(name))?),
+            place: Place::Member(archive.member(name)?.ok_or_else(|| partial(index, name))?),
             layer_type: LayerType::Tar { compression: Compression::None, nondistributable: false },
             diff_id: diff_id.clone(),
         });
@@ -52,6 +52,15 @@ pub(super) fn image(archive: &Archive, reference: Option<&str>) -> Result<Image>
         config_bytes: bytes,
         layers,
     })
+}
+
+/// Docker loads such archives where it has the missing layers already.
+fn partial(index: usize, name: &str) -> Error {
+    let reason = format!(
+        "layer {index} is listed as {name:?} and not there: the archive is partial; save the whole image again, or \
+         load it where the other layers are and save it there"
+    );
+    Error::BadArchive { reason }
 }
 
 /// A config is called by its digest; one that is not what it is called has been tampered with.

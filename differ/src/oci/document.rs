@@ -66,9 +66,11 @@ impl Descriptor {
         Self { media_type, digest, size, platform: None, json }
     }
 
-    fn parse(what: &str, value: &Value) -> Result<Self> {
+    /// `default` is the media type of a descriptor that has none.
+    fn parse(what: &str, value: &Value, default: Option<&str>) -> Result<Self> {
         let Value::Object(json) = value else { return Err(bad(what, "it is no JSON object")) };
-        let media_type = text(json, "mediaType").ok_or_else(|| bad(what, "no mediaType"))?;
+        let media_type =
+            text(json, "mediaType").or(default).ok_or_else(|| bad(what, "no mediaType"))?;
         let digest: Digest = text(json, "digest").ok_or_else(|| bad(what, "no digest"))?.parse()?;
         let size = json.get("size").and_then(Value::as_u64);
         let size = size.filter(|s| i64::try_from(*s).is_ok());
@@ -78,6 +80,18 @@ impl Descriptor {
             Self { media_type: media_type.to_owned(), digest, size, platform, json: json.clone() };
         descriptor.check_data(what)?;
         Ok(descriptor)
+    }
+
+    /// What a document refers to, by the members that manifests, indexes and artifact manifests have for that. Nothing
+    /// for other content. A `subject` is what it is about, and no part of it.
+    pub(crate) fn all_in(bytes: &[u8]) -> Vec<Self> {
+        let Ok(Value::Object(json)) = serde_json::from_slice(bytes) else { return Vec::new() };
+        let list = |key| json.get(key).and_then(Value::as_array).into_iter().flatten();
+        let values = json
+            .get("config")
+            .into_iter()
+            .chain(["layers", "manifests", "blobs"].map(list).into_iter().flatten());
+        values.filter_map(|value| Self::parse("a reference", value, Some("")).ok()).collect()
     }
 
     /// Content that is embedded in the descriptor must be the content it describes.
@@ -98,6 +112,18 @@ impl Descriptor {
     #[must_use]
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.json.get("annotations").and_then(|a| a.get(key)).and_then(Value::as_str)
+    }
+
+    /// The kind of artifact that it leads to, if it says so.
+    pub(crate) fn artifact_type(&self) -> Option<&str> {
+        text(&self.json, "artifactType").filter(|kind| !kind.is_empty())
+    }
+
+    /// Is it called a manifest or an index? Also of the first schema, which is refused by name.
+    pub(crate) fn is_document(&self) -> bool {
+        let media_type = self.media_type.as_str();
+        [INDEX, DOCKER_INDEX, MANIFEST, DOCKER_MANIFEST].contains(&media_type)
+            || media_type.starts_with(SCHEMA_ONE)
     }
 
     /// With the annotation `key`.
@@ -191,6 +217,16 @@ pub struct Index {
     json: Map<String, Value>,
 }
 
+/// What media types of Docker's first manifests begin with.
+const SCHEMA_ONE: &str = "application/vnd.docker.distribution.manifest.v1";
+
+/// What configs of images are called, and what registries made of that: Docker takes all of these
+/// (`distribution/registry.go`, `imageTypes`).
+pub(super) fn is_config_type(media_type: &str) -> bool {
+    const FORGOTTEN: [&str; 4] = ["application/octet-stream", "application/json", "text/html", ""];
+    [CONFIG, DOCKER_CONFIG].contains(&media_type) || FORGOTTEN.contains(&media_type)
+}
+
 const KNOWN: &[&str] = &[
     "schemaVersion",
     "mediaType",
@@ -222,9 +258,7 @@ impl Document {
         }
         let schema = json.get("schemaVersion").and_then(Value::as_u64);
         let media_type = media_type.or(stated).unwrap_or_default();
-        if schema == Some(1)
-            || media_type.starts_with("application/vnd.docker.distribution.manifest.v1")
-        {
+        if schema == Some(1) || media_type.starts_with(SCHEMA_ONE) {
             return Err(Error::SchemaOne { what: what.to_owned() });
         }
         if schema != Some(2) {
@@ -250,7 +284,7 @@ impl Document {
 fn descriptors(what: &str, json: &Map<String, Value>, key: &str) -> Result<Vec<Descriptor>> {
     match json.get(key) {
         Some(Value::Array(items)) => {
-            let item = |(i, value)| Descriptor::parse(&format!("{what}, {key}[{i}]"), value);
+            let item = |(i, value)| Descriptor::parse(&format!("{what}, {key}[{i}]"), value, None);
             items.iter().enumerate().map(item).collect()
         }
         Some(Value::Null) => Ok(Vec::new()),
@@ -261,7 +295,8 @@ fn descriptors(what: &str, json: &Map<String, Value>, key: &str) -> Result<Vec<D
 impl Manifest {
     fn from_json(what: &str, json: Map<String, Value>) -> Result<Self> {
         let config = json.get("config").ok_or_else(|| bad(what, "no config"))?;
-        let config = Descriptor::parse(&format!("{what}, config"), config)?;
+        // Some registries forgot the type of a config, which there is only one of.
+        let config = Descriptor::parse(&format!("{what}, config"), config, Some(""))?;
         let layers = descriptors(what, &json, "layers")?;
         Ok(Self { config, layers, json })
     }
@@ -276,7 +311,7 @@ impl Manifest {
     /// Is it an image that runs, and not a signature, an attestation or some other artifact?
     #[must_use]
     pub fn is_image(&self) -> bool {
-        [CONFIG, DOCKER_CONFIG].contains(&self.config.media_type.as_str())
+        is_config_type(&self.config.media_type)
     }
 
     /// With another config and other layers, as an OCI manifest. All other members stay.
@@ -371,14 +406,15 @@ pub struct Config {
     json: Map<String, Value>,
 }
 
+const CONFIG_KNOWN: &[&str] = &["rootfs", "os", "architecture", "variant", "os.features"];
+
 impl Config {
     /// Parses the config of an image with `layers` layers.
     ///
     /// # Errors
     /// [`Error::BadDocument`], [`Error::BadDigest`], [`Error::LayerCount`].
     pub fn parse(what: &str, bytes: &[u8], layers: usize) -> Result<Self> {
-        let json =
-            object(what, bytes, &["rootfs", "os", "architecture", "variant", "os.features"])?;
+        let json = object(what, bytes, CONFIG_KNOWN)?;
         let list = json.get("rootfs").and_then(Value::as_object).map(|r| r.get("diff_ids"));
         let diff_ids = match list {
             Some(Some(Value::Array(list))) => list
@@ -393,6 +429,14 @@ impl Config {
             return Err(Error::LayerCount { layers, diff_ids: diff_ids.len() });
         }
         Ok(Self { platform: Platform::from_json(&json), diff_ids, json })
+    }
+
+    /// What the image of a config runs on. Nothing else of the config is looked at.
+    ///
+    /// # Errors
+    /// [`Error::BadDocument`].
+    pub(crate) fn platform(what: &str, bytes: &[u8]) -> Result<Platform> {
+        Ok(Platform::from_json(&object(what, bytes, CONFIG_KNOWN)?))
     }
 
     /// For the same image with EROFS layers that have these diffIDs. All other members stay.

@@ -18,6 +18,14 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// The transport that a location begins with, and what is behind it.
+    #[must_use]
+    pub fn split(text: &str) -> Option<(Self, &str)> {
+        let (name, rest) = text.split_once(':')?;
+        let all = [Self::Oci, Self::OciArchive, Self::DockerArchive];
+        Some((all.into_iter().find(|transport| transport.name() == name)?, rest))
+    }
+
     /// Its name in a location.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -40,18 +48,43 @@ pub struct Location {
     pub reference: Option<String>,
 }
 
+impl Location {
+    /// What to write in place of a text that is no location: the same image in a store that is read here.
+    #[must_use]
+    pub fn advice(text: &str) -> String {
+        const ELSEWHERE: [&str; 6] =
+            ["docker", "docker-daemon", "containers-storage", "dir", "containerd", "ostree"];
+        let copied = |from: &str| {
+            format!(
+                "copy the image first: skopeo copy {from} oci:DIR:TAG, and then give oci:DIR:TAG"
+            )
+        };
+        let stored = format!(
+            "write oci:{text} for a layout directory, oci-archive:{text} or docker-archive:{text} for an archive"
+        );
+        match text.split_once(':') {
+            Some((transport, _)) if ELSEWHERE.contains(&transport) => copied(text),
+            // A name with a tag.
+            Some(_) if is_reference(text) => copied(&format!("docker://{text}")),
+            None if is_reference(text) => {
+                format!(
+                    "{stored}; or if a registry has it, {}",
+                    copied(&format!("docker://{text}"))
+                )
+            }
+            _ => stored,
+        }
+    }
+}
+
 impl FromStr for Location {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |reason| Error::BadLocation { text: text.to_owned(), reason };
-        let (transport, rest) = text.split_once(':').ok_or_else(|| bad("it has no transport"))?;
-        let transport = match transport {
-            "oci" => Transport::Oci,
-            "oci-archive" => Transport::OciArchive,
-            "docker-archive" => Transport::DockerArchive,
-            _ => return Err(bad("the transport is not oci, oci-archive or docker-archive")),
-        };
+        let bad =
+            |reason: &str| Error::BadLocation { text: text.to_owned(), reason: reason.to_owned() };
+        let found = Transport::split(text);
+        let (transport, rest) = found.ok_or_else(|| bad(&Self::advice(text)))?;
         // The first colon ends the path, as in skopeo: a reference may have colons of its own.
         let (path, reference) = match rest.split_once(':') {
             Some((path, reference)) => (path, Some(reference)),
@@ -114,6 +147,24 @@ mod tests {
             assert_eq!(location.path, PathBuf::from(path));
             assert_eq!(location.reference.as_deref(), reference);
             assert_eq!(location.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_location_is_answered_with_one() {
+        for (text, advice) in [
+            ("alpine:3.20", "skopeo copy docker://alpine:3.20 oci:DIR:TAG"),
+            ("docker://alpine", "skopeo copy docker://alpine oci:DIR:TAG"),
+            ("docker-daemon:app:1", "skopeo copy docker-daemon:app:1 oci:DIR:TAG"),
+            ("ghcr.io/a/b:1", "skopeo copy docker://ghcr.io/a/b:1 oci:DIR:TAG"),
+            ("layout", "oci:layout"),
+            ("layout", "docker://layout"),
+            ("./layout", "oci:./layout"),
+            ("/a/image.tar", "oci-archive:/a/image.tar or docker-archive:/a/image.tar"),
+        ] {
+            let error = text.parse::<Location>().unwrap_err();
+            assert_eq!(error.code(), "location-invalid");
+            assert!(error.to_string().contains(advice), "{error}");
         }
     }
 

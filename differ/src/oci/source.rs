@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::archive::Archive;
+use super::document::is_config_type;
 use super::document::{
     CONFIG_LIMIT, Config, Descriptor, Document, Index, MANIFEST_LIMIT, Manifest,
 };
@@ -17,7 +18,13 @@ pub(crate) const MAX_DEPTH: usize = 4;
 /// Which images of an index are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Select {
-    /// The best one for each of these platforms.
+    /// The best one for this machine. A location with one image only gives that one, whatever it runs on.
+    Host {
+        /// Is an image of EROFS layers better than one of tar layers?
+        erofs: bool,
+    },
+    /// The best one for each of these platforms, which must be there. One that has the feature `erofs` prefers images of
+    /// EROFS layers.
     Platforms(Vec<Platform>),
     /// All of them.
     All,
@@ -25,7 +32,29 @@ pub enum Select {
 
 impl Default for Select {
     fn default() -> Self {
-        Self::Platforms(vec![Platform::host()])
+        Self::Host { erofs: false }
+    }
+}
+
+impl Select {
+    /// The platforms of which one image each is wanted; nothing when all images are.
+    fn wanted(&self) -> Option<Vec<Platform>> {
+        match self {
+            Self::Host { erofs: false } => Some(vec![Platform::host()]),
+            Self::Host { erofs: true } => Some(vec![Platform::host().with_feature(EROFS_FEATURE)]),
+            Self::Platforms(wanted) => Some(wanted.clone()),
+            Self::All => None,
+        }
+    }
+
+    /// Refuses an image that is not one of several, unless it is for every platform that was asked for.
+    fn check(&self, image: &Image) -> Result<()> {
+        let Self::Platforms(wanted) = self else { return Ok(()) };
+        let there = image.platform();
+        match wanted.iter().find(|wanted| !there.answers(wanted)) {
+            Some(wanted) => Err(no_platform(wanted, [there])),
+            None => Ok(()),
+        }
     }
 }
 
@@ -36,6 +65,8 @@ pub struct Source {
     pub images: Vec<Image>,
     /// The index they are listed in, when there is one.
     pub index: Option<SourceIndex>,
+    /// The entries of a layout's `index.json` that lead to them.
+    pub roots: Vec<Descriptor>,
     /// Where other blobs than layers are read from.
     pub provider: Box<dyn Provider>,
 }
@@ -92,6 +123,15 @@ pub enum Place {
     Member(Blob),
 }
 
+impl Image {
+    /// What it runs on: what the index says of it, or else its config.
+    #[must_use]
+    pub fn platform(&self) -> &Platform {
+        let listed = self.entry.as_ref().and_then(|entry| entry.platform.as_ref());
+        listed.unwrap_or(&self.config.platform)
+    }
+}
+
 impl Layer {
     /// How the manifest lists it, if it does.
     #[must_use]
@@ -146,18 +186,25 @@ impl Source {
             Transport::DockerArchive => {
                 let archive = Archive::open(&location.path, scratch)?;
                 let image = docker::image(&archive, reference)?;
-                return Ok(Self { images: vec![image], index: None, provider: Box::new(archive) });
+                select.check(&image)?;
+                let (images, roots) = (vec![image], Vec::new());
+                return Ok(Self { images, index: None, roots, provider: Box::new(archive) });
             }
         };
         let Document::Index(index) = Document::parse("index.json", None, &index)? else {
             let reason = "it is no index".to_owned();
             return Err(Error::BadDocument { what: "index.json".to_owned(), reason });
         };
-        let (images, index) = match resolve(index, reference, location.transport)? {
+        let root = resolve(index, reference, location.transport)?;
+        let roots = match &root {
+            Root::Listed(entry) => vec![entry.clone()],
+            Root::Layout(index) => index.manifests.clone(),
+        };
+        let (images, index) = match root {
             Root::Listed(entry) => load(&*provider, &entry, select)?,
             Root::Layout(index) => select_from(&*provider, index, None, select)?,
         };
-        Ok(Self { images, index, provider })
+        Ok(Self { images, index, roots, provider })
     }
 }
 
@@ -175,11 +222,12 @@ fn resolve(index: Index, reference: Option<&str>, transport: Transport) -> Resul
             || entry.annotation(CONTAINERD_NAME) == Some(wanted)
             || entry.digest.to_string() == wanted
     };
-    let found: Vec<&Descriptor> = index
-        .manifests
-        .iter()
-        .filter(|entry| reference.is_none_or(|wanted| called(entry, wanted)))
-        .collect();
+    let is_meant = |entry: &&Descriptor| reference.is_none_or(|wanted| called(entry, wanted));
+    let mut found: Vec<&Descriptor> = index.manifests.iter().filter(is_meant).collect();
+    // What is no image is meant only where there is nothing else.
+    if found.iter().any(|entry| is_runnable(entry)) {
+        found.retain(|entry| is_runnable(entry));
+    }
     if let [entry] = found.as_slice() {
         return Ok(Root::Listed((*entry).clone()));
     }
@@ -205,14 +253,9 @@ fn load(provider: &dyn Provider, entry: &Descriptor, select: &Select) -> Result<
     match Document::parse(&what(entry), Some(&entry.media_type), &bytes)? {
         Document::Index(index) => select_from(provider, index, Some(entry.digest.clone()), select),
         Document::Manifest(manifest) => {
-            let image = image(provider, entry, manifest, bytes)?;
-            if let Select::Platforms(wanted) = select
-                && let [wanted] = wanted.as_slice()
-                && *wanted != Platform::host()
-                && !image.config.platform.answers(wanted)
-            {
-                return Err(no_platform(wanted, [&image.config.platform]));
-            }
+            let leaf = Leaf::open(provider, entry, manifest, bytes)?;
+            let image = leaf.image()?;
+            select.check(&image)?;
             Ok((vec![image], None))
         }
     }
@@ -223,25 +266,88 @@ fn what(entry: &Descriptor) -> String {
 }
 
 fn no_platform<'a>(wanted: &Platform, there: impl IntoIterator<Item = &'a Platform>) -> Error {
-    let there: Vec<String> = there.into_iter().map(Platform::to_string).collect();
-    Error::NoPlatform { wanted: wanted.to_string(), there: there.join(", ") }
+    let there: BTreeSet<String> = there.into_iter().map(Platform::to_string).collect();
+    let there: Vec<String> = there.into_iter().collect();
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    // How an image is stored is no matter of the machine.
+    let os_features = wanted.os_features.iter().filter(|f| *f != EROFS_FEATURE).cloned().collect();
+    let wanted = Platform { os_features, ..wanted.clone() };
+    Error::NoPlatform { wanted: wanted.to_string(), there }
 }
 
-/// An image of an index, not yet read beyond its manifest.
+/// An image, not yet read beyond the platform of its config.
 struct Leaf {
     entry: Descriptor,
     manifest: Box<Manifest>,
     bytes: Vec<u8>,
+    config: Vec<u8>,
+    /// What the entry or else the config says it runs on.
+    platform: Platform,
+}
+
+impl Leaf {
+    /// Reads the config of a manifest.
+    fn open(
+        provider: &dyn Provider,
+        entry: &Descriptor,
+        manifest: Box<Manifest>,
+        bytes: Vec<u8>,
+    ) -> Result<Self> {
+        let described = &manifest.config;
+        if !manifest.is_image() {
+            let media_type = described.media_type.clone();
+            return Err(Error::NotAnImage { digest: entry.digest.clone(), media_type });
+        }
+        let (digest, size) = (&described.digest, described.size);
+        let config = provider.open(digest)?.document(digest, size, CONFIG_LIMIT)?;
+        let platform = match &entry.platform {
+            Some(platform) => platform.clone(),
+            None => Config::platform(&config_name(digest), &config)?,
+        };
+        Ok(Self { entry: entry.clone(), manifest, bytes, config, platform })
+    }
+
+    /// Reads the rest.
+    fn image(self) -> Result<Image> {
+        let what = config_name(&self.manifest.config.digest);
+        let config = Config::parse(&what, &self.config, self.manifest.layers.len())?;
+        let mut layers = Vec::with_capacity(self.manifest.layers.len());
+        for (descriptor, diff_id) in self.manifest.layers.iter().zip(&config.diff_ids) {
+            layers.push(Layer {
+                place: Place::Listed(Box::new(descriptor.clone())),
+                layer_type: LayerType::parse(&descriptor.media_type)?,
+                diff_id: diff_id.clone(),
+            });
+        }
+        Ok(Image {
+            source_digest: self.entry.digest.clone(),
+            entry: Some(self.entry),
+            manifest: *self.manifest,
+            manifest_bytes: Some(self.bytes),
+            config,
+            config_bytes: self.config,
+            layers,
+        })
+    }
+}
+
+fn config_name(digest: &Digest) -> String {
+    format!("config {digest}")
 }
 
 /// Collects the images of an index, and of the indexes in it, that may be wanted; the rest goes to `others`. What is
 /// surely not wanted is not opened: layouts often hold one platform only.
 struct Search<'a> {
     provider: &'a dyn Provider,
-    select: &'a Select,
+    /// The platforms of which one image each is wanted; nothing when all images are.
+    wanted: Option<&'a [Platform]>,
     seen: BTreeSet<Digest>,
     leaves: Vec<Leaf>,
     others: Vec<Descriptor>,
+    /// The platforms that there are images for.
+    there: BTreeSet<Platform>,
+    /// Why the first entry was passed over that could have been an image.
+    fault: Option<Error>,
 }
 
 impl Search<'_> {
@@ -254,37 +360,96 @@ impl Search<'_> {
             if !self.seen.insert(entry.digest.clone()) {
                 continue;
             }
-            if !self.may_be_wanted(entry) {
+            let is_runnable = is_runnable(entry);
+            self.there.extend(entry.platform.clone().filter(|_| is_runnable));
+            if !is_runnable || !entry.platform.as_ref().is_none_or(|p| self.is_wanted(p)) {
                 self.others.push(entry.clone());
                 continue;
             }
-            let blob = self.provider.open(&entry.digest)?;
-            let bytes = blob.document(&entry.digest, entry.size, MANIFEST_LIMIT)?;
-            match Document::parse(&what(entry), Some(&entry.media_type), &bytes)? {
-                Document::Index(inner) => self.index(&inner, depth + 1)?,
-                Document::Manifest(manifest) if manifest.is_image() => {
-                    self.leaves.push(Leaf { entry: entry.clone(), manifest, bytes });
+            match self.entry(entry, depth) {
+                // What does not say that it is an image for some platform need not be one.
+                Err(error) if entry.platform.is_none() && is_no_image(&error) => {
+                    self.others.push(entry.clone());
+                    self.fault.get_or_insert(error);
                 }
-                Document::Manifest(_) => self.others.push(entry.clone()),
+                result => result?,
             }
         }
         Ok(())
     }
 
-    fn may_be_wanted(&self, entry: &Descriptor) -> bool {
-        match (self.select, &entry.platform) {
-            _ if !is_runnable(entry) => false,
-            (Select::Platforms(wanted), Some(platform)) => {
-                wanted.iter().any(|wanted| platform.answers(wanted))
-            }
-            _ => true,
+    fn entry(&mut self, entry: &Descriptor, depth: usize) -> Result<()> {
+        let blob = self.provider.open(&entry.digest)?;
+        let bytes = blob.document(&entry.digest, entry.size, MANIFEST_LIMIT)?;
+        let manifest = match Document::parse(&what(entry), Some(&entry.media_type), &bytes)? {
+            Document::Index(inner) => return self.index(&inner, depth + 1),
+            Document::Manifest(manifest) => manifest,
+        };
+        if !manifest.is_image() {
+            self.others.push(entry.clone());
+            return Ok(());
         }
+        let leaf = Leaf::open(self.provider, entry, manifest, bytes)?;
+        if leaf.platform.is_unknown() {
+            self.others.push(entry.clone());
+            return Ok(());
+        }
+        self.there.insert(leaf.platform.clone());
+        if self.is_wanted(&leaf.platform) {
+            self.leaves.push(leaf);
+        } else {
+            self.others.push(entry.clone());
+        }
+        Ok(())
+    }
+
+    fn is_wanted(&self, platform: &Platform) -> bool {
+        self.wanted.is_none_or(|wanted| wanted.iter().any(|wanted| platform.answers(wanted)))
+    }
+
+    /// Which of the leaves are wanted, by position.
+    fn best(&self) -> Result<BTreeSet<usize>> {
+        let Some(wanted) = self.wanted else { return Ok((0..self.leaves.len()).collect()) };
+        wanted.iter().map(|wanted| self.best_for(wanted)).collect()
+    }
+
+    /// The position of the image that serves `wanted` best, and of several such the first. One of tar layers goes before
+    /// one that is EROFS already, unless `wanted` has that feature.
+    fn best_for(&self, wanted: &Platform) -> Result<usize> {
+        let is_native_wanted = wanted.has_feature(EROFS_FEATURE);
+        let key = |(position, leaf): (usize, &Leaf)| {
+            let is_other_form = leaf.platform.has_feature(EROFS_FEATURE) != is_native_wanted;
+            Some((leaf.platform.rank(wanted)?, is_other_form, position))
+        };
+        let best = self.leaves.iter().enumerate().filter_map(key).min();
+        let (.., position) = best.ok_or_else(|| no_platform(wanted, &self.there))?;
+        Ok(position)
     }
 }
 
-/// BuildKit lists attestations as images for a platform that does not exist.
+/// Is an entry that gave this error perhaps no image at all? Damage and failures of the storage are no answer to that.
+fn is_no_image(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::BlobMissing { .. }
+            | Error::BadDocument { .. }
+            | Error::SchemaOne { .. }
+            | Error::BadDigest { .. }
+            | Error::DocumentTooLarge { .. }
+    )
+}
+
+/// The annotation by which BuildKit says that a manifest is about another one of the same index.
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+
+/// May an entry of an index lead to an image that runs? Attestations are listed as images for a platform that does not
+/// exist, or with an annotation; artifacts without a platform have a type of their own (image-spec, descriptor.md,
+/// `artifactType`).
 pub(crate) fn is_runnable(entry: &Descriptor) -> bool {
-    entry.platform.as_ref().is_none_or(|p| p.os != "unknown" && p.architecture != "unknown")
+    entry.is_document()
+        && entry.annotation(REFERENCE_TYPE).is_none()
+        && (entry.platform.is_some() || entry.artifact_type().is_none_or(is_config_type))
+        && entry.platform.as_ref().is_none_or(|platform| !platform.is_unknown())
 }
 
 fn select_from(
@@ -293,89 +458,37 @@ fn select_from(
     digest: Option<Digest>,
     select: &Select,
 ) -> Result<Loaded> {
-    let (seen, leaves, others) = (BTreeSet::new(), Vec::new(), Vec::new());
-    let mut search = Search { provider, select, seen, leaves, others };
-    search.index(&index, 1)?;
-    let Search { leaves, mut others, .. } = search;
-    let mut images = Vec::with_capacity(leaves.len());
-    for leaf in leaves {
-        images.push(image(provider, &leaf.entry, leaf.manifest, leaf.bytes)?);
-    }
-    let all = *select == Select::All;
-    let single = match select {
-        Select::All => false,
-        Select::Platforms(wanted) => {
-            let mut kept = BTreeSet::new();
-            for platform in wanted {
-                let there = index.manifests.iter().filter_map(|entry| entry.platform.as_ref());
-                let best = best(&images, platform).ok_or_else(|| no_platform(platform, there))?;
-                kept.insert(best);
-            }
-            let mut position = 0;
-            images.retain(|image| {
-                let keep = kept.contains(&position);
-                position += 1;
-                if !keep {
-                    others.extend(image.entry.clone());
-                }
-                keep
-            });
-            images.len() == 1
-        }
+    let wanted = select.wanted();
+    let mut search = Search {
+        provider,
+        wanted: wanted.as_deref(),
+        seen: BTreeSet::new(),
+        leaves: Vec::new(),
+        others: Vec::new(),
+        there: BTreeSet::new(),
+        fault: None,
     };
+    search.index(&index, 1)?;
+    let best = search.best();
+    let Search { leaves, mut others, there, fault, .. } = search;
+    if let Some(fault) = fault.filter(|_| leaves.is_empty() && there.is_empty()) {
+        return Err(fault);
+    }
+    let best = best?;
+    let mut images = Vec::with_capacity(best.len());
+    for (position, leaf) in leaves.into_iter().enumerate() {
+        if best.contains(&position) {
+            images.push(leaf.image()?);
+        } else {
+            others.push(leaf.entry);
+        }
+    }
     if images.is_empty() {
         let reason = "it lists no image".to_owned();
         return Err(Error::BadDocument { what: "index".to_owned(), reason });
     }
-    let index = (!single).then_some(SourceIndex { index, digest, all, others });
+    let all = wanted.is_none();
+    let is_single = !all && images.len() == 1;
+    let index = (!is_single).then_some(SourceIndex { index, digest, all, others });
     Ok((images, index))
-}
-
-/// The position of the image for `wanted`: one of tar layers before one that is EROFS already, the first otherwise.
-fn best(images: &[Image], wanted: &Platform) -> Option<usize> {
-    let platform = |image: &Image| {
-        let listed = image.entry.as_ref().and_then(|entry| entry.platform.clone());
-        listed.unwrap_or_else(|| image.config.platform.clone())
-    };
-    let fits = |image: &&Image| platform(image).answers(wanted);
-    let native = |image: &Image| platform(image).has_feature(EROFS_FEATURE);
-    let candidates = images.iter().enumerate().filter(|(_, image)| fits(image));
-    candidates.min_by_key(|(i, image)| (native(image), *i)).map(|(i, _)| i)
-}
-
-fn image(
-    provider: &dyn Provider,
-    entry: &Descriptor,
-    manifest: Box<Manifest>,
-    bytes: Vec<u8>,
-) -> Result<Image> {
-    if !manifest.is_image() {
-        let media_type = manifest.config.media_type.clone();
-        return Err(Error::NotAnImage { digest: entry.digest.clone(), media_type });
-    }
-    let described = &manifest.config;
-    let config_bytes = provider.open(&described.digest)?.document(
-        &described.digest,
-        described.size,
-        CONFIG_LIMIT,
-    )?;
-    let what = format!("config {}", described.digest);
-    let config = Config::parse(&what, &config_bytes, manifest.layers.len())?;
-    let mut layers = Vec::with_capacity(manifest.layers.len());
-    for (descriptor, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
-        layers.push(Layer {
-            place: Place::Listed(Box::new(descriptor.clone())),
-            layer_type: LayerType::parse(&descriptor.media_type)?,
-            diff_id: diff_id.clone(),
-        });
-    }
-    Ok(Image {
-        source_digest: entry.digest.clone(),
-        entry: Some(entry.clone()),
-        manifest: *manifest,
-        manifest_bytes: Some(bytes),
-        config,
-        config_bytes,
-        layers,
-    })
 }

@@ -146,11 +146,24 @@ impl<'a> Talk<'a> {
         loop {
             match self.next()? {
                 Said::Read(bytes) => told.tell(bytes),
-                Said::Lowers => self.answer(&lowers.images()?)?,
+                Said::Lowers => {
+                    let asked = Instant::now();
+                    let images = lowers.images()?;
+                    // The layers below may be in the making: that is not the worker's time.
+                    self.extend(asked.elapsed());
+                    self.answer(&images)?;
+                }
                 // Before anything else happens to the file, the worker has ended: see `Process`.
                 Said::Converted(converted) => return Ok((*converted).into()),
                 other => return Err(unexpected(other)),
             }
+        }
+    }
+
+    /// Gives the worker more time.
+    fn extend(&mut self, by: Duration) {
+        if let Some((end, _)) = &mut self.limit {
+            *end = end.checked_add(by).unwrap_or(*end);
         }
     }
 

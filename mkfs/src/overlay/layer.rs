@@ -95,7 +95,7 @@ impl Layer {
     /// The UUID of the filesystem that the kernel has the layer in, if it is known.
     pub(super) fn uuid(&self, ask: Option<&Arc<dyn FileHandles>>) -> Option<[u8; 16]> {
         match self {
-            Self::Image(image) => Some(image.superblock().uuid),
+            Self::Image(image) => Some(image.superblock().raw.uuid),
             Self::Dir(dir) => ask?.uuid(dir.root.as_fd()),
         }
     }

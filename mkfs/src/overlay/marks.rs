@@ -34,6 +34,15 @@ impl Marks {
         name.strip_prefix(self.prefix()).filter(|mark| !mark.starts_with(ESCAPE))
     }
 
+    /// An attribute as overlayfs shows it; nothing for its own.
+    pub(super) fn visible(self, xattr: &Xattr) -> Option<Xattr> {
+        let name = match xattr.name.strip_prefix(self.prefix()) {
+            None => xattr.name.clone(),
+            Some(mark) => [self.prefix(), mark.strip_prefix(ESCAPE)?].concat(),
+        };
+        Some(Xattr { name, value: xattr.value.clone() })
+    }
+
     /// The mark that an attribute is, without its prefix.
     fn mark(self, name: &[u8]) -> Option<&[u8]> {
         let of_fuse = || name.strip_prefix(FUSE).filter(|_| self == Self::User);

@@ -9,6 +9,7 @@ use super::marks::{Said, is_whiteout};
 use super::{Layer, Marks, Node};
 use crate::Error;
 use crate::format::FileType;
+use crate::image::Inode;
 use crate::meta::Xattr;
 use crate::names;
 use crate::tree::shown;
@@ -41,6 +42,13 @@ impl Shown {
     #[must_use]
     pub fn node(&self) -> Option<&Node> {
         self.nodes.first().map(|(_, node)| node)
+    }
+
+    /// The number of the layer that it is in, 0 on top, and its inode there, if that layer is an image.
+    #[must_use]
+    pub fn in_image(&self) -> Option<(usize, Inode)> {
+        let (_, inode) = self.node()?.in_image()?;
+        Some((self.layer(), *inode))
     }
 
     /// The number of the layer that it is in.
@@ -289,6 +297,16 @@ impl Stack {
         let at = self.follow(top.layer(), below, redirect, path)?;
         let node = at.and_then(|shown| shown.nodes.into_iter().next()).map(|(_, node)| node);
         content_of(node, top.node().map_or(0, Node::size), path)
+    }
+
+    /// The extended attributes that a mount of these layers shows: marks are hidden, and those of a nested overlay have
+    /// their own names again (`fs/overlayfs/xattrs.c`).
+    #[must_use]
+    pub fn attributes(&self, shown: &Shown) -> Vec<Xattr> {
+        let visible = |xattr: &Xattr| self.marks.visible(xattr);
+        let mut xattrs: Vec<Xattr> = shown.xattrs.iter().filter_map(visible).collect();
+        xattrs.sort_unstable();
+        xattrs
     }
 
     /// The names of a directory, in the order of their bytes. Some may be those of whiteouts, which show nothing.

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use erolith_mkfs::dmverity::sidecar::SUFFIX;
-use rustix::fs::{AtFlags, CWD, Stat};
+use rustix::fs::{AtFlags, CWD, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use super::sidecar::sidecar_path;
 use crate::fault::point;
 use crate::files::{ensure_dir, failed, names, stat, unlink};
 use crate::{Error, Result};
+
+/// On an image: the digest of the blob that it was made from. Only root can set it, and no container sees it.
+const BLOB: &str = "trusted.erolith.blob";
 
 /// `<root>/images/<algorithm>/<2 hex>/<hex>.erofs`. Each entry is a hard link of the image in some layer
 /// directory, so it costs nothing, and goes when it is the last one.
@@ -40,18 +43,27 @@ impl Images {
         Some(path)
     }
 
-    /// Remembers `image`, which is finished and synced, as the layer with this diffID. One that is remembered
-    /// already stays. The link itself is not synced: a power cut may lose it, and then the layer is converted again.
+    /// The image of the layer with this diffID, if it was made from this blob. That a blob contains a layer is the word of
+    /// the worker that read it, so it counts for that blob and for no other.
+    #[must_use]
+    pub fn find_made_from(&self, diff_id: &str, blob: &str) -> Option<PathBuf> {
+        self.find(diff_id).filter(|image| blob_of(image).is_some_and(|of| of == blob))
+    }
+
+    /// Remembers `image`, which is finished and synced, as the layer with this diffID, made from the blob with this digest.
+    /// One that is remembered already stays, unless it does not say from which blob it was made. The link itself is not synced: a power cut may lose it, and then the layer is converted again.
     /// Returns whether images are remembered at all.
     ///
     /// # Errors
     /// [`Error::Storage`].
     ///
     /// An image with a dm-verity sidecar is remembered with it, and in the place of one that has none.
-    pub fn keep(&self, diff_id: &str, image: &Path) -> Result<bool> {
+    pub fn keep(&self, diff_id: &str, image: &Path, blob: &str) -> Result<bool> {
         if !self.is_kept {
             return Ok(false);
         }
+        rustix::fs::setxattr(image, BLOB, blob.as_bytes(), XattrFlags::empty())
+            .map_err(failed("noting the blob of", image))?;
         let Some(relative) = layer_path(diff_id) else {
             let invalid = std::io::Error::from(std::io::ErrorKind::InvalidInput);
             return Err(Error::Storage { action: format!("keeping {diff_id}"), source: invalid });
@@ -63,7 +75,7 @@ impl Images {
         }
         let (sidecar, kept_sidecar) = (sidecar_path(image), sidecar_path(&path));
         let has_sidecar = stat(&sidecar)?.is_some();
-        if stat(&path)?.is_none() || (has_sidecar && stat(&kept_sidecar)?.is_none()) {
+        if blob_of(&path).is_none() || (has_sidecar && stat(&kept_sidecar)?.is_none()) {
             // The image first: a sidecar without one means nothing.
             unlink(&path)?;
             unlink(&kept_sidecar)?;
@@ -127,6 +139,14 @@ impl Images {
     }
 }
 
+/// The digest of the blob that a remembered image was made from, if it says so.
+#[must_use]
+pub fn blob_of(image: &Path) -> Option<String> {
+    let mut buffer = [0; 256];
+    let length = rustix::fs::lgetxattr(image, BLOB, &mut buffer).ok()?;
+    String::from_utf8(buffer.get(..length)?.to_vec()).ok()
+}
+
 /// Gives a file a second name, unless that is taken.
 fn link(file: &Path, name: &Path) -> Result<()> {
     match rustix::fs::linkat(CWD, file, CWD, name, AtFlags::empty()) {
@@ -155,6 +175,7 @@ pub fn layer_path(diff_id: &str) -> Option<PathBuf> {
 mod tests {
     use super::*;
 
+    const BLOB: &str = "sha256:b10b";
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
@@ -179,22 +200,28 @@ mod tests {
         let layer = root.path().join("layer.erofs");
         std::fs::File::create(&layer).unwrap();
         assert_eq!(images.find(&diff_id), None);
-        assert!(!none.keep(&diff_id, &layer).unwrap());
+        assert!(!none.keep(&diff_id, &layer, BLOB).unwrap());
         assert_eq!(images.find(&diff_id), None);
-        assert!(images.keep(&diff_id, &layer).unwrap());
-        assert!(images.keep(&diff_id, &layer).unwrap());
+        assert!(images.keep(&diff_id, &layer, BLOB).unwrap());
+        assert!(images.keep(&diff_id, &layer, BLOB).unwrap());
         assert_eq!(none.find(&diff_id), None);
+        // An image stands for its own blob, also once another blob says that it contains the same.
+        let other = root.path().join("other.erofs");
+        std::fs::File::create(&other).unwrap();
+        images.keep(&diff_id, &other, "sha256:07e5").unwrap();
+        assert_eq!(images.find_made_from(&diff_id, BLOB), images.find(&diff_id));
+        assert_eq!(images.find_made_from(&diff_id, "sha256:07e5"), None);
         assert_eq!(images.sweep().unwrap(), 0);
         images.forget(&root.path().join("none")).unwrap();
         images.forget(root.path()).unwrap();
         assert!(images.find(&diff_id).is_some());
         images.forget(&layer).unwrap();
         assert_eq!(images.find(&diff_id), None);
-        images.keep(&diff_id, &layer).unwrap();
+        images.keep(&diff_id, &layer, BLOB).unwrap();
         assert!(images.find(&diff_id).is_some());
         std::fs::remove_file(&layer).unwrap();
         assert_eq!(images.sweep().unwrap(), 1);
         assert_eq!(images.find(&diff_id), None);
-        assert!(images.keep("sha256:../../x", &layer).is_err());
+        assert!(images.keep("sha256:../../x", &layer, BLOB).is_err());
     }
 }

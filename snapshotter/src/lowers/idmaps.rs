@@ -24,6 +24,9 @@ pub(crate) struct IdMaps {
 struct IdMap(Vec<Range>);
 
 impl IdMaps {
+    /// The labels that carry them.
+    pub(crate) const LABELS: [&str; 2] = [UID_LABEL, GID_LABEL];
+
     /// The maps that `labels` ask for, if they do.
     ///
     /// # Errors

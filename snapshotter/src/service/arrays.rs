@@ -31,6 +31,8 @@ pub(super) struct Shape<'a> {
     pub(super) id: u64,
     /// An active snapshot whose layer is already there.
     pub(super) applied: bool,
+    /// A layer is unpacked into it beside those below it, by a differ that may not be ours.
+    pub(super) beside: bool,
     /// Where what is written goes.
     pub(super) upper: Upper,
     /// The nearest first.
@@ -47,6 +49,8 @@ pub(super) struct Places<'a> {
     pub(super) lowers: &'a str,
     /// The directory of mounted writable layers, `<state>/w`.
     pub(super) uppers: &'a str,
+    /// An empty directory.
+    pub(super) nothing: &'a str,
     /// Appended to the options of every overlay.
     pub(super) overlay_options: &'a [String],
     /// Layers whose images others are to mount with dm-verity.
@@ -79,6 +83,7 @@ pub(super) fn plain(shape: &Shape<'_>, places: &Places<'_>) -> Result<Planned> {
     let own = shape.applied.then_some(shape.id);
     let stack: Vec<u64> = own.into_iter().chain(shape.parents.iter().copied()).collect();
     let (mount, bare) = match (is_writable, stack.as_slice()) {
+        (true, []) if shape.beside => (over_nothing(shape, places), false),
         (_, []) => (bind(upper_and_work(shape, places).0, is_writable), false),
         (false, &[id]) => (bind(places.lower(Lower { id, bare: true }), false), true),
         _ => (plain_overlay(shape, places, is_writable, &stack)?, false),
@@ -112,27 +117,40 @@ fn plain_overlay(
     Ok(overlay("overlay", options))
 }
 
+/// An upper directory over nothing, for a layer whose parent comes with the commit. Seeing an overlay, containerd's differ
+/// writes what the layer deletes as overlayfs has it, which it does not in a bare directory. So does containerd's unpacker
+/// see to it for overlayfs (`bindToOverlay` in core/unpack), and for no other snapshotter.
+fn over_nothing(shape: &Shape<'_>, places: &Places<'_>) -> Mount {
+    let mut options = upper_options(shape, places).to_vec();
+    options.push(format!("lowerdir={}", places.nothing));
+    options.extend_from_slice(places.overlay_options);
+    overlay("overlay", options)
+}
+
 /// The mounts of the profile `managed`. A writable layer that is a filesystem of its own comes first.
 pub(super) fn managed(shape: &Shape<'_>, places: &Places<'_>) -> Result<Vec<Mount>> {
-    let Shape { id, parents, .. } = *shape;
-    let is_writable = shape.kind == Kind::Active && shape.upper != Upper::None;
+    let Shape { id, .. } = *shape;
+    let is_writable = shape.kind == Kind::Active && !shape.applied && shape.upper != Upper::None;
     let filesystem = match shape.upper {
-        Upper::Image(bytes) => Some(filesystem(places, id, bytes)),
-        Upper::Directory | Upper::None => None,
+        Upper::Image(bytes) if !shape.applied => Some(filesystem(places, id, bytes)),
+        Upper::Image(_) | Upper::Directory | Upper::None => None,
     };
+    // A layer that is there is on top of its parents.
+    let own = shape.applied.then_some(id);
+    let layers: Vec<u64> = own.into_iter().chain(shape.parents.iter().copied()).collect();
     let (first, limit) = (usize::from(filesystem.is_some()), MAX_MANAGED);
-    if parents.len() + first > limit {
-        return Err(Error::TooManyLayers { count: parents.len(), limit: limit - first });
+    if layers.len() + first > limit {
+        return Err(Error::TooManyLayers { count: layers.len(), limit: limit - first });
     }
-    if parents.is_empty() {
+    if layers.is_empty() {
         return Ok(match filesystem {
-            _ if shape.applied => vec![image(places, id)],
             Some(filesystem) => {
                 let mut bind = bind(format!("{FIRST}/{IMAGE_UPPER}"), true);
                 bind.fs_type = "format/mkdir/bind".to_owned();
                 bind.options.insert(0, make_dir_option(IMAGE_UPPER));
                 vec![filesystem, bind]
             }
+            None if shape.beside => vec![over_nothing(shape, places)],
             None => vec![bind(places.of(id, UPPER), is_writable)],
         });
     }
@@ -144,9 +162,9 @@ pub(super) fn managed(shape: &Shape<'_>, places: &Places<'_>) -> Result<Vec<Moun
     } else if is_writable {
         options.extend(upper_options(shape, places));
     }
-    let images = parents.iter().map(|&id| image(places, id));
+    let images = layers.iter().map(|&id| image(places, id));
     let mut mounts: Vec<_> = filesystem.into_iter().chain(images).collect();
-    if parents.len() == 1 && !is_writable {
+    if layers.len() == 1 && !is_writable {
         return Ok(mounts);
     }
     options.extend(shape.maps.map(IdMaps::mount_options).into_iter().flatten());

@@ -16,20 +16,25 @@
 //! write on, and the next commit starts again.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use erolith_mkfs::build::{Builder, Finish, Options};
 use erolith_mkfs::dmverity;
+use erolith_mkfs::format::FileType;
 use erolith_mkfs::io::FileSink;
-use erolith_mkfs::overlay::{Attributes, How, IndexDir, Layer, Marks, Stack, changes};
+use erolith_mkfs::meta::Meta;
+use erolith_mkfs::overlay::{
+    Attributes, Change, How, IndexDir, Layer, Marks, Shown, Stack, What, changes,
+};
 use erolith_mkfs::protect::{Error as Unprotected, Protected, Wanted};
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
 
 use super::target::Written;
-use super::{Snapshotter, usage};
+use super::{Snapshotter, unpack, usage};
 use crate::fault::point;
 use crate::files::{self, failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
 use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK, record};
@@ -37,6 +42,9 @@ use crate::mounts;
 use crate::protect::{self, Protector};
 use crate::store::{Content, Entry, Kind, Labels, Snapshot, now, without_empty};
 use crate::{Error, Result};
+
+/// How far the times that a kernel gives to files may be behind the clock, in nanoseconds: they count its ticks.
+const TICK: i64 = 100_000_000;
 
 /// An image that can be committed.
 struct Ready {
@@ -75,12 +83,14 @@ impl Snapshotter {
     /// Those of containerd's `storage.CommitActive`; [`Error::Truncated`] or [`Error::NotErofs`] for an image that a
     /// differ left unfinished; [`Error::Convert`]. The snapshot is as it was then.
     pub fn commit(&self, name: &str, key: &str, parent: &str, labels: &Labels) -> Result<()> {
+        let labels = unpack::obeyed(labels);
+        let labels = labels.as_ref();
         // The transaction says what is wrong, in the right order; but no image is made for one that must fail.
         let ready = match self.store.snapshot(key) {
             Ok(snapshot) if snapshot.kind == Kind::Active && self.store.info(name).is_err() => {
                 let below = self.below(&snapshot, parent);
                 let entry = layer_of(&snapshot, name, below.first().copied(), labels);
-                Some(self.ready(entry, &snapshot.labels, &below)?)
+                Some(self.ready(entry, &snapshot, &below)?)
             }
             _ => None,
         };
@@ -129,9 +139,8 @@ impl Snapshotter {
         }
     }
 
-    /// The image of an active snapshot, whole and durable. `labels` are those that the snapshot has, `below` the layers it
-    /// stands on.
-    fn ready(&self, mut entry: Entry, labels: &Labels, below: &[u64]) -> Result<Ready> {
+    /// The image of an active snapshot, whole and durable. `entry` is what it will be, `below` the layers it will stand on.
+    fn ready(&self, mut entry: Entry, snapshot: &Snapshot, below: &[u64]) -> Result<Ready> {
         let id = entry.id;
         let dir = self.dir(id);
         let lock = open_dir(&dir)?;
@@ -143,9 +152,13 @@ impl Snapshotter {
         if is_converted {
             let to = Target { id, dir: &dir, fd: lock.as_fd(), sync: self.config.sync };
             let is_hashed = self.config.dm_verity.hashes();
-            let written = self.written(id, labels)?;
+            let written = self.written(id, &snapshot.labels)?;
+            let is_beside =
+                snapshot.parents.is_empty() && unpack::chain_below(&snapshot.labels).is_some();
+            let made =
+                is_beside.then(|| snapshot.created.nanoseconds().saturating_sub(TICK)..=now());
             let below = below.iter().map(|&id| self.dir(id).join(IMAGE)).collect();
-            convert(&to, Changed { written, below }, is_hashed, self.protector())?;
+            convert(&to, Changed { written, below, made }, is_hashed, self.protector())?;
         }
         let image = dir.join(IMAGE);
         let file = File::open(&image).map_err(failed("opening", &image))?;
@@ -240,6 +253,8 @@ struct Changed {
     written: Written,
     /// Images of the layers below, the nearest first.
     below: Vec<PathBuf>,
+    /// When it was written, by a differ that did not see those layers.
+    made: Option<RangeInclusive<i64>>,
 }
 
 /// What the active snapshot will be. Its image is yet to be looked at.
@@ -318,14 +333,17 @@ fn build(
     let storage = |what| move |e: std::io::Error| Fill::Storage(failed(what, path)(e));
     let output = file.try_clone().map_err(storage("opening an image in"))?;
     let scratch = dir.try_clone_to_owned().map_err(storage("opening"))?;
-    let Changed { written: Written { upper, index, owners }, below } = changed;
+    let Changed { written: Written { upper, index, owners }, below, made } = changed;
     let lowers = below.iter().map(|image| open_layer(image)).collect::<Result<_, _>>()?;
     let lowers = Stack::new(lowers, Marks::Trusted);
     // The layers below are images, so nothing has to be asked what it calls inodes of directories.
     let index = index.map(|dir| IndexDir { dir, handles: None });
     let upper = lowers.with_upper(Layer::upper(upper, index));
     let how = How { attributes: Attributes::Local, owners, ..How::default() };
-    let changes = changes::<Fill>(&lowers, &upper, &how, || Ok(()))?;
+    let mut changes = changes::<Fill>(&lowers, &upper, &how, || Ok(()))?;
+    if let Some(made) = made {
+        changes.iter_mut().try_for_each(|change| inherit(change, &lowers, &made))?;
+    }
     let options = Options::default();
     let sink = wanted.begin(FileSink::new(output, scratch), options.block_bits);
     let mut builder = Builder::new(sink.map_err(storage("opening an image in"))?, options)?;
@@ -335,6 +353,37 @@ fn build(
         Unprotected::Tree(error) => Fill::Tree(error),
         Unprotected::Read(error) => storage("reading an image in")(error),
     })
+}
+
+/// Gives a directory that a differ made on the way to a file the attributes that it has in the layers below, which that differ
+/// did not see. It makes such a directory with mode 0755 for root (`mkparent` in pkg/archive of containerd) and leaves the
+/// time at which that happened; one that the archive describes has the archive's.
+fn inherit(
+    change: &mut Change,
+    below: &Stack,
+    made: &RangeInclusive<i64>,
+) -> Result<(), erolith_mkfs::Error> {
+    let Meta { mode, uid, gid, mtime } = change.meta;
+    let time = mtime.sec.saturating_mul(1_000_000_000).saturating_add(i64::from(mtime.nsec));
+    let is_plain = (mode, uid, gid) == (0o755, 0, 0) && change.xattrs.is_empty();
+    let is_laid_over = change.file_type() == FileType::Directory
+        && !matches!(change.what, What::Removed | What::Added)
+        && !change.hides;
+    if !is_plain || !is_laid_over || change.path.is_empty() || !made.contains(&time) {
+        return Ok(());
+    }
+    let mut at = below.root()?;
+    for (end, _) in change.path.iter().enumerate().filter(|(_, b)| **b == b'/') {
+        let path = change.path.get(..end).unwrap_or_default();
+        at = at.map(|dir| below.child(&dir, path)).transpose()?.flatten();
+    }
+    at = at.map(|dir| below.child(&dir, &change.path)).transpose()?.flatten();
+    if let Some(dir) = at.as_ref().and_then(Shown::node).filter(|node| node.is_dir()) {
+        change.meta = dir.meta();
+        change.xattrs = dir.xattrs()?;
+        change.xattrs.retain(|xattr| !xattr.name.starts_with(b"trusted.overlay."));
+    }
+    Ok(())
 }
 
 fn open_layer(image: &Path) -> Result<Arc<Layer>, Fill> {

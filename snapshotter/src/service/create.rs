@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
+use super::unpack::{self, DIFF_ID_LABEL, Staging};
 use super::{Mount, Snapshotter, limit};
 use crate::Result;
 use crate::fault::point;
@@ -16,11 +17,6 @@ use crate::lowers::IdMaps;
 use crate::mounts;
 use crate::store::{Entry, Kind, Labels, Snapshot};
 use crate::uppers::Owner;
-
-/// The chain that a layer will end; containerd sends it when it unpacks.
-pub(super) const REF_LABEL: &str = "containerd.io/snapshot.ref";
-/// The diffID of the layer, from containerd 2.4 on.
-const DIFF_ID_LABEL: &str = "containerd.io/snapshot/diff-id";
 
 /// A directory that is complete but has no number yet. It goes when it never gets one.
 pub(super) struct Fresh<'s> {
@@ -51,15 +47,18 @@ impl Snapshotter {
         key: &str,
         parent: &str,
         labels: &Labels,
+        staging: Option<&dyn Staging>,
     ) -> Result<Vec<Mount>> {
+        let labels = unpack::obeyed(labels);
+        let labels = labels.as_ref();
         let maps = IdMaps::from_labels(labels)?;
-        let limit = self.limit_of(kind, key, labels)?;
+        let limit = self.limit_of(kind, key, labels);
         let snapshot = {
             let _creating = self.creating.read().unwrap_or_else(PoisonError::into_inner);
             point("create.before_directory")?;
             let mut fresh = self.fresh(kind)?;
-            if kind == Kind::Active && parent.is_empty() {
-                fresh.has_content = self.take_cached(&fresh.path, labels)?;
+            if let Some(staging) = staging.filter(|_| kind == Kind::Active) {
+                fresh.has_content = self.take_cached(&fresh.path, key, labels, staging)?;
                 if fresh.has_content
                     && let Err(error) = self.heal(&fresh.path)
                 {
@@ -98,10 +97,10 @@ impl Snapshotter {
     }
 
     /// What the writable layer of a new snapshot is limited to, if it has one and it is.
-    pub(super) fn limit_of(&self, kind: Kind, key: &str, labels: &Labels) -> Result<Option<u64>> {
+    pub(super) fn limit_of(&self, kind: Kind, key: &str, labels: &Labels) -> Option<u64> {
         match kind {
             Kind::Active => limit::of(key, labels, self.config.default_size),
-            Kind::View | Kind::Committed => Ok(None),
+            Kind::View | Kind::Committed => None,
         }
     }
 
@@ -179,15 +178,28 @@ impl Snapshotter {
         }
     }
 
-    /// Puts the layer that the labels name into `dir`, if some cache has it, and tells whether. A cache that has a
-    /// damaged one does not have it.
-    fn take_cached(&self, dir: &Path, labels: &Labels) -> Result<bool> {
-        let Some(diff_id) = labels.get(DIFF_ID_LABEL).filter(|_| labels.contains_key(REF_LABEL))
-        else {
+    /// Puts the layer that the labels name into `dir`, if some cache has it for this caller, and returns whether. A cache
+    /// that has a damaged one does not have it.
+    fn take_cached(
+        &self,
+        dir: &Path,
+        key: &str,
+        labels: &Labels,
+        staging: &dyn Staging,
+    ) -> Result<bool> {
+        let is_unpack = unpack::is_unpack(labels);
+        let Some(diff_id) = labels.get(DIFF_ID_LABEL).filter(|_| is_unpack) else {
             return Ok(false);
         };
+        let (kept, cached) = (self.images.find(diff_id), self.cached(diff_id));
+        if (kept.is_none() && cached.is_none()) || !staging.is_known() {
+            return Ok(false);
+        }
         let image = dir.join(IMAGE);
-        if let Some(kept) = self.images.find(diff_id).filter(|path| is_whole(path)) {
+        if let Some(kept) = kept
+            && self.may_have(key, diff_id, &kept, staging)?
+            && is_whole(&kept)
+        {
             // First, so that whoever finds the image finds what protects it.
             layerdir::link_sidecar(&kept, &image)?;
             match rustix::fs::linkat(CWD, &kept, CWD, &image, AtFlags::empty()) {
@@ -197,9 +209,7 @@ impl Snapshotter {
                 Err(errno) => return Err(failed("linking", &image)(errno)),
             }
         }
-        let Some(relative) = layerdir::layer_path(diff_id) else { return Ok(false) };
-        let mut caches = self.config.caches.iter().map(|cache| cache.join(&relative));
-        let Some(cached) = caches.find(|path| is_whole(path)) else { return Ok(false) };
+        let Some(cached) = cached else { return Ok(false) };
         let [from, to] = [&cached, &image].map(|image| layerdir::sidecar_path(image));
         layerdir::remove_sidecar(&image)?;
         if stat(&from)?.is_some() {
@@ -207,6 +217,15 @@ impl Snapshotter {
         }
         rustix::fs::symlink(&cached, &image).map_err(failed("linking", &image))?;
         Ok(true)
+    }
+
+    /// The layer in one of the operator's caches.
+    fn cached(&self, diff_id: &str) -> Option<PathBuf> {
+        let relative = layerdir::layer_path(diff_id)?;
+        self.config.caches.iter().map(|cache| cache.join(&relative)).find(|path| {
+            // A cache that lacks it is the ordinary case, and no damage.
+            path.symlink_metadata().is_ok() && is_whole(path)
+        })
     }
 }
 

@@ -4,33 +4,43 @@ use crate::store::Labels;
 use crate::uppers::MIN_LIMIT;
 use crate::{Error, Result};
 
-use super::create::REF_LABEL;
+use super::unpack;
 
 /// Bytes that the writable layer may have: decimal digits. containerd's EROFS snapshotter has the same label.
-const SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
+pub(super) const SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
+/// Bytes that no file of ext4 has, and so no writable layer that is one: 16 TiB (`s_maxbytes` with blocks of 4096 bytes).
+const TOO_LARGE: u64 = 1 << 44;
 /// Bytes that every filesystem can count.
 const MAX_LIMIT: u64 = i64::MAX as u64;
 
 /// The limit of the active snapshot `key`: what its label says, else `default`, else none.
 ///
-/// The default is not for snapshots that layers are unpacked into: they hold what an image says, and are limited by
-/// what a layer may expand to.
+/// The label is a hint (`LabelSnapshotMaxSize` in core/snapshots of containerd): a value that no writable layer can have
+/// leaves the default in force, with a warning.
 ///
-/// # Errors
-/// [`Error::Limit`] for a label that is no size. containerd's own snapshotter takes the default then; who wanted a
-/// limit would not learn that there is another one, or none.
-pub(super) fn of(key: &str, labels: &Labels, default: u64) -> Result<Option<u64>> {
-    if let Some(value) = labels.get(SIZE_LABEL) {
-        return parse(value).map(Some);
+/// Snapshots that layers are unpacked into have no limit: they hold what an image says, and are limited by what a layer may
+/// expand to. A label there is an annotation of the image.
+pub(super) fn of(key: &str, labels: &Labels, default: u64) -> Option<u64> {
+    if is_unpacked_into(key, labels) {
+        return None;
     }
-    Ok(Some(default).filter(|&bytes| bytes > 0 && !is_unpacked_into(key, labels)))
+    let default = Some(default).filter(|&bytes| bytes > 0);
+    let Some(value) = labels.get(SIZE_LABEL) else { return default };
+    match parse(value) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            let limit = default.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} bytes"));
+            tracing::warn!(%error, key, limit, "the default limit of writable layers is used instead");
+            default
+        }
+    }
 }
 
 /// containerd says what it unpacks by a label, or by a key like `extract-123-abc sha256:...` behind its own prefixes.
 /// No container has such a key: their names have no spaces.
 fn is_unpacked_into(key: &str, labels: &Labels) -> bool {
     let name = key.rsplit('/').next().unwrap_or_default();
-    labels.contains_key(REF_LABEL) || (name.starts_with("extract-") && name.contains(' '))
+    unpack::is_unpack(labels) || (name.starts_with("extract-") && name.contains(' '))
 }
 
 fn parse(value: &str) -> Result<u64> {
@@ -40,6 +50,9 @@ fn parse(value: &str) -> Result<u64> {
         return Err(refuse("not a number of bytes in decimal digits"));
     }
     let bytes = value.parse().map_err(|_| refuse("more than any filesystem has"))?;
+    if bytes >= TOO_LARGE {
+        return Err(refuse("not less than the 16 TiB that a file of ext4 may have"));
+    }
     check(SIZE_LABEL, bytes)?;
     Ok(bytes)
 }
@@ -57,22 +70,27 @@ pub(super) fn check(what: &'static str, bytes: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Status;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
         pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect()
     }
 
     #[test]
-    fn a_label_is_obeyed_or_refused() {
+    fn a_label_is_obeyed_or_passed_over() {
         for (value, want) in [
             ("16777216", Some(16 << 20)),
             ("0016777216", Some(16 << 20)),
-            ("9223372036854775807", Some(MAX_LIMIT)),
+            ("17592186044415", Some((1 << 44) - 1)),
+            ("17592186044416", None),
+            ("9223372036854775807", None),
             ("9223372036854775808", None),
             ("99999999999999999999999", None),
             ("16777215", None),
             ("0", None),
+            ("-1", None),
+            ("100", None),
+            ("abc", None),
+            ("999999999999999999", None),
             ("-16777216", None),
             ("+16777216", None),
             ("16MiB", None),
@@ -80,23 +98,18 @@ mod tests {
             (" 16777216", None),
             ("", None),
         ] {
-            for more in [&[][..], &[(REF_LABEL, "chain")]] {
-                let labels = labels(&[more, &[(SIZE_LABEL, value)]].concat());
-                match (of("k", &labels, 7 << 30), want) {
-                    (Ok(got), Some(_)) => assert_eq!(got, want, "{value}"),
-                    (Err(error), None) => {
-                        assert_eq!(error.status(), Status::InvalidArgument, "{value}");
-                        assert!(error.to_string().contains(SIZE_LABEL), "{error}");
-                    }
-                    (got, _) => panic!("{value}: {got:?}"),
-                }
+            let sized = labels(&[(SIZE_LABEL, value)]);
+            for (default, fallback) in [(0, None), (7 << 30, Some(7 << 30))] {
+                assert_eq!(of("k", &sized, default), want.or(fallback), "{value} {default}");
             }
+            let unpacked = labels(&[(unpack::REF_LABEL, "chain"), (SIZE_LABEL, value)]);
+            assert_eq!(of("k", &unpacked, 7 << 30), None, "{value}");
         }
     }
 
     #[test]
     fn the_default_is_for_containers_and_not_for_layers() {
-        let unpacking = [(REF_LABEL, "sha256:0123")];
+        let unpacking = [(unpack::REF_LABEL, "sha256:0123")];
         type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], u64, Option<u64>);
         let table: [Row<'_>; 7] = [
             ("default/1/app", &[], 5, Some(5)),
@@ -109,7 +122,7 @@ mod tests {
             ("extract-1 x/1/app", &[], 5, Some(5)),
         ];
         for (key, pairs, default, want) in table {
-            assert_eq!(of(key, &labels(pairs), default).unwrap(), want, "{key} {pairs:?}");
+            assert_eq!(of(key, &labels(pairs), default), want, "{key} {pairs:?}");
         }
     }
 }

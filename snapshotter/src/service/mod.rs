@@ -27,6 +27,7 @@ mod room;
 mod root;
 mod sound;
 mod target;
+mod unpack;
 mod usage;
 
 use std::fs::File;
@@ -55,6 +56,10 @@ pub use paths::Paths;
 pub(crate) use root::{DATABASE, SNAPSHOTS, parts as root_parts, take};
 pub(crate) use sound::put_away;
 pub use target::Written;
+pub use unpack::{Below, DIFF_ID_LABEL, PARENT_CHAIN_LABEL, REF_LABEL, Staging, namespace_of};
+
+/// Below the state directory: what a layer is over that is unpacked beside those below it.
+const NOTHING: &str = "empty";
 
 /// A mount as containerd's API has it (`containerd.types.Mount`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +83,8 @@ pub struct Snapshotter {
     config: Config,
     /// `<root>/snapshots`.
     snapshots: PathBuf,
+    /// `<state>/empty`, an empty directory.
+    nothing: PathBuf,
     paths: Paths,
     store: Store,
     images: Images,
@@ -123,9 +130,12 @@ impl Snapshotter {
         if config.default_size > 0 {
             uppers.try_out(&snapshots);
         }
+        let nothing = config.state.join(NOTHING);
+        ensure_dir(&nothing, 0o755)?;
         point("open.after_lowers")?;
         let opened = Self {
             snapshots,
+            nothing,
             paths: Paths::new(root, &config.state),
             store,
             images,
@@ -147,14 +157,27 @@ impl Snapshotter {
     /// The label `containerd.io/snapshot/max-size`, or else the default of the configuration, limits what can be
     /// written to it.
     ///
-    /// With the labels `containerd.io/snapshot.ref` and `containerd.io/snapshot/diff-id` and no parent, the layer is
-    /// looked for in the caches; the snapshot then has it from the beginning, which read-only mounts tell.
+    /// # Errors
+    /// Those of containerd's `storage.CreateSnapshot`, [`Error::IdMap`], and whatever keeps it from being limited or its
+    /// parents from being mounted; nothing is left of it then.
+    pub fn prepare(&self, key: &str, parent: &str, labels: &Labels) -> Result<Vec<Mount>> {
+        self.create(Kind::Active, key, parent, labels, None)
+    }
+
+    /// As [`Snapshotter::prepare`]. With the labels `containerd.io/snapshot.ref` and `containerd.io/snapshot/diff-id` the
+    /// layer is looked for among those that were converted before and in the caches, if `staging` allows it. The snapshot
+    /// then has it from the beginning, which read-only mounts show.
     ///
     /// # Errors
-    /// Those of containerd's `storage.CreateSnapshot`, [`Error::IdMap`], [`Error::Limit`], and whatever keeps it from
-    /// being limited or its parents from being mounted; nothing is left of it then.
-    pub fn prepare(&self, key: &str, parent: &str, labels: &Labels) -> Result<Vec<Mount>> {
-        self.create(Kind::Active, key, parent, labels)
+    /// As [`Snapshotter::prepare`].
+    pub fn prepare_staged(
+        &self,
+        key: &str,
+        parent: &str,
+        labels: &Labels,
+        staging: &dyn Staging,
+    ) -> Result<Vec<Mount>> {
+        self.create(Kind::Active, key, parent, labels, Some(staging))
     }
 
     /// Makes a read-only snapshot of `parent`.
@@ -162,7 +185,7 @@ impl Snapshotter {
     /// # Errors
     /// As [`Snapshotter::prepare`].
     pub fn view(&self, key: &str, parent: &str, labels: &Labels) -> Result<Vec<Mount>> {
-        self.create(Kind::View, key, parent, labels)
+        self.create(Kind::View, key, parent, labels, None)
     }
 
     /// Removes a snapshot on which no other stands. Its directory goes in [`Snapshotter::cleanup`].

@@ -8,11 +8,13 @@ use crate::lowers::{IdMaps, Layers, Space};
 use crate::mounts::inspect;
 use crate::store::{Kind, Snapshot};
 use crate::uppers::Upper;
+use crate::verity;
 use crate::{Error, Result};
 
 use super::arrays::{self, Places, Planned, Shape};
 use super::config::Profile;
 use super::sound::Judged;
+use super::unpack;
 use super::{Mount, Snapshotter, text};
 
 /// Layers that we mount ourselves need not be named.
@@ -92,7 +94,8 @@ impl Snapshotter {
             }
             Kind::View | Kind::Committed => Upper::Directory,
         };
-        Ok(Shape { kind, id, applied, upper, parents, maps })
+        let beside = kind == Kind::Active && unpack::chain_below(&snapshot.labels).is_some();
+        Ok(Shape { kind, id, applied, beside, upper, parents, maps })
     }
 
     fn places<'a>(&'a self, lowers: &'a Path, verity: &'a BTreeSet<u64>) -> Places<'a> {
@@ -100,6 +103,7 @@ impl Snapshotter {
             snapshots: text(&self.snapshots),
             lowers: text(lowers),
             uppers: text(self.uppers.places()),
+            nothing: text(&self.nothing),
             overlay_options: &self.config.overlay_options,
             verity,
         }
@@ -113,14 +117,14 @@ impl Snapshotter {
         if let Upper::Image(_) = shape.upper {
             self.uppers.hand_over(shape.id, &self.dir(shape.id).join(layerdir::RWLAYER))?;
         }
-        let mut verity = BTreeSet::new();
+        let mut protected = BTreeSet::new();
         for &id in shape.parents.iter().chain(shape.applied.then_some(&shape.id)) {
             let image = self.dir(id).join(layerdir::IMAGE);
-            if self.config.dm_verity.sidecar_for_others(&image)? {
-                verity.insert(id);
+            if self.config.dm_verity.sidecar_for_others(&image, verity::is_in_kernel)? {
+                protected.insert(id);
             }
         }
-        arrays::managed(shape, &self.places(Path::new(""), &verity))
+        arrays::managed(shape, &self.places(Path::new(""), &protected))
     }
 
     fn plain(&self, shape: &Shape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {

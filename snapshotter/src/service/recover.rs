@@ -140,7 +140,7 @@ impl Snapshotter {
         }
         let maps = IdMaps::from_labels(labels)?;
         let mut fresh = self.fresh(*kind)?;
-        if let Some(bytes) = self.limit_of(*kind, key, labels)? {
+        if let Some(bytes) = self.limit_of(*kind, key, labels) {
             let owner = self.owner_of(parents.first().copied(), maps.as_ref())?;
             self.limit(&mut fresh, bytes, owner)?;
         }

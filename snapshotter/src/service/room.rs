@@ -27,6 +27,7 @@ impl Config {
             snapshots: snapshots.to_str()?,
             lowers: lowers.to_str()?,
             uppers: "",
+            nothing: "",
             overlay_options: &self.overlay_options,
             verity: &BTreeSet::new(),
         };
@@ -35,7 +36,15 @@ impl Config {
             let parents = parents.get(..*count).unwrap_or_default();
             let kind = Kind::Active;
             let upper = Upper::Directory;
-            let shape = Shape { kind, id: LARGE, applied: false, upper, parents, maps: None };
+            let shape = Shape {
+                kind,
+                id: LARGE,
+                applied: false,
+                beside: false,
+                upper,
+                parents,
+                maps: None,
+            };
             plain(&shape, &places).is_ok()
         };
         (0..ENOUGH).take_while(fits).last()

@@ -36,7 +36,9 @@ pub use self::error::Error;
 pub use self::filters::Filters;
 pub use self::health::Health;
 pub(crate) use self::types::now;
-pub use self::types::{Content, Entry, Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, Usage};
+pub use self::types::{
+    Content, Entry, Found, Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, Usage,
+};
 pub(crate) use self::update::without_empty;
 
 use self::connection::{Ids, Readers, Writer, lock};

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Rows};
 use super::error::{Error, Result};
 use super::filters::Filters;
 use super::rows::{Record, get, integer, labels_of, unsigned};
-use super::types::{Info, Kind, Labels, Snapshot, Usage};
+use super::types::{Found, Info, Kind, Labels, Snapshot, Usage};
 use super::{Store, sql};
 
 impl Store {
@@ -39,6 +39,23 @@ impl Store {
     /// Those of the database.
     pub fn labels_of(&self, id: u64) -> crate::Result<Labels> {
         self.read(|conn| labels_of(conn, id))
+    }
+
+    /// The snapshots whose label `containerd.io/snapshot.ref` names this chain, the newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn with_ref(&self, chain: &str) -> crate::Result<Vec<Found>> {
+        self.read(|conn| found(conn, sql::WITH_REF, chain))
+    }
+
+    /// The snapshots whose label `containerd.io/snapshot/diff-id` names this layer, the newest first. The label is what
+    /// the caller wrote.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn with_diff_id(&self, diff_id: &str) -> crate::Result<Vec<Found>> {
+        self.read(|conn| found(conn, sql::WITH_DIFF_ID, diff_id))
     }
 
     /// What `Stat` says of a snapshot.
@@ -98,6 +115,18 @@ impl Store {
     pub fn lowers_in_use(&self) -> crate::Result<BTreeSet<u64>> {
         self.write(|tx| Ok(ids_of(tx, sql::LOWERS, [Kind::Committed.number()])?))
     }
+}
+
+/// The snapshots that a statement about a label finds.
+fn found(conn: &Connection, sql: &str, value: &str) -> Result<Vec<Found>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let rows = statement.query_map([value], |row| {
+        let number: i64 = row.get(2)?;
+        let kind = Kind::from_number(number)
+            .ok_or_else(|| rusqlite::Error::IntegralValueOutOfRange(2, number))?;
+        Ok(Found { id: unsigned(row, 0)?, key: row.get(1)?, kind })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Gives every snapshot to `each`. Rows and labels come from two statements that walk in the same order.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::error::{Error, Result};
 
 /// The version this code reads and writes, kept in `user_version`.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// `EROL` in `application_id`: tells our databases from others with a `user_version`.
 const APPLICATION: i64 = 0x4552_4f4c;
@@ -70,6 +70,13 @@ CREATE TABLE trees (
 ) STRICT;
 ";
 
+/// What version 3 has besides: snapshots are found by the chain that a layer ends and by its diffID. The statements name
+/// the labels as the index does, or SQLite would not use it.
+const TABLES_3: &str = "
+CREATE INDEX labels_of_layers ON labels (key, value)
+WHERE key = 'containerd.io/snapshot.ref' OR key = 'containerd.io/snapshot/diff-id';
+";
+
 /// What stands in the file before anything is written to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
@@ -106,6 +113,7 @@ pub(super) fn create(conn: &mut Connection) -> Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute_batch(TABLES_1)?;
     tx.execute_batch(TABLES_2)?;
+    tx.execute_batch(TABLES_3)?;
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
@@ -114,7 +122,11 @@ pub(super) fn create(conn: &mut Connection) -> Result<()> {
 /// Makes an older database one of this version, in one transaction. There is no way back.
 pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    tx.execute_batch(TABLES_2)?;
+    let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version < 2 {
+        tx.execute_batch(TABLES_2)?;
+    }
+    tx.execute_batch(TABLES_3)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
 }
@@ -140,6 +152,7 @@ pub(super) fn check(conn: &Connection) -> Result<()> {
     let fresh = Connection::open_in_memory()?;
     fresh.execute_batch(TABLES_1)?;
     fresh.execute_batch(TABLES_2)?;
+    fresh.execute_batch(TABLES_3)?;
     for (name, sql) in objects(&fresh)? {
         match found.get(&name) {
             None => return Err(Error::corrupt(format!("`{name}` is missing from its schema"))),

@@ -95,6 +95,16 @@ pub(super) const DROP_DAMAGED: &str = "DELETE FROM quarantine WHERE snapshot = ?
 /// Parameters: id.
 pub(super) const KEY_OF: &str = "SELECT key FROM snapshots WHERE id = ?1";
 
+/// Parameters: chain. The newest first.
+pub(super) const WITH_REF: &str = "
+SELECT s.id, s.key, s.kind FROM labels l JOIN snapshots s ON s.id = l.snapshot
+WHERE l.key = 'containerd.io/snapshot.ref' AND l.value = ?1 ORDER BY l.snapshot DESC";
+
+/// Parameters: diffID. The newest first.
+pub(super) const WITH_DIFF_ID: &str = "
+SELECT s.id, s.key, s.kind FROM labels l JOIN snapshots s ON s.id = l.snapshot
+WHERE l.key = 'containerd.io/snapshot/diff-id' AND l.value = ?1 ORDER BY l.snapshot DESC";
+
 /// The statements above, which must cost the same however many snapshots there are.
 #[cfg(test)]
 pub(super) const QUICK: &[&str] = &[
@@ -123,6 +133,8 @@ pub(super) const QUICK: &[&str] = &[
     PUT_DAMAGED,
     DROP_DAMAGED,
     KEY_OF,
+    WITH_REF,
+    WITH_DIFF_ID,
 ];
 
 /// All layers that are damaged, which most of the time are none.

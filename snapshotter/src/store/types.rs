@@ -154,6 +154,17 @@ pub struct Snapshot {
     pub created: Timestamp,
 }
 
+/// A snapshot that was found by one of its labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Names its directory.
+    pub id: u64,
+    /// The key of an active snapshot or a view, the name of a committed one.
+    pub key: String,
+    /// What it is.
+    pub kind: Kind,
+}
+
 /// All that the database knows of one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {

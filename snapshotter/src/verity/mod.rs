@@ -72,11 +72,16 @@ impl DmVerity {
     }
 
     /// Refuses a layer that others are to mount and that lacks what they need. Returns whether it has a sidecar that is to
-    /// be used.
+    /// be used: with `auto` one that this kernel can use. Where every layer must be protected, whoever mounts brings the
+    /// kernel, which may be that of a virtual machine.
     ///
     /// # Errors
     /// [`Error::Unprotected`], [`Error::Verity`], [`Error::Storage`].
-    pub(crate) fn sidecar_for_others(self, image: &Path) -> Result<bool> {
+    pub(crate) fn sidecar_for_others(
+        self,
+        image: &Path,
+        is_in_kernel: impl FnOnce() -> Result<bool>,
+    ) -> Result<bool> {
         if !self.looks() {
             return Ok(false);
         }
@@ -84,13 +89,21 @@ impl DmVerity {
             return Err(unprotected(image, "who mounts it is not told of signatures"));
         }
         let has_sidecar = read_sidecar(image)?.is_some();
-        // Whether there is a kernel for it is the affair of whoever mounts.
-        match self.way(has_sidecar, true) {
+        let has_kernel = self != Self::Auto || (has_sidecar && is_in_kernel()?);
+        match self.way(has_sidecar, has_kernel) {
             Way::Verity => Ok(true),
             Way::Plain => Ok(false),
             Way::Refused(why) => Err(unprotected(image, why)),
         }
     }
+}
+
+/// Whether this kernel has dm-verity.
+///
+/// # Errors
+/// [`Error::Kernel`] when it does not say.
+pub(crate) fn is_in_kernel() -> Result<bool> {
+    Ok(DeviceMapper::with_target(TARGET)?.is_some())
 }
 
 /// Opens devices for the layers of one root.

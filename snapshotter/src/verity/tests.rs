@@ -45,6 +45,28 @@ fn what_is_required_is_never_left_out() {
     }
 }
 
+#[test]
+fn others_are_named_a_sidecar_that_the_kernel_can_use() {
+    use DmVerity::{Auto, Off, On, Signed};
+    let dir = tempfile::tempdir().unwrap();
+    let (with, _) = image(dir.path());
+    let without = dir.path().join("without.erofs");
+    // Mode, sidecar, kernel; nothing for what is refused.
+    for (mode, has_sidecar, has_kernel, want) in [
+        (Auto, true, true, Some(true)),
+        (Auto, true, false, Some(false)),
+        (Auto, false, true, Some(false)),
+        (On, true, false, Some(true)),
+        (On, false, true, None),
+        (Signed, true, true, None),
+        (Off, true, true, Some(false)),
+    ] {
+        let image = if has_sidecar { &with } else { &without };
+        let got = mode.sidecar_for_others(image, || Ok(has_kernel)).ok();
+        assert_eq!(got, want, "{mode:?} {has_sidecar} {has_kernel}");
+    }
+}
+
 /// 20 blocks with a tree, and its sidecar.
 fn image(dir: &Path) -> (std::path::PathBuf, Sidecar) {
     let path = dir.join("layer.erofs");

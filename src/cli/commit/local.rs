@@ -106,6 +106,7 @@ pub(super) fn image(
     };
     let lowers = Opener::new(scratch, cancel, &line).layers(&source, below);
     let lowers = lowers.with_context(|| format!("the image below, {base}"))?;
+    let lowers = lowers.into_iter().map(|(_, layer)| layer).collect();
     let sides = Sides::of(args, upper, lowers)?;
     let media_type = compare.format.media_type();
     let note = note(args, compare.source_date_epoch, CREATED_BY.to_owned());

@@ -22,7 +22,6 @@ use crate::containerd::labels::{Labels, UNCOMPRESSED};
 use crate::containerd::lease::Leased;
 use crate::containerd::snapshots::Snapshots;
 use crate::containerd::upload::OWN_REFERENCE;
-use crate::containerd::version::runs_erofs;
 use crate::containerd::{self, Containerd, Scope};
 use crate::exit::{Usage, complain};
 use crate::progress::Count;
@@ -69,7 +68,7 @@ pub(super) fn commit(
     };
     let found = Subject::find(&containerd, &scope, container, args.snapshotter.as_deref());
     let subject = found.map_err(silent)?;
-    warn_of_old(args, &containerd, &scope);
+    warn_of_old(args, &containerd);
     let reference = format!("{OWN_REFERENCE}{}", uuid::Uuid::new_v4());
     let leased = containerd.lease(&scope, LEASE)?;
     let lease = Lease { leased, reference, containerd: &containerd };
@@ -87,13 +86,13 @@ pub(super) fn commit(
 }
 
 /// Says so when the image that is to be made does not run on this containerd.
-fn warn_of_old(args: &Args, containerd: &Containerd, scope: &Scope) {
+fn warn_of_old(args: &Args, containerd: &Containerd) {
     if args.format != Format::Erofs || args.quiet {
         return;
     }
     // One that does not tell its version is not a reason to make no image.
-    let Ok(version) = containerd.version(scope) else { return };
-    if !runs_erofs(&version) {
+    let Some(version) = containerd.version() else { return };
+    if !version.runs_erofs() {
         complain(format_args!(
             "this is containerd {version}, which does not run images with EROFS layers: containerd 2.3 and later do; \
              --format oci makes a layer that every version runs"

@@ -9,29 +9,30 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use erolith_differ::decode::Cancel;
-use erolith_differ::oci::{Platform, Select};
+use erolith_differ::oci::Platform;
 use erolith_mkfs::overlay::{Change, How, What, changes};
 
-use self::side::Side;
 use crate::cli::layers::Opener;
 use crate::exit::NO;
 use crate::progress::{Count, Line};
+use crate::source::{Named, named};
 
 /// Show what changed between two images, layers or directories, or in a snapshot.
 ///
-/// OLD and NEW are oci:DIR[:REF], oci-archive:FILE[:REF] or docker-archive:FILE[:REF] for a whole image, or a path: an EROFS
-/// image, a layer as a tar archive (compressed or not), or a directory. Layers that both images have are not read.
+/// OLD and NEW are oci:DIR[:REF], oci-archive:FILE[:REF] or docker-archive:FILE[:REF] for a whole image, with #N or #DIGEST
+/// behind it for one layer, #0 the lowest; or a path: an EROFS image, a layer as a tar archive (compressed or not), or a
+/// directory. Layers that both images have are not read.
 ///
 /// Each line says A for what was added, C for what changed and in what, D for what is gone, with the sizes of files, and the
 /// path.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What there was.
-    #[arg(required_unless_present = "snapshot")]
-    old: Option<Side>,
+    #[arg(required_unless_present = "snapshot", value_parser = named())]
+    old: Option<Named>,
     /// What there is.
-    #[arg(required_unless_present = "snapshot")]
-    new: Option<Side>,
+    #[arg(required_unless_present = "snapshot", value_parser = named())]
+    new: Option<Named>,
     /// What an active snapshot of a running daemon has that its parents have not; KEY as in `erolith snapshots ls`.
     #[arg(long, value_name = "KEY", conflicts_with_all = ["old", "new"])]
     snapshot: Option<String>,
@@ -77,12 +78,9 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
 /// What one side has that the other has not.
 fn compare(args: &Args, cancel: &Cancel) -> anyhow::Result<Vec<Change>> {
     let line = Line::new(args.json);
-    let select = match &args.platform {
-        None => Select::default(),
-        Some(platform) => Select::Platforms(vec![platform.clone()]),
-    };
+    let platform = args.platform.as_ref();
     let mut opener = Opener::new(&args.scratch, cancel, &line);
-    let mut open = |side: &Side| side.open(&mut opener, &select, &args.scratch);
+    let mut open = |side: &Named| side::open(side, &mut opener, platform, &args.scratch);
     let (old, new) = match (&args.old, &args.new, &args.snapshot) {
         (Some(old), Some(new), _) => (open(old)?, open(new)?),
         (_, _, key) => {

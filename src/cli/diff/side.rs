@@ -1,11 +1,10 @@
-//! One side of a comparison, as the user names it, and what it is made of.
+//! One side of a comparison, and what it is made of.
 
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 
 use anyhow::Context as _;
 use erolith_differ::compare;
-use erolith_differ::oci::{Location, Select, Source};
+use erolith_differ::oci::Platform;
 use erolith_mkfs::overlay::{Marks, Stack};
 use erolith_snapshotter::layerdir::RWLAYER;
 
@@ -16,55 +15,36 @@ use crate::serve::config::Config;
 use crate::serve::diff::compare::Opened;
 use crate::serve::diff::stack::{Places, Top};
 use crate::serve::snapshots::from_mounts;
+use crate::source::{Named, open_image};
 
-/// A tree as it is named on the command line.
-#[derive(Debug, Clone)]
-pub(super) enum Side {
-    /// A whole image.
-    Image(Location),
-    /// An EROFS image, an archive, or a directory.
-    Path(PathBuf),
-}
-
-impl FromStr for Side {
-    type Err = erolith_differ::Error;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_location = ["oci:", "oci-archive:", "docker-archive:"]
-            .iter()
-            .any(|transport| text.starts_with(transport));
-        Ok(if is_location { Self::Image(text.parse()?) } else { Self::Path(text.into()) })
-    }
-}
-
-impl Side {
-    /// What it shows.
-    ///
-    /// # Errors
-    /// What is wrong with it, and what the storage reports.
-    pub(super) fn open(
-        &self,
-        opener: &mut Opener<'_>,
-        select: &Select,
-        scratch: &Path,
-    ) -> anyhow::Result<Stack> {
-        let layers = match self {
-            Self::Path(path) => {
-                vec![opener.path(path).with_context(|| path.display().to_string())?]
+/// What one side of a comparison shows.
+///
+/// # Errors
+/// What is wrong with it, and what the storage reports.
+pub(super) fn open(
+    side: &Named,
+    opener: &mut Opener<'_>,
+    platform: Option<&Platform>,
+    scratch: &Path,
+) -> anyhow::Result<Stack> {
+    let name = || side.to_string();
+    let layers = match side {
+        Named::Path(path) => vec![opener.path(path).with_context(name)?],
+        Named::Image(location, layer) => {
+            let (source, image) = open_image(location, platform, scratch)?;
+            match layer {
+                Some(layer) => {
+                    let index = layer.find(&image)?;
+                    vec![opener.layer(&source, &image, index).with_context(name)?.1]
+                }
+                None => {
+                    let layers = opener.layers(&source, &image).with_context(name)?;
+                    layers.into_iter().map(|(_, layer)| layer).collect()
+                }
             }
-            Self::Image(location) => {
-                let source = Source::open(location, select, scratch);
-                let source = source.with_context(|| location.to_string())?;
-                let [image] = source.images.as_slice() else {
-                    let count = source.images.len();
-                    let text = format!("{location}: {count} images; name one with --platform");
-                    return Err(BadInput(text).into());
-                };
-                opener.layers(&source, image).with_context(|| location.to_string())?
-            }
-        };
-        Ok(Stack::new(layers, Marks::Trusted))
-    }
+        }
+    };
+    Ok(Stack::new(layers, Marks::Trusted))
 }
 
 /// The parents of an active snapshot, and the same with what was written into it.

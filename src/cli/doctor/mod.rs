@@ -110,6 +110,7 @@ fn as_json(caps: &KernelCaps, daemon: Option<&[Row]>) -> serde_json::Value {
         "kernel": caps.place().release,
         "directory": caps.place().dir.to_string_lossy(),
         "filesystem": caps.place().fs_type,
+        "inflater": erolith_differ::inflater(),
         "can_mount": caps.can_mount(),
         "features": features.collect::<Vec<_>>(),
         "daemon": daemon,
@@ -122,7 +123,8 @@ fn as_text(caps: &KernelCaps, daemon: Option<&[Row]>) -> String {
     let daemon_rows = daemon.unwrap_or_default();
     let width = rows.iter().chain(daemon_rows).map(|row| row.name.len()).max().unwrap_or(0);
     let dir = place.dir.display();
-    let mut text = format!("Linux {}, {dir} on {}\n\n", place.release, place.fs_type);
+    let mut text = format!("Linux {}, {dir} on {}\n", place.release, place.fs_type);
+    text.push_str(&format!("gzip is inflated by {}\n\n", erolith_differ::inflater()));
     for row in &rows {
         text.push_str(&row_text(row, width));
     }
@@ -235,7 +237,7 @@ mod tests {
         let evidence = "EOPNOTSUPP".to_owned();
         found.push((Feature::Lz4, Finding { state: State::Missing, evidence }));
         let text = as_text(&KernelCaps::from_parts(place(), found), None);
-        let rows: Vec<_> = text.lines().skip(2).take_while(|line| !line.is_empty()).collect();
+        let rows: Vec<_> = text.lines().skip(3).take_while(|line| !line.is_empty()).collect();
         let column = rows[0].find("ok").unwrap();
         for row in rows {
             match row.trim_start().strip_prefix("-> ") {
@@ -262,6 +264,7 @@ mod tests {
         let value = as_json(&caps(&ENOUGH), None);
         assert!(value["daemon"].is_null());
         assert_eq!(value["can_mount"], true);
+        assert_eq!(value["inflater"], erolith_differ::inflater());
         assert_eq!(value["features"][0]["feature"], "erofs");
         assert_eq!(value["features"][0]["state"], "ok");
         assert_eq!(value["features"].as_array().map(Vec::len), Some(38));

@@ -196,7 +196,9 @@ impl Gather<'_> {
 
     fn entry(&mut self, entry: &WalkEntry<'_>) -> Result<(), Error> {
         let inode = &entry.inode;
-        self.facts.names.note(entry);
+        if inode.is_dir() && !entry.path.is_empty() {
+            self.facts.names.note(inode.nid, Name::new(entry.parent, entry.name()));
+        }
         let parent = self.dir_index.get(&entry.parent).copied().unwrap_or(0);
         if !inode.is_dir() && inode.nlink != 1 && !self.linked.insert(inode.nid) {
             return Ok(());
@@ -217,7 +219,7 @@ impl Gather<'_> {
                 let stored = self.inode(inode, Kind::Directories, None)?;
                 self.dir_index.insert(inode.nid, self.facts.dirs.len());
                 let depth = self.facts.dirs.get(parent).map_or(0, |dir| dir.depth + 1);
-                let name = Name::of(entry);
+                let name = Name::new(entry.parent, entry.name());
                 let (files, size) = (0, 0);
                 let nid = inode.nid;
                 let dir = Dir { name, nid, parent, depth, files, size, stored, own: stored };
@@ -227,7 +229,7 @@ impl Gather<'_> {
                 let index = self.facts.files.len();
                 let stored = self.inode(inode, Kind::Data, Some(index))?;
                 self.facts.content = self.facts.content.saturating_add(inode.size);
-                let name = Name::of(entry);
+                let name = Name::new(entry.parent, entry.name());
                 self.facts.files.push(File { name, nid: inode.nid, size: inode.size, stored });
                 self.count_in(parent, inode.size, stored);
             }

@@ -11,22 +11,22 @@ mod treemap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
-use erolith_differ::content::Staging as _;
+use erolith_differ::content::{Blob, Staging as _};
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
 use erolith_mkfs::fsverity::Digest;
 
 use facts::Facts;
 use sharing::{Duplicate, Shared};
 
-use crate::source::{ImageArgs, Opened, Source};
+use crate::exit::Usage;
+use crate::source::{ImageArgs, Opened, Part};
 
 /// Show what an image is made of: features, layouts, space by directory, what is shared and what is wasted.
 ///
 /// Bytes of a file are those it takes in the image. What several files share is counted for each of them,
-/// except in the totals of the image.
+/// except in the totals of the image. Of an image of layers each layer is shown by itself, one JSON object a line.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Entries of each list.
@@ -68,29 +68,45 @@ struct Findings<'a> {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let image = args.image.open()?;
-    let findings = look(args, &image).with_context(|| args.image.name())?;
+    if args.html.is_some() && !args.image.is_single() {
+        return Err(Usage("--html shows one image: name a layer with #N".into()).into());
+    }
+    let mut is_first = true;
+    args.image.parts(&mut |name, part| {
+        let part = part.with_context(|| name.clone())?;
+        let image = part.open()?;
+        let findings = look(args, &part, &image).with_context(|| name)?;
+        if !is_first && !args.json {
+            writeln!(out)?;
+        }
+        is_first = false;
+        show(args, &findings, out)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &Args, findings: &Findings<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
     match &args.html {
         Some(path) => {
-            let page = html::page(&findings);
+            let page = html::page(findings);
             let pending = Unnamed::create(path, READABLE)?;
             pending.file().write_all(page.as_bytes())?;
             pending.publish(Sync::Durable)?;
         }
-        None if args.json => report::json(&findings, out)?,
-        None => report::text(&findings, out)?,
+        None if args.json => report::json(findings, out)?,
+        None => report::text(findings, out)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-fn look<'a>(args: &Args, image: &'a Opened) -> anyhow::Result<Findings<'a>> {
+fn look<'a>(args: &Args, part: &Part, image: &'a Opened) -> anyhow::Result<Findings<'a>> {
     let facts = facts::gather(image)?;
     let shared = sharing::shared(&facts, args.top);
     let duplicates = args.duplicates.then(|| sharing::duplicates(image, &facts)).transpose()?;
-    let digest = |file: &Arc<Source>| Digest::of(&**file, &mut |_| {});
+    let digest = |file: &Blob| Digest::of(file, &mut |_| {});
     let file = image.device(0).filter(|_| args.fs_verity);
     let fsverity = file.map(digest).transpose().context("reading the image")?;
-    let (name, top, depth) = (args.image.name(), args.top, args.depth);
+    let (name, top, depth) = (part.name.clone(), args.top, args.depth);
     Ok(Findings { name, image, facts, shared, duplicates, fsverity, top, depth })
 }
 

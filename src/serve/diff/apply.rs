@@ -4,6 +4,10 @@
 //! image of every such layer is kept by its diffID. Not so in directories of another snapshotter; where the image says
 //! more than the layer, because directories that the layer does not describe took their attributes from the layers
 //! below; nor where the layer was decrypted, because who may have the blob may not be one who may read it.
+//!
+//! A caller gets what its namespace has: the blob must be in containerd's content store for that namespace, although the
+//! file of a blob is the same for all, and although the layer may have been converted for another. And an image stands for
+//! the blob that it was made from and for no other: what a blob decompresses to is the word of the worker that read it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share};
+use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share, Source};
 use erolith_differ::apply::{self, Times, sidecar, verity};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Place, Seal, SealError, Sync};
@@ -21,13 +25,15 @@ use erolith_mkfs::dmverity;
 use erolith_mkfs::fsverity;
 use erolith_snapshotter::layerdir::{self, IMAGE};
 use erolith_snapshotter::protect::{Protector, Verity};
+use erolith_snapshotter::service::Mount;
 use prost::Message;
 use prost_types::Any;
 use tracing::{debug, info, warn};
 
 use super::Differ;
+use super::beside::{Beside, Waiting};
 use super::keep::{Job, Kept};
-use crate::containerd::Scope;
+use crate::containerd::{self, Scope};
 use crate::proto::diff::ApplyRequest;
 use crate::proto::types::Descriptor;
 use crate::serve::error::{Error, Result};
@@ -134,36 +140,48 @@ impl Differ {
         request: ApplyRequest,
         scope: &Scope,
         cancel: &Cancel,
+        beside: Option<Waiting>,
     ) -> Result<Descriptor> {
         let start = Instant::now();
         let ApplyRequest { diff, mounts, payloads, sync_fs } = request;
         let nothing = || Error::Request("a request to apply nothing".to_owned());
         let layer = layer_of(diff.ok_or_else(nothing)?, payloads)?;
-        let is_processed =
-            self.processors.iter().any(|program| program.accepts.contains(&layer.media_type));
-        let layer_type = match is_processed {
-            true => None,
-            false => Some(LayerType::parse(&layer.media_type)?),
-        };
-        let mounts = from_mounts(mounts);
-        let foreign = Error::NotOurs("the mounts are not those of an EROFS layer directory");
-        let dir = self.snapshotter.layer_dir(&mounts)?.ok_or(foreign)?;
-        let lowers =
-            self.places.stack(&mounts).and_then(|stack| stack.images()).unwrap_or_default();
-        let sync = if self.sync || sync_fs { Sync::Durable } else { Sync::Skipped };
-        let target = Target { is_ours: self.places.is_ours(&dir), dir, lowers, sync };
+        let layer_type = self.type_of(&layer)?;
+        let target = self.target(&from_mounts(mounts), sync_fs)?;
+        self.require_blob(&layer, scope)?;
 
         let _running = self.metrics.apply_running();
         let waiting = Instant::now();
-        let _pass = self.gate.enter(&layer.digest.to_string(), cancel)?;
+        let pass = self.gate.enter(&layer.digest.to_string(), cancel)?;
         self.metrics.apply_stage("wait", waiting.elapsed());
         let there = match self.reuse(&layer, layer_type, &target)? {
             None => self.take_kept(&layer, layer_type, &target, scope, cancel)?,
             reused => reused,
         };
-        let done = match there {
-            Some(done) => done,
-            None => self.convert(&layer, layer_type, &target, scope, cancel)?,
+        let done = match (there, beside) {
+            (Some(done), _) => done,
+            (None, None) => {
+                let _pass = pass;
+                self.convert(
+                    &layer,
+                    layer_type,
+                    &target,
+                    (scope, cancel),
+                    |source, image, options| {
+                        Ok(layer::apply(source, &layer, image, &target.lowers, options)?)
+                    },
+                )?
+            }
+            (None, Some(waiting)) => {
+                let beside = Beside::new(self, scope, cancel, waiting, pass);
+                self.convert(
+                    &layer,
+                    layer_type,
+                    &target,
+                    (scope, cancel),
+                    |source, image, options| beside.apply(source, &layer, image, options),
+                )?
+            }
         };
         self.heal(&target);
         let took = start.elapsed();
@@ -178,6 +196,40 @@ impl Differ {
         Ok(Descriptor { media_type, digest: diff_id, size, ..Descriptor::default() })
     }
 
+    /// What a layer is; nothing for one that a processor of the user turns into another.
+    fn type_of(&self, layer: &Layer) -> Result<Option<LayerType>> {
+        let is_processed =
+            self.processors.iter().any(|program| program.accepts.contains(&layer.media_type));
+        Ok(if is_processed { None } else { Some(LayerType::parse(&layer.media_type)?) })
+    }
+
+    /// Where the layer of these mounts goes.
+    fn target(&self, mounts: &[Mount], sync_fs: bool) -> Result<Target> {
+        let foreign = Error::NotOurs("the mounts are not those of an EROFS layer directory");
+        let dir = self.snapshotter.layer_dir(mounts)?.ok_or(foreign)?;
+        let lowers = self.places.stack(mounts).and_then(|stack| stack.images()).unwrap_or_default();
+        let sync = if self.sync || sync_fs { Sync::Durable } else { Sync::Skipped };
+        Ok(Target { is_ours: self.places.is_ours(&dir), dir, lowers, sync })
+    }
+
+    /// Refuses a blob that the caller's namespace does not have. Where containerd does not answer there are no namespaces
+    /// to tell apart.
+    fn require_blob(&self, layer: &Layer, scope: &Scope) -> Result<()> {
+        match self.containerd.info(scope, &layer.digest) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                let action = format!("reading blob {}", layer.digest);
+                let namespace = scope.namespace();
+                let status = tonic::Status::not_found(format!("namespace {namespace:?} has none"));
+                Err(containerd::Error::answer(action)(status).into())
+            }
+            Err(error) => {
+                debug!(%error, blob = %layer.digest, "containerd does not say whether it has a blob");
+                Ok(())
+            }
+        }
+    }
+
     /// Links the image of a layer that was converted before, if there is one.
     fn reuse(
         &self,
@@ -190,7 +242,10 @@ impl Differ {
         let Some((diff_id, size)) = known.or_else(|| own_diff_id(layer, layer_type)) else {
             return Ok(None);
         };
-        let Some(image) = self.snapshotter.images().find(&diff_id) else { return Ok(None) };
+        let blob = layer.digest.to_string();
+        let Some(image) = self.snapshotter.images().find_made_from(&diff_id, &blob) else {
+            return Ok(None);
+        };
         let Some(verity) = self.verity_of(&image, layer) else { return Ok(None) };
         if !is_promised(&image, layer) {
             return Ok(None);
@@ -302,14 +357,14 @@ impl Differ {
         layer: &Layer,
         layer_type: Option<LayerType>,
         target: &Target,
-        scope: &Scope,
-        cancel: &Cancel,
+        (scope, cancel): (&Scope, &Cancel),
+        apply: impl FnOnce(Source, &Path, &Options) -> Result<Applied>,
     ) -> Result<Done> {
         let root = &self.containerd_root;
         let source = self.containerd.open(scope, root, &layer.digest, layer.size)?;
         let options = self.options(target, cancel);
         let image = target.dir.join(IMAGE);
-        let applied = layer::apply(source, layer, &image, &target.lowers, &options)?;
+        let applied = apply(source, &image, &options)?;
         self.mark(target);
         // What a power cut may have damaged is not for others either. Nor is another name of a blob: it would keep the bytes
         // of a blob that containerd has deleted, and the blob itself is linked as fast.
@@ -379,7 +434,8 @@ impl Differ {
     fn remember(&self, blob: &Digest, applied: &Applied, image: &Path) -> bool {
         let diff_id = applied.digest.to_string();
         let store = self.snapshotter.store();
-        let kept = self.snapshotter.images().keep(&diff_id, image).and_then(|is_kept| {
+        let kept = self.snapshotter.images().keep(&diff_id, image, &blob.to_string());
+        let kept = kept.and_then(|is_kept| {
             if is_kept {
                 store.remember_blob(&blob.to_string(), &diff_id, applied.size)?;
             }

@@ -165,7 +165,8 @@ impl Keeper {
         if self.kept(&scope, &blob.labels)?.is_some() {
             return Ok(Outcome::Present);
         }
-        let Some(path) = self.snapshotter.images().find(&job.diff_id.to_string()) else {
+        let (diff_id, made_from) = (job.diff_id.to_string(), job.blob.to_string());
+        let Some(path) = self.snapshotter.images().find_made_from(&diff_id, &made_from) else {
             return Ok(Outcome::Gone);
         };
         let Ok(image) = File::open(&path) else { return Ok(Outcome::Gone) };

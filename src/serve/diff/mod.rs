@@ -1,13 +1,15 @@
 //! containerd's Diff service: layers come in, differences go out.
 
 mod apply;
+mod beside;
+pub(crate) mod board;
 pub(crate) mod compare;
 mod keep;
 pub(crate) mod stack;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use erolith_differ::apply::{Room, layer};
 use erolith_differ::decode::{Budget, Cancel};
@@ -15,7 +17,7 @@ use erolith_differ::gate::Gate;
 use erolith_differ::processors::Processor;
 use erolith_snapshotter::service::Snapshotter;
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::blocking::cancellable;
 use super::config::{Config, Share};
@@ -24,8 +26,12 @@ use super::error::{Error, Result};
 use super::metrics::Metrics;
 use super::proto::diff as api;
 use super::proto::diff::diff_server::Diff;
+use super::proto::types::Descriptor;
 use super::snapshots::timed;
 
+pub(crate) use self::beside::Missing;
+use self::beside::Waiting;
+use self::board::{Apply, Board};
 use self::keep::Keeper;
 use self::stack::Places;
 
@@ -36,6 +42,10 @@ pub(crate) struct Service(Arc<Differ>);
 /// Layers that come in and go out at the same time, those that wait for their turn included. Each has a thread; the
 /// others are for short work.
 const MAX_CALLS: usize = super::MAX_BLOCKING / 2;
+
+/// Layers that are read ahead of those below them, for each that is converted at the same time. Never so many that a layer
+/// that is waited for finds no thread.
+const AHEAD: usize = 2;
 
 /// What every call needs.
 #[derive(Debug)]
@@ -61,6 +71,11 @@ struct Differ {
     /// Puts what was converted into the content store, if that is wanted.
     keeper: Option<Keeper>,
     turns: Semaphore,
+    board: Arc<Board>,
+    /// Layers that may be read ahead of those below them. Each of them may keep a worker waiting.
+    ahead: Semaphore,
+    /// Longest time without a sign of life from a layer that another waits for.
+    patience: Duration,
     /// Calls off all work.
     stop: Cancel,
 }
@@ -73,6 +88,7 @@ impl Service {
         containerd: Containerd,
         metrics: Arc<Metrics>,
         room: Room,
+        board: Arc<Board>,
     ) -> Self {
         let stop = Cancel::default();
         let keeper = config.differ.keep_images.then(|| {
@@ -103,6 +119,9 @@ impl Service {
             dm_verity: config.differ.dm_verity,
             keeper,
             turns: Semaphore::new(MAX_CALLS),
+            board,
+            ahead: Semaphore::new((AHEAD * config.differ.parallel().get()).min(MAX_CALLS / 2)),
+            patience: Duration::from_secs(config.differ.below_seconds.max(1)),
             stop,
         }))
     }
@@ -117,6 +136,30 @@ impl Service {
         if let Some(keeper) = &self.0.keeper {
             keeper.settled().await;
         }
+    }
+
+    /// Applies a layer once it may be read, and remembers how that ended for those that wait for it.
+    async fn apply_in_turn(&self, request: api::ApplyRequest, scope: Scope) -> Result<Descriptor> {
+        let differ = &self.0;
+        let mounts = super::snapshots::from_mounts(request.mounts.clone());
+        let running = differ.snapshotter.unpacked_into(&mounts).map(|id| differ.board.begin(id));
+        let beside = differ.snapshotter.unpacked_beside(&mounts)?;
+        let mut waiting = beside.map(Waiting::new);
+        let _ahead = match &mut waiting {
+            Some(waiting) => differ.admit(waiting).await?,
+            None => None,
+        };
+        self.work(move |differ, cancel| {
+            let applied = differ.apply(request, &scope, cancel, waiting);
+            if let Some(running) = running {
+                running.ended(applied.as_ref().err().map(|error| match error.code() {
+                    Code::Unimplemented => Apply::Declined,
+                    _ => Apply::Failed(error.to_string()),
+                }));
+            }
+            applied
+        })
+        .await
     }
 
     /// Does `work` on a thread of its own, once there is room.
@@ -139,7 +182,7 @@ impl Diff for Service {
         let scope = Scope::of(request.metadata());
         let request = request.into_inner();
         let blob = request.diff.as_ref().map(|diff| diff.digest.clone()).unwrap_or_default();
-        let work = self.work(move |differ, cancel| differ.apply(request, &scope, cancel));
+        let work = self.apply_in_turn(request, scope);
         let applied = timed(&self.0.metrics, "Diff", "Apply", &blob, work).await?;
         Ok(Response::new(api::ApplyResponse { applied: Some(applied) }))
     }

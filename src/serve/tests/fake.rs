@@ -1,4 +1,4 @@
-//! A containerd that is played: its content store and its leases.
+//! A containerd that is played: its content store, its leases, its version, and the keys of its snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -13,12 +13,18 @@ use crate::proto::content::content_server::Content;
 use crate::proto::content::*;
 use crate::proto::leases::leases_server::Leases;
 use crate::proto::leases::*;
+use crate::proto::snapshots as api;
+use crate::proto::snapshots::snapshots_server::Snapshots;
+use crate::proto::version::VersionResponse;
+use crate::proto::version::version_server::Version;
 
 /// A blob with what is known of it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stored {
     pub(super) data: Vec<u8>,
     pub(super) labels: BTreeMap<String, String>,
+    /// The only namespace that has it; all have it without one.
+    pub(super) only_in: Option<String>,
     /// `namespace` of the call that wrote it, and its lease.
     pub(super) namespace: String,
     pub(super) lease: String,
@@ -33,6 +39,12 @@ pub(super) struct Fake {
     pub(super) leases: Mutex<BTreeMap<String, BTreeMap<String, String>>>,
     pub(super) resources: Mutex<BTreeSet<(String, String)>>,
     pub(super) aborted: Mutex<Vec<String>>,
+    /// How often it says what it knows of a blob, before the blob is gone; nothing is for ever.
+    pub(super) infos: Mutex<Option<u32>>,
+    /// What it says of itself; nothing is no answer.
+    pub(super) version: Mutex<Option<String>>,
+    /// Keys of snapshots that it knows, as clients say them; nothing is no answer.
+    pub(super) snapshots: Mutex<Option<BTreeSet<String>>>,
 }
 
 impl Fake {
@@ -44,9 +56,25 @@ impl Fake {
         digest
     }
 
-    fn get(&self, digest: &str) -> Result<Stored, Status> {
+    /// Puts a blob with these labels there, for one namespace.
+    pub(super) fn put_in(&self, namespace: &str, data: &[u8], labels: &[(&str, &str)]) -> String {
+        let digest = Digest::of(data).to_string();
+        let stored = Stored {
+            data: data.to_vec(),
+            labels: super::labels(labels),
+            only_in: Some(namespace.to_owned()),
+            ..Stored::default()
+        };
+        self.blobs.lock().unwrap().insert(digest.clone(), stored);
+        digest
+    }
+
+    fn get(&self, digest: &str, metadata: &MetadataMap) -> Result<Stored, Status> {
         let missing = || Status::not_found(format!("content {digest}: not found"));
-        self.blobs.lock().unwrap().get(digest).cloned().ok_or_else(missing)
+        let namespace = header(metadata, "containerd-namespace");
+        let stored = self.blobs.lock().unwrap().get(digest).cloned();
+        let has = |stored: &Stored| stored.only_in.as_ref().is_none_or(|only| *only == namespace);
+        stored.filter(has).ok_or_else(missing)
     }
 
     fn commit(&self, mut stored: Stored, request: WriteContentRequest) -> Result<String, Status> {
@@ -75,8 +103,12 @@ fn header(metadata: &MetadataMap, key: &str) -> String {
 #[tonic::async_trait]
 impl Content for Fake {
     async fn info(&self, request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
+        let metadata = request.metadata().clone();
         let digest = request.into_inner().digest;
-        let Stored { labels, data, .. } = self.get(&digest)?;
+        if let Some(left) = self.infos.lock().unwrap().as_mut() {
+            *left = left.checked_sub(1).ok_or_else(|| Status::not_found(digest.clone()))?;
+        }
+        let Stored { labels, data, .. } = self.get(&digest, &metadata)?;
         let size = i64::try_from(data.len()).unwrap();
         let info = Some(Info { digest, size, labels, ..Default::default() });
         Ok(Response::new(InfoResponse { info }))
@@ -103,8 +135,9 @@ impl Content for Fake {
         &self,
         request: Request<ReadContentRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
+        let metadata = request.metadata().clone();
         let digest = request.into_inner().digest;
-        let data = self.get(&digest)?.data;
+        let data = self.get(&digest, &metadata)?.data;
         self.reads.lock().unwrap().push(digest);
         let parts = data
             .chunks(32 * 1024)
@@ -186,5 +219,96 @@ impl Leases for Fake {
         let AddResourceRequest { id, resource } = request.into_inner();
         self.resources.lock().unwrap().insert((id, resource.unwrap().id));
         Ok(Response::new(()))
+    }
+}
+
+#[tonic::async_trait]
+impl Version for Fake {
+    async fn version(&self, _: Request<()>) -> Result<Response<VersionResponse>, Status> {
+        let version = self.version.lock().unwrap().clone();
+        let version = version.ok_or_else(|| Status::unavailable("it does not say"))?;
+        Ok(Response::new(VersionResponse { version, revision: String::new() }))
+    }
+}
+
+/// containerd's own service of snapshots, of which only `Stat` is asked.
+pub(super) struct Known(pub(super) std::sync::Arc<Fake>);
+
+impl Known {
+    fn unasked<T>() -> Result<T, Status> {
+        Err(Status::unimplemented("nobody asks for it"))
+    }
+}
+
+#[tonic::async_trait]
+impl Snapshots for Known {
+    async fn stat(
+        &self,
+        request: Request<api::StatSnapshotRequest>,
+    ) -> Result<Response<api::StatSnapshotResponse>, Status> {
+        let key = request.into_inner().key;
+        match &*self.0.snapshots.lock().unwrap() {
+            None => Err(Status::unavailable("it does not say")),
+            Some(known) if known.contains(&key) => {
+                Ok(Response::new(api::StatSnapshotResponse::default()))
+            }
+            Some(_) => Err(Status::not_found(key)),
+        }
+    }
+
+    async fn prepare(
+        &self,
+        _: Request<api::PrepareSnapshotRequest>,
+    ) -> Result<Response<api::PrepareSnapshotResponse>, Status> {
+        Self::unasked()
+    }
+
+    async fn view(
+        &self,
+        _: Request<api::ViewSnapshotRequest>,
+    ) -> Result<Response<api::ViewSnapshotResponse>, Status> {
+        Self::unasked()
+    }
+
+    async fn mounts(
+        &self,
+        _: Request<api::MountsRequest>,
+    ) -> Result<Response<api::MountsResponse>, Status> {
+        Self::unasked()
+    }
+
+    async fn commit(&self, _: Request<api::CommitSnapshotRequest>) -> Result<Response<()>, Status> {
+        Self::unasked()
+    }
+
+    async fn remove(&self, _: Request<api::RemoveSnapshotRequest>) -> Result<Response<()>, Status> {
+        Self::unasked()
+    }
+
+    async fn update(
+        &self,
+        _: Request<api::UpdateSnapshotRequest>,
+    ) -> Result<Response<api::UpdateSnapshotResponse>, Status> {
+        Self::unasked()
+    }
+
+    type ListStream = Iter<std::vec::IntoIter<Result<api::ListSnapshotsResponse, Status>>>;
+
+    async fn list(
+        &self,
+        _: Request<api::ListSnapshotsRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        Self::unasked()
+    }
+
+    async fn usage(
+        &self,
+        _: Request<api::UsageRequest>,
+    ) -> Result<Response<api::UsageResponse>, Status> {
+        Self::unasked()
+    }
+
+    async fn cleanup(&self, _: Request<api::CleanupRequest>) -> Result<Response<()>, Status> {
+        Self::unasked()
     }
 }

@@ -1,10 +1,12 @@
 //! The services over a socket, in this process, with a containerd that is played.
 
+mod beside;
 mod diff;
 mod fake;
 mod keep;
 mod metrics;
 mod snapshots;
+mod staging;
 mod verity;
 
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use self::fake::Fake;
+use self::fake::{Fake, Known};
 use super::config::Config;
 use super::*;
 use crate::proto::content::content_server::ContentServer;
@@ -29,6 +31,7 @@ use crate::proto::leases::leases_server::LeasesServer;
 use crate::proto::snapshots as api;
 use crate::proto::snapshots::snapshots_client::SnapshotsClient;
 use crate::proto::types::Mount;
+use crate::proto::version::version_server::VersionServer;
 
 /// A daemon, and the containerd that it talks to.
 struct Node {
@@ -113,7 +116,9 @@ fn serve_fake(address: &Path, fake: &Arc<Fake>) -> JoinHandle<()> {
     let listener = UnixListener::bind(address).unwrap();
     let server = Server::builder()
         .add_service(ContentServer::from_arc(Arc::clone(fake)))
-        .add_service(LeasesServer::from_arc(Arc::clone(fake)));
+        .add_service(LeasesServer::from_arc(Arc::clone(fake)))
+        .add_service(VersionServer::from_arc(Arc::clone(fake)))
+        .add_service(SnapshotsServer::new(Known(Arc::clone(fake))));
     tokio::spawn(async move {
         server.serve_with_incoming(UnixListenerStream::new(listener)).await.unwrap();
     })

@@ -211,9 +211,7 @@ impl Docker {
         self.stop();
         let table = format!("/proc/{}/mountinfo", self.node.world);
         let table = fs::read_to_string(&table).unwrap_or_else(|e| panic!("{table}: {e}"));
-        let dir = self.dir().display().to_string();
-        let left: Vec<_> = table.lines().filter(|line| line.contains(&dir)).collect();
-        assert_eq!(left, [""; 0], "mounts of Docker");
+        assert_eq!(mounts_below(&table, &self.dir()), [""; 0], "mounts of Docker");
     }
 
     /// Has containerd collect its garbage until Docker has no snapshots.
@@ -254,6 +252,15 @@ impl Drop for Docker {
     }
 }
 
+/// The lines of a table of mounts for mount points below the engine's directory, without that of its `root`. The engine
+/// mounts that on itself, and unmounts it at its end only where the path ends in the path within the filesystem: not where
+/// a directory above is a bind mount or a subvolume.
+fn mounts_below<'a>(table: &'a str, dir: &Path) -> Vec<&'a str> {
+    let point = |line: &'a str| line.split(' ').nth(4).map(Path::new);
+    let is_left = |point: &Path| point.starts_with(dir) && point != dir.join("root");
+    table.lines().filter(|line| point(line).is_some_and(is_left)).collect()
+}
+
 /// Starts what stays, in the node's world.
 fn spawn(node: &Node, words: &[&str], log: &Path) -> Child {
     let file = File::create(log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
@@ -285,4 +292,19 @@ fn settings(place: &Path, dir: &Path) -> Value {
 fn write(path: &Path, text: &str) {
     let written = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
     written.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_root_on_itself_is_no_mount_that_is_left() {
+        let table = "1 0 8:1 /tmp/x/c /var/tmp/x/c rw - ext4 a rw\n\
+                     2 1 8:1 /tmp/x/c/d/root /var/tmp/x/c/d/root rw - ext4 a rw\n\
+                     3 2 0:9 / /var/tmp/x/c/d/root/rootfs/erolith/1 rw - overlay b rw,upperdir=/var/tmp/x/c/d/u\n\
+                     4 1 0:9 / /elsewhere rw - overlay b rw,lowerdir=/var/tmp/x/c/d/l\n";
+        let left = mounts_below(table, Path::new("/var/tmp/x/c/d"));
+        assert!(matches!(left.as_slice(), [line] if line.starts_with("3 ")), "{left:?}");
+    }
 }

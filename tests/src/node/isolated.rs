@@ -39,14 +39,21 @@ pub fn isolated(body: impl FnOnce()) {
     let out = child.output().unwrap_or_else(|e| panic!("unshare: {e}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (said, complained) = (text(&out.stdout), text(&out.stderr));
-    assert!(out.status.success(), "{test}: {}\n{said}{complained}", out.status);
-    assert!(said.contains("1 passed"), "{test} did not run inside:\n{said}{complained}");
+    let all = quoted(&format!("{said}{complained}"));
+    assert!(out.status.success(), "{test}: {}\n{all}", out.status);
+    assert!(said.contains("1 passed"), "{test} did not run inside:\n{all}");
     // What it skipped, and what it measured.
     for line in complained.lines() {
         if ["skipped: ", "measured: "].iter().any(|word| line.starts_with(word)) {
             tools::relay(line);
         }
     }
+}
+
+/// The output of another test program, which no line of counts as this program's: `tests/run.sh` counts results by the
+/// lines that begin with "test result:".
+fn quoted(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
 }
 
 /// A directory on disk for one test, with a short name: paths of layers and sockets are in it.
@@ -56,4 +63,17 @@ pub fn isolated(body: impl FnOnce()) {
 pub fn disk() -> Result<tempfile::TempDir, String> {
     let parent = Path::new("/var/tmp");
     tempfile::Builder::new().prefix("en").tempdir_in(parent).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn results_inside_are_not_counted_as_results() {
+        let inside = "running 1 test\ntest result: FAILED. 0 passed; 1 failed\n";
+        let shown = quoted(inside);
+        assert!(shown.contains("test result: FAILED"), "{shown}");
+        assert!(shown.lines().all(|line| line.starts_with("    ")), "{shown}");
+    }
 }

@@ -32,7 +32,7 @@ impl Fixture {
         File::create(self.path.join(name)).unwrap().write_all(bytes).unwrap();
     }
 
-    fn put(&self, media_type: &str, bytes: &[u8]) -> Value {
+    pub(super) fn put(&self, media_type: &str, bytes: &[u8]) -> Value {
         let digest = Digest::of(bytes);
         self.write(&format!("blobs/sha256/{}", digest.hex()), bytes);
         json!({ "mediaType": media_type, "digest": digest.to_string(), "size": bytes.len() })

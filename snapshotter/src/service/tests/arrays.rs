@@ -7,13 +7,14 @@ const PLAIN_HEAD: [&str; 4] = ["redirect_dir=nofollow", "metacopy=off", "index=o
 const UPPER_OF_9: [&str; 2] = ["workdir=/r/9/work", "upperdir=/r/9/fs"];
 
 fn shape(kind: Kind, applied: bool, parents: &[u64]) -> Shape<'_> {
-    Shape { kind, id: 9, applied, upper: Upper::Directory, parents, maps: None }
+    Shape { kind, id: 9, applied, beside: false, upper: Upper::Directory, parents, maps: None }
 }
 
 fn places(options: &[String]) -> Places<'_> {
     static NONE: BTreeSet<u64> = BTreeSet::new();
     let (snapshots, lowers, uppers) = ("/r", "/s/l", "/s/w");
-    Places { snapshots, lowers, uppers, overlay_options: options, verity: &NONE }
+    let nothing = "/s/empty";
+    Places { snapshots, lowers, uppers, nothing, overlay_options: options, verity: &NONE }
 }
 
 fn mount(fs_type: &str, source: &str, options: &[&str]) -> Mount {
@@ -85,7 +86,7 @@ fn managed_mounts_are_those_of_containerd() {
         (Active, true, &[], vec![image(9)]),
         (View, false, &[3], vec![image(3)]),
         (Active, false, &[3], vec![image(3), upper("lowerdir={{ mount 0 }}")]),
-        (Active, true, &[3], vec![image(3), upper("lowerdir={{ mount 0 }}")]),
+        (Active, true, &[3], vec![image(9), image(3), overlay(&["lowerdir={{ overlay 0 1 }}"])]),
         (Active, false, &[5, 3], vec![image(5), image(3), upper("lowerdir={{ overlay 0 1 }}")]),
         (View, false, &[5, 3], vec![image(5), image(3), overlay(&["lowerdir={{ overlay 0 1 }}"])]),
         (
@@ -102,6 +103,23 @@ fn managed_mounts_are_those_of_containerd() {
     let options = ["index=off".to_owned()];
     let mounts = managed(&shape(View, false, &[2, 1]), &places(&options)).unwrap();
     assert_eq!(mounts[2].options, ["lowerdir={{ overlay 0 1 }}", "index=off"]);
+}
+
+#[test]
+fn a_layer_beside_those_below_it_is_over_nothing() {
+    let beside = |applied, parents| Shape { beside: true, ..shape(Kind::Active, applied, parents) };
+    let options = [&UPPER_OF_9[..], &["lowerdir=/s/empty"]].concat();
+    let want = [mount("overlay", "overlay", &options)];
+    assert_eq!(plain(&beside(false, &[]), &places(&[])).unwrap().mounts, want);
+    assert_eq!(managed(&beside(false, &[]), &places(&[])).unwrap(), want);
+    // Once it is there, it is shown like any other.
+    for parents in [&[][..], &[3]] {
+        let shown = shape(Kind::Active, true, parents);
+        let plains = [beside(true, parents), shown].map(|s| plain(&s, &places(&[])).unwrap());
+        assert_eq!(plains[0], plains[1]);
+        let all = [beside(true, parents), shown].map(|s| managed(&s, &places(&[])).unwrap());
+        assert_eq!(all[0], all[1]);
+    }
 }
 
 const WRITABLE: Upper = Upper::Image(64 << 20);
@@ -145,7 +163,8 @@ fn managed_mounts_over_an_image_are_those_of_containerds_block_mode() {
     let two = managed(&limited(&[5, 3]), &places(&[])).unwrap();
     assert_eq!(two, [filesystem(), image(5), image(3), overlay("lowerdir={{ overlay 1 2 }}")]);
     let sealed = |parents| Shape { upper: Upper::None, ..shape(Kind::Active, true, parents) };
-    assert_eq!(managed(&sealed(&[3]), &places(&[])).unwrap(), [image(3)]);
+    let over = mount("format/mkdir/overlay", "overlay", &["lowerdir={{ overlay 0 1 }}"]);
+    assert_eq!(managed(&sealed(&[3]), &places(&[])).unwrap(), [image(9), image(3), over]);
     assert_eq!(managed(&sealed(&[]), &places(&[])).unwrap(), [image(9)]);
     let parents: Vec<u64> = (1..=254).collect();
     match managed(&limited(&parents), &places(&[])).unwrap_err() {

@@ -66,12 +66,12 @@ fn story(service: &Snapshotter, done: &mut dyn FnMut(&str)) -> Result<()> {
     step(service, "A", "", done)?;
     step(service, "B", "A", done)?;
     let base = service.dir(service.store.snapshot("A")?.id).join(layerdir::IMAGE);
-    service.images().keep(DIFF_ID, &base)?;
+    service.images().keep(DIFF_ID, &base, BLOB)?;
     let unpack =
         labels(&[("containerd.io/snapshot.ref", "c"), ("containerd.io/snapshot/diff-id", DIFF_ID)]);
     for (key, parent, labels) in [("hit", "", unpack), ("k", "B", none())] {
         if missing(service, key) {
-            service.prepare(key, parent, &labels)?;
+            service.prepare_staged(key, parent, &labels, &STAGES)?;
         }
     }
     if missing(service, "v") {

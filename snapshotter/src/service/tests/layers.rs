@@ -137,22 +137,65 @@ fn a_layer_that_was_converted_once_is_linked() {
         let service = site.open();
         let id = layer(&service, "A", "");
         let image = service.dir(id).join(layerdir::IMAGE);
-        service.images().keep(DIFF_ID, &image).unwrap();
-        let mounts = service.prepare("k", "", &unpack_labels()).unwrap();
+        service.images().keep(DIFF_ID, &image, BLOB).unwrap();
+        let staged = |key: &str, parent: &str, labels: &Labels| {
+            service.prepare_staged(key, parent, labels, &STAGES).unwrap()
+        };
+        let mounts = staged("k", "", &unpack_labels());
         assert_eq!(mounts[0].options[0], "ro");
         assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["A"]);
         service.commit("B", "k", "", &none()).unwrap();
-        // Only for a base layer that says whose it is.
+        // Only for who unpacks a layer.
         let mut without = unpack_labels();
         without.remove("containerd.io/snapshot.ref");
-        assert_eq!(service.prepare("n", "", &without).unwrap()[0].options[0], "rw");
-        let parented = service.prepare("p", "A", &unpack_labels()).unwrap();
+        assert_eq!(staged("n", "", &without)[0].options[0], "rw");
+        assert_eq!(service.prepare("m", "", &unpack_labels()).unwrap()[0].options[0], "rw");
+        // Over a parent, too: the last mount is read-only.
+        let parented = staged("p", "A", &unpack_labels());
         assert_eq!(parented[0].fs_type, "overlay");
-        for key in ["A", "B", "n", "p"].iter().rev() {
+        assert!(!parented[0].options.iter().any(|option| option.starts_with("upperdir=")));
+        assert_eq!(Tree::of(&parented, site.target("p")).names(""), ["A"]);
+        for key in ["A", "B", "m", "n", "p"].iter().rev() {
             service.remove(key).unwrap();
         }
         service.cleanup().unwrap();
         assert_eq!(service.images().find(DIFF_ID), None);
+    });
+}
+
+/// Who gets a layer that was converted for others: who has committed it, or has the blob that it was made from.
+#[test]
+fn a_diff_id_alone_gets_nothing() {
+    with_mounts(|site| {
+        let service = site.open();
+        let image =
+            apply(&service.prepare("victim/1/a", "", &none()).unwrap(), &tree_with(site, "A"));
+        service.commit("victim/1/c", "victim/1/a", "", &unpack_labels()).unwrap();
+        service.images().keep(DIFF_ID, &image, BLOB).unwrap();
+        // Says of a layer of its own that it is that one, as containerd 2.2 passes annotations on.
+        apply(&service.prepare("liar/2/a", "", &none()).unwrap(), &tree_with(site, "other"));
+        service.commit("liar/2/c", "liar/2/a", "", &unpack_labels()).unwrap();
+        let has = |blob| Stages { is_known: true, blob };
+        let old = Stages { is_known: false, blob: Some(BLOB) };
+        for (number, (key, staging, is_staged)) in [
+            ("victim", has(None), true),
+            ("stranger", has(None), false),
+            ("liar", has(None), false),
+            ("stranger", has(Some("sha256:07e5")), false),
+            ("stranger", has(Some(BLOB)), true),
+            ("victim", old, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let key = format!("{key}/{}/k", number + 3);
+            let mounts = service.prepare_staged(&key, "", &unpack_labels(), &staging).unwrap();
+            let is_read_only = mounts[0].options.iter().any(|option| option == "ro");
+            assert_eq!(is_read_only, is_staged, "{key}");
+            if !is_staged {
+                assert!(Tree::of(&mounts, site.target(&number.to_string())).names("").is_empty());
+            }
+        }
     });
 }
 
@@ -169,7 +212,8 @@ fn read_only_caches_are_linked_to_and_damaged_ones_passed_over() {
             }
         }
         let service = opened(Config { caches: caches.to_vec(), ..site.config() });
-        let mounts = service.prepare("k", "", &unpack_labels()).unwrap();
+        let stranger = Stages { is_known: true, blob: None };
+        let mounts = service.prepare_staged("k", "", &unpack_labels(), &stranger).unwrap();
         assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["cached"]);
         let link = fs::read_link(service.dir(1).join(layerdir::IMAGE)).unwrap();
         assert!(link.starts_with(&caches[1]), "{}", link.display());

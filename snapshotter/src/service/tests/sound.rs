@@ -151,17 +151,17 @@ fn a_damaged_image_is_not_linked_again() {
         fs::rename(&image, &good).unwrap();
         build_image(&tree_with(site, "other"), &image);
         File::options().write(true).open(&image).unwrap().set_len(100).unwrap();
-        service.images().keep(DIFF_ID, &image).unwrap();
+        service.images().keep(DIFF_ID, &image, BLOB).unwrap();
         assert!(service.images().find(DIFF_ID).is_some());
         assert_eq!(service.view("v", "A", &none()).unwrap_err().code(), "layer-damaged");
         assert_eq!(service.images().find(DIFF_ID), None);
         // One that is good heals as soon as it is linked.
-        service.images().keep(DIFF_ID, &good).unwrap();
+        service.images().keep(DIFF_ID, &good, BLOB).unwrap();
         let unpack = labels(&[
             ("containerd.io/snapshot.ref", "c"),
             ("containerd.io/snapshot/diff-id", DIFF_ID),
         ]);
-        service.prepare("k", "", &unpack).unwrap();
+        service.prepare_staged("k", "", &unpack, &STAGES).unwrap();
         service.stat("A").unwrap();
         service.view("v", "A", &none()).unwrap();
     });
@@ -320,7 +320,7 @@ fn images_are_immutable_while_they_are_layers() {
             return;
         }
         assert!(is_immutable(&theirs));
-        assert!(!service.images().keep(DIFF_ID, &ours).unwrap());
+        assert!(!service.images().keep(DIFF_ID, &ours, BLOB).unwrap());
         assert_eq!(
             Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""),
             ["A", "B"]

@@ -39,8 +39,8 @@ fn refused(dir: &TempDir) -> Error {
 
 #[test]
 fn a_newer_schema_is_refused_before_anything_is_changed() {
-    let error = refused(&tampered("PRAGMA journal_mode = DELETE; PRAGMA user_version = 3"));
-    assert!(matches!(error, Error::TooNew { version: 3, known: 2, .. }), "{error:?}");
+    let error = refused(&tampered("PRAGMA journal_mode = DELETE; PRAGMA user_version = 4"));
+    assert!(matches!(error, Error::TooNew { version: 4, known: 3, .. }), "{error:?}");
     assert_eq!(error.status(), Status::FailedPrecondition);
     assert!(error.advice().is_some());
 }

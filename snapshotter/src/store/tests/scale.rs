@@ -59,6 +59,8 @@ fn steps(store: &Store) -> Vec<i32> {
         run(sql::DROP_TREE, &[&500_000]),
         run(sql::DROP_DAMAGED, &[&500_000]),
         run(sql::KEY_OF, &[&500_000]),
+        run(sql::WITH_REF, &[&"layer 7"]),
+        run(sql::WITH_DIFF_ID, &[&"none"]),
         run(sql::DROP_LABELS, &[&500_000]),
         run(sql::DELETE, &[&500_000]),
         run(sql::PUT_ENTRY, &[&500_001, &"whole", &1_000_000, &3, &7, &8, &1, &1]),
