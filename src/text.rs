@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 
 use erolith_mkfs::format::FileType;
 use erolith_mkfs::image::Inode;

@@ -242,7 +242,8 @@ impl Work<'_> {
             LayerType::Erofs { .. } => Task::Native,
             LayerType::Tar { .. } => {
                 let mut build = self.options.build.clone();
-                build.layer.base = job.index == 0;
+                // The lowest layer of one image may lie over others in the next.
+                build.layer.base = false;
                 build.layer.root_inherits = false;
                 Task::Tar(build)
             }

@@ -84,8 +84,8 @@ fn index_in(work: &Path, upper: impl AsFd) -> Result<Option<OwnedFd>> {
 /// The index of an upper directory in one of the directories beside it.
 fn index_beside(path: &Path, upper: &OwnedFd) -> Option<OwnedFd> {
     let handle = Kernel.handle(upper.as_fd(), THIS).ok()?;
-    let parent = std::fs::canonicalize(path).ok()?.parent()?.to_owned();
-    let beside = std::fs::read_dir(parent).ok()?.filter_map(io::Result::ok);
+    // Not by the path's text, which may be a link, or end in `.`.
+    let beside = std::fs::read_dir(path.join("..")).ok()?.filter_map(io::Result::ok);
     let mut indexes = beside.filter_map(|entry| open_at(&entry.path().join(INDEX_DIR)).ok());
     indexes.find(|index| is_index_of(index, &handle))
 }

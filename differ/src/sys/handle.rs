@@ -75,9 +75,9 @@ mod tests {
     fn two_names_of_one_inode_have_one_handle() {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let at = |name: &str| dir.path().join(name);
-        std::fs::write(at("a"), b"").unwrap();
+        drop(std::fs::File::create(at("a")).unwrap());
         std::fs::hard_link(at("a"), at("b")).unwrap();
-        std::fs::write(at("c"), b"").unwrap();
+        drop(std::fs::File::create(at("c")).unwrap());
         let opened = std::fs::File::open(dir.path()).unwrap();
         let handle = |name: &CStr| Kernel.handle(opened.as_fd(), name);
         let (Ok(a), Ok(b), Ok(c)) = (handle(c"a"), handle(c"b"), handle(c"c")) else {

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::layer::Named;
 use super::{Layer, Node, Stack};
 use crate::Error;
 use crate::names;
@@ -22,8 +23,6 @@ pub const INDEX_DIR: &str = "index";
 
 /// `OVL_FH_MAGIC`.
 const MAGIC: u8 = 0xFB;
-/// Bytes of `struct ovl_fb` before the handle: version, magic, length, flags, type and UUID.
-const HEADER: usize = 21;
 /// `OVL_FH_FLAG_BIG_ENDIAN`.
 const BIG_ENDIAN: u8 = 1;
 /// `FILEID_INO32_GEN` and `FILEID_INO64_GEN` of `include/linux/exportfs.h`.
@@ -70,7 +69,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Reads the value of the marks `origin` and `upper`; nothing for what is none, or was written by a machine with
+    /// Reads the value of the marks `origin` and `upper`: version, magic, length, flags, type, UUID and handle. Nothing for what is none, or was written by a machine with
     /// another order of bytes.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
@@ -176,7 +175,7 @@ impl Index {
     }
 
     /// The entries that are files, and their handles.
-    fn of_entries(stack: &Stack, list: Vec<(Vec<u8>, Node)>) -> Result<(Self, Handles), Error> {
+    fn of_entries(stack: &Stack, list: Vec<Named>) -> Result<(Self, Handles), Error> {
         let (mut index, mut handles) = (Self::default(), Handles::new());
         for (name, copy) in list {
             let is_gone = || Ok::<_, Error>(stack.is_whiteout(&copy, &copy.xattrs()?));
@@ -244,11 +243,14 @@ const UNREADABLE: &str = "this entry of the overlay's index is not understood: c
 /// Numbers of entries by handle; filesystems may call two inodes the same.
 type Handles = BTreeMap<FileHandle, Vec<usize>>;
 
+/// Takes a path and the inode there.
+pub(super) type Visit<'a> = dyn FnMut(&[u8], &Node) -> Result<(), Error> + 'a;
+
 /// Shows `visit` every name in a layer that is not a directory's.
 pub(super) fn walk<E: From<Error>>(
     layer: &Arc<Layer>,
     go_on: &mut dyn FnMut() -> Result<(), E>,
-    visit: &mut dyn FnMut(&[u8], &Node) -> Result<(), Error>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), E> {
     let mut todo = vec![(Vec::new(), layer.root()?)];
     // A directory has one name, but nothing makes sure that this one has.
@@ -258,13 +260,9 @@ pub(super) fn walk<E: From<Error>>(
         for name in dir.names()? {
             let path = names::join(&path, &name);
             match dir.child(&name)? {
-                Some(child) if child.is_dir() => {
-                    if seen.insert(child.id()) {
-                        todo.push((path, child));
-                    }
-                }
-                Some(child) => visit(&path, &child)?,
-                None => {}
+                Some(child) if !child.is_dir() => visit(&path, &child)?,
+                Some(child) if seen.insert(child.id()) => todo.push((path, child)),
+                _ => {}
             }
         }
     }

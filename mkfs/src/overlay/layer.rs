@@ -67,7 +67,7 @@ impl Layer {
     ///
     /// # Errors
     /// What the storage reports.
-    pub(super) fn indexed(self: &Arc<Self>) -> Result<Option<Vec<(Vec<u8>, Node)>>, Error> {
+    pub(super) fn indexed(self: &Arc<Self>) -> Result<Option<Vec<Named>>, Error> {
         let Self::Dir(dir) = &**self else { return Ok(None) };
         if dir.index.is_none() {
             return Ok(None);
@@ -140,6 +140,9 @@ impl Directory {
         Ok(fd)
     }
 }
+
+/// An inode and its name in the directory it was found in.
+pub(super) type Named = (Vec<u8>, Node);
 
 /// An inode of a layer, as it was when it was looked up.
 #[derive(Debug, Clone)]
