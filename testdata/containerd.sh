@@ -4,6 +4,8 @@
 #
 #   testdata/containerd.sh start   DIR [EXTRA.toml]  starts it (about 1 s); EXTRA.toml is added to its configuration
 #   testdata/containerd.sh restart DIR               kills it alone (kill -9) and starts it again: containers stay
+#   testdata/containerd.sh reboot  DIR               kills everything below it: mounts and /run are gone, DIR stays
+#   testdata/containerd.sh up      DIR               starts it after a reboot
 #   testdata/containerd.sh ctr     DIR ARGS...       its client
 #   testdata/containerd.sh exec    DIR CMD...        runs CMD as containerd sees the world; DIR and $EROLITH_CACHE have the same names
 #   testdata/containerd.sh pid     DIR               its process id, as the host counts
@@ -14,6 +16,9 @@
 #
 #   EROLITH_CONTAINERD  sid (containerd 2.1, the default) or trixie (1.7)
 #   EROLITH_SHARED      one more directory that has the same name inside
+#   EROLITH_CRI         set: with the services of Kubernetes' CRI, and in a network of its own
+#
+# Its configuration imports DIR/conf.d/*.toml, which may be there already.
 #
 # It lives in mount and process namespaces of its own over a scratch copy of that root: when they end, however they end, all
 # processes and mounts end too. Unless EXTRA.toml says otherwise, the EROFS differ is preferred to the walking one. Keep DIR
@@ -22,22 +27,21 @@ set -euo pipefail
 # shellcheck source=setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
-[[ $# -ge 2 ]] || die "usage: $0 start|restart|ctr|exec|pid|world|stop DIR ..."
+[[ $# -ge 2 ]] || die "usage: $0 start|restart|reboot|up|ctr|exec|pid|world|stop DIR ..."
 COMMAND=$1
 DIR=$(realpath -m "$2")
 shift 2
-SUITE=${EROLITH_CONTAINERD:-sid}
 
 write_config() {
-    local version=3 differs='["erofs", "walking"]'
+    local version=3 differs='["erofs", "walking"]' disabled=(nri.v1.nri)
     [[ $SUITE == sid ]] || version=2 differs='["walking"]'
+    [[ -n ${EROLITH_CRI:-} ]] || disabled+=(cri.v1.images cri.v1.runtime grpc.v1.cri)
     cat <<TOML
 version = $version
+imports = ["$DIR/conf.d/*.toml"]
 root = "$DIR/root"
 state = "$DIR/state"
-disabled_plugins = [
-    "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri",
-]
+disabled_plugins = [$(printf '"io.containerd.%s", ' "${disabled[@]}")]
 [grpc]
 address = "$DIR/sock"
 TOML
@@ -70,13 +74,23 @@ INSIDE='
 '
 
 start() {
+    local SUITE=${EROLITH_CONTAINERD:-sid}
     [[ ! -e $DIR/sock ]] || die "$DIR: already there"
     mkdir -p "$DIR"/over/{upper,work,root}
     write_config "$@" >"$DIR/config.toml"
-    local shared=("$EROLITH_CACHE")
-    [[ -z ${EROLITH_SHARED:-} ]] || shared+=("$EROLITH_SHARED")
-    unshare --mount --pid --fork --kill-child --propagation private \
-        sh -euc "$INSIDE" sh "$DIR" "$EROLITH_CACHE/$SUITE" "${shared[@]}" </dev/null >"$DIR/log" 2>&1 &
+    # The words of what makes the namespaces, and the same ones after a reboot.
+    printf '%s\0' unshare --mount --pid --fork --kill-child --propagation private ${EROLITH_CRI:+--net} \
+        sh -euc "$INSIDE" sh "$DIR" "$EROLITH_CACHE/$SUITE" "$EROLITH_CACHE" \
+        ${EROLITH_SHARED:+"$EROLITH_SHARED"} >"$DIR/world"
+    start_world
+    start_containerd
+}
+
+start_world() {
+    local world
+    mapfile -d '' -t world <"$DIR/world"
+    rm -f "$DIR/ready"
+    "${world[@]}" </dev/null >>"$DIR/log" 2>&1 &
     echo $! >"$DIR/unshare.pid"
     local try
     for try in {1..100}; do
@@ -84,7 +98,6 @@ start() {
         kill -0 "$(<"$DIR/unshare.pid")" 2>/dev/null || fail "no namespaces"
         sleep 0.02
     done
-    start_containerd
 }
 
 start_containerd() {
@@ -123,13 +136,27 @@ ended() {
     die "process $1 was killed and goes on (try $try)"
 }
 
+# With process 1 of the namespaces go all others, and their mounts.
+kill_world() {
+    local unshare
+    unshare=$(<"$DIR/unshare.pid")
+    kill -KILL "$(world)" 2>/dev/null || kill -KILL "$unshare" 2>/dev/null || true
+    ended "$unshare"
+}
+
+reboot() {
+    kill_world
+    rm -rf --one-file-system "$DIR/state" "$DIR/sock" "$DIR/sock.ttrpc"
+    start_world
+}
+
 pid() { pgrep --parent "$(<"$DIR/nsenter.pid")"; }
 
 world() { pgrep --parent "$(<"$DIR/unshare.pid")"; }
 
 # The command that runs those behind it in the namespaces, a word a line.
 entering() {
-    printf '%s\n' nsenter --target "$(world)" --mount --pid --root --wd \
+    printf '%s\n' nsenter --target "$(world)" --mount --pid --net --root --wd \
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 }
 
@@ -142,11 +169,7 @@ inside() {
 ctr() { inside ctr --address "$DIR/sock" "$@"; }
 
 stop() {
-    local unshare
-    unshare=$(<"$DIR/unshare.pid")
-    # With process 1 of the namespace go all others, and their mounts.
-    kill -KILL "$(world)" 2>/dev/null || kill -KILL "$unshare" 2>/dev/null || true
-    ended "$unshare"
+    kill_world
     rm -rf --one-file-system "$DIR"
 }
 
@@ -155,6 +178,8 @@ need_packages procps util-linux
 case $COMMAND in
 start) start "$@" ;;
 restart) restart ;;
+reboot) reboot ;;
+up) start_containerd ;;
 ctr) ctr "$@" ;;
 exec) inside "$@" ;;
 pid) pid ;;

@@ -3,7 +3,8 @@
 # script a tool, so that it runs on the host's paths: put that directory into PATH.
 #
 #   testdata/sid-root.sh tools   erofs-utils (mkfs.erofs, fsck.erofs, dump.erofs), igzip, umoci: about 45 s
-#   testdata/sid-root.sh         skopeo, containerd, Docker, runc, mkfs.ext4 and Go with containerd's packages besides: about 110 s
+#   testdata/sid-root.sh         skopeo, containerd, Docker, runc, plugins for the network of pods, a static busybox, mkfs.ext4 and
+#                                Go with containerd's packages besides: about 110 s
 #
 # Debian 12 has erofs-utils 1.5 and containerd 1.6, too old for either to be a judge.
 set -euo pipefail
@@ -11,7 +12,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 TOOLS=(ca-certificates erofs-utils isal umoci zstd)
-DAEMONS=(containerd e2fsprogs fsverity golang-go golang-github-containerd-containerd-dev pigz runc skopeo)
+DAEMONS=(busybox-static containerd containernetworking-plugins e2fsprogs fsverity golang-go golang-github-containerd-containerd-dev pigz runc skopeo)
 # Docker's engine, its client, the client's part of `docker build`, and a registry. Of systemd they need just what makes
 # users and directories.
 DAEMONS+=(docker.io docker-cli docker-buildx docker-registry iproute2 systemd-standalone-{sysusers,tmpfiles})

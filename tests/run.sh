@@ -37,6 +37,7 @@ make_test_data() {
     "$EROLITH_REPO/testdata/snapshotter-suite.sh"
     "$EROLITH_REPO/testdata/ctd-decoder.sh"
     "$EROLITH_REPO/testdata/churn.sh"
+    "$EROLITH_REPO/testdata/manifest-check.sh"
 } </dev/null >/dev/null
 
 dependencies() {
@@ -91,7 +92,7 @@ made=$!
 tests/bare.sh setup >"$LOG/bare" 2>&1 &
 bare=$!
 check format cargo fmt --all --check
-check scripts shellcheck .ci/run dist/*.sh testdata/*.sh tests/*.sh tests/bench/*.sh tests/vm/*.sh
+check scripts shellcheck .ci/run dist/*.sh dist/kubernetes/*.sh testdata/*.sh tests/*.sh tests/bench/*.sh tests/vm/*.sh
 check lint cargo clippy "${EVERYTHING[@]}" --all-targets "${QUIET[@]}" -- -D warnings
 # As `cargo install` compiles it: without features, and without those of the tests.
 check plain cargo check --locked "${QUIET[@]}"

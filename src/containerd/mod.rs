@@ -11,7 +11,7 @@ mod put;
 mod read;
 pub(crate) mod snapshots;
 pub(crate) mod upload;
-pub(crate) mod version;
+mod version;
 
 use std::future::Future;
 use std::path::Path;
@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 pub(crate) use self::error::{Error, Result};
+pub(crate) use self::version::Version;
 use crate::proto::content::content_client::ContentClient;
 use crate::proto::leases::leases_client::LeasesClient;
 

@@ -3,11 +3,21 @@
 use std::path::Path;
 
 use super::config::Config;
+use crate::containerd;
 
 /// What the plugin of snapshots is called in containerd; also the last part of the default root.
 pub(crate) const SNAPSHOTTER: &str = "erolith";
 /// What the plugin of differences is called. containerd 1.7 has one table for both.
 pub(crate) const DIFFER: &str = "erolith-diff";
+/// Where containerd looks for its configuration.
+pub(crate) const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
+/// What that file imports.
+pub(crate) const DROP_INS: &str = "/etc/containerd/conf.d/*.toml";
+/// Where the printed text goes.
+pub(crate) const DROP_IN: &str = "/etc/containerd/conf.d/erolith.toml";
+/// What containerd has to know of a snapshotter, so that pods in user namespaces need no copy of their image
+/// (`resolveSnapshotOptions` in containerd's client).
+pub(crate) const REMAP_IDS: &str = "remap-ids";
 
 /// Versions of containerd whose configurations differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -21,6 +31,18 @@ pub(crate) enum Version {
     /// 2.3 and later.
     #[value(name = "2.3")]
     V2_3,
+}
+
+impl Version {
+    /// The one that a containerd belongs to which says that it has this version: `2.1.9+unknown`, `v2.3.4`, `1.7.24~ds1`.
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        let containerd::Version { major, minor } = containerd::Version::parse(text)?;
+        Some(match (major, minor) {
+            (..2, _) => Self::V1_7,
+            (2, ..3) => Self::V2_1,
+            _ => Self::V2_3,
+        })
+    }
 }
 
 /// The configuration as TOML. `platform` is `os/architecture`.
@@ -50,15 +72,24 @@ fn superset(version: Version, platform: &str) -> String {
     quoted(if version == Version::V2_3 { &featured } else { platform })
 }
 
+/// What the file is and where it goes. It has no `version`: then a containerd of 2.0 and later reads it as it reads the
+/// file that imports it, whatever version that has (`LoadConfig` in containerd's `cmd/containerd/server/config`). With a
+/// line of its own, 2.0 to 2.2 take that version for all files and pass over the old tables of a file of version 2, and
+/// 2.3 refuses one that is higher.
 fn head(version: Version) -> String {
     let (name, format) = match version {
         Version::V1_7 => ("1.7", 2),
         Version::V2_1 => ("2.0 to 2.2", 3),
-        Version::V2_3 => ("2.3 and later", 3),
+        Version::V2_3 => ("2.3 and later", 4),
     };
     format!(
-        "# For containerd {name}: merge this into /etc/containerd/config.toml and restart containerd.\n\
-         version = {format}\n"
+        "# For containerd {name}. This is a file of its own, {DROP_IN}.\n\
+         # {CONTAINERD_CONFIG} imports it with this line at its top, above every table (a file that is made anew begins\n\
+         # with version = {format}):\n\
+         #\n\
+         #     imports = [\"{DROP_INS}\"]\n\
+         #\n\
+         # Then restart containerd, and have it looked at: erolith doctor --config /etc/erolith/config.toml\n"
     )
 }
 
@@ -68,13 +99,16 @@ fn proxies(version: Version, config: &Config, platform: &str) -> String {
         format!("[proxy_plugins.{name}]\n  type = \"{kind}\"\n  address = {address}\n")
     };
     let (snapshotter, differ) = (plugin(SNAPSHOTTER, "snapshot"), plugin(DIFFER, "diff"));
-    // Versions before 1.7.28 know neither platforms nor capabilities of such plugins.
-    if version == Version::V1_7 {
-        return format!("{snapshotter}{differ}");
-    }
     let platform = format!("  platform = {}\n", superset(version, platform));
-    // `rebase`: layers are unpacked side by side (2.2). `remap-ids`: containers with user namespaces need no copy.
-    let capabilities = "  capabilities = [\"rebase\", \"remap-ids\", \"only-remap-ids\"]\n";
+    // containerd 1.7 knows platforms and exports from 1.7.16 on, capabilities from 1.7.23 on, and passes over other keys.
+    // `rebase`: layers are unpacked side by side (2.2). `only-remap-ids`: never a copy, since 2.1.
+    let capabilities = match version {
+        Version::V1_7 => format!("[\"{REMAP_IDS}\"]"),
+        Version::V2_1 | Version::V2_3 => {
+            format!("[\"rebase\", \"{REMAP_IDS}\", \"only-remap-ids\"]")
+        }
+    };
+    let capabilities = format!("  capabilities = {capabilities}\n");
     let root = path(&config.root);
     let exports = format!("  [proxy_plugins.{SNAPSHOTTER}.exports]\n    root = {root}\n");
     format!("{snapshotter}{platform}{capabilities}{exports}{differ}{platform}")
@@ -122,12 +156,23 @@ fn transfer(version: Version, platform: &str) -> String {
     text
 }
 
+/// containerd 1.7 replaces the table of a plugin as a whole by that of an imported file (`mergeConfig`), so what an
+/// operator set for CRI would be lost.
 fn cri(version: Version) -> String {
-    let (table, key) = match version {
-        Version::V1_7 => ("plugins.\"io.containerd.grpc.v1.cri\".containerd", "snapshotter"),
-        Version::V2_1 | Version::V2_3 => ("plugins.\"io.containerd.cri.v1.images\"", "snapshotter"),
-    };
-    format!("# For Kubernetes: pods run on erolith.\n[{table}]\n  {key} = \"{SNAPSHOTTER}\"\n")
+    match version {
+        Version::V1_7 => format!(
+            "# For Kubernetes: pods run on erolith when {CONTAINERD_CONFIG} itself has this line. It cannot be imported:\n\
+             # containerd 1.7 would forget everything else that is set for CRI.\n\
+             #\n\
+             #     [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n\
+             #       snapshotter = \"{SNAPSHOTTER}\"\n"
+        ),
+        Version::V2_1 | Version::V2_3 => format!(
+            "# For Kubernetes: pods run on erolith. A {CONTAINERD_CONFIG} of version 2 that sets `snapshotter` below\n\
+             # [plugins.\"io.containerd.grpc.v1.cri\".containerd] says the same there: 2.0 to 2.2 take that.\n\
+             [plugins.\"io.containerd.cri.v1.images\"]\n  snapshotter = \"{SNAPSHOTTER}\"\n"
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -158,7 +203,7 @@ mod tests {
                 let plugin = at(&table, &["proxy_plugins", name]).unwrap();
                 assert_eq!(plugin["type"].as_str(), Some(kind));
                 assert_eq!(plugin["address"].as_str(), Some(address));
-                assert_eq!(plugin.get("platform").is_some(), version != Version::V1_7);
+                assert!(plugin.get("platform").is_some());
             }
             let service = ["plugins", "io.containerd.service.v1.diff-service", "default"];
             let order = at(&table, &service).unwrap().as_array().unwrap();
@@ -189,18 +234,40 @@ mod tests {
     fn versions_differ_where_containerd_does() {
         let config = Config::default();
         let [old, middle, new] = VERSIONS.map(|version| parsed(version, &config));
-        let version = |table| at(table, &["version"]).unwrap().as_integer();
-        assert_eq!([&old, &middle, &new].map(version), [Some(2), Some(3), Some(3)]);
+        // They are imported by files of any version.
+        assert_eq!([&old, &middle, &new].map(|table| at(table, &["version"])), [None; 3]);
         let platform = ["proxy_plugins", SNAPSHOTTER, "platform"];
-        assert_eq!(at(&old, &platform), None);
+        assert_eq!(at(&old, &platform).unwrap().as_str(), Some("linux/amd64"));
         assert_eq!(at(&middle, &platform).unwrap().as_str(), Some("linux/amd64"));
         assert_eq!(at(&new, &platform).unwrap().as_str(), Some("linux(+erofs)/amd64"));
         let root = ["proxy_plugins", SNAPSHOTTER, "exports", "root"];
         assert_eq!(at(&new, &root).unwrap().as_str(), config.root.to_str());
-        let old_cri = ["plugins", "io.containerd.grpc.v1.cri", "containerd", "snapshotter"];
-        assert_eq!(at(&old, &old_cri).unwrap().as_str(), Some(SNAPSHOTTER));
+        for table in [&old, &middle, &new] {
+            let capabilities = ["proxy_plugins", SNAPSHOTTER, "capabilities"];
+            let capabilities = at(table, &capabilities).unwrap().as_array().unwrap();
+            assert!(capabilities.contains(&Value::from(REMAP_IDS)), "{capabilities:?}");
+        }
+        // An imported table would replace the node's own.
+        assert_eq!(at(&old, &["plugins", "io.containerd.grpc.v1.cri"]), None);
         let new_cri = ["plugins", "io.containerd.cri.v1.images", "snapshotter"];
         assert_eq!(at(&new, &new_cri).unwrap().as_str(), Some(SNAPSHOTTER));
+    }
+
+    #[test]
+    fn versions_are_those_that_containerd_says() {
+        for (text, want) in [
+            ("1.7.24~ds1", Some(Version::V1_7)),
+            ("1.6.20", Some(Version::V1_7)),
+            ("v2.0.0-rc.1", Some(Version::V2_1)),
+            ("2.2.7", Some(Version::V2_1)),
+            ("2.3.4", Some(Version::V2_3)),
+            ("v2.4.0-beta.0-12-gabcdef.m", Some(Version::V2_3)),
+            ("3.0.0", Some(Version::V2_3)),
+            ("unknown", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::of(text), want, "{text}");
+        }
     }
 
     #[test]

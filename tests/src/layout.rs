@@ -29,11 +29,26 @@ impl Layout {
         Self::of_blobs(path, &layers)
     }
 
+    /// As [`Layout::create`], with a program that containers run unless they say otherwise.
+    ///
+    /// # Errors
+    /// What could not be written.
+    pub fn create_running(path: &Path, layers: &[Vec<u8>], entrypoint: &[&str]) -> Result<Self> {
+        let media_type = "application/vnd.oci.image.layer.v1.tar";
+        let layers: Vec<_> =
+            layers.iter().map(|tar| (media_type, tar.as_slice(), tar.as_slice())).collect();
+        Self::of_parts(path, &layers, json!({ "Entrypoint": entrypoint }))
+    }
+
     /// A layout with one image named `latest`. Each layer has a media type, a blob, and what that is uncompressed.
     ///
     /// # Errors
     /// What could not be written.
     pub fn of_blobs(path: &Path, layers: &[(&str, &[u8], &[u8])]) -> Result<Self> {
+        Self::of_parts(path, layers, json!({}))
+    }
+
+    fn of_parts(path: &Path, layers: &[(&str, &[u8], &[u8])], runs: Value) -> Result<Self> {
         let layout = Self(path.to_owned());
         fs::create_dir_all(path.join("blobs/sha256")).map_err(|e| e.to_string())?;
         write(&path.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -46,7 +61,7 @@ impl Layout {
         let config = json!({
             "architecture": host_architecture(),
             "os": "linux",
-            "config": {},
+            "config": runs,
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         let media_type = "application/vnd.oci.image.config.v1+json";

@@ -1,6 +1,7 @@
 //! Support for the tests that cross crates: crafted archives, the description of trees, and the judges of images.
 
 pub mod build;
+pub mod busybox;
 pub mod cases;
 pub mod containerd;
 pub mod convert;

@@ -124,10 +124,11 @@ fill() {
     local root=$1 erolith=$2 kernel=$3
     strip -o "$root/usr/local/bin/erolith" "$erolith"
     install -D -m 644 -t "$root/etc/systemd/system" dist/erolith.service dist/erolith.socket
-    mkdir -p "$root/etc/erolith" "$root/etc/containerd"
+    mkdir -p "$root/etc/erolith" "$root/etc/containerd/conf.d"
     sed -e 's/^immutable = false/immutable = true/' -e '/^\[differ\]/,$ s/^dm_verity = false/dm_verity = true/' \
         dist/config.toml >"$root/etc/erolith/config.toml"
-    "$erolith" serve --print-containerd-config=1.7 >"$root/etc/containerd/config.toml"
+    "$erolith" serve --print-containerd-config=1.7 >"$root/etc/containerd/conf.d/erolith.toml"
+    printf 'version = 2\nimports = ["/etc/containerd/conf.d/*.toml"]\n' >"$root/etc/containerd/config.toml"
     tar -C "$EROLITH_CACHE/real-image-small" -cf "$root/image.tar" .
     cp -a "$kernel"/lib/modules/* "$root/usr/lib/modules/"
     check >"$root/check"

@@ -165,6 +165,13 @@ impl Feature {
         matches!(self, Self::Erofs | Self::Overlay | Self::Block(12))
     }
 
+    /// Whether the images that erolith makes of layers have a use for it. Others are for images of strangers, or for
+    /// indexes of archives.
+    #[must_use]
+    pub fn is_of_use(self) -> bool {
+        !matches!(self, Self::Block(bits) if bits != 12)
+    }
+
     /// What is lost without it, and what to do.
     #[must_use]
     pub fn advice(self) -> &'static str {
@@ -174,11 +181,11 @@ impl Feature {
                 "loop devices are used; for none of them, kernel 6.12 with CONFIG_EROFS_FS_BACKED_BY_FILE \
                  and images on a disk filesystem (not tmpfs or overlayfs)"
             }
-            Self::Block(9..=11) => {
-                "tar index images need it: kernel 6.4, or convert to 4 KiB blocks"
-            }
+            Self::Block(9..=11) => "only tar index images have such blocks; for these, kernel 6.4",
             Self::Block(12) => "kernel 5.4 on 4 KiB pages mounts it; larger pages need kernel 6.4",
-            Self::Block(_) => "larger than this machine's pages; make images with 4 KiB blocks",
+            Self::Block(_) => {
+                "larger than this machine's pages; images have 4 KiB blocks by default"
+            }
             Self::Lz4 => "use a kernel with CONFIG_EROFS_FS_ZIP, or uncompressed images",
             Self::Lzma => "use a kernel with CONFIG_EROFS_FS_ZIP_LZMA (5.16), or another codec",
             Self::Deflate => {

@@ -49,6 +49,19 @@ impl IdMaps {
         }
     }
 
+    /// The labels without those of maps.
+    pub(crate) fn without_labels(labels: &Labels) -> Labels {
+        let mut labels = labels.clone();
+        labels.retain(|label, _| label != UID_LABEL && label != GID_LABEL);
+        labels
+    }
+
+    /// That maps which make sense cannot be used here.
+    pub(crate) fn refused(labels: &Labels, reason: &'static str) -> Error {
+        let value = labels.get(UID_LABEL).cloned().unwrap_or_default();
+        Error::IdMap { label: UID_LABEL, value, reason }
+    }
+
     /// User and group that the container sees as root. Both are mapped, or there would be no maps.
     pub(crate) fn root(&self) -> (u32, u32) {
         (self.uid.root().unwrap_or_default(), self.gid.root().unwrap_or_default())

@@ -50,8 +50,8 @@ impl Snapshotter {
         staging: Option<&dyn Staging>,
     ) -> Result<Vec<Mount>> {
         let labels = unpack::obeyed(labels);
+        let (maps, labels) = self.maps_on(parent, labels.as_ref())?;
         let labels = labels.as_ref();
-        let maps = IdMaps::from_labels(labels)?;
         let limit = self.limit_of(kind, key, labels);
         let snapshot = {
             let _creating = self.creating.read().unwrap_or_else(PoisonError::into_inner);

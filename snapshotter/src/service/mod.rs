@@ -23,6 +23,7 @@ mod limit;
 mod mounts;
 mod paths;
 mod recover;
+mod remapped;
 mod room;
 mod root;
 mod sound;

@@ -12,19 +12,18 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::Row;
+use super::containerd::{Answer, Facts};
+use super::files::Files;
+use super::{Row, socket};
+use crate::proto::introspection::PluginsRequest;
 use crate::proto::introspection::introspection_client::IntrospectionClient;
-use crate::proto::introspection::{Plugin, PluginsRequest};
+use crate::proto::version::version_client::VersionClient;
 use crate::serve::config::{Config, LimitBy};
-use crate::serve::registration::{DIFFER, SNAPSHOTTER};
 
 /// How long somebody may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Layers that containerd's own snapshotter for overlayfs can stack.
 const USUAL_LAYERS: usize = 128;
-/// Plugins that containerd makes of `[proxy_plugins]`: type, identifier.
-const PLUGINS: [(&str, &str); 2] =
-    [("io.containerd.snapshotter.v1", SNAPSHOTTER), ("io.containerd.differ.v1", DIFFER)];
 
 /// Features of the root's filesystem without which containers cannot start.
 pub(super) const NEEDED: [Feature; 3] =
@@ -35,8 +34,8 @@ pub(super) fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
 }
 
-/// Looks at everything. `caps` were found in the root.
-pub(super) fn rows(config: &Config, caps: &KernelCaps) -> Vec<Row> {
+/// Looks at everything. `caps` were found in the root; `containerd` is containerd's configuration.
+pub(super) fn rows(config: &Config, caps: &KernelCaps, containerd: &Path) -> Vec<Row> {
     let mut rows = vec![root(config, caps), hard_links(config), state(config), layers(config)];
     rows.push(limits(config, caps));
     rows.push(sandbox(config));
@@ -47,8 +46,8 @@ pub(super) fn rows(config: &Config, caps: &KernelCaps) -> Vec<Row> {
         Row::found(name, names.is_empty(), list(&names, "all there"), advice).required()
     };
     rows.push(missing("root-filesystem", &NEEDED));
-    rows.push(daemon(config));
-    rows.extend(containerd(config));
+    rows.extend([daemon(config), socket::row(&config.address)]);
+    rows.extend(containerd_rows(config, containerd));
     rows
 }
 
@@ -144,54 +143,27 @@ fn daemon(config: &Config) -> Row {
     Row::found("daemon", ok, evidence, "start it: systemctl start erolith").required()
 }
 
-fn containerd(config: &Config) -> Vec<Row> {
+fn containerd_rows(config: &Config, path: &Path) -> Vec<Row> {
     let address = &config.containerd.address;
     let answer = ask(address, async |channel| {
-        let mut client = IntrospectionClient::new(channel);
-        let answer = client.plugins(PluginsRequest::default()).await;
-        Ok(answer.map_err(|status| status.message().to_owned())?.into_inner().plugins)
+        let mut client = IntrospectionClient::new(channel.clone());
+        let plugins = client.plugins(PluginsRequest::default()).await;
+        let plugins = plugins.map_err(|status| status.message().to_owned())?.into_inner().plugins;
+        let version = VersionClient::new(channel).version(()).await;
+        let version = version.map_err(|status| status.message().to_owned())?.into_inner().version;
+        Ok(Answer { version, plugins })
     });
     let advice = "start containerd, or name its socket: [containerd] address";
-    match answer {
-        Ok(plugins) => {
-            let evidence = format!("{}: {} plugins", address.display(), plugins.len());
-            let there = Row::found("containerd", true, evidence, advice).required();
-            std::iter::once(there).chain(proxies(&plugins)).collect()
-        }
-        Err(error) => {
-            let evidence = format!("{}: {error}", address.display());
-            let proxies = PLUGINS.iter().map(|(_, id)| plugin_row(id));
-            let proxies = proxies.map(|name| Row::untried(name, "containerd does not answer"));
-            let away = Row::found("containerd", false, evidence, advice).required();
-            std::iter::once(away).chain(proxies.map(Row::required)).collect()
-        }
-    }
-}
-
-/// What the row of a plugin is called.
-fn plugin_row(id: &str) -> &'static str {
-    if id == SNAPSHOTTER { "snapshotter-plugin" } else { "differ-plugin" }
-}
-
-/// Does containerd have our plugins, under the names that we gave it?
-fn proxies(plugins: &[Plugin]) -> Vec<Row> {
-    let row = |(kind, id): &(&str, &str)| {
-        let found = plugins.iter().find(|plugin| plugin.r#type == *kind && plugin.id == *id);
-        let (ok, evidence) = match found {
-            None => (false, format!("containerd has no {kind} called {id}")),
-            Some(Plugin { init_err: Some(error), .. }) => (false, error.message.clone()),
-            Some(Plugin { capabilities, .. }) if capabilities.is_empty() => {
-                (true, (*id).to_owned())
-            }
-            Some(Plugin { capabilities, .. }) => {
-                (true, format!("{id}, capabilities: {}", capabilities.join(" ")))
-            }
-        };
-        let advice =
-            "add to containerd's configuration what erolith serve --print-containerd-config prints";
-        Row::found(plugin_row(id), ok, evidence, advice).required()
+    let (ok, evidence) = match &answer {
+        Ok(Answer { version, plugins }) => (true, format!("{version}, {} plugins", plugins.len())),
+        Err(error) => (false, error.clone()),
     };
-    PLUGINS.iter().map(row).collect()
+    let evidence = format!("{}: {evidence}", address.display());
+    let there = Row::found("containerd", ok, evidence, advice).required();
+    let files = Files::read(path);
+    let answer = answer.as_ref().ok();
+    let facts = Facts { path, files: &files, answer, address: &config.address };
+    std::iter::once(there).chain(facts.rows()).collect()
 }
 
 /// Asks somebody at a socket, who shall not take long.
@@ -218,25 +190,6 @@ mod tests {
     use erolith_snapshotter::kernel::{Finding, Place, State};
 
     use super::*;
-    use crate::proto::introspection::InitError;
-
-    fn plugin(kind: &str, id: &str) -> Plugin {
-        Plugin { r#type: kind.into(), id: id.into(), ..Plugin::default() }
-    }
-
-    #[test]
-    fn plugins_count_with_their_type_and_without_errors() {
-        let [snapshots, differ] = PLUGINS.map(|(kind, id)| plugin(kind, id));
-        let is_ok = |plugins: &[Plugin]| -> Vec<bool> {
-            proxies(plugins).iter().map(|row| row.state == "ok").collect()
-        };
-        assert_eq!(is_ok(&[snapshots.clone(), differ.clone()]), [true, true]);
-        assert_eq!(is_ok(std::slice::from_ref(&differ)), [false, true]);
-        assert_eq!(is_ok(&[plugin(&differ.r#type, SNAPSHOTTER)]), [false, false]);
-        let error = InitError { code: 1, message: "dial".into() };
-        let broken = Plugin { init_err: Some(error), ..snapshots };
-        assert_eq!(proxies(&[broken, differ])[0].evidence, "dial");
-    }
 
     #[test]
     fn places_that_are_not_there_are_judged_by_those_above() {
@@ -291,8 +244,8 @@ mod tests {
         config.containerd.address = dir.path().join("nobody");
         let row = daemon(&config);
         assert!(row.state == "missing" && row.evidence.ends_with("none: nobody answers"));
-        let rows = containerd(&config);
-        let states: Vec<_> = rows.iter().map(|row| row.state).collect();
-        assert_eq!(states, ["missing", "untried", "untried"]);
+        let rows = containerd_rows(&config, &dir.path().join("none.toml"));
+        let states: Vec<_> = rows.iter().take(4).map(|row| row.state).collect();
+        assert_eq!(states, ["missing", "missing", "untried", "untried"]);
     }
 }

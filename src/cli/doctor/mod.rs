@@ -1,29 +1,39 @@
 //! `erolith doctor`: what this kernel and a filesystem can do, and what to do about what is missing.
 
+mod containerd;
 mod daemon;
+mod files;
+mod socket;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use erolith_snapshotter::kernel::{Explanation, Feature, KernelCaps, State};
 use serde_json::json;
 
 use crate::exit;
-use crate::serve::config::Config;
+use crate::serve::config::{Config, DEFAULT_PATH};
+use crate::serve::registration::CONTAINERD_CONFIG;
 
 /// Show what this kernel can do with EROFS images, found by trying; and whether the daemon and containerd work together.
 ///
-/// Exits with 0 when images can be mounted here, else with 1. With --config the daemon and containerd must answer too, and
-/// the root must be able to hold what containers write. As root everything is tried; without rights to mount most of it
-/// cannot be.
+/// The answer is in the first lines; what was tried, and what to do about what is missing, follows. Exits with 0 when images
+/// can be mounted here, else with 1. With --config the daemon and containerd must answer too, containerd's configuration must
+/// have layers, pulls and the pods of Kubernetes use the daemon, and the root must be able to hold what containers write. As
+/// root everything is tried; without rights to mount most of it cannot be.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory where images are kept; what is possible depends on its filesystem [default: ., or the daemon's root].
+    /// Directory where images are kept; what is possible depends on its filesystem. One that is yet to come is judged by the
+    /// nearest directory above it [default: ., or the daemon's root].
     dir: Option<PathBuf>,
-    /// The daemon's configuration: look at its places, ask it, and ask containerd whether it knows it.
+    /// The daemon's configuration: look at its places, ask it, and ask containerd whether it uses it. The default file,
+    /// /etc/erolith/config.toml, need not be there.
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     config: Option<PathBuf>,
+    /// containerd's configuration, with all that it imports.
+    #[arg(long, value_name = "FILE", requires = "config", default_value = CONTAINERD_CONFIG)]
+    containerd_config: PathBuf,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -64,14 +74,16 @@ impl Row {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let config = args.config.as_deref().map(|path| Config::read(Some(path))).transpose()?;
+    let named =
+        |path: &Path| Config::read(Some(path).filter(|path| *path != Path::new(DEFAULT_PATH)));
+    let config = args.config.as_deref().map(named).transpose()?;
     config.as_ref().map_or(Ok(()), Config::validate)?;
     let dir = match &config {
-        Some(config) => daemon::existing(&config.root).to_owned(),
-        None => args.dir.clone().unwrap_or_else(|| ".".into()),
+        Some(config) => &config.root,
+        None => args.dir.as_deref().unwrap_or(Path::new(".")),
     };
-    let caps = KernelCaps::probe(&dir)?;
-    let rows = config.as_ref().map(|config| daemon::rows(config, &caps));
+    let caps = KernelCaps::probe(daemon::existing(dir))?;
+    let rows = config.as_ref().map(|config| daemon::rows(config, &caps, &args.containerd_config));
     if args.json {
         writeln!(out, "{}", as_json(&caps, rows.as_deref()))?;
     } else {
@@ -83,12 +95,12 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
 
 fn as_json(caps: &KernelCaps, daemon: Option<&[Row]>) -> serde_json::Value {
     let rows = caps.explain();
-    let features = rows.iter().map(|row| {
+    let features = rows.into_iter().map(Row::from).map(|row| {
         json!({
-            "feature": row.feature.name(),
-            "state": state_name(row.state),
+            "feature": row.name,
+            "state": row.state,
             "evidence": row.evidence,
-            "required": row.feature.is_required(),
+            "required": row.required,
             "advice": row.advice,
         })
     });
@@ -122,22 +134,19 @@ fn as_text(caps: &KernelCaps, daemon: Option<&[Row]>) -> String {
     let rows: Vec<_> = caps.explain().into_iter().map(Row::from).collect();
     let daemon_rows = daemon.unwrap_or_default();
     let width = rows.iter().chain(daemon_rows).map(|row| row.name.len()).max().unwrap_or(0);
-    let dir = place.dir.display();
-    let mut text = format!("Linux {}, {dir} on {}\n", place.release, place.fs_type);
-    text.push_str(&format!("gzip is inflated by {}\n\n", erolith_differ::inflater()));
-    for row in &rows {
-        text.push_str(&row_text(row, width));
+    let table = |rows: &[Row]| rows.iter().map(|row| row_text(row, width)).collect::<String>();
+    let mut text = daemon.map(daemon_verdict).unwrap_or_default();
+    text.push_str(&format!("{}\n\n", verdict(caps)));
+    if !daemon_rows.is_empty() {
+        text.push_str(&format!("{}\n", table(daemon_rows)));
     }
-    text.push('\n');
-    text.push_str(&verdict(caps));
-    text.push('\n');
-    if let Some(rows) = daemon {
-        text.push('\n');
-        rows.iter().for_each(|row| text.push_str(&row_text(row, width)));
-        text.push('\n');
-        text.push_str(&daemon_verdict(rows));
-        text.push('\n');
-    }
+    let (release, dir) = (&place.release, place.dir.display());
+    text.push_str(&format!("Linux {release}, {dir} on {}\n", place.fs_type));
+    text.push_str(&format!(
+        "gzip is inflated by {}\n\n{}",
+        erolith_differ::inflater(),
+        table(&rows)
+    ));
     text
 }
 
@@ -145,17 +154,28 @@ impl From<Explanation> for Row {
     fn from(row: Explanation) -> Self {
         let Explanation { feature, state, evidence, advice } = row;
         let (name, required) = (feature.name(), feature.is_required());
+        // No cause for alarm: what is lost is what the advice says.
+        if state == State::Missing && !feature.is_of_use() {
+            let evidence = feature.advice().to_owned();
+            return Self { name, state: "unneeded", evidence, advice: None, required };
+        }
         Self { name, state: state_name(state), evidence, advice, required }
     }
 }
 
-/// The answer about the daemon in one line.
+/// The answer about the daemon, in a line or two.
 fn daemon_verdict(rows: &[Row]) -> String {
-    let names: Vec<_> = rows.iter().filter(|row| row.is_in_the_way()).map(|row| row.name).collect();
-    match names.as_slice() {
-        [] => "The daemon and containerd are ready.".to_owned(),
-        names => format!("Not ready: {}.", names.join(", ")),
-    }
+    let names = |wanted: &dyn Fn(&Row) -> bool| {
+        let names: Vec<_> = rows.iter().filter(|row| wanted(row)).map(|row| row.name).collect();
+        names.join(", ")
+    };
+    let missing = state_name(State::Missing);
+    let remarks = names(&|row| row.state == missing && !row.required);
+    let verdict = match names(&Row::is_in_the_way).as_str() {
+        "" => "The daemon and containerd are ready.\n".to_owned(),
+        names => format!("Not ready: {names}.\n"),
+    };
+    if remarks.is_empty() { verdict } else { format!("{verdict}Worth a look: {remarks}.\n") }
 }
 
 fn row_text(row: &Row, width: usize) -> String {
@@ -205,11 +225,17 @@ fn is_way(caps: &KernelCaps, feature: Feature) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::io::Write as _;
 
     use erolith_snapshotter::kernel::{Finding, Place};
 
     use super::*;
+
+    /// A file of a test.
+    pub(super) fn write(path: &Path, text: &str) {
+        let mut file = std::fs::File::create(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
 
     fn place() -> Place {
         Place {
@@ -237,14 +263,16 @@ mod tests {
         let evidence = "EOPNOTSUPP".to_owned();
         found.push((Feature::Lz4, Finding { state: State::Missing, evidence }));
         let text = as_text(&KernelCaps::from_parts(place(), found), None);
-        let rows: Vec<_> = text.lines().skip(3).take_while(|line| !line.is_empty()).collect();
+        assert!(text.starts_with("Images can be mounted here: "), "{text}");
+        let rows: Vec<_> = text.lines().skip(5).take_while(|line| !line.is_empty()).collect();
         let column = rows[0].find("ok").unwrap();
         for row in rows {
             match row.trim_start().strip_prefix("-> ") {
                 Some(advice) => assert_eq!(row.find("->"), Some(column + 10), "{advice}"),
                 None => {
                     let state = row.get(column..).unwrap();
-                    assert!(["ok ", "missing ", "untried "].iter().any(|s| state.starts_with(s)));
+                    let states = ["ok ", "missing ", "untried ", "unneeded "];
+                    assert!(states.iter().any(|s| state.starts_with(s)), "{row}");
                 }
             }
         }
@@ -257,6 +285,20 @@ mod tests {
         assert!(verdict(&caps(&ENOUGH)).contains("through loop devices"));
         let none = verdict(&caps(&ENOUGH[..2]));
         assert!(none.ends_with(": erofs-file-backed, erofs-block-4k, loop."), "{none}");
+    }
+
+    #[test]
+    fn block_sizes_that_images_here_do_not_have_are_no_cause_for_alarm() {
+        let refused = Finding { state: State::Missing, evidence: "EINVAL".into() };
+        let found = [9, 13, 16].map(|bits| (Feature::Block(bits), refused.clone()));
+        let caps = KernelCaps::from_parts(place(), present(&ENOUGH).into_iter().chain(found));
+        let text = as_text(&caps, None);
+        for name in ["erofs-block-512", "erofs-block-8k", "erofs-block-64k"] {
+            let row = text.lines().find(|line| line.starts_with(name)).unwrap();
+            assert!(row.contains(" unneeded  "), "{row}");
+        }
+        assert!(!text.contains("EINVAL") && !text.contains("->"), "{text}");
+        assert!(text.contains(" ok "), "{text}");
     }
 
     #[test]
@@ -281,9 +323,12 @@ mod tests {
             ]
         };
         let text = as_text(&caps(&ENOUGH), Some(&rows(false)));
-        assert!(text.ends_with("\nNot ready: daemon, differ-plugin.\n"), "{text}");
+        let head =
+            "Not ready: daemon, differ-plugin.\nWorth a look: hard-links.\nImages can be mounted";
+        assert!(text.starts_with(head), "{text}");
         assert!(text.contains("-> move it\n") && text.contains("-> start it\n"), "{text}");
-        assert_eq!(daemon_verdict(&rows(true)[..3]), "The daemon and containerd are ready.");
+        let verdict = daemon_verdict(&rows(true)[..3]);
+        assert_eq!(verdict, "The daemon and containerd are ready.\nWorth a look: hard-links.\n");
         let value = as_json(&caps(&ENOUGH), Some(&rows(true)[..3]));
         assert_eq!(value["daemon"]["ready"], true);
         assert_eq!(value["daemon"]["checks"][1]["advice"], "move it");

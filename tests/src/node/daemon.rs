@@ -2,15 +2,20 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::injector::{Fault, Injector};
+
+/// What sd_listen_fds(3) says: descriptor 3, and the process id of who gets it.
+const HAND_OVER: &str = r#"exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@""#;
 
 /// How long a daemon may take to listen or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +37,8 @@ pub struct Setup {
     pub config: String,
     /// Variables of its environment, `NAME=value`: those that arm faults, see `fault.rs` of the crates.
     pub environment: Vec<String>,
+    /// A socket that is handed over to it, as systemd does; else it makes its own.
+    pub handed: Option<Arc<UnixListener>>,
     /// The command that enters the namespaces where it is to run; empty for those of the test.
     pub enter: Vec<String>,
 }
@@ -47,6 +54,7 @@ impl Setup {
             containerd: (dir.join("no-containerd"), dir.join("containerd")),
             config: String::new(),
             environment: Vec::new(),
+            handed: None,
             enter: Vec::new(),
         }
     }
@@ -95,9 +103,13 @@ impl Setup {
         let enter = if self.enter.is_empty() { &none[..] } else { &self.enter[..] };
         let (first, rest) = enter.split_first().ok_or("no command")?;
         let mut command = Command::new(first);
-        command.args(rest).args(&self.environment).arg(&self.program);
-        command.args(["serve", "--config"]).arg(config);
-        command.stdin(Stdio::null()).stdout(again).stderr(log);
+        command.args(rest).args(&self.environment).stdin(Stdio::null());
+        if let Some(handed) = &self.handed {
+            let socket = handed.try_clone().map_err(|e| format!("the socket: {e}"))?;
+            command.args(["sh", "-c", HAND_OVER, "sh"]).stdin(OwnedFd::from(socket));
+        }
+        command.arg(&self.program).args(["serve", "--config"]).arg(config);
+        command.stdout(again).stderr(log);
         Ok(command)
     }
 }

@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Containerd, Leftovers, Node, daemon, entering};
+use super::{Containerd, Leftovers, Node, daemon, spawn};
 use crate::layout::Layout;
 use crate::tools::cache;
 
@@ -259,17 +259,6 @@ fn mounts_below<'a>(table: &'a str, dir: &Path) -> Vec<&'a str> {
     let point = |line: &'a str| line.split(' ').nth(4).map(Path::new);
     let is_left = |point: &Path| point.starts_with(dir) && point != dir.join("root");
     table.lines().filter(|line| point(line).is_some_and(is_left)).collect()
-}
-
-/// Starts what stays, in the node's world.
-fn spawn(node: &Node, words: &[&str], log: &Path) -> Child {
-    let file = File::create(log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
-    let again = file.try_clone().unwrap_or_else(|e| panic!("{}: {e}", log.display()));
-    let enter = entering(node.world);
-    let (first, rest) = enter.split_first().unwrap_or_else(|| panic!("no way in"));
-    let mut command = Command::new(first);
-    command.args(rest).args(words).stdin(Stdio::null()).stdout(again).stderr(file);
-    command.spawn().unwrap_or_else(|e| panic!("{first}: {e}"))
 }
 
 /// What `docs/install.md` says, and what lets an engine live in a directory, without a bridge and packet filters.

@@ -1,5 +1,6 @@
 //! A node: erolith's daemon and a real containerd that uses it, both stopped and everything unmounted when dropped.
 
+pub mod cri;
 mod daemon;
 mod docker;
 mod isolated;
@@ -7,10 +8,13 @@ mod leftovers;
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::cri::Cri;
 pub use self::daemon::{Daemon, Setup};
 pub use self::docker::Docker;
 pub use self::isolated::{disk, isolated};
@@ -110,10 +114,11 @@ impl Node {
             ..Setup::alone(program, &place.join("e"))
         };
         let extra = plugins(&setup.socket(), &setup.root, pairs);
-        Ok(Self::start_with(dir, setup, containerd, &extra))
+        Ok(Self::start_with(dir, setup, containerd, &extra, false))
     }
 
-    /// Starts both with the part of containerd's configuration that concerns erolith as `erolith serve` prints it.
+    /// Starts both with the part of containerd's configuration that concerns erolith as `erolith serve` prints it, in a
+    /// file of its own that is imported.
     ///
     /// # Errors
     /// What is missing, for [`crate::need!`].
@@ -121,6 +126,17 @@ impl Node {
     /// # Panics
     /// When everything is there and does not start.
     pub fn start_as_printed(program: &str, containerd: Containerd) -> Result<Self, String> {
+        Self::start_printed(program, containerd, |printed| printed, None)
+    }
+
+    /// As [`Node::start_as_printed`], where `dropin` may change what is printed. `cri` gives more of containerd's own file,
+    /// for the node's place, and has CRI be served.
+    fn start_printed(
+        program: &str,
+        containerd: Containerd,
+        dropin: impl FnOnce(String) -> String,
+        cri: Option<&dyn Fn(&Path) -> String>,
+    ) -> Result<Self, String> {
         containerd.installed()?;
         let dir = disk()?;
         let place = dir.path().join("c");
@@ -138,18 +154,22 @@ impl Node {
             .output();
         let out = out.unwrap_or_else(|e| panic!("{program}: {e}"));
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        // The one key that the rest of the file has too.
-        let extra: String =
-            text.lines().filter(|l| !l.starts_with("version")).map(|l| format!("{l}\n")).collect();
-        Ok(Self::start_with(dir, setup, containerd, &extra))
+        let printed = dropin(String::from_utf8_lossy(&out.stdout).into_owned());
+        let imported = place.join("conf.d");
+        let written = fs::create_dir_all(&imported)
+            .and_then(|()| File::create(imported.join("erolith.toml")))
+            .and_then(|mut file| file.write_all(printed.as_bytes()));
+        written.unwrap_or_else(|e| panic!("{}: {e}", imported.display()));
+        let extra = cri.map(|cri| cri(&place)).unwrap_or_default();
+        Ok(Self::start_with(dir, setup, containerd, &extra, cri.is_some()))
     }
 
     fn start_with(
         dir: tempfile::TempDir,
-        mut setup: Setup,
+        setup: Setup,
         containerd: Containerd,
         extra: &str,
+        cri: bool,
     ) -> Self {
         let file = dir.path().join("extra.toml");
         let written = File::create(&file).and_then(|mut file| file.write_all(extra.as_bytes()));
@@ -162,18 +182,15 @@ impl Node {
             .env("EROLITH_CONTAINERD", containerd.root())
             .env("EROLITH_SHARED", shared)
             .env("EROLITH_CACHE", cache())
+            .envs(cri.then_some(("EROLITH_CRI", "1")))
             .stdin(Stdio::null())
             .output();
         let out = out.unwrap_or_else(|e| panic!("containerd.sh: {e}"));
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        let world = Command::new(script()).arg("world").arg(&place).output();
-        let world = world.ok().and_then(|out| String::from_utf8(out.stdout).ok());
-        let world = world.and_then(|text| text.trim().parse().ok());
-        let world = world.unwrap_or_else(|| panic!("containerd.sh world gives no process"));
-        setup.enter = entering(world);
         let created = fs::create_dir_all(&setup.dir);
         created.unwrap_or_else(|e| panic!("{}: {e}", setup.dir.display()));
-        let mut node = Self { daemon: None, setup, dir, world, containerd };
+        let mut node = Self { daemon: None, setup, dir, world: 0, containerd };
+        node.enter_world();
         node.start_daemon();
         node
     }
@@ -201,14 +218,76 @@ impl Node {
         }
     }
 
+    /// Runs a command of the script that keeps containerd.
+    fn command(&self, word: &str) -> Command {
+        let mut command = Command::new(script());
+        command.arg(word).arg(self.place()).stdin(Stdio::null());
+        command
+    }
+
+    fn script(&self, word: &str) -> String {
+        let out = self.command(word).output();
+        let out = out.unwrap_or_else(|e| panic!("containerd.sh {word}: {e}"));
+        assert!(out.status.success(), "{word}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// Finds the namespaces.
+    fn enter_world(&mut self) {
+        let world = self.script("world");
+        self.world =
+            world.trim().parse().unwrap_or_else(|_| panic!("no process of the world: {world}"));
+        self.setup.enter = entering(self.world);
+    }
+
     /// `kill -9` of containerd, and starts it again.
     ///
     /// # Panics
     /// When it does not come back.
     pub fn restart_containerd(&self) {
-        let out = Command::new(script()).arg("restart").arg(self.place()).output();
-        let out = out.unwrap_or_else(|e| panic!("containerd.sh: {e}"));
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        self.script("restart");
+    }
+
+    /// [`Node::restart_containerd`], not waited for: `wait` of what is returned does.
+    ///
+    /// # Panics
+    /// When there is no such script.
+    pub fn restarting_containerd(&self) -> Child {
+        let child = self.command("restart").stdout(Stdio::null()).spawn();
+        child.unwrap_or_else(|e| panic!("containerd.sh restart: {e}"))
+    }
+
+    /// A power cut that loses nothing on disk: all processes and mounts end at once, and the daemon and containerd start
+    /// again, in this order.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn reboot(&mut self) {
+        self.script("reboot");
+        drop(self.daemon.take());
+        self.enter_world();
+        self.start_daemon();
+        self.script("up");
+    }
+
+    /// Ends all processes and mounts.
+    fn end_world(&mut self) {
+        drop(self.daemon.take());
+        let _ = self.command("stop").output();
+    }
+
+    /// From now on the daemon's socket is held for it, as systemd does with `dist/erolith.socket`: who connects while the
+    /// daemon is away waits. Call it while there is no daemon.
+    ///
+    /// # Panics
+    /// When there can be no socket.
+    pub fn hold_socket(&mut self) -> Arc<UnixListener> {
+        let path = self.setup.socket();
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(&path);
+        let listener = Arc::new(listener.unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+        self.setup.handed = Some(Arc::clone(&listener));
+        listener
     }
 
     /// Everything of containerd and, in `e`, of the daemon; the same name inside and outside.
@@ -368,9 +447,8 @@ impl Drop for Node {
     fn drop(&mut self) {
         let log = || fs::read_to_string(self.place().join("log")).unwrap_or_default();
         daemon::relay_in_panic("containerd", log);
-        drop(self.daemon.take());
-        // Everything else goes with the namespaces.
-        let _ = Command::new(script()).arg("stop").arg(self.place()).output();
+        // Everything goes with the namespaces.
+        self.end_world();
     }
 }
 
@@ -383,6 +461,7 @@ fn entering(world: u32) -> Vec<String> {
         &world,
         "--mount",
         "--pid",
+        "--net",
         "--root",
         "--wd",
         "env",
@@ -391,4 +470,15 @@ fn entering(world: u32) -> Vec<String> {
         "HOME=/root",
     ];
     words.map(str::to_owned).to_vec()
+}
+
+/// Starts what stays, in the node's world.
+fn spawn(node: &Node, words: &[&str], log: &Path) -> Child {
+    let file = File::create(log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+    let again = file.try_clone().unwrap_or_else(|e| panic!("{}: {e}", log.display()));
+    let enter = entering(node.world);
+    let (first, rest) = enter.split_first().unwrap_or_else(|| panic!("no way in"));
+    let mut command = Command::new(first);
+    command.args(rest).args(words).stdin(Stdio::null()).stdout(again).stderr(file);
+    command.spawn().unwrap_or_else(|e| panic!("{first}: {e}"))
 }

@@ -89,3 +89,35 @@ fn what_a_mapped_container_wrote_is_committed_with_owners_of_its_own() {
         assert_eq!(owner(view.0.clone()), (0, 0));
     });
 }
+
+/// What containerd does without the capability `remap-ids`: it changes the owners in a copy, and then names the maps too.
+#[test]
+fn a_copy_whose_owners_containerd_changed_is_not_mapped_again() {
+    const COPY: &str = "ns/3/A-100000-100000";
+    with_mounts(|site| {
+        let service = site.open();
+        let image = service.prepare("ns/0/a", "", &none()).unwrap();
+        write(&Path::new(&image[0].source).join("image"), "image");
+        service.commit("ns/1/A", "ns/0/a", "", &none()).unwrap();
+        let tree = Tree::of(
+            &service.prepare("ns/2/A-100000-100000-remap", "ns/1/A", &none()).unwrap(),
+            site.target("copy"),
+        );
+        let file = tree.join("file");
+        write(&file, "file");
+        for path in [&tree.0, &file] {
+            std::os::unix::fs::chown(path, Some(100_000), Some(100_000)).unwrap();
+        }
+        drop(tree);
+        service.commit(COPY, "ns/2/A-100000-100000-remap", "", &none()).unwrap();
+        let mounts = service.prepare("ns/4/k", COPY, &mapped(100_000)).unwrap();
+        assert_eq!(service.mounts("ns/4/k").unwrap(), mounts);
+        let tree = Tree::of(&mounts, site.target("k"));
+        assert_eq!(owner(tree.0.clone()), (100_000, 100_000));
+        assert_eq!(owner(tree.join("file")), (100_000, 100_000));
+        drop(tree);
+        let error = service.prepare("ns/5/k", COPY, &mapped(200_000)).unwrap_err();
+        assert_eq!((error.code(), error.status()), ("id-map", Status::InvalidArgument));
+        assert!(error.to_string().contains("owners containerd mapped otherwise"), "{error}");
+    });
+}
