@@ -6,10 +6,8 @@ mod rpc;
 
 use std::fs;
 
-use erolith_tests::layout::{Layout, sha256};
 use erolith_tests::need;
 use erolith_tests::node::{Daemon, Leftovers, Setup, disk, isolated};
-use erolith_tests::program::Program;
 use erolith_tests::tarball::Tarball;
 
 use crate::rpc::{Client, attach, detach, labels, option_bytes, snapshots};
@@ -33,37 +31,6 @@ fn finish(daemon: Daemon, client: &Client) {
     client.empty().unwrap();
     let setup = daemon.stop().unwrap();
     Leftovers::vanish(std::process::id(), &setup.root, &setup.state).unwrap();
-}
-
-/// What `erolith cache fill` leaves in a directory is what a snapshot has from its beginning.
-#[test]
-fn layers_come_from_a_cache_that_was_filled() {
-    isolated(|| {
-        let dir = need!(disk());
-        let at = |name: &str| dir.path().join(name);
-        let layer = Tarball::new().dir("etc").file("etc/hosts", b"cached").end();
-        let diff_id = format!("sha256:{}", sha256(&layer));
-        Layout::create(&at("image"), std::slice::from_ref(&layer)).unwrap();
-        let source = format!("oci:{}", at("image").display());
-        Program(EROLITH).printed(&["cache", "fill", &at("cache").display().to_string(), &source]);
-        let caches = format!("{UNSYNCED}caches = [{:?}]\n", at("cache"));
-        let setup = Setup { config: caches, ..Setup::alone(EROLITH, dir.path()) };
-        let (daemon, client) = start(&setup);
-        let named = [
-            ("containerd.io/snapshot.ref", diff_id.as_str()),
-            ("containerd.io/snapshot/diff-id", diff_id.as_str()),
-        ];
-        let mounts = client.prepare_with("extract", "", &named).unwrap();
-        let target = at("seen");
-        attach(&mounts, &target).unwrap();
-        assert_eq!(fs::read(target.join("etc/hosts")).unwrap(), b"cached");
-        detach(&target);
-        client.commit(&diff_id, "extract").unwrap();
-        attach(&client.view("view", &diff_id).unwrap(), &target).unwrap();
-        assert_eq!(fs::read(target.join("etc/hosts")).unwrap(), b"cached");
-        detach(&target);
-        finish(daemon, &client);
-    });
 }
 
 /// That no call gets slower with their number is shown by `tests/bench` and by the store's own tests, which count steps.
