@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 
 use erolith_mkfs::format::FileType;
 use erolith_mkfs::image::Inode;
@@ -119,6 +120,34 @@ pub(crate) fn iso(time: Time) -> String {
     format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
+/// The seconds since 1970 of the years 0 to 9999. Documents have their times in the form of RFC 3339, which has four
+/// digits for the year; Go reads and writes no other (`Time.MarshalJSON`).
+const RFC3339_SECONDS: RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
+
+/// The time of an image, in seconds since 1970: SOURCE_DATE_EPOCH and what else is given for it.
+///
+/// # Errors
+/// What is wrong with a time that no document can hold.
+pub(crate) fn image_time(seconds: i64) -> Result<i64, String> {
+    if RFC3339_SECONDS.contains(&seconds) {
+        return Ok(seconds);
+    }
+    let (year, ..) = civil(seconds.div_euclid(86_400));
+    Err(format!(
+        "{seconds} is in the year {year}, and an image holds the years 0 to 9999 only: give seconds since 1970, not \
+         milliseconds"
+    ))
+}
+
+/// The same from text.
+///
+/// # Errors
+/// As [`image_time`], and for what is no number.
+pub(crate) fn parse_image_time(text: &str) -> Result<i64, String> {
+    let seconds = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    image_time(seconds)
+}
+
 /// Year, month and day of a number of days since 1970-01-01, in the proleptic Gregorian calendar.
 fn civil(days: i64) -> (i64, i64, i64) {
     const ERA: i64 = 146_097;
@@ -209,6 +238,31 @@ impl<const N: usize> Table<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_images_are_those_that_go_can_write() {
+        for (text, year) in [
+            ("0", Ok("1970-01-01T00:00:00Z")),
+            ("-1", Ok("1969-12-31T23:59:59Z")),
+            ("1764547200", Ok("2025-12-01T00:00:00Z")),
+            ("253402300799", Ok("9999-12-31T23:59:59Z")),
+            ("-62167219200", Ok("0000-01-01T00:00:00Z")),
+            ("253402300800", Err("year 10000")),
+            ("-62167219201", Err("year -1")),
+            ("1764547200000", Err("not milliseconds")),
+            ("-9223372036854775808", Err("0 to 9999")),
+            ("9223372036854775807", Err("0 to 9999")),
+            ("9223372036854775808", Err("not a number of seconds")),
+            ("1.5", Err("not a number of seconds")),
+            ("", Err("not a number of seconds")),
+        ] {
+            match (parse_image_time(text), year) {
+                (Ok(sec), Ok(want)) => assert_eq!(iso(Time { sec, nsec: 0 }), want),
+                (Err(error), Err(want)) => assert!(error.contains(want), "{error}"),
+                (got, _) => panic!("{text}: {got:?}"),
+            }
+        }
+    }
 
     #[test]
     fn names_are_quoted_like_ls_b() {

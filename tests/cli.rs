@@ -411,6 +411,165 @@ fn an_image_is_converted_mounted_and_unmounted() {
     assert_eq!(mounted(scratch.path()), before, "something is left mounted");
 }
 
+/// Whoever interrupts it finds nothing afterwards.
+#[test]
+fn an_image_in_the_making_is_called_off() {
+    use std::io::Write as _;
+    let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+    let image = scratch.path().join("image");
+    let mut command = EROLITH.command();
+    command.args(["mkfs", "--tar", &image.display().to_string(), "-"]).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // More than a pipe holds: what is here has been taken, so the program waits for the rest.
+    let archive = Tarball::new().file("big", vec![7; 4 << 20]).file("more", vec![8; 4 << 20]).end();
+    input.write_all(&archive[..6 << 20]).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    // It may be asked when the next piece comes.
+    let _ = input.write_all(&archive[6 << 20..]);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), text(&out.stderr).trim()), (Some(130), "erolith: cancelled"));
+    drop(input);
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
+
+/// Documents hold four digits for the year: a time in milliseconds would make images that no other program can read.
+#[test]
+fn times_that_no_document_holds_are_refused_wherever_they_are_read() {
+    let bench = Bench::new();
+    let layer = fs::read(bench.path("layer.tar")).unwrap();
+    Layout::create(&bench.path("docker"), &[layer]).unwrap();
+    fs::create_dir(bench.path("upper")).unwrap();
+    let oci = |name: &str| format!("oci:{}", bench.at(name));
+    let commit = ["commit", "--upper", &bench.at("upper"), "--base", &oci("docker"), &oci("new")];
+    let (mkfs, convert) = (
+        ["mkfs", "--tar", &bench.at("timed"), &bench.at("layer.tar")],
+        ["convert", &oci("docker"), &oci("converted")],
+    );
+    for args in [&commit[..], &mkfs, &convert] {
+        let mut command = EROLITH.command();
+        let out = command.args(args).env("SOURCE_DATE_EPOCH", "1764547200000").output().unwrap();
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {said}");
+        for word in ["SOURCE_DATE_EPOCH: ", "year 57886", "not milliseconds"] {
+            assert!(said.contains(word), "no {word} in {said}");
+        }
+    }
+    let (code, said) = refused(&[&commit[..], &["--source-date-epoch", "253402300800"]].concat());
+    assert!(code == 2 && said.contains("year 10000"), "{code} {said}");
+    for name in ["new", "timed", "converted"] {
+        assert!(!bench.path(name).exists(), "{name}");
+    }
+    EROLITH.printed(&[&commit[..], &["--source-date-epoch", "253402300799"]].concat());
+    let layout = Layout(bench.path("new"));
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path("new/index.json")).unwrap()).unwrap();
+    let manifest = layout.document(index["manifests"][0]["digest"].as_str().unwrap()).unwrap();
+    let config = layout.document(manifest["config"]["digest"].as_str().unwrap()).unwrap();
+    assert_eq!(config["created"], "9999-12-31T23:59:59Z");
+}
+
+#[test]
+fn images_that_old_versions_do_not_run_are_announced_in_one_line() {
+    let bench = Bench::new();
+    let layer = fs::read(bench.path("layer.tar")).unwrap();
+    Layout::create(&bench.path("docker"), &[layer]).unwrap();
+    fs::create_dir(bench.path("upper")).unwrap();
+    let oci = |name: &str| format!("oci:{}", bench.at(name));
+    let (docker, upper) = (oci("docker"), bench.at("upper"));
+    let commit = |to: &str, more: &[&str]| {
+        let to = oci(to);
+        EROLITH.run(&[&["commit", "--upper", &upper, "--base", &docker, &to][..], more].concat())
+    };
+    let convert = |to: &str, more: &[&str]| {
+        EROLITH.run(&[&["convert", &docker, &oci(to)][..], more].concat())
+    };
+    for (out, lines) in [
+        (convert("a", &[]), 1),
+        (convert("b", &["--json"]), 1),
+        (convert("c", &["--quiet"]), 0),
+        (convert("d", &["--keep-original"]), 0),
+        (commit("e", &["--format", "erofs"]), 1),
+        (commit("f", &["--format", "erofs", "--quiet"]), 0),
+        (commit("g", &[]), 0),
+    ] {
+        let said = text(&out.stderr);
+        assert!(out.status.success(), "{said}");
+        assert_eq!(said.lines().count(), lines, "{said}");
+        assert!(lines == 0 || said.contains("containerd 2.3 and later"), "{said}");
+    }
+}
+
+/// The layers of a cache by what became of them, their paths and root hashes.
+fn filled(cache: &str, more: &[&str]) -> Vec<(String, String, serde_json::Value)> {
+    let args = [&["cache", "fill", "--json", cache][..], more].concat();
+    let report: serde_json::Value = serde_json::from_str(&EROLITH.printed(&args)).unwrap();
+    let row = |layer: &serde_json::Value| {
+        let text = |key: &str| layer[key].as_str().unwrap_or_default().to_owned();
+        (text("outcome"), text("path"), layer["dm_verity"].clone())
+    };
+    report["layers"].as_array().unwrap().iter().map(row).collect()
+}
+
+#[test]
+fn a_cache_is_filled_with_what_is_missing_in_it() {
+    let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+    let at = |name: &str| scratch.path().join(name).display().to_string();
+    let base = Tarball::new().dir("etc").file("etc/hosts", b"base").end();
+    let top = Tarball::new().dir("etc").file("etc/.wh.hosts", b"").file("new", b"top").end();
+    let needy = Tarball::new().file("etc/deep/file", b"its directories are described below").end();
+    let name = |layer: &[u8]| {
+        let hex = erolith_tests::layout::sha256(layer).replace("sha256:", "");
+        at(&format!("cache/sha256/{}/{hex}.erofs", &hex[..2]))
+    };
+    Layout::create(&scratch.path().join("one"), &[base.clone(), top.clone()]).unwrap();
+    Layout::create(&scratch.path().join("two"), &[base.clone(), needy]).unwrap();
+    let (cache, one, two) =
+        (at("cache"), format!("oci:{}", at("one")), format!("oci:{}", at("two")));
+    let outcomes = |more: &[&str]| -> Vec<_> {
+        filled(&cache, more).into_iter().map(|(outcome, path, _)| (outcome, path)).collect()
+    };
+    let pair = |outcome: &str, path: String| (outcome.to_owned(), path);
+    let (base, top) = (name(&base), name(&top));
+    // A layer that two images have is one layer; one that needs those below is in no cache.
+    assert_eq!(
+        outcomes(&["--jobs", "2", &one, &two]),
+        [pair("made", base.clone()), pair("made", top.clone()), pair("left_out", String::new())]
+    );
+    for image in [&base, &top] {
+        EROLITH.printed(&["fsck", image]);
+    }
+    // The directory of the one that is left out may stay, empty.
+    let dirs = fs::read_dir(at("cache/sha256")).unwrap();
+    let files = dirs.flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap());
+    assert_eq!(files.count(), 2);
+    let before = fs::metadata(&base).unwrap().modified().unwrap();
+    // What is damaged is made again, and nothing else is.
+    fs::write(&top, b"cut short").unwrap();
+    assert_eq!(outcomes(&[&one]), [pair("present", base.clone()), pair("made", top.clone())]);
+    assert_eq!(fs::metadata(&base).unwrap().modified().unwrap(), before);
+    // With a tree and without: those that have one are not made again.
+    let trees = filled(&cache, &["--dm-verity", &one]);
+    assert!(trees.iter().all(|(outcome, _, tree)| outcome == "made" && !tree.is_null()));
+    assert!(Path::new(&format!("{base}.dmverity")).exists());
+    for more in [&["--dm-verity", one.as_str()][..], &[&one]] {
+        let again = filled(&cache, more);
+        assert!(again.iter().all(|(outcome, _, tree)| outcome == "present" && !tree.is_null()));
+    }
+    // A block that the tree covers.
+    let mut bytes = fs::read(&base).unwrap();
+    bytes[2000] ^= 1;
+    fs::write(&base, bytes).unwrap();
+    let again = filled(&cache, &["--sandbox", &one]);
+    assert_eq!(again[0].0, "made");
+    assert_eq!(again[1].0, "present");
+    let printed = EROLITH.printed(&["cache", "fill", &cache, &one]);
+    assert_eq!(printed.matches("(was there)").count(), 2, "{printed}");
+    let (code, said) = refused(&["cache", "fill", &cache, &format!("oci:{}", at("none"))]);
+    assert!(code != 0 && said.contains("source oci:"), "{said}");
+}
+
 /// Two layers in a layout, and the same as EROFS images in another one.
 fn layered(bench: &Bench) -> (String, String) {
     let lower = Tarball::new()

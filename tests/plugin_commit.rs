@@ -132,6 +132,9 @@ fn life(containerd: Containerd) {
     let made = commit(&node, &words);
     assert!(is_running(&node), "the container goes on");
     assert_eq!(views(&node), [""; 0]);
+    // Neither the command nor the daemon keeps what the image holds now.
+    let leases = node.ctr(&["leases", "ls"]);
+    assert!(!leases.contains("erolith-"), "{leases}");
     assert_eq!(run(&node, name, SHOW), SHOWN);
 
     let manifest = document(&node, &made["manifest"]);
@@ -160,6 +163,11 @@ fn life(containerd: Containerd) {
     node.ctr(&["images", "export", "/dev/null", name]);
     assert_eq!(run(&node, name, SHOW), SHOWN);
     end(&node);
+    // Its blob goes with it, at once.
+    let blob = made["layer"]["digest"].as_str().unwrap();
+    assert!(node.ctr(&["content", "ls"]).contains(blob));
+    node.ctr(&["images", "rm", "--sync", name]);
+    assert!(!node.ctr(&["content", "ls"]).contains(blob));
     node.leaves_nothing();
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong, where, and a stable code for each.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::Digest;
 use crate::decode::{Defect, Format};
@@ -17,6 +18,18 @@ pub enum Error {
     BadDigest {
         /// The text, shortened.
         text: String,
+    },
+    /// A layer that can only be made over the layers below it.
+    #[error("the layer takes attributes of directories from the layers below it")]
+    Inherits,
+    /// A work directory whose index is that of another upper directory.
+    #[error(
+        "work directory {}: its index belongs to another upper directory; name the one that the overlay was mounted with",
+        work.display()
+    )]
+    ForeignIndex {
+        /// The work directory.
+        work: PathBuf,
     },
     /// A layer of a kind that is not handled.
     #[error("layers of media type {media_type:?} are not supported")]
@@ -335,6 +348,8 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::BadDigest { .. } => "digest-invalid",
+            Self::Inherits => "layer-inherits",
+            Self::ForeignIndex { .. } => "overlay-index-foreign",
             Self::UnsupportedMediaType { .. } => "media-type-unsupported",
             Self::UnsupportedCompression { .. } => "compression-unsupported",
             Self::NotALayer { .. } => "layer-wrong-magic",

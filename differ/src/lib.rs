@@ -6,6 +6,7 @@
 //! container changed, and [`commit`] an image of that layer and the image below.
 
 pub mod apply;
+pub mod cache;
 pub mod commit;
 pub mod compare;
 pub mod content;

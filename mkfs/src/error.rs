@@ -41,6 +41,24 @@ pub enum Error {
         /// What about it.
         why: &'static str,
     },
+    /// An overlay with the option `index` whose index does not say what its files show.
+    #[error("{what}: {why}")]
+    Index {
+        /// The entry of the index, or the upper directory.
+        what: String,
+        /// What about it.
+        why: &'static str,
+    },
+    /// A mark of an overlay that was mounted otherwise than the marks are read: what it says would be lost.
+    #[error("{what}: it has the mark {mark}, {why}")]
+    Marks {
+        /// The path of the file.
+        what: String,
+        /// The name of the attribute.
+        mark: String,
+        /// What to do.
+        why: &'static str,
+    },
     /// An owner that the map of the container does not have.
     #[error("{what}: owner or group {id} of the host is nobody in the container")]
     Owner {
@@ -86,6 +104,8 @@ impl Error {
             Self::Input { .. } => "input-io",
             Self::Changed { .. } => "input-changed",
             Self::Overlay { .. } => "overlay-unsupported",
+            Self::Index { .. } => "overlay-index",
+            Self::Marks { .. } => "overlay-marks",
             Self::Owner { .. } => "owner-unmapped",
             Self::Output(_) => "output-io",
             Self::TooLarge { .. } => "image-too-large",

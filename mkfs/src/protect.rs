@@ -103,9 +103,9 @@ mod tests {
                     let sink = wanted.begin(sink, block_bits).unwrap();
                     let options = Options { block_bits, ..Options::default() };
                     let mut builder = Builder::new(sink, options).unwrap();
-                    builder
-                        .fill_from_dir(std::os::fd::AsFd::as_fd(&File::open(&tree).unwrap()))
-                        .unwrap();
+                    let opened = File::open(&tree).unwrap();
+                    let go_on = || Ok::<_, crate::Error>(());
+                    builder.fill_from_dir(std::os::fd::AsFd::as_fd(&opened), go_on).unwrap();
                     builder.finish(&Finish::default()).unwrap().0
                 };
                 let sink = image(wanted);

@@ -72,6 +72,14 @@ pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty()).map_err(failed("opening directory", path))
 }
 
+/// Opens a directory, if there is one.
+pub(crate) fn open_dir_if_there(path: &Path) -> Result<Option<OwnedFd>> {
+    match stat(path)? {
+        Some(_) => open_dir(path).map(Some),
+        None => Ok(None),
+    }
+}
+
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     rustix::fs::fsync(open_dir(path)?).map_err(failed("syncing directory", path))

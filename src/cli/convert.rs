@@ -20,6 +20,7 @@ use serde_json::json;
 use super::image_options::ImageOptions;
 use super::layer_limits::LayerLimits;
 use super::sign::Signer;
+use crate::containerd::version::RUNS_EROFS_NOTE;
 use crate::exit::{self, Usage};
 use crate::json;
 use crate::progress::Bars;
@@ -129,6 +130,10 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         writeln!(out)?;
     } else if !args.quiet {
         print(&report, args, out)?;
+    }
+    // With the original beside it, older versions take that.
+    if !args.quiet && !args.keep_original {
+        exit::complain(RUNS_EROFS_NOTE);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,19 @@ type Example = (&'static str, &'static str);
 
 /// Commands with their examples; a command below `snapshots` is named by its own name.
 const EXAMPLES: &[(&str, &[Example])] = &[
+    (
+        "cache",
+        &[
+            (
+                "Fill a directory of converted layers for the nodes of a cluster",
+                "erolith cache fill /srv/layers oci:images:alpine",
+            ),
+            (
+                "Give the layers of two archives hash trees for dm-verity",
+                "erolith cache fill --dm-verity --json /srv/layers docker-archive:app.tar oci-archive:base.tar",
+            ),
+        ],
+    ),
     ("cat", &[("Print a file of an image", "erolith cat layer.erofs /etc/os-release")]),
     (
         "commit",

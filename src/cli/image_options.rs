@@ -3,6 +3,7 @@
 use erolith_mkfs::build::{Options, Owner, Timestamp};
 
 use crate::exit::Usage;
+use crate::text::parse_image_time;
 
 /// How images are built.
 #[derive(Debug, clap::Args)]
@@ -103,8 +104,6 @@ fn timestamp(option: Option<i64>) -> anyhow::Result<Timestamp> {
 /// SOURCE_DATE_EPOCH of the environment, in seconds since 1970 (reproducible-builds.org).
 pub(super) fn source_date_epoch() -> anyhow::Result<Option<i64>> {
     let Some(value) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
-    let seconds = value.to_str().and_then(|v| v.parse().ok());
-    let seconds =
-        seconds.ok_or_else(|| Usage("SOURCE_DATE_EPOCH is not a number of seconds".into()))?;
-    Ok(Some(seconds))
+    let seconds = parse_image_time(&value.to_string_lossy());
+    Ok(Some(seconds.map_err(|error| Usage(format!("SOURCE_DATE_EPOCH: {error}")))?))
 }

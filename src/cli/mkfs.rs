@@ -1,6 +1,8 @@
 //! `erolith mkfs`: one EROFS image from a directory, a tar archive or another image. Options are named as in
 //! mkfs.erofs where they mean the same.
 
+mod watched;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
@@ -13,7 +15,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use erolith_differ::apply::image_uuid;
 use erolith_differ::content::Staging as _;
-use erolith_differ::decode::{Digests, LayerStream, Request};
+use erolith_differ::decode::{Cancel, Digests, LayerStream, OnBytes, Request};
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
 use erolith_differ::{Algorithm, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
@@ -25,10 +27,12 @@ use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::OverlayXattrs;
 use serde_json::json;
 
+use self::watched::Watched;
 use super::image_options::ImageOptions;
 use super::layer_limits::LayerLimits;
 use crate::exit::{self, Usage};
 use crate::json;
+use crate::progress::{Count, Line};
 
 /// Make an EROFS image from a directory, a tar archive or another image.
 ///
@@ -92,13 +96,43 @@ enum OverlayArg {
 /// Runs the command.
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let options = options(args)?;
+    let watch = Watch { cancel: Cancel::default(), line: Line::new(args.quiet || args.json) };
+    let interrupted = watch.cancel.clone();
+    ctrlc::set_handler(move || interrupted.cancel()).context("handling signals")?;
+    let made = make(args, options, &watch).or_else(|error| {
+        // Rather than what the write that was called off came to.
+        watch.cancel.check()?;
+        Err(error)
+    });
+    let Made { summary, uuid, verity } = made?;
+    drop(watch);
+    print(args, &summary, uuid, verity.as_ref(), out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What calls the work off, and where it is shown how far it is.
+struct Watch {
+    cancel: Cancel,
+    line: Line,
+}
+
+/// An image that is there.
+struct Made {
+    summary: Summary,
+    uuid: [u8; 16],
+    verity: Option<Verity>,
+}
+
+fn make(args: &Args, options: Options, watch: &Watch) -> anyhow::Result<Made> {
     let pending = Unnamed::create(&args.output, READABLE)?;
     let wanted = Wanted { fs_verity: false, dm_verity: args.build.dm_verity };
     let sink = FileSink::new(pending.file().try_clone()?, pending.scratch_dir()?);
     let sink = wanted.begin(sink, options.block_bits)?;
+    let sink = Watched::new(sink, &watch.cancel, watch.line.on_bytes());
     let mut builder = Builder::new(sink, options)?;
-    let source =
-        fill(args, &mut builder).with_context(|| format!("source {}", args.source.display()))?;
+    watch.line.step("writing the image", Count::Bytes);
+    let source = fill(args, &mut builder, &watch.cancel)
+        .with_context(|| format!("source {}", args.source.display()))?;
     let finish = Finish {
         uuid: uuid(args.uuid.as_deref(), source.diff_id.as_ref())?,
         device_bytes: source.bytes,
@@ -108,17 +142,19 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     if args.join {
         summary.image_bytes += join(&sink, &args.source, summary.image_bytes)?;
     }
-    let verity = wanted.finish(&sink, &|| false)?.verity;
+    let sink = sink.inner;
+    let verity = wanted.finish(&sink, &|| watch.cancel.check().is_err())?.verity;
     if verity.is_some() {
         summary.image_bytes = sink.file().metadata()?.len();
     }
+    watch.cancel.check()?;
+    watch.line.step("syncing the image", Count::Nothing);
     pending.publish(Sync::Durable)?;
     let dropped = &summary.dropped_xattrs;
     if dropped.count > 0 {
         exit::complain(format_args!("warning: {}: {dropped}", args.source.display()));
     }
-    print(args, &summary, finish.uuid, verity.as_ref(), out)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Made { summary, uuid: finish.uuid, verity })
 }
 
 fn options(args: &Args) -> anyhow::Result<Options> {
@@ -151,32 +187,36 @@ struct Known {
     bytes: u64,
 }
 
-fn fill(args: &Args, builder: &mut Builder<FileSink>) -> anyhow::Result<Known> {
+/// An image on its way to its file.
+type Output = Builder<Watched<FileSink>>;
+
+fn fill(args: &Args, builder: &mut Output, cancel: &Cancel) -> anyhow::Result<Known> {
     let is_stdin = args.source == Path::new("-");
     if args.tar.is_some() && is_stdin {
-        return fill_from_stream(args, builder, io::stdin());
+        return fill_from_stream(args, builder, io::stdin(), cancel);
     }
     if is_stdin {
         return Err(Usage("standard input is an archive: add --tar".into()).into());
     }
     let file = File::open(&args.source)?;
     if args.tar.is_some() {
-        return fill_from_archive(args, builder, file);
+        return fill_from_archive(args, builder, file, cancel);
     }
     if file.metadata()?.is_dir() {
-        builder.fill_from_dir(file.as_fd())?;
+        builder.fill_from_dir(file.as_fd(), || cancel.check())?;
     } else {
         let image = Image::open(file, Vec::new())
             .context("neither a directory nor an image; an archive needs --tar")?;
-        builder.fill_from_image(&image)?;
+        builder.fill_from_image(&image, || cancel.check())?;
     }
     Ok(Known::default())
 }
 
 fn fill_from_archive(
     args: &Args,
-    builder: &mut Builder<FileSink>,
+    builder: &mut Output,
     file: File,
+    cancel: &Cancel,
 ) -> anyhow::Result<Known> {
     let mut head = [0; 4];
     let n = file.read_at(&mut head, 0)?;
@@ -184,15 +224,15 @@ fn fill_from_archive(
     // A zstd stream may begin with a skippable frame.
     let is_skippable = n == 4 && u32::from_le_bytes(head) & 0xFFFF_FFF0 == 0x184D_2A50;
     if is_packed || is_skippable || !file.metadata()?.is_file() {
-        return fill_from_stream(args, builder, file);
+        return fill_from_stream(args, builder, file, cancel);
     }
     let bytes = file.metadata()?.len();
     let hashed = file.try_clone()?;
     let wants_digest = args.uuid.is_none();
     // The digest costs as much as the copy, so it has a processor of its own.
     let diff_id = thread::scope(|scope| {
-        let hasher = wants_digest.then(|| scope.spawn(|| digest_of(&hashed)));
-        let input = FileInput::new(file)?;
+        let hasher = wants_digest.then(|| scope.spawn(|| digest_of(&hashed, cancel)));
+        let input = Watched::new(FileInput::new(file)?, cancel, OnBytes::default());
         builder.fill_from_tar(input, Limits::default())?;
         let digest = hasher.map(|h| h.join().map_err(|_| io::Error::other("hashing panicked")));
         anyhow::Ok(digest.transpose()?.transpose()?)
@@ -200,11 +240,12 @@ fn fill_from_archive(
     Ok(Known { diff_id, bytes })
 }
 
-fn digest_of(file: &File) -> io::Result<Digest> {
+fn digest_of(file: &File, cancel: &Cancel) -> io::Result<Digest> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut buf = vec![0; 1 << 20];
     let mut at = 0;
     loop {
+        cancel.check().map_err(io::Error::other)?;
         match file.read_at(&mut buf, at)? {
             0 => return Ok(hasher.finish()),
             n => {
@@ -217,11 +258,12 @@ fn digest_of(file: &File) -> io::Result<Digest> {
 
 fn fill_from_stream(
     args: &Args,
-    builder: &mut Builder<FileSink>,
+    builder: &mut Output,
     source: impl io::Read + Send + 'static,
+    cancel: &Cancel,
 ) -> anyhow::Result<Known> {
     let digests = if args.uuid.is_some() { Digests::Expected } else { Digests::DiffId };
-    let mut request = Request { digests, ..Request::default() };
+    let mut request = Request { digests, cancel: cancel.clone(), ..Request::default() };
     args.limits.apply(&mut request.budget);
     let mut stream = LayerStream::open(source, request)?;
     if args.tar == Some(TarMode::I) && (stream.compression() != Compression::None || args.join) {
@@ -249,7 +291,7 @@ fn uuid(asked: Option<&str>, diff_id: Option<&Digest>) -> anyhow::Result<[u8; 16
 }
 
 /// Appends the archive to its index. Returns its bytes, padded to blocks.
-fn join(sink: &FileSink, source: &Path, at: u64) -> anyhow::Result<u64> {
+fn join(sink: &Watched<FileSink>, source: &Path, at: u64) -> anyhow::Result<u64> {
     let file = File::open(source)?;
     let bytes = file.metadata()?.len();
     sink.copy_from(file.as_fd(), 0, at, bytes)?;

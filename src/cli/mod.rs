@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod cache;
 mod cat;
 mod commit;
 mod completions;
@@ -50,6 +51,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Cache(cache::Args),
     Cat(cat::Args),
     Commit(commit::Args),
     Completions(completions::Args),
@@ -91,6 +93,7 @@ impl Cli {
     /// Runs the command. What it prints goes to `out`.
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         match &self.command {
+            Command::Cache(args) => cache::run(args, out),
             Command::Cat(args) => cat::run(args, out),
             Command::Commit(args) => commit::run(args, out),
             Command::Completions(args) => completions::run(args, out),

@@ -1,5 +1,5 @@
-//! Leases: what they name is not collected as garbage. A proxied call does not bring the lease of its caller along, so
-//! what is uploaded needs one of ours.
+//! Leases: what they name is not collected as garbage. A call that containerd passes on does not bring the lease of its
+//! caller along before 2.4, so what is uploaded needs one of ours.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,10 +9,17 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use super::error::{Error, Result};
 use super::{Containerd, Scope};
-use crate::proto::leases::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
+use crate::proto::leases::{
+    AddResourceRequest, CreateRequest, DeleteRequest, ListRequest, Resource,
+};
 
-/// How long a blob is kept for its caller to take it over. The lease ends by itself then.
-const LIFETIME: Duration = Duration::from_secs(60 * 60);
+/// How long a blob may be on its way. The lease of one that never came ends by itself then.
+const UPLOAD: Duration = Duration::from_secs(60 * 60);
+/// How long a blob that came is kept for its caller to take it over: callers name it in a lease or in a document of
+/// theirs at once.
+const HANDOVER: Duration = Duration::from_secs(10 * 60);
+/// The label of a lease that says for which call it was made, by the `ref` of that call.
+const REFERENCE: &str = "org.erolith.lease.reference";
 /// The label that says when a lease ends, in the form of RFC 3339 (core/metadata of containerd).
 const EXPIRE: &str = "containerd.io/gc.expire";
 
@@ -48,7 +55,37 @@ impl Containerd {
         if scope.lease.is_some() {
             return Ok(Leased { scope: scope.clone(), id: None });
         }
-        self.lease(scope, LIFETIME)
+        self.lease(scope, UPLOAD)
+    }
+
+    /// Keeps a blob that was uploaded under a lease of ours for its caller, who made a call with this `ref`; one of the
+    /// caller's keeps it already.
+    ///
+    /// # Errors
+    /// When containerd gives no lease.
+    pub(crate) fn hand_over(&self, leased: &Leased, digest: &str, reference: &str) -> Result<()> {
+        if leased.id.is_none() {
+            return Ok(());
+        }
+        let labels = match reference {
+            "" => BTreeMap::new(),
+            _ => BTreeMap::from([(REFERENCE.to_owned(), reference.to_owned())]),
+        };
+        let kept = self.labelled_lease(&leased.scope, HANDOVER, labels)?;
+        self.protect(&kept, digest)?;
+        self.give_up(leased);
+        Ok(())
+    }
+
+    /// Gives up what [`Containerd::hand_over`] keeps for the call with this `ref`, because its caller has taken it over.
+    /// What cannot be given up ends by itself.
+    pub(crate) fn release(&self, scope: &Scope, reference: &str) {
+        let filters = vec![format!("labels.\"{REFERENCE}\"==\"{reference}\"")];
+        let listed = self.wait(self.leases.clone().list(scope.request(ListRequest { filters })));
+        let listed = listed.map(|answer| answer.into_inner().leases).unwrap_or_default();
+        for lease in listed {
+            self.give_up(&Leased { scope: scope.clone(), id: Some(lease.id) });
+        }
     }
 
     /// The scope with a new lease, which lasts for `lifetime`.
@@ -56,8 +93,17 @@ impl Containerd {
     /// # Errors
     /// When containerd gives none.
     pub(crate) fn lease(&self, scope: &Scope, lifetime: Duration) -> Result<Leased> {
+        self.labelled_lease(scope, lifetime, BTreeMap::new())
+    }
+
+    fn labelled_lease(
+        &self,
+        scope: &Scope,
+        lifetime: Duration,
+        mut labels: BTreeMap<String, String>,
+    ) -> Result<Leased> {
         let id = format!("erolith-{}", uuid::Uuid::new_v4());
-        let labels = BTreeMap::from([(EXPIRE.to_owned(), expiry(SystemTime::now(), lifetime))]);
+        labels.insert(EXPIRE.to_owned(), expiry(SystemTime::now(), lifetime));
         let create = CreateRequest { id: id.clone(), labels };
         self.wait(self.leases.clone().create(scope.request(create)))
             .map_err(Error::answer("making a lease"))?;

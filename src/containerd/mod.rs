@@ -11,7 +11,7 @@ mod put;
 mod read;
 pub(crate) mod snapshots;
 pub(crate) mod upload;
-mod version;
+pub(crate) mod version;
 
 use std::future::Future;
 use std::path::Path;

@@ -17,6 +17,8 @@ use crate::proto::content::{AbortRequest, WriteAction, WriteContentRequest};
 
 /// Bytes in one message.
 const CHUNK: usize = 1 << 20;
+/// What the names of our own ingests begin with, and those that our own commands give.
+pub(crate) const OWN_REFERENCE: &str = "erolith-diff-";
 /// Messages on their way.
 const MESSAGES: usize = 4;
 
@@ -48,16 +50,17 @@ pub(crate) struct Upload {
 }
 
 impl Containerd {
-    /// Begins a blob. `reference` names the ingest; empty: a name of its own.
+    /// Begins a blob. `reference` names the ingest; empty: a name of its own. An ingest of ours is aborted when nothing
+    /// comes of it.
     ///
     /// # Errors
     /// When containerd gives no lease.
     pub(crate) fn upload(&self, scope: &Scope, reference: &str) -> Result<Upload> {
-        let own_reference = reference.is_empty();
-        let reference = match own_reference {
-            true => format!("erolith-diff-{}", uuid::Uuid::new_v4()),
-            false => reference.to_owned(),
+        let reference = match reference {
+            "" => format!("{OWN_REFERENCE}{}", uuid::Uuid::new_v4()),
+            given => given.to_owned(),
         };
+        let own_reference = reference.starts_with(OWN_REFERENCE);
         let leased = self.leased(scope)?;
         let (messages, outgoing) = channel(MESSAGES);
         let request = leased.scope.request(ReceiverStream::new(outgoing));

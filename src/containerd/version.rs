@@ -29,6 +29,27 @@ impl Version {
     }
 }
 
+/// The first containerd that runs images with EROFS layers as they are: its unpacker knows platforms with the feature `erofs`
+/// (`unpack_config` of the transfer service).
+const RUNS_EROFS: Version = Version { major: 2, minor: 3 };
+
+/// The warning where no containerd is asked.
+pub(crate) const RUNS_EROFS_NOTE: &str =
+    "images with EROFS layers run on containerd 2.3 and later; 2.2 and older do not run them";
+
+impl Version {
+    /// Whether this containerd runs images with EROFS layers.
+    pub(crate) fn runs_erofs(self) -> bool {
+        self >= RUNS_EROFS
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
 /// The last answer, and when it came.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known(Arc<Mutex<Option<(Instant, Version)>>>);
@@ -59,6 +80,20 @@ impl Containerd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_before_2_3_do_not_run_erofs_layers() {
+        for (text, runs) in [
+            ("v1.7.24", false),
+            ("2.1.4~ds1-8", false),
+            ("v2.2.0-rc.1", false),
+            ("v2.3.0", true),
+            ("v2.10.0", true),
+            ("v3.0.0", true),
+        ] {
+            assert_eq!(Version::parse(text).map(Version::runs_erofs), Some(runs), "{text}");
+        }
+    }
 
     #[test]
     fn versions_of_distributions_and_of_builds_are_read() {

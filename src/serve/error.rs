@@ -98,6 +98,7 @@ fn code_of(kind: Kind) -> Code {
 fn kind_of_differ(error: &erolith_differ::Error) -> Kind {
     use erolith_differ::Error as E;
     match error {
+        E::ForeignIndex { .. } => Kind::FailedPrecondition,
         E::UnsupportedMediaType { .. } => Kind::Unimplemented,
         E::BlobMissing { .. } => Kind::NotFound,
         E::OutputBudget { .. } | E::RatioBudget { .. } | E::TimeBudget { .. } => {
@@ -113,6 +114,9 @@ fn kind_of_differ(error: &erolith_differ::Error) -> Kind {
         ) => kind_of_io(source),
         // Who writes to the snapshot may have stopped by the next time.
         E::Build(erolith_mkfs::Error::Changed { .. }) => Kind::Unavailable,
+        E::Build(erolith_mkfs::Error::Index { .. } | erolith_mkfs::Error::Marks { .. }) => {
+            Kind::FailedPrecondition
+        }
         E::Seal { source, .. } => kind_of_seal(source.as_ref()),
         E::Layer { source, .. } => kind_of_differ(source),
         _ => Kind::InvalidArgument,

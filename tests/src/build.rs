@@ -50,10 +50,23 @@ pub fn index_of(
 /// # Errors
 /// What is wrong with the directory or the output.
 pub fn from_dir(dir: &Path, path: &Path, options: &Options) -> Result<Summary, Error> {
+    from_dir_as(dir, path, options, [0; 16])
+}
+
+/// Makes the image of a directory, with a UUID.
+///
+/// # Errors
+/// What is wrong with the directory or the output.
+pub fn from_dir_as(
+    dir: &Path,
+    path: &Path,
+    options: &Options,
+    uuid: [u8; 16],
+) -> Result<Summary, Error> {
     use std::os::fd::AsFd as _;
     let fail = |source| Error::Input { what: dir.display().to_string(), source };
     let root = File::open(dir).map_err(fail)?;
     let mut builder = builder(path, options)?;
-    builder.fill_from_dir(root.as_fd())?;
-    Ok(builder.finish(&Finish::default())?.1)
+    builder.fill_from_dir(root.as_fd(), || Ok::<_, Error>(()))?;
+    Ok(builder.finish(&Finish { uuid, ..Finish::default() })?.1)
 }

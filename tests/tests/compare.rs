@@ -39,7 +39,7 @@ fn the_layers_show_what_the_container_saw() {
         prepare_references(&container);
         let root = need!(container.start());
         work(&root);
-        if kind.by_reference {
+        if kind.by_reference && kind.index {
             work_by_reference(&root);
         }
         let seen = container.judge("work");
@@ -113,7 +113,7 @@ fn copies_without_a_change_are_no_changes() {
         assert_eq!((compared.entries, names(&archive)), (0, vec![]), "{kind:?}");
         open("kept/big");
         // One of two names is a file of its own now, unless the overlay remembers what they were.
-        let parted: &[&str] = if kind.by_reference { &[] } else { &["kept/", "kept/big"] };
+        let parted: &[&str] = if kind.index { &[] } else { &["kept/", "kept/big"] };
         assert_eq!(names(&container.layer(TAR).1), parted, "{kind:?}");
         fs::set_permissions(root.join("emptied/a"), fs::Permissions::from_mode(0o600)).unwrap();
         let expected = [&["emptied/", "emptied/a"], parted].concat();
@@ -134,6 +134,120 @@ fn a_new_link_brings_what_it_leads_to() {
     assert_eq!(names, ["etc/", "etc/hosts", "etc/new"]);
     let seen = container.judge("a link");
     assert_eq!(seen.nodes[b"etc/new".as_slice()].leader, b"etc/hosts");
+}
+
+/// What a container does, in a shell that begins in its root.
+fn run(root: &Path, script: &str) {
+    let mut shell = std::process::Command::new("sh");
+    let status = shell.args(["-ec", script]).current_dir(root).status().unwrap();
+    assert!(status.success(), "{script}");
+}
+
+/// A file of a layer below has three names; what is written under one of them shows under the others, whatever becomes of
+/// that one. A renamed directory keeps the links of its files to names outside.
+#[test]
+fn names_of_one_file_stay_together_whatever_becomes_of_one() {
+    need!(mount::available());
+    for kind in Kind::ALL {
+        for script in [
+            "echo new >L1; rm L1",
+            "echo new >L1; rm L1 L2",
+            "echo new >L1; rm L1 L2 d/L3",
+            "mv L1 a; echo new >a",
+            "mv L1 a; chmod 600 a",
+            "chmod 600 L2; rm L2",
+            "ln L1 n; echo new >n; rm n L1",
+            "echo new >L1; mv L1 other; rm other; echo again >L2; rm L2",
+            "rm -r d; echo new >L2; mv L2 d",
+            "rm L1; echo another >L1; echo new >L2",
+            "chown -h 5 link; rm link",
+            "mv d e || cp -a d e",
+            "mv d e || cp -a d e; echo new >L1",
+            "mv d e || cp -a d e; echo new >L1; rm L1",
+            "mv d e || cp -a d e; echo new >e/L3; rm e/L3",
+            "mv d e || cp -a d e; mkdir d; echo new >d/L3; ln L2 d/L4",
+            "mv top renamed || cp -a top renamed; echo x >renamed/in/M1; rm renamed/in/M1",
+        ] {
+            let mut container = Container::new(kind);
+            let lower = container.path("lower");
+            run(
+                &lower,
+                "mkdir -p d top/in; echo old >L1; ln L1 L2; ln L1 d/L3; ln -s to link; ln link link2; \
+                 echo m >top/in/M1; ln top/in/M1 top/M2; ln top/in/M1 M3; echo alone >d/alone",
+            );
+            let root = need!(container.start());
+            run(&root, script);
+            container.judge(script);
+        }
+    }
+}
+
+/// Without its index an upper directory does not say what other names of a file show, so no layer is made of it.
+#[test]
+fn an_upper_directory_without_its_index_is_refused() {
+    need!(mount::available());
+    let kind = *Kind::ALL.iter().find(|kind| kind.index && kind.on_images).unwrap();
+    let mut container = Container::new(kind);
+    run(&container.path("lower"), "echo old >L1; ln L1 L2");
+    let root = need!(container.start());
+    run(&root, "echo new >L1; rm L1");
+    let code = |(old, new): (Stack, Stack)| {
+        let written = Compare::new(TAR).write(&old, &new, &mut Vec::new());
+        written.map_or_else(|error| error.code(), |_| "ok")
+    };
+    assert_eq!(code(container.dirs()), "ok");
+    // Its files are those of other layers.
+    let (old, upper) = (Stack::default(), container.path("upper"));
+    let layer = erolith_differ::compare::upper(&upper, None).unwrap();
+    assert_eq!(code((old.clone(), old.with_upper(layer))), "overlay-index");
+    let error = erolith_differ::compare::upper(&upper, Some(&container.path("lower"))).unwrap();
+    assert_eq!(code((old.clone(), old.with_upper(error))), "overlay-index");
+    let other = {
+        let mut other = Container::new(kind);
+        need!(other.start());
+        other
+    };
+    let error = erolith_differ::compare::upper(&upper, Some(&other.path("work"))).unwrap_err();
+    assert_eq!(error.code(), "overlay-index-foreign");
+    fs::rename(container.path("work/index"), container.path("work/elsewhere")).unwrap();
+    assert_eq!(code(container.dirs()), "overlay-index");
+    assert_eq!(code(container.images()), "overlay-index");
+}
+
+/// Marks of an overlay with `userxattr`, or of fuse-overlayfs, are no attributes of files unless that is known.
+#[test]
+fn marks_of_an_overlay_that_was_mounted_otherwise_are_refused_where_that_is_not_known() {
+    need!(mount::available());
+    let container = Container::new(Kind::ALL[0]);
+    let upper = container.path("upper");
+    run(&container.path("lower"), "mkdir d; echo old >d/gone");
+    run(&upper, "mkdir d; echo new >d/file");
+    for (mark, is_refused) in
+        [("user.overlay.opaque", true), ("user.fuseoverlayfs.opaque", true), ("user.key", false)]
+    {
+        set(&upper.join("d"), mark, b"y");
+        let (old, new) = container.dirs();
+        let strict = Compare { refuse_other_marks: true, ..Compare::new(TAR) };
+        match strict.write(&old, &new, &mut Vec::new()) {
+            Err(error) => {
+                let text = error.to_string();
+                assert!(is_refused && error.code() == "overlay-marks", "{mark}: {text}");
+                for word in ["d: ", mark, "--userxattr"] {
+                    assert!(text.contains(word), "no {word} in {text}");
+                }
+            }
+            Ok(_) => assert!(!is_refused, "{mark}"),
+        }
+        assert!(Compare::new(TAR).write(&old, &new, &mut Vec::new()).is_ok(), "{mark}");
+        rustix::fs::removexattr(upper.join("d"), mark).unwrap();
+    }
+    set(&upper.join("d"), "user.fuseoverlayfs.opaque", b"y");
+    let dir = |name: &str| Layer::dir(File::open(container.path(name)).unwrap().into());
+    let old = Stack::new(vec![dir("lower")], erolith_mkfs::overlay::Marks::User);
+    let new = old.with_upper(dir("upper"));
+    let mut archive = Vec::new();
+    Compare::new(TAR).write(&old, &new, &mut archive).unwrap();
+    assert_eq!(names(&archive), ["d/", "d/.wh..wh..opq", "d/file"]);
 }
 
 #[test]

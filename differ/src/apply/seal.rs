@@ -91,7 +91,7 @@ impl<S: Staging> Built<S> {
     ///
     /// # Errors
     /// As [`verity::protect`].
-    pub(super) fn protect(&self, protect: &Protect, cancel: &Cancel) -> Result<Protected> {
+    pub(crate) fn protect(&self, protect: &Protect, cancel: &Cancel) -> Result<Protected> {
         let is_promised = protect.promised.is_some() || protect.digest.is_some();
         if self.protected.verity.is_some() && !is_promised {
             return Ok(self.protected);

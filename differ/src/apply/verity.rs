@@ -2,9 +2,11 @@
 
 use std::fs::File;
 
+use erolith_mkfs::dmverity::sidecar::Sidecar;
 use erolith_mkfs::dmverity::{self, RootHash, Signature, Stop, Verity};
 use erolith_mkfs::fsverity::Digest;
 use erolith_mkfs::image::Super;
+use erolith_mkfs::io::ReadAt;
 use erolith_mkfs::protect::{self, Protected};
 
 use super::{Protect, fsverity};
@@ -96,6 +98,16 @@ pub(super) fn protect(
         None => Ok(Protected { digest, verity: None }),
     };
     protected.map_err(|error| failed(error.into()))
+}
+
+/// The tree of an image that a sidecar tells of, compared with the image.
+///
+/// # Errors
+/// [`Error::Verity`], [`Error::Cancelled`], and what the storage reports.
+pub(crate) fn of_sidecar(image: &dyn ReadAt, sidecar: Sidecar, cancel: &Cancel) -> Result<Verity> {
+    let stop = || cancel.check().is_err();
+    let header = dmverity::verify(image, sidecar.hash_offset, sidecar.root, &stop);
+    header.map(|header| header.verity(sidecar.root)).map_err(|error| failed(error.into()))
 }
 
 /// What keeps an image from being protected.

@@ -23,7 +23,7 @@ use crate::decode::{Cancel, OnBytes};
 use crate::encode::encode;
 use crate::{Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, OCI_LAYER, Result};
 
-pub use layers::directory;
+pub use layers::{directory, opened_upper, upper};
 
 /// Bytes of a file that are read at a time.
 const PIECE: usize = 256 << 10;
@@ -78,6 +78,8 @@ pub struct Compare {
     pub source_date_epoch: Option<i64>,
     /// The maps of the container that wrote to the upper directory.
     pub owners: Owners,
+    /// As [`How::refuse_other_marks`].
+    pub refuse_other_marks: bool,
     /// A directory in which an image can be made that has no name yet.
     pub scratch: PathBuf,
     /// Calls it off.
@@ -109,6 +111,7 @@ impl Compare {
             format,
             source_date_epoch: None,
             owners: Owners::default(),
+            refuse_other_marks: false,
             scratch: PathBuf::from("/var/tmp"),
             cancel: Cancel::default(),
             progress: OnBytes::default(),
@@ -126,7 +129,8 @@ impl Compare {
         new: &Stack,
         out: &mut (dyn Write + Send),
     ) -> Result<Compared> {
-        let how = How { owners: self.owners.clone(), ..How::default() };
+        let (owners, refuse_other_marks) = (self.owners.clone(), self.refuse_other_marks);
+        let how = How { owners, refuse_other_marks, ..How::default() };
         let changes = changes(old, new, &how, || self.cancel.check())?;
         let (compression, cancel) = (self.format.compression(), &self.cancel);
         let (entries, totals) = match self.format {

@@ -129,7 +129,7 @@ fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
 }
 
 /// The hash tree and the digest that a layer says to have. What is said of a tar layer is about something else.
-fn promised(layer: &Layer) -> Result<(Option<Verity>, Option<fsverity::Digest>)> {
+pub(crate) fn promised(layer: &Layer) -> Result<(Option<Verity>, Option<fsverity::Digest>)> {
     match (layer.layer_type, layer.descriptor()) {
         (LayerType::Erofs { .. }, Some(descriptor)) => {
             let get = |key: &str| descriptor.annotation(key);

@@ -15,7 +15,7 @@ impl OnBytes {
     }
 
     /// Tells of `bytes` more.
-    pub(crate) fn tell(&self, bytes: u64) {
+    pub fn tell(&self, bytes: u64) {
         if let Some(tell) = &self.0 {
             tell(bytes);
         }

@@ -3,7 +3,7 @@
 
 use super::content::Content;
 use super::links::{self, Aliases};
-use super::{Attributes, Node, Owners, Shown, Stack};
+use super::{Attributes, Marks, Node, Owners, Shown, Stack};
 use crate::Error;
 use crate::directory::Found;
 use crate::format::FileType;
@@ -24,6 +24,8 @@ pub struct How {
     pub owners: Owners,
     /// Everything that differs is said, not only that something does.
     pub thorough: bool,
+    /// How the overlay was mounted is not known for certain: marks of the other kind in the upper directory are an error.
+    pub refuse_other_marks: bool,
 }
 
 /// In what a file differs.
@@ -153,7 +155,7 @@ fn file_size(node: &Node) -> u64 {
 /// Where `new` is `old` with an upper directory over it, only that is listed. `go_on` is asked before each name.
 ///
 /// # Errors
-/// What `go_on` says; [`Error::Overlay`], [`Error::Owner`], [`Error::Changed`]; what the storage reports, and any fault
+/// What `go_on` says; [`Error::Overlay`], [`Error::Index`], [`Error::Marks`], [`Error::Owner`], [`Error::Changed`]; what the storage reports, and any fault
 /// of an image.
 pub fn changes<E: From<Error>>(
     old: &Stack,
@@ -161,12 +163,16 @@ pub fn changes<E: From<Error>>(
     how: &How,
     mut go_on: impl FnMut() -> Result<(), E>,
 ) -> Result<Vec<Change>, E> {
+    let new = &new.with_index(&mut go_on)?;
     let mut comparison = Comparison::new(old, new, how);
     let mut list = comparison.walk(&mut go_on)?;
-    let aliases = links::aliases(old, new, &list, &mut go_on)?;
-    if !aliases.is_empty() {
-        comparison.aliases = aliases;
-        list = comparison.walk(&mut go_on)?;
+    // Where both sides are walked, every name is looked at anyway.
+    if comparison.is_upper {
+        let aliases = links::aliases(new, &list, &mut go_on)?;
+        if !aliases.is_empty() {
+            comparison.aliases = aliases;
+            list = comparison.walk(&mut go_on)?;
+        }
     }
     links::settle(&mut list, comparison.is_upper);
     Ok(prune(list))
@@ -229,10 +235,7 @@ impl<'a> Comparison<'a> {
                 Some(dir) => self.old.child(dir, &path)?,
                 None => None,
             };
-            let new = match self.aliases.get(&path) {
-                Some(alias) => Some(alias.clone()),
-                None => self.new.child(&frame.new, &path)?,
-            };
+            let new = self.new.child(&frame.new, &path)?;
             let parent = frame.index;
             if let Some(frame) = self.name(path, parent, old, new, &mut list)? {
                 if frames.len() > DEPTH_MAX {
@@ -309,9 +312,7 @@ impl<'a> Comparison<'a> {
         let (mut what, mut hides) = (What::Removed, false);
         match (&old, &new) {
             (None, None) => return Ok(None),
-            (Some(old), Some(new)) if old.is_same(new) && !self.aliases.are_below(&path) => {
-                return Ok(None);
-            }
+            (Some(old), Some(new)) if old.is_same(new) && !self.is_alias(&path) => return Ok(None),
             (_, None) => {}
             (old, Some(new)) => {
                 (meta, xattrs) = self.attributes(self.new, new, &path)?;
@@ -341,6 +342,11 @@ impl<'a> Comparison<'a> {
             parent,
         });
         Ok(frame)
+    }
+
+    /// Is it looked at whatever it shows, or on the way to such a name?
+    fn is_alias(&self, path: &[u8]) -> bool {
+        self.aliases.contains(path) || self.aliases.are_below(path)
     }
 
     /// Does a directory hide what was there, instead of being laid over it?
@@ -379,6 +385,9 @@ impl<'a> Comparison<'a> {
         path: &[u8],
     ) -> Result<(Meta, Vec<Xattr>), Error> {
         let meta = shown.node().map(Node::meta).unwrap_or_default();
+        if self.how.refuse_other_marks && stack.is_upper(shown.layer()) {
+            refuse_other_marks(stack.marks(), shown.xattrs(), path)?;
+        }
         let keep = |xattr: &&Xattr| self.how.attributes.keep(&xattr.name);
         let xattrs = shown.xattrs().iter().filter(keep);
         if !stack.is_upper(shown.layer()) {
@@ -413,6 +422,14 @@ impl<'a> Comparison<'a> {
         }
         Ok(if found == Differences::default() { What::Kept } else { What::Modified(found) })
     }
+}
+
+fn refuse_other_marks(marks: Marks, xattrs: &[Xattr], path: &[u8]) -> Result<(), Error> {
+    let Some(found) = xattrs.iter().find(|xattr| marks.is_of_other(&xattr.name)) else {
+        return Ok(());
+    };
+    let what = shown(if path.is_empty() { b"." } else { path });
+    Err(Error::Marks { what, mark: shown(&found.name), why: marks.other() })
 }
 
 fn is_same_content(old: &Shown, new: &Shown, one: &Node, other: &Node) -> Result<bool, Error> {

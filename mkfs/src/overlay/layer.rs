@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::io::Errno;
 
 use super::content::Content;
+use super::index::{FileHandle, FileHandles, IndexDir};
 use crate::Error;
 use crate::directory::{Found, Seen, failed, open_dir, sorted_names};
 use crate::format::FileType;
@@ -28,12 +29,15 @@ pub enum Layer {
 #[derive(Debug)]
 pub struct Directory {
     root: OwnedFd,
+    /// Where an upper directory has the copies that several names show.
+    index: Option<IndexDir>,
     /// The directory that was opened last: names are asked for one after another.
     last: Mutex<Option<Opened>>,
 }
 
 #[derive(Debug, Clone)]
 struct Opened {
+    place: Place,
     path: Arc<[u8]>,
     fd: Arc<OwnedFd>,
 }
@@ -50,7 +54,50 @@ impl Layer {
     /// A directory as a layer.
     #[must_use]
     pub fn dir(root: OwnedFd) -> Arc<Self> {
-        Arc::new(Self::Dir(Directory { root, last: Mutex::default() }))
+        Self::upper(root, None)
+    }
+
+    /// The upper directory of an overlay as a layer, with its index if it has one.
+    #[must_use]
+    pub fn upper(root: OwnedFd, index: Option<IndexDir>) -> Arc<Self> {
+        Arc::new(Self::Dir(Directory { root, index, last: Mutex::default() }))
+    }
+
+    /// The entries of the index and their names, in the order of their bytes; nothing where there is no index.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    pub(super) fn indexed(self: &Arc<Self>) -> Result<Option<Vec<Named>>, Error> {
+        let Self::Dir(dir) = &**self else { return Ok(None) };
+        if dir.index.is_none() {
+            return Ok(None);
+        }
+        let fd = dir.open(Place::Index, &[], None)?;
+        let mut entries = Vec::new();
+        for name in sorted_names(&fd).map_err(|e| failed(&[], e))? {
+            let path = name.to_bytes();
+            // One that is gone by now was the last name of its file.
+            let Some(seen) = Seen::at(fd.as_fd(), &name, path)? else { continue };
+            let at = At::Dir { place: Place::Index, path: path.into(), seen };
+            entries.push((path.to_vec(), Node { layer: Arc::clone(self), at }));
+        }
+        Ok(Some(entries))
+    }
+
+    /// What calls the inodes of directories, which an upper directory with an index may know.
+    pub(super) fn file_handles(&self) -> Option<&Arc<dyn FileHandles>> {
+        match self {
+            Self::Dir(dir) => dir.index.as_ref()?.handles.as_ref(),
+            Self::Image(_) => None,
+        }
+    }
+
+    /// The UUID of the filesystem that the kernel has the layer in, if it is known.
+    pub(super) fn uuid(&self, ask: Option<&Arc<dyn FileHandles>>) -> Option<[u8; 16]> {
+        match self {
+            Self::Image(image) => Some(image.superblock().raw.uuid),
+            Self::Dir(dir) => ask?.uuid(dir.root.as_fd()),
+        }
     }
 
     /// Its root directory.
@@ -63,7 +110,7 @@ impl Layer {
             Self::Dir(dir) => {
                 let seen = Seen::at(dir.root.as_fd(), c".", &[])?;
                 let seen = seen.ok_or_else(|| failed(&[], Errno::NOENT))?;
-                At::Dir { path: Arc::from([]), seen }
+                At::Dir { place: Place::Tree, path: Arc::from([]), seen }
             }
         };
         Ok(Node { layer: Arc::clone(self), at })
@@ -72,16 +119,30 @@ impl Layer {
 
 impl Directory {
     /// The directory at `path`, which must be the inode `id`, if that is known.
-    fn open(&self, path: &[u8], id: Option<(u64, u64)>) -> Result<Arc<OwnedFd>, Error> {
+    fn open(
+        &self,
+        place: Place,
+        path: &[u8],
+        id: Option<(u64, u64)>,
+    ) -> Result<Arc<OwnedFd>, Error> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(opened) = last.as_ref().filter(|opened| *opened.path == *path) {
+        let is_it = |opened: &&Opened| opened.place == place && *opened.path == *path;
+        if let Some(opened) = last.as_ref().filter(is_it) {
             return Ok(Arc::clone(&opened.fd));
         }
-        let fd = Arc::new(open_dir(self.root.as_fd(), path, id)?);
-        *last = Some(Opened { path: path.into(), fd: Arc::clone(&fd) });
+        let root = match (place, &self.index) {
+            (Place::Tree, _) => &self.root,
+            (Place::Index, Some(index)) => &index.dir,
+            (Place::Index, None) => return Err(failed(path, Errno::NOENT)),
+        };
+        let fd = Arc::new(open_dir(root.as_fd(), path, id)?);
+        *last = Some(Opened { place, path: path.into(), fd: Arc::clone(&fd) });
         Ok(fd)
     }
 }
+
+/// An inode and its name in the directory it was found in.
+pub(super) type Named = (Vec<u8>, Node);
 
 /// An inode of a layer, as it was when it was looked up.
 #[derive(Debug, Clone)]
@@ -93,7 +154,16 @@ pub struct Node {
 #[derive(Debug, Clone)]
 enum At {
     Image(Inode),
-    Dir { path: Arc<[u8]>, seen: Seen },
+    Dir { place: Place, path: Arc<[u8]>, seen: Seen },
+}
+
+/// Where a path begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the directory that is the layer.
+    Tree,
+    /// In the index of an upper directory.
+    Index,
 }
 
 impl Node {
@@ -125,9 +195,30 @@ impl Node {
         }
     }
 
-    /// Has the inode other names?
+    /// Has the inode other names? A copy in the index is shown by all names of the file below, whatever its count says.
     pub(super) fn has_other_names(&self) -> bool {
-        self.links() > 1
+        self.links() > 1 || matches!(self.at, At::Dir { place: Place::Index, .. })
+    }
+
+    /// The number of the inode in its image; nothing in a directory.
+    pub(super) fn nid(&self) -> Option<u64> {
+        match &self.at {
+            At::Image(inode) => Some(inode.nid),
+            At::Dir { .. } => None,
+        }
+    }
+
+    /// What the kernel calls the inode in a directory.
+    ///
+    /// # Errors
+    /// What it reports.
+    pub(super) fn file_handle(&self, ask: &Arc<dyn FileHandles>) -> Result<FileHandle, Error> {
+        let (Layer::Dir(dir), At::Dir { place, path, .. }) = (&*self.layer, &self.at) else {
+            return Err(failed(&[], Errno::INVAL));
+        };
+        let (parent, name) = names::split(path);
+        let fd = dir.open(*place, parent, None)?;
+        ask.handle(fd.as_fd(), &c_name(path, name)?).map_err(|e| failed(path, e))
     }
 
     /// What it is.
@@ -184,8 +275,8 @@ impl Node {
                 names.sort_unstable();
                 Ok(names)
             }
-            (Layer::Dir(dir), At::Dir { path, seen }) => {
-                let fd = dir.open(path, Some(seen.id()))?;
+            (Layer::Dir(dir), At::Dir { place, path, seen }) => {
+                let fd = dir.open(*place, path, Some(seen.id()))?;
                 let names = sorted_names(&fd).map_err(|e| failed(path, e))?;
                 Ok(names.into_iter().map(CString::into_bytes).collect())
             }
@@ -203,11 +294,11 @@ impl Node {
                 let nid = image.lookup_in(inode, name)?;
                 nid.map(|nid| image.stat(nid)).transpose()?.map(At::Image)
             }
-            (Layer::Dir(dir), At::Dir { path, seen }) => {
+            (Layer::Dir(dir), At::Dir { place, path, seen }) => {
                 let child = names::join(path, name);
-                let fd = dir.open(path, Some(seen.id()))?;
+                let fd = dir.open(*place, path, Some(seen.id()))?;
                 let found = Seen::at(fd.as_fd(), &c_name(&child, name)?, &child)?;
-                found.map(|seen| At::Dir { path: child.into(), seen })
+                found.map(|seen| At::Dir { place: *place, path: child.into(), seen })
             }
             _ => None,
         };
@@ -287,10 +378,12 @@ impl Node {
         dir: &Directory,
         look: impl FnOnce(&Found<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let At::Dir { path, seen } = &self.at else { return Err(failed(&[], Errno::INVAL)) };
+        let At::Dir { place, path, seen } = &self.at else {
+            return Err(failed(&[], Errno::INVAL));
+        };
         let (parent, name) = names::split(path);
         let name = if path.is_empty() { c".".to_owned() } else { c_name(path, name)? };
-        let fd = dir.open(parent, None)?;
+        let fd = dir.open(*place, parent, None)?;
         look(&Found::known(fd.as_fd(), &name, path, *seen))
     }
 }

@@ -4,22 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::changes::{Change, Differences, What};
+use super::index::walk;
 use super::{Layer, Node, Shown, Stack};
 use crate::Error;
-use crate::names;
 
-/// Names that show a file of the upper directory which has another name there (`index=on`): the kernel finds it by the
-/// inode below that both names have.
+/// Names that are looked at although they are not in the upper directory: they show a file that a name in there shows, or
+/// one in its index.
 #[derive(Debug, Default)]
-pub(super) struct Aliases(BTreeMap<Vec<u8>, Shown>);
+pub(super) struct Aliases(BTreeSet<Vec<u8>>);
 
 impl Aliases {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn get(&self, path: &[u8]) -> Option<&Shown> {
-        self.0.get(path)
+    pub(super) fn contains(&self, path: &[u8]) -> bool {
+        self.0.contains(path)
     }
 
     /// Is there one in this directory, or further down?
@@ -34,36 +34,48 @@ impl Aliases {
     }
 
     fn below<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.0.keys().filter_map(move |alias| match path {
+        self.0.iter().filter_map(move |alias| match path {
             b"" => Some(alias.as_slice()),
             _ => alias.strip_prefix(path)?.strip_prefix(b"/"),
         })
     }
 }
 
-/// The aliases of what was found in the upper directory. Without any, nothing is looked at; else each layer that has the
-/// inodes is walked, for nothing in it leads from an inode to its names.
+/// The aliases of what was found in the upper directory, in a directory that was renamed there, and in the index. Without
+/// any file of several names no layer is looked at; else each that has such files is walked once, for nothing in it
+/// leads from an inode to its names.
+///
+/// # Errors
+/// What `go_on` says; what the storage reports, and any fault of an image.
 pub(super) fn aliases<E: From<Error>>(
-    old: &Stack,
     new: &Stack,
     list: &[Change],
     go_on: &mut dyn FnMut() -> Result<(), E>,
 ) -> Result<Aliases, E> {
-    let mut aliases = Aliases::default();
-    let indexed = list.iter().filter_map(|change| {
-        let shown = change.new.as_ref().filter(|new| new.is_indexed())?;
-        let below = change.old.as_ref().filter(|old| old.has_other_names())?;
-        Some((shown, below))
-    });
-    for (shown, below) in indexed {
-        for path in names_of(below, go_on)? {
-            let sees = |stack: &Stack| -> Result<bool, Error> {
-                let at = lookup(stack, &path)?;
-                Ok(at.as_ref().and_then(Shown::node).is_some_and(|node| node.is_same(below)))
-            };
-            if sees(old)? && sees(new)? {
-                aliases.0.insert(path, shown.clone());
+    let mut names: Vec<(Vec<u8>, Node)> =
+        new.index().names().map(|(path, copy)| (path.to_vec(), copy.clone())).collect();
+    // By their layers: what a name shows that is not where it was, and that other names show where they were.
+    let mut wanted: BTreeMap<usize, BTreeSet<(u64, u64)>> = BTreeMap::new();
+    let shown = list.iter().filter_map(|change| change.new.as_ref());
+    for (layer, node) in shown.filter_map(|new| Some((new.layer(), new.node()?))) {
+        if !new.is_upper(layer) && node.has_other_names() {
+            wanted.entry(layer).or_default().insert(node.id());
+        }
+    }
+    for (number, layer) in new.lowers() {
+        let Some(ids) = wanted.get(&number) else { continue };
+        walk(layer, go_on, &mut |path, node| {
+            if ids.contains(&node.id()) {
+                names.push((path.to_vec(), node.clone()));
             }
+            Ok(())
+        })?;
+    }
+    let mut aliases = Aliases::default();
+    for (path, node) in names {
+        let shown = lookup(new, &path)?;
+        if shown.as_ref().and_then(Shown::node).is_some_and(|shown| shown.is_same(&node)) {
+            aliases.0.insert(path);
         }
     }
     Ok(aliases)
@@ -78,31 +90,6 @@ fn lookup(stack: &Stack, path: &[u8]) -> Result<Option<Shown>, Error> {
         at = stack.child(&dir, path.get(..end).unwrap_or_default())?;
     }
     Ok(at)
-}
-
-/// All names of an inode in its layer.
-fn names_of<E: From<Error>>(
-    node: &Node,
-    go_on: &mut dyn FnMut() -> Result<(), E>,
-) -> Result<Vec<Vec<u8>>, E> {
-    let (layer, mut names): (&Arc<Layer>, _) = (node.layer(), Vec::new());
-    let mut todo = vec![(Vec::new(), layer.root()?)];
-    // A directory has one name, but nothing makes sure that this one has.
-    let mut seen = BTreeSet::new();
-    while let Some((path, dir)) = todo.pop() {
-        go_on()?;
-        for name in dir.names()? {
-            let path = names::join(&path, &name);
-            match dir.child(&name)? {
-                Some(child) if child.is_dir() && seen.insert(child.id()) => {
-                    todo.push((path, child));
-                }
-                Some(child) if child.is_same(node) => names.push(path),
-                _ => {}
-            }
-        }
-    }
-    Ok(names)
 }
 
 /// Which changes are of inodes that they share with others, by their numbers in a list.

@@ -11,9 +11,12 @@ pub enum Marks {
     /// `trusted.overlay.*`.
     #[default]
     Trusted,
-    /// `user.overlay.*`.
+    /// `user.overlay.*`, and `user.fuseoverlayfs.*` of fuse-overlayfs.
     User,
 }
+
+/// What fuse-overlayfs puts before its marks where it may not set those of the kernel.
+const FUSE: &[u8] = b"user.fuseoverlayfs.";
 
 /// With this behind the prefix, a mark is one of a nested overlay: an attribute like others.
 const ESCAPE: &[u8] = b"overlay.";
@@ -24,6 +27,11 @@ impl Marks {
             Self::Trusted => b"trusted.overlay.",
             Self::User => b"user.overlay.",
         }
+    }
+
+    /// The mark of overlayfs that an attribute is, without its prefix.
+    fn of_kernel(self, name: &[u8]) -> Option<&[u8]> {
+        name.strip_prefix(self.prefix()).filter(|mark| !mark.starts_with(ESCAPE))
     }
 
     /// An attribute as overlayfs shows it; nothing for its own.
@@ -37,7 +45,31 @@ impl Marks {
 
     /// The mark that an attribute is, without its prefix.
     fn mark(self, name: &[u8]) -> Option<&[u8]> {
-        name.strip_prefix(self.prefix()).filter(|mark| !mark.starts_with(ESCAPE))
+        let of_fuse = || name.strip_prefix(FUSE).filter(|_| self == Self::User);
+        self.of_kernel(name).or_else(of_fuse)
+    }
+
+    /// Is the attribute a mark of an overlay that was mounted with the other one?
+    pub(super) fn is_of_other(self, name: &[u8]) -> bool {
+        let other = match self {
+            Self::Trusted => Self::User,
+            Self::User => Self::Trusted,
+        };
+        other.mark(name).is_some()
+    }
+
+    /// What to do when there are marks of an overlay that was mounted with the other one.
+    pub(super) const fn other(self) -> &'static str {
+        match self {
+            Self::Trusted => {
+                "which an overlay with the option userxattr, or fuse-overlayfs, has written, and what was removed would \
+                 be lost: --userxattr reads these marks; --userxattr=false takes them for attributes of the files"
+            }
+            Self::User => {
+                "which an overlay without the option userxattr has written, and what was removed would be lost: leave \
+                 --userxattr out"
+            }
+        }
     }
 }
 
@@ -51,8 +83,8 @@ pub(super) struct Said {
     pub(super) redirect: Option<Vec<u8>>,
     /// The content of a file is in a layer below.
     pub(super) metacopy: bool,
-    /// Names of the same file below show this one (`index=on`).
-    pub(super) indexed: bool,
+    /// What a file was copied up from is known. The root is never copied up: it has this mark once the overlay has an index.
+    pub(super) origin: bool,
 }
 
 impl Said {
@@ -63,7 +95,7 @@ impl Said {
                 Some(b"opaque") => said.opaque = xattr.value == b"y",
                 Some(b"redirect") => said.redirect = Some(xattr.value.clone()),
                 Some(b"metacopy") => said.metacopy = true,
-                Some(b"nlink") => said.indexed = true,
+                Some(b"origin") => said.origin = true,
                 _ => {}
             }
         }
@@ -142,9 +174,10 @@ impl Attributes {
     /// Is the attribute one of the file, and wanted?
     pub(super) fn keep(self, name: &[u8]) -> bool {
         if self == Self::Local {
-            return [Marks::Trusted, Marks::User].iter().all(|marks| marks.mark(name).is_none());
+            return [Marks::Trusted, Marks::User].iter().all(|m| m.of_kernel(name).is_none());
         }
-        if name.starts_with(b"trusted.") || name.starts_with(Marks::User.prefix()) {
+        let of_users = [Marks::User.prefix(), FUSE];
+        if name.starts_with(b"trusted.") || of_users.iter().any(|prefix| name.starts_with(prefix)) {
             return false;
         }
         match name {
@@ -163,6 +196,33 @@ impl Attributes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_of_other_mounts_are_known_by_their_names() {
+        for (name, of_trusted, of_user) in [
+            ("trusted.overlay.opaque", false, true),
+            ("trusted.overlay.impure", false, true),
+            ("trusted.overlay.overlay.opaque", false, false),
+            ("user.overlay.opaque", true, false),
+            ("user.overlay.origin", true, false),
+            ("user.overlay.overlay.opaque", false, false),
+            ("user.fuseoverlayfs.opaque", true, false),
+            ("user.key", false, false),
+            ("user.overlayfs", false, false),
+        ] {
+            let got = [Marks::Trusted, Marks::User].map(|m| m.is_of_other(name.as_bytes()));
+            assert_eq!(got, [of_trusted, of_user], "{name}");
+        }
+        let opaque = |name: &str| [Xattr { name: name.into(), value: b"y".to_vec() }];
+        for (name, of_trusted, of_user) in [
+            ("trusted.overlay.opaque", true, false),
+            ("user.overlay.opaque", false, true),
+            ("user.fuseoverlayfs.opaque", false, true),
+        ] {
+            let got = [Marks::Trusted, Marks::User].map(|m| Said::of(&opaque(name), m).opaque);
+            assert_eq!(got, [of_trusted, of_user], "{name}");
+        }
+    }
 
     #[test]
     fn attributes_of_files_are_kept_and_those_of_hosts_and_mounts_are_not() {
@@ -184,6 +244,8 @@ mod tests {
             ("user.overlay.opaque", NONE),
             ("user.overlay.overlay.opaque", LOCAL),
             ("user.overlayfs", BOTH),
+            ("user.fuseoverlayfs.opaque", LOCAL),
+            ("user.fuseoverlay", BOTH),
         ] {
             let got = [Attributes::Portable, Attributes::Local]
                 .map(|attributes| attributes.keep(name.as_bytes()));

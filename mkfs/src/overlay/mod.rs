@@ -6,6 +6,7 @@
 
 mod changes;
 mod content;
+mod index;
 mod layer;
 mod links;
 mod marks;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use changes::{Change, Differences, How, What, changes};
 pub use content::Content;
+pub use index::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin};
 pub use layer::{Layer, Node};
 pub use marks::{Attributes, Marks};
 pub use owners::Owners;

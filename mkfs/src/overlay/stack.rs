@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::content::Content;
+use super::index::Index;
 use super::marks::{Said, is_whiteout};
 use super::{Layer, Marks, Node};
 use crate::Error;
@@ -20,6 +21,8 @@ pub struct Stack {
     marks: Marks,
     /// The topmost layer is one that is written to.
     has_upper: bool,
+    /// Files of the layers below that names show in another form.
+    index: Arc<Index>,
 }
 
 /// What a stack shows under one name.
@@ -32,8 +35,6 @@ pub struct Shown {
     xattrs: Vec<Xattr>,
     /// Where the content is, if it is elsewhere (`metacopy`).
     data: Option<Node>,
-    /// Names of the same file below show this one too.
-    indexed: bool,
 }
 
 impl Shown {
@@ -62,10 +63,6 @@ impl Shown {
     /// Attributes, marks included, in the order of their names.
     pub(super) fn xattrs(&self) -> &[Xattr] {
         &self.xattrs
-    }
-
-    pub(super) fn is_indexed(&self) -> bool {
-        self.indexed
     }
 
     /// Where its content is.
@@ -102,14 +99,58 @@ impl Stack {
     /// Layers that are only read, the topmost first.
     #[must_use]
     pub fn new(layers: Vec<Arc<Layer>>, marks: Marks) -> Self {
-        Self { layers, marks, has_upper: false }
+        Self { layers, marks, has_upper: false, index: Arc::default() }
     }
 
     /// The same with an upper directory over it.
     #[must_use]
     pub fn with_upper(&self, upper: Arc<Layer>) -> Self {
         let layers = [upper].into_iter().chain(self.layers.iter().cloned()).collect();
-        Self { layers, marks: self.marks, has_upper: true }
+        Self { layers, marks: self.marks, has_upper: true, index: Arc::default() }
+    }
+
+    /// The same, showing what the index of the upper directory says.
+    ///
+    /// # Errors
+    /// As [`Index::read`].
+    pub(super) fn with_index<E: From<Error>>(
+        &self,
+        go_on: &mut dyn FnMut() -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let index = Arc::new(Index::read(self, go_on)?);
+        Ok(Self { index, ..self.clone() })
+    }
+
+    /// What was read of the index.
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The upper directory, if there is one.
+    pub(super) fn upper(&self) -> Option<&Arc<Layer>> {
+        self.layers.first().filter(|_| self.has_upper)
+    }
+
+    /// The layers that are only read, with their numbers.
+    pub(super) fn lowers(&self) -> impl Iterator<Item = (usize, &Arc<Layer>)> {
+        self.layers.iter().enumerate().skip(usize::from(self.has_upper))
+    }
+
+    /// Was the upper directory ever part of an overlay with an index? Its root has a mark then that nothing else leaves
+    /// there (`ovl_get_indexdir` in `fs/overlayfs/super.c`).
+    pub(super) fn was_indexed(&self) -> Result<bool, Error> {
+        let Some(upper) = self.upper() else { return Ok(false) };
+        Ok(Said::of(&upper.root()?.xattrs()?, self.marks).origin)
+    }
+
+    /// What overlayfs' marks are called in it.
+    pub(super) fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// Is a file with these attributes a whiteout?
+    pub(super) fn is_whiteout(&self, node: &Node, xattrs: &[Xattr]) -> bool {
+        is_whiteout(node.file_type(), node.rdev(), node.size(), xattrs, self.marks)
     }
 
     /// Is it `below` with an upper directory over it?
@@ -143,7 +184,7 @@ impl Stack {
         }
         let Some((_, top)) = nodes.first() else { return Ok(None) };
         let xattrs = top.xattrs()?;
-        Ok(Some(Shown { nodes, xattrs, data: None, indexed: false }))
+        Ok(Some(Shown { nodes, xattrs, data: None }))
     }
 
     /// What is seen as `name` of a directory, which has this path.
@@ -153,7 +194,21 @@ impl Stack {
     /// an image.
     pub fn child(&self, dir: &Shown, path: &[u8]) -> Result<Option<Shown>, Error> {
         let (_, name) = names::split(path);
-        self.find(&dir.nodes, name, path)
+        let found = self.find(&dir.nodes, name, path)?;
+        found.map(|found| self.copied(found, path)).transpose()
+    }
+
+    /// The copy of a file below that its name shows, if it was copied up under another one (`ovl_lookup_index`).
+    fn copied(&self, found: Shown, path: &[u8]) -> Result<Shown, Error> {
+        let below = found.nodes.first().filter(|(_, node)| !node.is_dir());
+        let copy = below.and_then(|(layer, node)| self.index.copy_of(*layer, node));
+        let (Some(copy), Some((_, below))) = (copy, below) else { return Ok(found) };
+        let xattrs = copy.xattrs()?;
+        let data = match Said::of(&xattrs, self.marks).metacopy {
+            true => Some(content_of(Some(below.clone()), copy.size(), path)?),
+            false => None,
+        };
+        Ok(Shown { nodes: vec![(0, copy.clone())], xattrs, data })
     }
 
     /// What `name` is in these directories, the topmost first.
@@ -167,7 +222,7 @@ impl Stack {
         for (index, (layer, dir)) in dirs.iter().enumerate() {
             let Some(node) = dir.child(name)? else { continue };
             let xattrs = node.xattrs()?;
-            if is_whiteout(node.file_type(), node.rdev(), node.size(), &xattrs, self.marks) {
+            if self.is_whiteout(&node, &xattrs) {
                 break;
             }
             let said = Said::of(&xattrs, self.marks);
@@ -182,7 +237,7 @@ impl Stack {
                 Some(found) => found.nodes.push((*layer, node)),
                 None => {
                     let nodes = vec![(*layer, node)];
-                    let mut top = Shown { nodes, xattrs, data: None, indexed: said.indexed };
+                    let mut top = Shown { nodes, xattrs, data: None };
                     if said.metacopy && !is_dir {
                         top.data =
                             Some(self.data_of(&top, below, redirect.unwrap_or(name), path)?);
@@ -241,13 +296,7 @@ impl Stack {
     ) -> Result<Node, Error> {
         let at = self.follow(top.layer(), below, redirect, path)?;
         let node = at.and_then(|shown| shown.nodes.into_iter().next()).map(|(_, node)| node);
-        let size = top.node().map(Node::size);
-        node.filter(|n| n.file_type() == FileType::Regular && Some(n.size()) == size).ok_or_else(
-            || {
-                let why = "its content is in a layer below, and not there";
-                Error::Overlay { what: shown(path), why }
-            },
-        )
+        content_of(node, top.node().map_or(0, Node::size), path)
     }
 
     /// The extended attributes that a mount of these layers shows: marks are hidden, and those of a nested overlay have
@@ -271,4 +320,11 @@ impl Stack {
         }
         Ok(names.into_iter().collect())
     }
+}
+
+/// The file below with the content of one that only has attributes, and this size.
+fn content_of(below: Option<Node>, size: u64, path: &[u8]) -> Result<Node, Error> {
+    let is_it = |node: &Node| node.file_type() == FileType::Regular && node.size() == size;
+    let why = "its content is in a layer below, and not there";
+    below.filter(is_it).ok_or_else(|| Error::Overlay { what: shown(path), why })
 }

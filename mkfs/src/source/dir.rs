@@ -20,15 +20,22 @@ type Links = BTreeMap<(u64, u64), NodeId>;
 
 impl<S: Sink> Builder<S> {
     /// Fills the tree with everything below the directory `root`, on whatever filesystem. Names are names:
-    /// none is a whiteout.
+    /// none is a whiteout. `go_on` is asked before each name.
     ///
     /// # Errors
-    /// [`Error`]; the builder is of no use then.
-    pub fn fill_from_dir(&mut self, root: BorrowedFd<'_>) -> Result<(), Error> {
+    /// What `go_on` says, and [`Error`]; the builder is of no use then.
+    pub fn fill_from_dir<E: From<Error>>(
+        &mut self,
+        root: BorrowedFd<'_>,
+        mut go_on: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut links = Links::new();
-        walk(root, |parent: Option<&NodeId>, found| match parent {
-            None => self.add_root(found).map(Some),
-            Some(parent) => self.add_name_from(*parent, found, &mut links),
+        walk(root, |parent: Option<&NodeId>, found| {
+            go_on()?;
+            Ok(match parent {
+                None => Some(self.add_root(found)?),
+                Some(parent) => self.add_name_from(*parent, found, &mut links)?,
+            })
         })
     }
 

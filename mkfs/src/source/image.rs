@@ -17,19 +17,24 @@ const PIECE: usize = 256 << 10;
 
 impl<S: Sink> Builder<S> {
     /// Fills the tree with that of an image. Its whiteouts stay whiteouts; runs of content that the image
-    /// does not store stay holes.
+    /// does not store stay holes. `go_on` is asked before each name.
     ///
     /// # Errors
-    /// [`Error`]; the builder is of no use then.
-    pub fn fill_from_image<R: ReadAt>(&mut self, image: &Image<R>) -> Result<(), Error> {
+    /// What `go_on` says, and [`Error`]; the builder is of no use then.
+    pub fn fill_from_image<R: ReadAt, E: From<Error>>(
+        &mut self,
+        image: &Image<R>,
+        mut go_on: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
         // A nid is an inode of the source, whatever its number of names.
         let mut nodes: BTreeMap<u64, NodeId> = BTreeMap::new();
         let mut walk = image.walk();
-        while let Some(entry) = walk.next_entry()? {
+        while let Some(entry) = walk.next_entry().map_err(Error::from)? {
+            go_on()?;
             let inode = entry.inode;
             let place = |source| Error::Tree { offset: inode.offset, source };
             let Some(&parent) = nodes.get(&entry.parent) else {
-                let xattrs = image.xattrs(&inode)?;
+                let xattrs = image.xattrs(&inode).map_err(Error::from)?;
                 let set = self.tree.xattr_set(
                     b"/",
                     &xattrs,
@@ -45,7 +50,7 @@ impl<S: Sink> Builder<S> {
                 self.tree.add_name(parent, name, node);
                 continue;
             }
-            let xattrs = image.xattrs(&inode)?;
+            let xattrs = image.xattrs(&inode).map_err(Error::from)?;
             let set = self
                 .tree
                 .xattr_set(entry.path, &xattrs, inode.file_type(), self.options.layer.xattrs)

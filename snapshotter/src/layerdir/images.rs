@@ -157,7 +157,8 @@ fn link(file: &Path, name: &Path) -> Result<()> {
 
 /// Where a cache keyed by diffID has a layer, relative to its root: that of containerd's `layer_content_caches`.
 /// Nothing for what is no digest, so that no text of a caller becomes a path of its choice.
-pub(crate) fn layer_path(diff_id: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn layer_path(diff_id: &str) -> Option<PathBuf> {
     let (algorithm, hex) = diff_id.split_once(':')?;
     let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     if algorithm.is_empty() || algorithm.len() > 32 || !algorithm.bytes().all(is_word) {

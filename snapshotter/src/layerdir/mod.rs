@@ -38,8 +38,7 @@ use crate::{Error, Result};
 pub(crate) use checked::is_marked;
 pub use checked::mark_checked;
 pub(crate) use checked::{is_link, mark, require_checked};
-pub(crate) use images::layer_path;
-pub use images::{Images, blob_of};
+pub use images::{Images, blob_of, layer_path};
 pub(crate) use remove::remove_tree;
 pub use sidecar::sidecar_of;
 pub(crate) use sidecar::{

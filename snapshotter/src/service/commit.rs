@@ -26,7 +26,9 @@ use erolith_mkfs::dmverity;
 use erolith_mkfs::format::FileType;
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::meta::Meta;
-use erolith_mkfs::overlay::{Attributes, Change, How, Layer, Marks, Shown, Stack, What, changes};
+use erolith_mkfs::overlay::{
+    Attributes, Change, How, IndexDir, Layer, Marks, Shown, Stack, What, changes,
+};
 use erolith_mkfs::protect::{Error as Unprotected, Protected, Wanted};
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
@@ -342,11 +344,13 @@ fn build(
     let storage = |what| move |e: std::io::Error| Fill::Storage(failed(what, path)(e));
     let output = file.try_clone().map_err(storage("opening an image in"))?;
     let scratch = dir.try_clone_to_owned().map_err(storage("opening"))?;
-    let Changed { written: Written { upper, owners }, below, made } = changed;
+    let Changed { written: Written { upper, index, owners }, below, made } = changed;
     let lowers = below.iter().map(|image| open_layer(image)).collect::<Result<_, _>>()?;
     let lowers = Stack::new(lowers, Marks::Trusted);
-    let upper = lowers.with_upper(Layer::dir(upper));
-    let how = How { attributes: Attributes::Local, owners, thorough: false };
+    // The layers below are images, so nothing has to be asked what it calls inodes of directories.
+    let index = index.map(|dir| IndexDir { dir, handles: None });
+    let upper = lowers.with_upper(Layer::upper(upper, index));
+    let how = How { attributes: Attributes::Local, owners, ..How::default() };
     let mut changes = changes::<Fill>(&lowers, &upper, &how, || Ok(()))?;
     if let Some(made) = made {
         changes.iter_mut().try_for_each(|change| inherit(change, &lowers, &made))?;

@@ -115,13 +115,22 @@ fn check_option(option: &str) -> Result<(), &'static str> {
     match (key, value) {
         ("", _) => Err("empty"),
         ("lowerdir" | "upperdir" | "workdir" | "lowerdir+" | "datadir+", _) => {
-            Err("set by erolith")
+            Err("erolith sets it for every snapshot: leave it out")
         }
-        // Their uppers mean something only in the overlay they were written in, so they cannot be committed.
-        ("redirect_dir", "on") | ("metacopy", "on") => {
-            Err("an upper directory written with it is no layer")
+        // What they leave in an upper directory means something only in the overlay it was written in, so it is no layer
+        // for other differs and tools (fs/overlayfs/params.c: verity goes with metacopy).
+        ("redirect_dir", "on") | ("metacopy", "on") | ("verity", "on" | "require") => Err(
+            "upper directories then refer to the layers below, and are no layers that a commit can be made of: leave \
+                 it out, or say off",
+        ),
+        // Its index has directories and removed names, too.
+        ("nfs_export", "on") => Err(
+            "commits do not follow the index of directories that it keeps: leave it out, or say off; index=on is \
+                 followed",
+        ),
+        ("userxattr", _) => {
+            Err("layers carry trusted.overlay attributes, which are not read then: leave it out")
         }
-        ("userxattr", _) => Err("layers carry trusted.overlay attributes"),
         _ if option.contains(',') => Err("one option each"),
         _ => Ok(()),
     }
@@ -138,7 +147,7 @@ mod tests {
             config.overlay_options = vec![option.to_owned()];
             config.validate().map_err(|e| e.code())
         };
-        for option in ["volatile", "index=on", "xino=auto", "redirect_dir=off"] {
+        for option in ["volatile", "index=on", "xino=auto", "redirect_dir=off", "nfs_export=off"] {
             assert_eq!(config("/r", option), Ok(()), "{option}");
         }
         let bad = [
@@ -148,6 +157,8 @@ mod tests {
             "workdir=/",
             "redirect_dir=on",
             "metacopy=on",
+            "verity=require",
+            "nfs_export=on",
             "userxattr",
             "a,b",
         ];

@@ -38,9 +38,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, RwLock};
 
+use erolith_mkfs::overlay::INDEX_DIR;
+
 use crate::Result;
 use crate::fault::point;
-use crate::files::{ensure_dir, open_dir, stat, sync_dir};
+use crate::files::{ensure_dir, open_dir, open_dir_if_there, stat, sync_dir};
 use crate::layerdir::{self, Images, record};
 use crate::lowers::Lowers;
 use crate::protect::{self, Protector, Verity};
@@ -285,11 +287,17 @@ impl Snapshotter {
         Ok(usage::sum(upper, usage::of_file(&dir.join(layerdir::IMAGE))?))
     }
 
-    /// Opens the upper directory of an active snapshot, also where it is in a filesystem that nobody has mounted now.
-    fn open_upper(&self, id: u64) -> Result<OwnedFd> {
+    /// Opens the upper directory of an active snapshot, also where it is in a filesystem that nobody has mounted now, and
+    /// the index of its overlay if it has one.
+    fn open_upper(&self, id: u64) -> Result<(OwnedFd, Option<OwnedFd>)> {
         let dir = self.dir(id);
+        let opened = |upper: &Path, work: &Path| {
+            Ok((open_dir(upper)?, open_dir_if_there(&work.join(INDEX_DIR))?))
+        };
         match (self.uppers.find(id, &dir, false)?, self.config.profile) {
-            (Upper::Directory | Upper::None, _) => open_dir(&dir.join(layerdir::UPPER)),
+            (Upper::Directory | Upper::None, _) => {
+                opened(&dir.join(layerdir::UPPER), &dir.join(layerdir::WORK))
+            }
             (Upper::Image(_), Profile::Managed) => {
                 self.uppers.peek(id, &dir.join(layerdir::RWLAYER))
             }
@@ -297,7 +305,7 @@ impl Snapshotter {
                 let _held = self.lowers.hold();
                 self.uppers.ensure(id, &dir.join(layerdir::RWLAYER))?;
                 // Open, it cannot be unmounted.
-                open_dir(&self.uppers.upper(id))
+                opened(&self.uppers.upper(id), &self.uppers.work(id))
             }
         }
     }

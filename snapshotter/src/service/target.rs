@@ -18,6 +18,8 @@ use crate::{Error, Result};
 pub struct Written {
     /// The upper directory, open.
     pub upper: OwnedFd,
+    /// The index of the overlay (`index=on`), open, if it has one.
+    pub index: Option<OwnedFd>,
     /// Whose numbers the owners in it are.
     pub owners: Owners,
 }
@@ -57,7 +59,8 @@ impl Snapshotter {
     /// What was written into the active snapshot `id`, which has these labels.
     pub(super) fn written(&self, id: u64, labels: &Labels) -> Result<Written> {
         let owners = IdMaps::from_labels(labels)?.map(|maps| maps.owners()).unwrap_or_default();
-        Ok(Written { upper: self.open_upper(id)?, owners })
+        let (upper, index) = self.open_upper(id)?;
+        Ok(Written { upper, index, owners })
     }
 
     /// The number of the active snapshot whose directory this is; nothing for those of others.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::PoisonError;
 
+use erolith_mkfs::overlay::INDEX_DIR;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
@@ -84,9 +85,9 @@ impl Uppers {
         is_mounted(&self.place(id))
     }
 
-    /// The upper directory in an image that somebody else mounts, or nobody. What it is mounted for goes with the
-    /// descriptor.
-    pub(crate) fn peek(&self, id: u64, image: &Path) -> Result<OwnedFd> {
+    /// The upper directory in an image that somebody else mounts, or nobody, and the index in its work directory. What it
+    /// is mounted for goes with the descriptors.
+    pub(crate) fn peek(&self, id: u64, image: &Path) -> Result<(OwnedFd, Option<OwnedFd>)> {
         let _alone = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
         // Read-only, for others may mount it meanwhile and do not look for our device.
         let mount = match mount(id, image, Access::ReadOnly) {
@@ -97,8 +98,13 @@ impl Uppers {
             other => other?,
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&mount, IMAGE_UPPER, flags, Mode::empty())
-            .map_err(failed("opening the upper directory in", image))
+        let open = |name: &Path| rustix::fs::openat(&mount, name, flags, Mode::empty());
+        let upper = open(Path::new(IMAGE_UPPER));
+        let upper = upper.map_err(failed("opening the upper directory in", image))?;
+        match open(&Path::new(IMAGE_WORK).join(INDEX_DIR)) {
+            Err(Errno::NOENT) => Ok((upper, None)),
+            index => Ok((upper, Some(index.map_err(failed("opening the index in", image))?))),
+        }
     }
 
     /// Leaves the image of a snapshot to somebody who mounts it himself, and does not look for a device of ours: one is

@@ -190,6 +190,11 @@ impl Uppers {
         self.place(id).join(IMAGE_UPPER)
     }
 
+    /// The work directory in the mounted image of a snapshot.
+    pub(crate) fn work(&self, id: u64) -> PathBuf {
+        self.place(id).join(IMAGE_WORK)
+    }
+
     /// Where the places of all images are.
     pub(crate) fn places(&self) -> &Path {
         &self.places

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use erolith_differ::commit::layout::{self, Addition, Written};
-use erolith_differ::compare::{Compare, Compared, directory};
+use erolith_differ::compare::{self, Compare, Compared};
 use erolith_differ::content::Staging as _;
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::{Destination, Location, Select, Source};
@@ -31,9 +31,9 @@ struct Sides {
 
 impl Sides {
     fn of(args: &Args, upper: &Path, lowers: Vec<Arc<Layer>>) -> anyhow::Result<Self> {
-        let marks = if args.userxattr { Marks::User } else { Marks::Trusted };
+        let marks = if args.userxattr == Some(true) { Marks::User } else { Marks::Trusted };
         let old = Stack::new(lowers, marks);
-        let new = old.with_upper(directory(upper)?);
+        let new = old.with_upper(compare::upper(upper, args.work.as_deref())?);
         Ok(Self { old, new })
     }
 
@@ -52,6 +52,7 @@ fn compare(args: &Args, scratch: &Path, cancel: &Cancel, line: &Line) -> anyhow:
     Ok(Compare {
         source_date_epoch: latest(args)?,
         owners: owners(&args.uid_map, &args.gid_map)?,
+        refuse_other_marks: args.userxattr != Some(false),
         scratch: scratch.to_owned(),
         cancel: cancel.clone(),
         progress: line.on_bytes(),

@@ -18,8 +18,10 @@ use erolith_mkfs::overlay::Range;
 
 use self::options::{Compression, Format};
 use self::show::Made;
-use crate::exit::Usage;
+use crate::containerd::version::RUNS_EROFS_NOTE;
+use crate::exit::{Usage, complain};
 use crate::progress::Line;
+use crate::text::parse_image_time;
 
 /// Make an image of what a container changed.
 ///
@@ -43,7 +45,7 @@ pub(crate) struct Args {
     container: Option<String>,
     /// Name of the new image.
     #[arg(required_unless_present = "upper")]
-    #[arg(conflicts_with_all = ["upper", "lower", "output", "base", "userxattr", "uid_map", "gid_map"])]
+    #[arg(conflicts_with_all = ["upper", "lower", "output", "base", "work", "userxattr", "uid_map", "gid_map"])]
     image: Option<String>,
     /// Upper directory of an overlay.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["address", "namespace", "snapshotter"])]
@@ -58,9 +60,14 @@ pub(crate) struct Args {
     /// Image below the upper directory.
     #[arg(long, value_name = "LOCATION", requires = "upper", conflicts_with = "output")]
     base: Option<Location>,
-    /// The overlay was mounted with the option userxattr.
-    #[arg(long, requires = "upper")]
-    userxattr: bool,
+    /// Work directory of the overlay, where it was mounted with index=on [default: found beside the upper directory].
+    #[arg(long, value_name = "DIR", requires = "upper")]
+    work: Option<PathBuf>,
+    /// The overlay was mounted with the option userxattr, or is one of fuse-overlayfs. Without this, an upper directory
+    /// with such marks is refused; =false takes them for attributes of the files.
+    #[arg(long, value_name = "BOOL", requires = "upper")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    userxattr: Option<bool>,
     /// Users of the user namespace that the upper directory was written in, once for each range, as in `ctr run --uidmap`
     /// and /proc/PID/uid_map: the first inside, the first outside, and how many. The layer has those inside.
     #[arg(long, value_name = "CONTAINER:HOST:SIZE", requires_all = ["upper", "gid_map"])]
@@ -104,7 +111,7 @@ pub(crate) struct Args {
     #[arg(num_args = 0..=1, require_equals = true, action = clap::ArgAction::Set)]
     pause: bool,
     /// Time of the image, in seconds since 1970, and of files that are younger [default: $SOURCE_DATE_EPOCH, or now].
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = parse_image_time)]
     source_date_epoch: Option<i64>,
     /// Print nothing.
     #[arg(long)]
@@ -124,6 +131,10 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         made.print_json(out)?;
     } else if !args.quiet {
         made.print(out)?;
+    }
+    // Where containerd makes the image, it was asked for its version.
+    if args.upper.is_some() && args.format == Format::Erofs && !args.quiet {
+        complain(RUNS_EROFS_NOTE);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -195,6 +206,7 @@ mod tests {
             "--upper u --lower x --lower y -o l",
             "--upper u --base oci:x oci:y",
             "--upper u --userxattr --base oci:x:z oci:y -m why",
+            "--upper u --work w --userxattr=false -o l",
             "--upper u --uid-map 0:9:1 --uid-map 1:1:1 --gid-map 0:9:1 -o l",
         ] {
             assert!(parsed(line), "{line}");
@@ -206,6 +218,7 @@ mod tests {
             "a b --lower x",
             "a b --base oci:x",
             "a b --userxattr",
+            "a b --work w",
             "--upper u",
             "--upper u -o l a",
             "--upper u -o l -m why",

@@ -15,12 +15,13 @@ use prost_types::Timestamp;
 use tonic::Code;
 
 use super::Args;
-use super::options::{address, latest, layer_format, namespace, note};
+use super::options::{Format, address, latest, layer_format, namespace, note};
 use super::show::{Committed, Made};
 use super::subject::{Below, Named, Subject, descriptor};
 use crate::containerd::labels::{Labels, UNCOMPRESSED};
 use crate::containerd::lease::Leased;
 use crate::containerd::snapshots::Snapshots;
+use crate::containerd::upload::OWN_REFERENCE;
 use crate::containerd::{self, Containerd, Scope};
 use crate::exit::{Usage, complain};
 use crate::progress::Count;
@@ -67,7 +68,10 @@ pub(super) fn commit(
     };
     let found = Subject::find(&containerd, &scope, container, args.snapshotter.as_deref());
     let subject = found.map_err(silent)?;
-    let lease = Lease { leased: containerd.lease(&scope, LEASE)?, containerd: &containerd };
+    warn_of_old(args, &containerd);
+    let reference = format!("{OWN_REFERENCE}{}", uuid::Uuid::new_v4());
+    let leased = containerd.lease(&scope, LEASE)?;
+    let lease = Lease { leased, reference, containerd: &containerd };
     let work = Work {
         args,
         image,
@@ -76,18 +80,36 @@ pub(super) fn commit(
         subject,
         containerd: &containerd,
         lease: &lease.leased,
+        reference: &lease.reference,
     };
     Ok(Made::Image(Box::new(work.commit(media_type)?)))
 }
 
-/// A lease that is given up in the end.
+/// Says so when the image that is to be made does not run on this containerd.
+fn warn_of_old(args: &Args, containerd: &Containerd) {
+    if args.format != Format::Erofs || args.quiet {
+        return;
+    }
+    // One that does not tell its version is not a reason to make no image.
+    let Some(version) = containerd.version() else { return };
+    if !version.runs_erofs() {
+        complain(format_args!(
+            "this is containerd {version}, which does not run images with EROFS layers: containerd 2.3 and later do; \
+             --format oci makes a layer that every version runs"
+        ));
+    }
+}
+
+/// A lease that is given up in the end, and with it the one that keeps for us what the call `reference` made.
 struct Lease<'a> {
     containerd: &'a Containerd,
     leased: Leased,
+    reference: String,
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
+        self.containerd.release(self.leased.scope(), &self.reference);
         self.containerd.give_up(&self.leased);
     }
 }
@@ -163,6 +185,7 @@ struct Work<'a> {
     subject: Subject,
     containerd: &'a Containerd,
     lease: &'a Leased,
+    reference: &'a str,
 }
 
 impl Work<'_> {
@@ -218,6 +241,7 @@ impl Work<'_> {
             left: left.mounts.clone(),
             right,
             media_type,
+            r#ref: self.reference.to_owned(),
             source_date_epoch: time,
             ..DiffRequest::default()
         };

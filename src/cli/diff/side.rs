@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use erolith_differ::compare::directory;
+use erolith_differ::compare;
 use erolith_differ::oci::Platform;
 use erolith_mkfs::overlay::{Marks, Stack};
 use erolith_snapshotter::layerdir::RWLAYER;
@@ -56,8 +56,8 @@ pub(super) fn of_snapshot(key: &str, address: Option<&Path>) -> anyhow::Result<(
     let top = stack.top.take();
     let lowers = Opened::default().lowers(&stack)?;
     match top {
-        Some(Top::Dir(upper)) => {
-            let all = lowers.with_upper(directory(&upper)?);
+        Some(Top::Dir { upper, work }) => {
+            let all = lowers.with_upper(compare::upper(&upper, work.as_deref())?);
             Ok((lowers, all))
         }
         // The directory of that image, which whoever mounts it has mounted somewhere else.

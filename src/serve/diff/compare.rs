@@ -22,6 +22,7 @@ use crate::proto::diff::DiffRequest;
 use crate::proto::types::Descriptor;
 use crate::serve::error::{Error, Result};
 use crate::serve::snapshots::from_mounts;
+use crate::text::image_time;
 
 /// What is asked for. No media type means gzip, as in containerd.
 fn format_of(asked: &str) -> Result<Format> {
@@ -81,6 +82,9 @@ impl Differ {
     ) -> Result<Descriptor> {
         let format = format_of(&request.media_type)?;
         let stack = |mounts| self.places.stack(&from_mounts(mounts)).ok_or(FOREIGN);
+        let latest = request.source_date_epoch.map(|time| image_time(time.seconds)).transpose();
+        let latest =
+            latest.map_err(|error| Error::Request(format!("source_date_epoch: {error}")))?;
         let (mut left, right) = (stack(request.left)?, stack(request.right)?);
         left.top = left.top.filter(|top| !matches!(top, Top::Ours(dir) if is_empty(dir)));
         let mut opened = Opened::default();
@@ -88,7 +92,7 @@ impl Differ {
         let (new, owners) = self.layers(&right, &mut opened)?;
         let mut upload = self.containerd.upload(scope, &request.r#ref)?;
         let compare = Compare {
-            source_date_epoch: request.source_date_epoch.map(|time| time.seconds),
+            source_date_epoch: latest,
             owners,
             scratch: self.scratch.clone(),
             cancel: cancel.clone(),
@@ -97,8 +101,8 @@ impl Differ {
         let compared = compare.write(&old, &new, &mut upload)?;
         let Compared { digest, diff_id, size, entries, .. } = compared;
         let written = Written { digest: &digest, diff_id: &diff_id, size };
-        // The lease stays until the caller has taken the blob over.
-        upload.commit(&written, request.labels, Labels::new())?;
+        let leased = upload.commit(&written, request.labels, Labels::new())?;
+        self.containerd.hand_over(&leased, &digest.to_string(), &request.r#ref)?;
         let took = start.elapsed();
         self.metrics.compared(took, size);
         info!(blob = %digest, %diff_id, bytes = size, entries, ?took, top = ?right.top, "compared");
@@ -112,7 +116,9 @@ impl Differ {
         let lowers = opened.lowers(stack)?;
         let (upper, owners) = match &stack.top {
             None => return Ok((lowers, Owners::default())),
-            Some(Top::Dir(dir)) => (compare::directory(dir)?, Owners::default()),
+            Some(Top::Dir { upper, work }) => {
+                (compare::upper(upper, work.as_deref())?, Owners::default())
+            }
             Some(Top::Ours(dir)) => match self.snapshotter.written_in(dir) {
                 // A view of nothing is a directory of its own.
                 Err(erolith_snapshotter::Error::Finished { .. }) if is_empty(dir) => {
@@ -124,7 +130,7 @@ impl Differ {
                 }
                 written => {
                     let written = written?.ok_or(FOREIGN)?;
-                    (Layer::dir(written.upper), written.owners)
+                    (compare::opened_upper(written.upper, written.index), written.owners)
                 }
             },
         };

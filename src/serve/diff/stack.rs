@@ -25,7 +25,12 @@ pub(crate) enum Top {
     /// The upper directory in, or of, this layer directory of ours.
     Ours(PathBuf),
     /// This upper directory of another snapshotter.
-    Dir(PathBuf),
+    Dir {
+        /// The upper directory.
+        upper: PathBuf,
+        /// The overlay's work directory.
+        work: Option<PathBuf>,
+    },
 }
 
 /// The directories and images that some mounts are made of.
@@ -85,7 +90,8 @@ impl Places {
                     true => below.split(':').map(|dir| self.lower(dir)).collect::<Option<_>>()?,
                     false => Vec::new(),
                 };
-                let top = option("upperdir=").map(|upper| self.top(upper, filesystem));
+                let work = option("workdir=").and_then(foreign);
+                let top = option("upperdir=").map(|upper| self.top(upper, work, filesystem));
                 (top.map_or(Some(None), |top| top.map(Some))?, more)
             }
             _ => return None,
@@ -99,14 +105,14 @@ impl Places {
         source: &str,
         filesystem: Option<&Mount>,
     ) -> Option<(Option<Top>, Vec<Lower>)> {
-        match self.top(source, filesystem)? {
-            Top::Dir(_) => Some((None, vec![self.lower(source)?])),
+        match self.top(source, None, filesystem)? {
+            Top::Dir { .. } => Some((None, vec![self.lower(source)?])),
             ours => Some((Some(ours), Vec::new())),
         }
     }
 
     /// Whose upper directory this is.
-    fn top(&self, upper: &str, filesystem: Option<&Mount>) -> Option<Top> {
+    fn top(&self, upper: &str, work: Option<PathBuf>, filesystem: Option<&Mount>) -> Option<Top> {
         let dir = match filesystem {
             Some(mount) => Path::new(&mount.source).parent().map(Path::to_owned),
             None => self.0.as_ref().and_then(|paths| {
@@ -115,7 +121,7 @@ impl Places {
         };
         match dir {
             Some(dir) => Some(Top::Ours(dir)),
-            None => foreign(upper).map(Top::Dir),
+            None => foreign(upper).map(|upper| Top::Dir { upper, work }),
         }
     }
 
@@ -207,7 +213,7 @@ mod tests {
         let ours = Lower::Image(PathBuf::from("/r/snapshots/3/layer.erofs"));
         let other = |lowers: Vec<Lower>| Stack { lowers, ..Stack::default() };
         let over = |upper: &str, lowers| Stack {
-            top: Some(Top::Dir(PathBuf::from(upper))),
+            top: Some(Top::Dir { upper: upper.into(), work: Some("/o/2/work".into()) }),
             lowers,
             marks: Marks::User,
         };

@@ -43,8 +43,20 @@ impl Node {
 
     /// A call in the namespace `k8s.io`.
     pub(super) async fn compare(&self, request: DiffRequest) -> Result<Descriptor, Status> {
+        self.compare_for(request, None).await
+    }
+
+    /// The same of a caller who has a lease.
+    async fn compare_for(
+        &self,
+        request: DiffRequest,
+        lease: Option<&str>,
+    ) -> Result<Descriptor, Status> {
         let mut request = Request::new(request);
         request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().unwrap());
+        if let Some(lease) = lease {
+            request.metadata_mut().insert("containerd-lease", lease.parse().unwrap());
+        }
         let answer = self.diff().diff(request).await?;
         Ok(answer.into_inner().diff.unwrap())
     }
@@ -292,9 +304,14 @@ async fn what_a_snapshot_holds_becomes_a_protected_blob() {
     let stored = node.containerd.blobs.lock().unwrap()[&diff.digest].clone();
     assert_eq!(stored.namespace, "k8s.io");
     assert_eq!(stored.labels["mine"], "1");
-    let expire =
-        node.containerd.leases.lock().unwrap()[&stored.lease]["containerd.io/gc.expire"].clone();
-    assert!(expire.ends_with('Z'), "{expire}");
+    // What it was uploaded under is gone; another lease keeps it until the caller has taken it over, and ends by itself.
+    let leases = node.containerd.leases.lock().unwrap().clone();
+    let (id, about) = leases.first_key_value().unwrap();
+    assert!(leases.len() == 1 && *id != stored.lease, "{leases:?}");
+    assert!(about["containerd.io/gc.expire"].ends_with('Z'), "{about:?}");
+    assert_eq!(about.len(), 1, "{about:?}");
+    let held = (id.clone(), diff.digest.clone());
+    assert!(node.containerd.resources.lock().unwrap().contains(&held));
     // It is what its label says.
     let decode = Decode {
         diff_id: Some(stored.labels["containerd.io/uncompressed"].parse().unwrap()),
@@ -306,6 +323,45 @@ async fn what_a_snapshot_holds_becomes_a_protected_blob() {
     assert_eq!(node.compare(request).await.unwrap(), diff);
     let resources = node.containerd.resources.lock().unwrap().clone();
     assert!(resources.iter().any(|(_, digest)| *digest == diff.digest), "{resources:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_is_under_the_lease_of_its_caller_or_named_by_the_call() {
+    let node = Node::start().await;
+    let (left, right) = node.changed().await;
+    let request = DiffRequest { left, right, ..Default::default() };
+    let leases = || node.containerd.leases.lock().unwrap().clone();
+    node.containerd.leases.lock().unwrap().insert("caller".to_owned(), labels(&[]));
+    let diff = node.compare_for(request.clone(), Some("caller")).await.unwrap();
+    assert_eq!(node.containerd.blobs.lock().unwrap()[&diff.digest].lease, "caller");
+    assert_eq!(leases().into_keys().collect::<Vec<_>>(), ["caller"]);
+    // A caller without a lease finds ours by the reference it gave, and gives it up when it has the blob.
+    let named = DiffRequest { r#ref: "erolith-diff-one".to_owned(), ..request };
+    node.compare(named.clone()).await.unwrap();
+    node.compare(DiffRequest { r#ref: "other".to_owned(), ..named }).await.unwrap();
+    assert_eq!(leases().len(), 3, "{:?}", leases());
+    let address = node.dir.path().join("containerd.sock");
+    let containerd = crate::containerd::Containerd::at(&address).unwrap();
+    let scope = crate::containerd::Scope::named("k8s.io").unwrap();
+    let release = move || containerd.release(&scope, "erolith-diff-one");
+    tokio::task::spawn_blocking(release).await.unwrap();
+    let left: Vec<_> = leases().into_values().collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left.iter().any(|about| about.values().any(|value| value == "other")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_that_no_document_holds_is_refused() {
+    let node = Node::start().await;
+    let (left, right) = node.changed().await;
+    for (seconds, code) in [(1_764_547_200_000, Code::InvalidArgument), (253_402_300_799, Code::Ok)]
+    {
+        let time = Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let (left, right) = (left.clone(), right.clone());
+        let request = DiffRequest { left, right, source_date_epoch: time, ..Default::default() };
+        let code_of = node.compare(request).await.map_or_else(|status| status.code(), |_| Code::Ok);
+        assert_eq!(code_of, code, "{seconds}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -193,6 +193,25 @@ impl Leases for Fake {
         Ok(Response::new(()))
     }
 
+    /// By labels that are equal: `labels."name"=="value"`.
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let filters = request.into_inner().filters;
+        let is_wanted = |labels: &BTreeMap<String, String>| {
+            let is_it = |(name, value): (&String, &String)| {
+                filters.contains(&format!("labels.\"{name}\"==\"{value}\""))
+            };
+            filters.is_empty() || labels.iter().any(is_it)
+        };
+        let leases = self.leases.lock().unwrap();
+        let wanted = leases.iter().filter(|(_, labels)| is_wanted(labels));
+        let lease = |(id, labels): (&String, &BTreeMap<String, String>)| Lease {
+            id: id.clone(),
+            labels: labels.clone(),
+            ..Lease::default()
+        };
+        Ok(Response::new(ListResponse { leases: wanted.map(lease).collect() }))
+    }
+
     async fn add_resource(
         &self,
         request: Request<AddResourceRequest>,

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use erolith_differ::Compression;
-use erolith_differ::compare::{Compare, Compared, Format};
+use erolith_differ::compare::{Compare, Compared, Format, upper};
 use erolith_mkfs::build::Options;
 use erolith_mkfs::check;
 use erolith_mkfs::io::Stream;
@@ -26,15 +26,25 @@ use tempfile::TempDir;
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
     pub marks: Marks,
-    /// Renames, attributes and links are kept as references to the layers below.
+    /// Renamed directories (`redirect_dir`) and changed attributes (`metacopy`) refer to the layers below.
     pub by_reference: bool,
+    /// All names of a file below show what is written under one of them (`index`).
+    pub index: bool,
+    /// The layers below are mounted images instead of directories.
+    pub on_images: bool,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [
-        Self { marks: Marks::Trusted, by_reference: false },
-        Self { marks: Marks::User, by_reference: false },
-        Self { marks: Marks::Trusted, by_reference: true },
+    const PLAIN: Self =
+        Self { marks: Marks::Trusted, by_reference: false, index: false, on_images: false };
+
+    pub const ALL: [Self; 6] = [
+        Self::PLAIN,
+        Self { marks: Marks::User, ..Self::PLAIN },
+        Self { by_reference: true, index: true, ..Self::PLAIN },
+        Self { by_reference: true, index: true, on_images: true, ..Self::PLAIN },
+        Self { index: true, on_images: true, ..Self::PLAIN },
+        Self { by_reference: true, ..Self::PLAIN },
     ];
 }
 
@@ -43,6 +53,8 @@ pub struct Container {
     dir: TempDir,
     pub kind: Kind,
     mount: Option<OwnedFd>,
+    /// The images below, the topmost first.
+    lowers: Vec<Mounted>,
 }
 
 impl Container {
@@ -52,7 +64,7 @@ impl Container {
         for name in ["base", "lower", "upper", "work"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        Self { dir, kind, mount: None }
+        Self { dir, kind, mount: None, lowers: Vec::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -63,17 +75,24 @@ impl Container {
     pub fn start(&mut self) -> Result<PathBuf, String> {
         let fail = |e: rustix::io::Errno| format!("an overlayfs on disk: {e}");
         let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(fail)?;
-        let lowers = format!("{}:{}", self.path("lower").display(), self.path("base").display());
-        fsconfig_set_string(&fs, "lowerdir", lowers).map_err(fail)?;
+        if self.kind.on_images {
+            let images = ["lower", "base"].map(|name| Mounted::erofs(&self.image(name), &[]));
+            self.lowers = images.into_iter().collect::<Result<_, _>>()?;
+        }
+        for lower in self.lower_dirs() {
+            fsconfig_set_string(&fs, "lowerdir+", lower).map_err(fail)?;
+        }
         for (key, name) in [("upperdir", "upper"), ("workdir", "work")] {
             fsconfig_set_string(&fs, key, self.path(name)).map_err(fail)?;
         }
-        let switch = if self.kind.by_reference { "on" } else { "off" };
+        let switch = |is_on: bool| if is_on { "on" } else { "off" };
         match self.kind.marks {
             Marks::User => fsconfig_set_flag(&fs, "userxattr").map_err(fail)?,
             Marks::Trusted => {
-                for key in ["redirect_dir", "metacopy", "index"] {
-                    fsconfig_set_string(&fs, key, switch).map_err(fail)?;
+                let Kind { by_reference, index, .. } = self.kind;
+                let keys = [("redirect_dir", by_reference), ("metacopy", by_reference)];
+                for (key, is_on) in keys.into_iter().chain([("index", index)]) {
+                    fsconfig_set_string(&fs, key, switch(is_on)).map_err(fail)?;
                 }
             }
         }
@@ -89,22 +108,40 @@ impl Container {
         PathBuf::from(format!("/proc/self/fd/{}/.", mount.as_raw_fd()))
     }
 
-    /// The layers below and all of them, as directories.
-    fn dirs(&self) -> (Stack, Stack) {
-        let dir = |name: &str| Layer::dir(File::open(self.path(name)).unwrap().into());
-        let lowers = Stack::new(vec![dir("lower"), dir("base")], self.kind.marks);
-        let all = lowers.with_upper(dir("upper"));
+    /// The directories below that the overlay has, the topmost first.
+    fn lower_dirs(&self) -> Vec<PathBuf> {
+        match self.lowers.as_slice() {
+            [] => ["lower", "base"].map(|name| self.path(name)).into(),
+            images => images.iter().map(Mounted::path).collect(),
+        }
+    }
+
+    /// The layers below and all of them, as directories. The index is found where it is.
+    pub fn dirs(&self) -> (Stack, Stack) {
+        let dir = |path: PathBuf| Layer::dir(File::open(path).unwrap().into());
+        let lowers = self.lower_dirs().into_iter().map(dir).collect();
+        let lowers = Stack::new(lowers, self.kind.marks);
+        let all = lowers.with_upper(upper(&self.path("upper"), None).unwrap());
         (lowers, all)
     }
 
-    /// The same with images below.
-    fn images(&self) -> (Stack, Stack) {
+    /// The same with images below, and the work directory named.
+    pub fn images(&self) -> (Stack, Stack) {
         let image =
             |name: &str| Layer::image(Arc::new(File::open(self.image(name)).unwrap())).unwrap();
         let lowers = Stack::new(vec![image("lower"), image("base")], self.kind.marks);
-        let upper = Layer::dir(File::open(self.path("upper")).unwrap().into());
-        let all = lowers.with_upper(upper);
+        let work = self.path("work");
+        let all = lowers.with_upper(upper(&self.path("upper"), Some(&work)).unwrap());
         (lowers, all)
+    }
+
+    /// Every way in which what changed is found. An index knows files by the inodes that they had below.
+    fn ways(&self) -> Vec<(&'static str, (Stack, Stack))> {
+        let mut ways = vec![("dirs", self.dirs()), ("mounts", self.mounts())];
+        if self.kind.on_images || !self.kind.index {
+            ways.push(("images", self.images()));
+        }
+        ways
     }
 
     /// Both sides mounted, as a differ that knows nothing of overlays compares them.
@@ -120,7 +157,9 @@ impl Container {
         if !image.exists() {
             let mut options = Options::default();
             options.layer.xattrs.keep_trusted = true;
-            build::from_dir(&self.path(name), &image, &options).unwrap();
+            // overlayfs knows two layers apart by their UUIDs, and keeps no index of layers without.
+            let uuid = [u8::try_from(name.len()).unwrap(); 16];
+            build::from_dir_as(&self.path(name), &image, &options, uuid).unwrap();
         }
         image
     }
@@ -191,9 +230,7 @@ impl Container {
         let blind = [Blind::Root, Blind::DirLinks, Blind::Links];
         let (seen, oracle) = (self.seen().blind(&blind), Oracle::find());
         for format in [Format::Tar(Compression::None), Format::Erofs] {
-            for (way, (old, new)) in
-                [("dirs", self.dirs()), ("images", self.images()), ("mounts", self.mounts())]
-            {
+            for (way, (old, new)) in self.ways() {
                 let (_, blob) = write(&Compare::new(format), &old, &new).unwrap();
                 let shown = self.shown(format, &blob).blind(&blind);
                 let context = format!("{context}, {:?}, {format:?}, {way}", self.kind);

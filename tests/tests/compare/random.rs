@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{XattrFlags, removexattr, setxattr};
 
 /// Trees for each kind of overlay.
-pub const ROUNDS: u64 = 12;
+pub const ROUNDS: u64 = 10;
 /// Names of a tree, and changes of it. Few names, so that they meet.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const CHANGES: usize = 60;

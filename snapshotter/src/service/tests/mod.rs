@@ -260,7 +260,9 @@ fn build_image(tree: &Path, image: &Path) {
     let scratch = File::open(image.parent().unwrap()).unwrap();
     let mut builder =
         Builder::new(FileSink::new(file, scratch.into()), Options::default()).unwrap();
-    builder.fill_from_dir(std::os::fd::AsFd::as_fd(&File::open(tree).unwrap())).unwrap();
+    let tree = File::open(tree).unwrap();
+    let go_on = || Ok::<_, erolith_mkfs::Error>(());
+    builder.fill_from_dir(std::os::fd::AsFd::as_fd(&tree), go_on).unwrap();
     builder.finish(&Finish::default()).unwrap();
 }
 
