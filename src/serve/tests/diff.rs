@@ -397,7 +397,7 @@ async fn what_a_snapshot_holds_becomes_an_image_too() {
 async fn differences_of_other_snapshotters_are_found() {
     let node = Node::start().await;
     let at = |name: &str| node.dir.path().join(name).to_str().unwrap().to_owned();
-    for name in ["base", "base/d", "upper", "upper/d", "copy", "copy/d"] {
+    for name in ["base", "base/d", "upper", "upper/d", "work", "copy", "copy/d"] {
         std::fs::create_dir(at(name)).unwrap();
     }
     for (name, data) in [("base/d/kept", "1"), ("base/gone", "2"), ("upper/d/new", "3")] {

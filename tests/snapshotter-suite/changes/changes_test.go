@@ -130,8 +130,8 @@ func (t tar) add(layer string) error {
 
 // erofs is images that are mounted.
 type erofs struct {
-	scratch, copy  string
-	images, mounts []string
+	scratch, copy string
+	mounts        []string
 }
 
 func openErofs(scratch string) (layers, error) {
@@ -139,7 +139,8 @@ func openErofs(scratch string) (layers, error) {
 	return &erofs{scratch: scratch, copy: empty, mounts: []string{empty}}, os.Mkdir(empty, 0o755)
 }
 
-func (e *erofs) lowers() ([]string, string) { return e.images, e.copy }
+// An index of an overlay names files by their handles, so the layer below is what the container stands on.
+func (e *erofs) lowers() ([]string, string) { return []string{e.copy}, e.copy }
 
 func (e *erofs) format() []string { return []string{"--format", "erofs"} }
 
@@ -151,7 +152,6 @@ func (e *erofs) add(image string) error {
 	if err := run("mount", "-t", "erofs", "-o", "ro,loop", image, dir); err != nil {
 		return err
 	}
-	e.images = append([]string{image}, e.images...)
 	e.mounts = append([]string{dir}, e.mounts...)
 	tree, cleanup, err := e.tree()
 	if err != nil {
