@@ -60,8 +60,13 @@ pub(crate) fn complain(what: impl std::fmt::Display) {
 
 /// The chain of causes on one line, without a cause that its effect has already quoted.
 pub(crate) fn message(error: &anyhow::Error) -> String {
+    causes(error.as_ref())
+}
+
+/// As [`message`], of an error of any type: for logs.
+pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
-    for cause in error.chain() {
+    for cause in std::iter::successors(Some(error), |error| error.source()) {
         let cause = cause.to_string();
         if text.contains(&cause) {
             continue;

@@ -169,6 +169,7 @@ mod tests {
             usage: Usage::default(),
             pin: None,
             tree: None,
+            origin: None,
             damage: (id == 2).then(|| "gone".to_owned()),
         };
         let problem =

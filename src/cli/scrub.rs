@@ -16,12 +16,12 @@ use crate::text::{self, Align, Quoted, Table};
 /// Read every layer that the daemon has, and compare it with what it was.
 ///
 /// The daemon may be running, or not. Layers are compared by their fs-verity digest, which is kept since they came in;
-/// of those without one only the structure is checked. The exit code is 0 when all layers are sound, and 1 otherwise.
+/// those without one by the digest of the blob whose file they share; of all others only the structure is checked. The exit code is 0 when all layers are sound, and 1 otherwise.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     root: RootArgs,
-    /// Put damaged images away: what stands on them is refused then, and pulling the image again makes them whole.
+    /// Quarantine damaged layers: nothing new is mounted from them, and the daemon rebuilds them from their blobs.
     #[arg(long)]
     quarantine: bool,
     /// One JSON object a layer.
@@ -96,12 +96,9 @@ fn table(layers: &[Scrubbed], quarantine: bool, out: &mut dyn Write) -> anyhow::
     match (damaged + put_away, damaged, quarantine) {
         (0, ..) => {}
         (_, 0, _) | (.., true) => {
-            writeln!(out, "pull the images again: that makes their layers whole")?
+            writeln!(out, "the daemon rebuilds them; where it cannot, its log says what does")?
         }
-        _ => writeln!(
-            out,
-            "--quarantine puts damaged layers away, so that pulling their images makes them whole"
-        )?,
+        _ => writeln!(out, "--quarantine has the daemon rebuild damaged layers from their blobs")?,
     }
     Ok(())
 }
@@ -163,7 +160,7 @@ mod tests {
         );
         assert!(all.contains("3 layers: 1 sound, 1 damaged, 1 put away before"), "{all}");
         assert!(all.contains("--quarantine"), "{all}");
-        assert!(text(&layers, true).contains("pull the images again"));
+        assert!(text(&layers, true).contains("the daemon rebuilds them"));
         let sound = text(layers.get(..1).unwrap(), false);
         assert!(sound.trim_end().ends_with("0 put away before"), "{sound}");
     }

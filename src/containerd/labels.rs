@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use super::error::{Error, Result};
 use super::{Containerd, Scope};
-use crate::proto::content::{Info, InfoRequest, UpdateRequest};
+use crate::proto::content::{Info, InfoRequest, ListContentRequest, UpdateRequest};
 
 /// The label of a blob that says what it decompresses to (core/labels of containerd).
 pub(crate) const UNCOMPRESSED: &str = "containerd.io/uncompressed";
@@ -33,6 +33,34 @@ impl Containerd {
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(Error::answer(format!("examining blob {digest}"))(status)),
         }
+    }
+
+    /// The blobs of the caller's namespace that are labelled with what they decompress to, and that: those with this
+    /// diffID, or all.
+    ///
+    /// # Errors
+    /// When containerd does not say.
+    pub(crate) fn uncompressed(
+        &self,
+        scope: &Scope,
+        diff_id: Option<&Digest>,
+    ) -> Result<Vec<(Digest, Digest)>> {
+        let filter = match diff_id {
+            Some(diff_id) => format!("labels.\"{UNCOMPRESSED}\"=={diff_id}"),
+            None => format!("labels.\"{UNCOMPRESSED}\""),
+        };
+        let failed = || Error::answer("listing blobs");
+        let request = scope.request(ListContentRequest { filters: vec![filter] });
+        let mut messages =
+            self.wait(self.content.clone().list(request)).map_err(failed())?.into_inner();
+        let mut found = Vec::new();
+        while let Some(message) = self.wait(messages.message()).map_err(failed())? {
+            let pair = |info: Info| {
+                Some((info.digest.parse().ok()?, info.labels.get(UNCOMPRESSED)?.parse().ok()?))
+            };
+            found.extend(message.info.into_iter().filter_map(pair));
+        }
+        Ok(found)
     }
 
     /// Gives a blob labels, those that it has included.

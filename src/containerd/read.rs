@@ -64,6 +64,23 @@ impl Containerd {
         Ok(Source::Stream(Box::new(Stream { runtime, messages, current })))
     }
 
+    /// The first bytes of a blob, not verified, and at most `limit`.
+    ///
+    /// # Errors
+    /// When containerd does not have it, or does not answer.
+    pub(crate) fn head(&self, scope: &Scope, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
+        let failed = || Error::answer(format!("reading blob {digest}"));
+        let size = i64::try_from(limit).unwrap_or(i64::MAX);
+        let part = ReadContentRequest { digest: digest.to_string(), offset: 0, size };
+        let mut content = self.content.clone();
+        let messages = self.wait(content.read(scope.request(part))).map_err(failed())?.into_inner();
+        let stream = Stream { runtime: self.runtime.clone(), messages, current: Bytes::new() };
+        let mut bytes = Vec::new();
+        let read = stream.take(limit).read_to_end(&mut bytes);
+        read.map_err(|e| failed()(Status::unavailable(e.to_string())))?;
+        Ok(bytes)
+    }
+
     /// The bytes of a blob, not verified; `None` where there is no such blob in the caller's namespace.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! `dist/config.toml` documents every key; a test keeps it equal to the defaults.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -130,6 +131,15 @@ pub(crate) enum Profile {
     Plain,
     /// EROFS mounts and a template for the mount manager of containerd 2.2.
     Managed,
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Managed => "managed",
+        })
+    }
 }
 
 /// How images get under the filesystem.

@@ -45,6 +45,7 @@ use self::metrics::http::Incoming;
 use self::metrics::{Counted, Metrics};
 use self::notify::Signals;
 use crate::containerd::{self, Containerd};
+use crate::exit::causes;
 use crate::proto;
 use crate::proto::diff::diff_server::DiffServer;
 use crate::proto::snapshots::snapshots_server::SnapshotsServer;
@@ -59,6 +60,9 @@ const GRACE: Duration = Duration::from_secs(6);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long short work that nobody waits for may go on in the end.
 const END: Duration = Duration::from_secs(1);
+
+/// How long between two counts of what is used of the disk.
+const DISK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -102,7 +106,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         root = %config.root.display(),
         address = %config.address.display(),
-        profile = ?config.snapshotter.profile,
+        profile = %config.snapshotter.profile,
         "serving"
     );
     let signal = tokio::select! {
@@ -192,6 +196,7 @@ impl Daemon {
             self.containerd.clone(),
             Arc::clone(&self.board),
             Arc::clone(&self.handed_out),
+            self.diff.clone(),
         );
         let snapshots = SnapshotsServer::new(snapshots)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -206,17 +211,38 @@ impl Daemon {
 
     /// What goes on beside the services; it does not end.
     fn background(&self, metrics: Option<Incoming>) -> impl Future<Output = Infallible> + use<> {
-        let (well, measured) = (self.clone(), self.clone());
+        let (well, measured, counted) = (self.clone(), self.clone(), self.clone());
+        let whole = self.diff.clone().keep_whole();
+        let is_measured = metrics.is_some();
         let release = release::run(Arc::clone(&self.snapshotter), Arc::clone(&self.handed_out));
         async move {
+            let disk = async {
+                if is_measured {
+                    counted.count_disk().await;
+                }
+            };
             let watchdog = notify::watchdog(move || well.clone().answers());
             let metrics = async {
                 if let Some(incoming) = metrics {
                     incoming.serve(move || measured.clone().text()).await;
                 }
             };
-            tokio::join!(watchdog, metrics, release);
-            std::future::pending().await
+            let (_, _, _, _, never) = tokio::join!(watchdog, metrics, disk, release, whole);
+            match never {}
+        }
+    }
+
+    /// Counts again and again what is used of the disk. Scrapes answer with the last count.
+    async fn count_disk(self) {
+        loop {
+            let snapshotter = Arc::clone(&self.snapshotter);
+            match blocking(move || Ok(snapshotter.disk_use()?)).await {
+                Ok(used) => self.metrics.disk_used(used),
+                Err(error) => {
+                    warn!(error = causes(&error), "what is used of the disk cannot be counted")
+                }
+            }
+            tokio::time::sleep(DISK_INTERVAL).await;
         }
     }
 
@@ -231,7 +257,9 @@ impl Daemon {
             let counted = self.count()?;
             Ok(self.metrics.text(counted))
         });
-        text.await.inspect_err(|error| warn!(%error, "metrics cannot be counted")).ok()
+        text.await
+            .inspect_err(|error| warn!(error = causes(error), "metrics cannot be counted"))
+            .ok()
     }
 
     fn count(&self) -> error::Result<Counted> {
@@ -244,6 +272,8 @@ impl Daemon {
             }
         }
         let mounts = table::below(&table::read()?, &self.state).count();
+        let damaged = self.snapshotter.store().damaged()?.len();
+        counted.quarantined = i64::try_from(damaged).unwrap_or(i64::MAX);
         counted.mounts = i64::try_from(mounts).unwrap_or(i64::MAX);
         Ok(counted)
     }

@@ -3,6 +3,7 @@
 //! The name of the snapshotter in each request is whatever containerd's configuration calls this plugin; it is not
 //! looked at.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info};
 
 use super::blocking::blocking;
+use super::diff;
 use super::diff::board::Board;
 use super::error::{Error, Result};
 use super::metrics::Metrics;
@@ -44,18 +46,22 @@ pub(crate) struct Service {
     board: Arc<Board>,
     /// Mounts were handed out.
     handed_out: Arc<Notify>,
+    /// Rebuilds damaged layers.
+    diff: diff::Service,
 }
 
 impl Service {
-    /// The service over `snapshotter`, which notifies `handed_out` when a caller has got mounts.
+    /// The service over `snapshotter`, whose damaged layers `diff` rebuilds, and which notifies `handed_out` when a caller
+    /// has got mounts.
     pub(crate) fn new(
         snapshotter: Arc<Snapshotter>,
         metrics: Arc<Metrics>,
         containerd: Containerd,
         board: Arc<Board>,
         handed_out: Arc<Notify>,
+        diff: diff::Service,
     ) -> Self {
-        Self { snapshotter, metrics, containerd, board, handed_out }
+        Self { snapshotter, metrics, containerd, board, handed_out, diff }
     }
 
     /// As [`Self::call`], for what others may wait for.
@@ -82,13 +88,66 @@ impl Service {
         timed(&self.metrics, "Snapshots", method, key, work).await
     }
 
+    /// As [`Self::call`], for what stands on layers: those that turn out to be damaged are rebuilt, each at most once.
+    async fn call_on_layers<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        key: &str,
+        work: impl Fn(&Snapshotter) -> erolith_snapshotter::Result<T>
+        + Send
+        + std::marker::Sync
+        + 'static,
+    ) -> Result<T, Status> {
+        timed(&self.metrics, "Snapshots", method, key, self.on_layers(work)).await
+    }
+
+    /// Does `work`, and does it again once a damaged layer is rebuilt that it failed at.
+    async fn on_layers<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Snapshotter) -> erolith_snapshotter::Result<T>
+        + Send
+        + std::marker::Sync
+        + 'static,
+    ) -> Result<T> {
+        let work = Arc::new(work);
+        let mut rebuilt = BTreeSet::new();
+        loop {
+            let (snapshotter, work) = (Arc::clone(&self.snapshotter), Arc::clone(&work));
+            let error = match blocking(move || Ok(work(&snapshotter)?)).await {
+                Err(Error::Snapshotter(error)) => error,
+                other => return other,
+            };
+            let erolith_snapshotter::Error::Damaged { id, .. } = error else {
+                return Err(error.into());
+            };
+            if !rebuilt.insert(id) || self.diff.heal(id).await != diff::Outcome::Whole {
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// What is known of `key`. A damaged layer is rebuilt first: containerd asks this before it gives up a pull.
+    async fn find(&self, key: String) -> Result<Info> {
+        // One row, read without waiting: on this thread.
+        let error = match self.snapshotter.stat(&key) {
+            Ok(info) => return Ok(info),
+            Err(error) => error,
+        };
+        let damaged = self.snapshotter.store().damaged_below(&key)?;
+        let Some(&topmost) = damaged.last() else { return Err(error.into()) };
+        match self.diff.heal(topmost).await {
+            diff::Outcome::Whole => Ok(self.snapshotter.stat(&key)?),
+            _ => Err(error.into()),
+        }
+    }
+
     /// The mounts of `key`. Waking a thread that may block would take longer than finding that all is mounted.
     async fn find_mounts(&self, key: String) -> Result<Vec<Mount>> {
-        if let Some(mounts) = self.snapshotter.standing_mounts(&key)? {
+        // An error comes again, from where a damaged layer is rebuilt.
+        if let Ok(Some(mounts)) = self.snapshotter.standing_mounts(&key) {
             return Ok(mounts);
         }
-        let snapshotter = Arc::clone(&self.snapshotter);
-        let mounts = blocking(move || Ok(snapshotter.mounts(&key)?)).await;
+        let mounts = self.on_layers(move |snapshotter| snapshotter.mounts(&key)).await;
         self.handed_out.notify_one();
         mounts
     }
@@ -247,10 +306,12 @@ impl Snapshots for Service {
         let name = key.clone();
         let prepare = move |s: &Snapshotter| {
             let version = || staging.containerd.version();
-            let labels = without_false_chain(labels, version);
+            let labels = without_false_chain(labels.clone(), version);
             s.prepare_staged(&key, &parent, &labels, &staging)
         };
-        let mounts = self.change("Prepare", &name, prepare).await?;
+        let mounts = self.call_on_layers("Prepare", &name, prepare).await;
+        self.board.changed();
+        let mounts = mounts?;
         self.handed_out.notify_one();
         Ok(Response::new(api::PrepareSnapshotResponse { mounts: to_mounts(mounts) }))
     }
@@ -262,7 +323,7 @@ impl Snapshots for Service {
         let api::ViewSnapshotRequest { key, parent, labels, .. } = request.into_inner();
         let name = key.clone();
         let view = move |s: &Snapshotter| s.view(&key, &parent, &labels);
-        let mounts = self.call("View", &name, view).await?;
+        let mounts = self.call_on_layers("View", &name, view).await?;
         self.handed_out.notify_one();
         Ok(Response::new(api::ViewSnapshotResponse { mounts: to_mounts(mounts) }))
     }
@@ -302,9 +363,8 @@ impl Snapshots for Service {
         request: Request<api::StatSnapshotRequest>,
     ) -> Result<Response<api::StatSnapshotResponse>, Status> {
         let key = request.into_inner().key;
-        // One row, read without waiting for anybody: on this thread.
-        let info = async { Ok(self.snapshotter.stat(&key)?) };
-        let info = timed(&self.metrics, "Snapshots", "Stat", &key, info).await?;
+        let name = key.clone();
+        let info = timed(&self.metrics, "Snapshots", "Stat", &name, self.find(key)).await?;
         Ok(Response::new(api::StatSnapshotResponse { info: Some(to_info(info)) }))
     }
 

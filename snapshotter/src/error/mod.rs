@@ -292,8 +292,8 @@ pub enum Error {
         /// What is wrong.
         fault: Fault,
     },
-    /// A layer was found damaged, now or before, and its image was put away.
-    #[error("layer {name} (snapshot {id}) is damaged and its image was put away: {reason}")]
+    /// A layer was found damaged, now or before, and is quarantined.
+    #[error("layer {name} (snapshot {id}) is damaged and quarantined: {reason}")]
     Damaged {
         /// Number of the snapshot.
         id: u64,
@@ -530,7 +530,7 @@ impl Error {
             }
             Self::Unsealed { .. } => "somebody changed or replaced the file: pull the image again",
             Self::Damaged { .. } => {
-                "pull the image again; where that changes nothing, remove it first. `erolith scrub` checks every layer"
+                "the log of the daemon says why it could not be rebuilt, and which command brings the layer"
             }
             Self::Unprotected { .. } => {
                 "load dm_verity and let the differ write hash trees, or set dm_verity to \"auto\""

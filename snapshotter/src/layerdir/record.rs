@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::files::{self, failed, open_dir, unlink, unnamed};
 use crate::protect::{Digest, Pin};
-use crate::store::{Entry, Kind, Labels, Store, Usage};
+use crate::store::{Entry, Kind, Labels, Origin, Store, Usage};
 
 /// The record.
 pub const RECORD: &str = "snapshot.json";
@@ -30,8 +30,11 @@ pub(crate) const COMMITTING: &str = "commit.json";
 /// A second name, under which a record that takes the place of another waits for a moment.
 const REPLACING: &str = ".erolith-new-snapshot.json";
 
-/// The form that this code writes. Others are refused: what they leave out or add is not known.
-const VERSION: u64 = 1;
+/// The form that this code writes, which adds `origin` to the first one. Others are refused: what they leave out or add
+/// is not known.
+const VERSION: u64 = 2;
+/// The earliest form that can be read.
+const FIRST: u64 = 1;
 
 /// Most bytes of a record that is read. A request has at most 4 MiB, and JSON writes a byte as six at most.
 const LIMIT: u64 = 32 << 20;
@@ -59,6 +62,8 @@ struct Form<'a> {
     seal: Option<SealForm>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dmverity: Option<TreeForm>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Cow<'a, Origin>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quarantine: Option<Cow<'a, str>>,
 }
@@ -153,6 +158,7 @@ fn encode(entry: &Entry) -> io::Result<Vec<u8>> {
             roothash: root.to_string(),
             hashoffset: hash_offset,
         }),
+        origin: entry.origin.as_ref().map(Cow::Borrowed),
         quarantine: entry.damage.as_deref().map(Cow::Borrowed),
     };
     let mut bytes = serde_json::to_vec(&form)?;
@@ -165,7 +171,7 @@ fn decode(bytes: &[u8], id: u64) -> Result<Entry, Unreadable> {
     let wrong = |why: &str| Unreadable::Form(why.to_owned());
     let json = |error: serde_json::Error| Unreadable::Form(error.to_string());
     let Versioned { version } = serde_json::from_slice(bytes).map_err(json)?;
-    if version != VERSION {
+    if !(FIRST..=VERSION).contains(&version) {
         return Err(Unreadable::Version(version));
     }
     let form: Form<'_> = serde_json::from_slice(bytes).map_err(json)?;
@@ -201,6 +207,7 @@ fn decode(bytes: &[u8], id: u64) -> Result<Entry, Unreadable> {
         usage: Usage { size: usage.size, inodes: usage.inodes },
         pin: pin.transpose()?,
         tree: tree.transpose()?,
+        origin: form.origin.map(Cow::into_owned),
         damage: form.quarantine.map(Cow::into_owned),
     })
 }

@@ -3,24 +3,31 @@
 //! It goes on beside a daemon that works on the same root: it reads, and what it puts away is a row of the database that
 //! the daemon looks at before it stands on a layer. Bytes come from the disk and not from memory.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use erolith_mkfs::check::{Limits, check};
 use rustix::fs::Advice;
+use sha2::{Digest as _, Sha256};
 
 use crate::layerdir::{self, IMAGE, Images};
 use crate::mounts;
 use crate::protect::{Digest, Found, Pin};
 use crate::service::{put_away, root_parts};
-use crate::store::{Filters, Kind, Store};
+use crate::store::{Filters, Kind, Origin, OriginBlob, Store};
 use crate::{Error, Result};
+
+/// How the media types of layers that are images begin, where they do not end in `.erofs`.
+const EROFS_LAYERS: &str = "application/vnd.erofs";
+/// Bytes that are read at once.
+const CHUNK: usize = 1 << 20;
 
 /// What holds a layer that was found good to what it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     /// The kernel, by fs-verity, and all of it was read.
     Verity,
-    /// The digest that was kept when it came in.
+    /// The digest that was kept when it came in, or that of the blob whose file it shares.
     Digest,
     /// No digest is known: its structure is sound, and that is all that can be said.
     Structure,
@@ -108,7 +115,7 @@ impl Scrub {
             };
             let verdict = match self.store.damaged()?.remove(&id) {
                 Some(reason) => Verdict::PutAway(reason),
-                None => match judge(id, &path, self.store.pin_of(id)?, &mut count) {
+                None => match self.judge(id, &path, &mut count) {
                     Ok(proof) => Verdict::Sound(proof),
                     Err(error) => Verdict::Damaged(error.to_string()),
                 },
@@ -130,13 +137,66 @@ impl Scrub {
         put_away(&self.store, &self.images, &self.snapshots.join(id.to_string()), id, reason)
     }
 
+    fn judge(&self, id: u64, path: &Path, told: &mut dyn FnMut(u64)) -> Result<Proof> {
+        let proof = judge(id, path, self.store.pin_of(id)?, told)?;
+        if proof != Proof::Structure || layerdir::is_link(path)? {
+            return Ok(proof);
+        }
+        match self.store.origin_of(id)?.as_ref().and_then(own_blob) {
+            Some(blob) => require_blob(id, path, blob),
+            None => Ok(proof),
+        }
+    }
+
     fn image(&self, id: u64) -> PathBuf {
         self.snapshots.join(id.to_string()).join(IMAGE)
     }
 }
 
+/// The blob that an image is itself: a layer that came as a raw image has the digest of its blob for a diffID.
+fn own_blob(origin: &Origin) -> Option<&OriginBlob> {
+    let is_own = |blob: &&OriginBlob| {
+        let media_type = blob.media_type.as_str();
+        let is_image = media_type.starts_with(EROFS_LAYERS) || media_type.ends_with(".erofs");
+        blob.digest == origin.diff_id && is_image
+    };
+    origin.blob.as_ref().filter(is_own)
+}
+
+/// Refuses an image that is not the blob that it should be. One to which something was appended is held to nothing.
+fn require_blob(id: u64, path: &Path, blob: &OriginBlob) -> Result<Proof> {
+    let name = || path.display().to_string();
+    let read = |source| Error::Read { image: name(), source };
+    let mut file = layerdir::open_image(id, path)?;
+    let len = file.metadata().map_err(read)?.len();
+    if len > blob.size || !blob.digest.starts_with("sha256:") {
+        return Ok(Proof::Structure);
+    }
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let n = file.read(&mut buffer).map_err(read)?;
+        let part = buffer.get(..n).unwrap_or_default();
+        if part.is_empty() {
+            break;
+        }
+        hasher.update(part);
+    }
+    let hex = hasher.finalize().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    if blob.digest == format!("sha256:{hex}") {
+        return Ok(Proof::Digest);
+    }
+    let source = format!("its digest is sha256:{hex}, and that of its blob {}", blob.digest);
+    Err(Error::Check { image: name(), source: source.into() })
+}
+
 /// What proves that the image at `path` is the one that `pin` tells of.
-fn judge(id: u64, path: &Path, pin: Option<Pin>, told: &mut dyn FnMut(u64)) -> Result<Proof> {
+pub(crate) fn judge(
+    id: u64,
+    path: &Path,
+    pin: Option<Pin>,
+    told: &mut dyn FnMut(u64),
+) -> Result<Proof> {
     let file = layerdir::open_image(id, path)?;
     // What memory still has right may be wrong on the disk. Pages in use stay, which costs a proof and nothing else.
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);

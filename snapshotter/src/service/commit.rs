@@ -58,8 +58,8 @@ struct Ready {
 
 impl Ready {
     fn content(&self) -> Content {
-        let &Entry { usage, pin, tree, created, .. } = &self.entry;
-        Content { usage, pin, tree, time: Some(created) }
+        let &Entry { usage, pin, tree, created, ref origin, .. } = &self.entry;
+        Content { usage, pin, tree, origin: origin.clone(), time: Some(created) }
     }
 
     /// Whether it is what the transaction makes of the snapshot.
@@ -128,6 +128,7 @@ impl Snapshotter {
     /// then.
     fn complete(&self, ready: &Ready) {
         let id = ready.entry.id;
+        self.forget_origin(id);
         self.protect_from_hands(id);
         if let Err(error) = record::adopt(&self.dir(id)) {
             tracing::warn!(%error, "a record is left for the next start");
@@ -167,6 +168,7 @@ impl Snapshotter {
         layerdir::require_checked(&image, &file)?;
         // Before the sync: what it writes to the file is synced with it.
         let is_link = layerdir::is_link(&image)?;
+        entry.origin = self.origin_noted(id);
         entry.pin = if is_link { None } else { self.protector().commit(&file, &image)? };
         entry.tree = match layerdir::read_sidecar(&image) {
             // Nobody looks at it.

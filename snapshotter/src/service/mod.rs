@@ -19,6 +19,7 @@ mod cleanup;
 mod commit;
 mod config;
 mod create;
+mod heal;
 mod limit;
 mod mounts;
 mod paths;
@@ -32,6 +33,7 @@ mod target;
 mod unpack;
 mod usage;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -40,13 +42,13 @@ use std::sync::{Mutex, RwLock};
 
 use erolith_mkfs::overlay::INDEX_DIR;
 
-use crate::Result;
 use crate::fault::point;
 use crate::files::{ensure_dir, open_dir, open_dir_if_there, stat, sync_dir};
 use crate::layerdir::{self, Images, record};
 use crate::lowers::Lowers;
 use crate::protect::{self, Protector, Verity};
-use crate::store::{self, Filters, Info, Kind, Labels, Store, UpdateMask, Usage};
+use crate::store::{self, Filters, Info, Kind, Labels, Origin, Store, UpdateMask, Usage};
+use crate::{Error, Result};
 
 pub use crate::uppers::{LimitBy, MIN_LIMIT};
 use crate::uppers::{Upper, Uppers};
@@ -54,6 +56,7 @@ use crate::verity::Devices;
 pub use crate::verity::DmVerity;
 pub(crate) use cleanup::number;
 pub use config::{Config, Profile};
+pub use heal::Broken;
 pub use paths::Paths;
 pub(crate) use root::{DATABASE, SNAPSHOTS, parts as root_parts, take};
 pub(crate) use sound::put_away;
@@ -62,6 +65,15 @@ pub use unpack::{Below, DIFF_ID_LABEL, PARENT_CHAIN_LABEL, REF_LABEL, Staging, n
 
 /// Below the state directory: what a layer is over that is unpacked beside those below it.
 const NOTHING: &str = "empty";
+
+/// What the snapshots of a service take on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskUse {
+    /// Layers, those that are shared counted once.
+    pub layers: Usage,
+    /// What was written into active snapshots.
+    pub writable: Usage,
+}
 
 /// A mount as containerd's API has it (`containerd.types.Mount`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +109,8 @@ pub struct Snapshotter {
     creating: RwLock<()>,
     /// One cleanup at a time.
     cleaning: Mutex<()>,
+    /// Where the images of active snapshots came from, until they are committed.
+    origins: Mutex<BTreeMap<u64, Origin>>,
     /// Numbers for names that live only while something is made or removed.
     serial: AtomicU64,
     /// Held as long as this lives.
@@ -145,6 +159,7 @@ impl Snapshotter {
             uppers,
             creating: RwLock::default(),
             cleaning: Mutex::default(),
+            origins: Mutex::default(),
             serial: AtomicU64::new(0),
             _lock: lock,
             protector,
@@ -203,6 +218,7 @@ impl Snapshotter {
     /// Removes a row, and then the record, which would bring it back.
     fn forget(&self, key: &str) -> Result<()> {
         let snapshot = self.store.remove(key)?;
+        self.forget_origin(snapshot.id);
         record::forget(&self.dir(snapshot.id));
         Ok(())
     }
@@ -210,7 +226,8 @@ impl Snapshotter {
     /// What is known of a snapshot.
     ///
     /// A layer that was found damaged is not there for this call, nor are those above it. So a client that pulls the
-    /// image again does not pass them over, and [`Snapshotter::heal`] gets to see the image that it brings.
+    /// image again does not pass them over, and [`Snapshotter::heal`] gets to see the image that it brings. The daemon
+    /// rebuilds the layer first, where it can (see [`Broken`]).
     ///
     /// # Errors
     /// `NotFound`.
@@ -243,8 +260,11 @@ impl Snapshotter {
         self.store.list(filters)
     }
 
-    /// What a snapshot takes on disk without its parents: a committed one its image, an active one its upper
-    /// directory and its image if it has one, a view nothing.
+    /// What a snapshot takes on disk without its parents: a committed one its directory with its image, an active one
+    /// its upper directory and its image if it has one, a view nothing.
+    ///
+    /// An image that several layers share counts for the oldest of them, so that the sum over all snapshots is what they
+    /// take, also after one of them is removed.
     ///
     /// # Errors
     /// `NotFound`. Files that vanish meanwhile do not count.
@@ -252,8 +272,29 @@ impl Snapshotter {
         let (snapshot, stored) = self.store.usage(key)?;
         match snapshot.kind {
             Kind::Active => self.usage_of_active(snapshot.id),
-            Kind::Committed | Kind::View => Ok(stored),
+            Kind::Committed => self.usage_of_layer(snapshot.id),
+            Kind::View => Ok(stored),
         }
+    }
+
+    /// What layers and what containers wrote take on disk, all of them together.
+    ///
+    /// # Errors
+    /// As [`Snapshotter::usage`]. Snapshots that are removed meanwhile do not count.
+    pub fn disk_use(&self) -> Result<DiskUse> {
+        let mut used = DiskUse::default();
+        for Info { name, kind, .. } in self.store.list(&Filters::parse(&[])?)? {
+            let of = match kind {
+                Kind::Active => &mut used.writable,
+                Kind::Committed | Kind::View => &mut used.layers,
+            };
+            match self.usage(&name) {
+                Ok(more) => *of = usage::sum(*of, more),
+                Err(Error::Store(store::Error::NotFound { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(used)
     }
 
     /// The database, for what only it knows.
@@ -272,6 +313,20 @@ impl Snapshotter {
     #[must_use]
     pub fn protector(&self) -> Protector {
         self.protector
+    }
+
+    /// The directory of a layer. Its image counts for the oldest of the layers that share it.
+    fn usage_of_layer(&self, id: u64) -> Result<Usage> {
+        let used = usage::of_tree(&self.dir(id))?;
+        let image = stat(&self.dir(id).join(layerdir::IMAGE))?.filter(|stat| stat.st_nlink > 1);
+        let Some(image) = image else { return Ok(used) };
+        for other in self.store.like(id)?.into_iter().take_while(|&other| other < id) {
+            let theirs = stat(&self.dir(other).join(layerdir::IMAGE))?;
+            if theirs.is_some_and(|it| (it.st_dev, it.st_ino) == (image.st_dev, image.st_ino)) {
+                return Ok(usage::without(used, usage::of_stat(&image)));
+            }
+        }
+        Ok(used)
     }
 
     /// The upper directory and, when it is already there, the image.

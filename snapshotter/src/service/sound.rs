@@ -1,10 +1,11 @@
-//! Layers that are not what they were: found when they are mounted, put away, and made whole when their image comes in
+//! Layers that are not what they were: found when they are mounted, quarantined, and made whole when their image comes in
 //! again.
 //!
 //! A damaged layer keeps its row, because others stand on it and its owner is the one who removes it; its image does not
-//! keep its name, so that nobody gets it once more. Preparing on it fails and says why. `Stat` does not find it, nor what
-//! stands on it: so a client that is asked for the image unpacks the layer again. The image that it brings is known by its
-//! digest, and goes to every damaged layer that had the same, before the client is told that the name is taken.
+//! keep its name, so that it is not linked once more. Preparing on it fails with the reason. `Stat` does not find it, nor
+//! what stands on it, so a client that calls `Stat` first unpacks the layer again. The image that it brings is known by its
+//! digest, and goes to every damaged layer that had the same, before the client learns that the name is taken. `heal` has
+//! what the daemon needs to rebuild a layer without a client.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -32,15 +33,20 @@ impl Snapshotter {
         }
         let image = dir.join(IMAGE);
         let Some(pin) = known(&image)? else { return Ok(0) };
-        let tree = layerdir::read_sidecar(&image)?;
+        self.give(&image, pin)
+    }
+
+    /// Gives `image`, which is known as `pin`, to every damaged layer that had the same digest. Returns how many.
+    pub(super) fn give(&self, image: &Path, pin: Pin) -> Result<u64> {
+        let tree = layerdir::read_sidecar(image)?;
         let mut healed = 0;
         for id in self.store.damaged_with(pin.digest)? {
-            layerdir::replace_image(&self.dir(id), &image)?;
-            self.store.set_healed(id, pin, tree)?;
+            layerdir::replace_image(&self.dir(id), image)?;
+            self.store.set_healed(id, Some(pin), tree)?;
             record::refresh_if_possible(&self.store, &self.dir(id), id);
             // What shows the damaged one may be mounted still.
             self.lowers.forget(id)?;
-            tracing::warn!(id, "a damaged layer is whole again");
+            tracing::warn!(id, "a damaged layer has its image again");
             healed += 1;
         }
         Ok(healed)
@@ -100,7 +106,7 @@ fn require_tree(image: &Path, pinned: Option<Sidecar>) -> Result<()> {
 
 /// What is known of an image that has just come in. A digest that the kernel does not vouch for is computed once more:
 /// this is rare, and a layer that was damaged shall not be so again.
-fn known(image: &Path) -> Result<Option<Pin>> {
+pub(super) fn known(image: &Path) -> Result<Option<Pin>> {
     if layerdir::is_link(image)? {
         return Ok(None);
     }
@@ -134,13 +140,13 @@ impl<'s> Judged<'s> {
             .and_then(|is_layer| lowers.forget(id).map(|()| is_layer));
         match is_layer {
             Ok(true) => {
-                tracing::error!(id, reason, "a layer is damaged and was put away");
+                tracing::error!(id, reason, "a layer is damaged and was quarantined");
                 self.service.damaged(id, reason)
             }
             // An active snapshot whose differ can write its layer again.
             Ok(false) => error,
             Err(other) => {
-                tracing::error!(id, %other, "a damaged layer could not be put away");
+                tracing::error!(id, error = %other, "a damaged layer could not be quarantined");
                 error
             }
         }

@@ -29,6 +29,14 @@ pub(super) fn of_tree(upper: &Path) -> Result<Usage> {
     Ok(count.usage)
 }
 
+/// The first without the second, which is part of it.
+pub(super) fn without(all: Usage, part: Usage) -> Usage {
+    Usage {
+        size: all.size.saturating_sub(part.size),
+        inodes: all.inodes.saturating_sub(part.inodes),
+    }
+}
+
 /// Both together.
 pub(super) fn sum(one: Usage, other: Usage) -> Usage {
     Usage {
@@ -37,7 +45,8 @@ pub(super) fn sum(one: Usage, other: Usage) -> Usage {
     }
 }
 
-fn of_stat(stat: &Stat) -> Usage {
+/// An inode.
+pub(super) fn of_stat(stat: &Stat) -> Usage {
     Usage { size: u64::try_from(stat.st_blocks).unwrap_or(0) * 512, inodes: 1 }
 }
 

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 use super::connection::Ids;
 use super::error::{Error, Result};
 use super::rows::{Record, chain, find, get, integer, labels_of, set_labels};
-use super::seals::{put_seal, put_tree};
+use super::seals::{put_origin, put_seal, put_tree};
 use super::types::{Content, Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, now};
 use super::update::{updated, without_empty};
 use super::{Store, sql};
@@ -166,6 +166,9 @@ fn turn(
     }
     if let Some(tree) = content.tree {
         put_tree(conn, record.id, tree)?;
+    }
+    if let Some(origin) = &content.origin {
+        put_origin(conn, record.id, origin)?;
     }
     set_labels(conn, record.id, &labels)?;
     let (parents, created) = (chain(conn, above)?, Timestamp::from_nanoseconds(time));

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::connection::Writer;
 use super::error::Result;
 use super::rows::{Record, integer, labels_of, set_labels};
-use super::seals::{pin_of, put_seal, put_tree, tree_of};
+use super::seals::{origin_of, pin_of, put_origin, put_seal, put_tree, tree_of};
 use super::types::Entry;
 use super::{Store, sql};
 
@@ -35,6 +35,7 @@ impl Store {
                 usage: record.usage,
                 pin: pin_of(conn, id)?,
                 tree: tree_of(conn, id)?,
+                origin: origin_of(conn, id)?,
                 damage: damage.query_row([integer(id)], |row| row.get(0)).optional()?,
             }))
         })
@@ -73,6 +74,9 @@ fn put(conn: &Connection, entry: &Entry) -> Result<()> {
     }
     if let Some(tree) = entry.tree {
         put_tree(conn, id, tree)?;
+    }
+    if let Some(origin) = &entry.origin {
+        put_origin(conn, id, origin)?;
     }
     if let Some(reason) = &entry.damage {
         conn.prepare_cached(sql::PUT_DAMAGED)?.execute(params![integer(id), reason])?;

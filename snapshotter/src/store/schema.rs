@@ -70,12 +70,25 @@ CREATE TABLE trees (
 ) STRICT;
 ";
 
-/// What version 3 has besides: snapshots are found by the chain that a layer ends and by its diffID. The statements name
-/// the labels as the index does, or SQLite would not use it.
+/// What version 3 has besides.
+///
+/// Snapshots are found by the chain that a layer ends and by its diffID. The statements name the labels as the index does,
+/// or SQLite would not use it. `origins` says where the image of a layer came from: its diffID, and an [`super::Origin`] as
+/// JSON. The index over `seals` finds the layers that may share an image.
 const TABLES_3: &str = "
 CREATE INDEX labels_of_layers ON labels (key, value)
 WHERE key = 'containerd.io/snapshot.ref' OR key = 'containerd.io/snapshot/diff-id';
+CREATE TABLE origins (
+    snapshot INTEGER PRIMARY KEY REFERENCES snapshots (id) ON DELETE CASCADE,
+    diff_id TEXT NOT NULL CHECK (diff_id <> ''),
+    origin TEXT NOT NULL CHECK (origin <> '')
+) STRICT;
+CREATE INDEX origins_by_diff_id ON origins (diff_id);
+CREATE INDEX seals_by_digest ON seals (digest);
 ";
+
+/// What each version added, the first one first.
+const VERSIONS: [&str; 3] = [TABLES_1, TABLES_2, TABLES_3];
 
 /// What stands in the file before anything is written to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +124,7 @@ pub(super) fn look(conn: &Connection) -> Result<Found> {
 /// Makes the tables, all or none.
 pub(super) fn create(conn: &mut Connection) -> Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    tx.execute_batch(TABLES_1)?;
-    tx.execute_batch(TABLES_2)?;
-    tx.execute_batch(TABLES_3)?;
+    VERSIONS.iter().try_for_each(|tables| tx.execute_batch(tables))?;
     tx.pragma_update(None, "application_id", APPLICATION)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
@@ -122,21 +133,19 @@ pub(super) fn create(conn: &mut Connection) -> Result<()> {
 /// Makes an older database one of this version, in one transaction. There is no way back.
 pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version < 2 {
-        tx.execute_batch(TABLES_2)?;
-    }
-    tx.execute_batch(TABLES_3)?;
+    let there: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let there = usize::try_from(there).unwrap_or_default();
+    VERSIONS.iter().skip(there).try_for_each(|tables| tx.execute_batch(tables))?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
 }
 
-/// Makes a database as version 1 had it.
+/// Makes a database as the version `version` had it.
 #[cfg(test)]
-pub(super) fn create_first(conn: &Connection) -> Result<()> {
-    conn.execute_batch(TABLES_1)?;
+pub(super) fn create_earlier(conn: &Connection, version: usize) -> Result<()> {
+    VERSIONS.iter().take(version).try_for_each(|tables| conn.execute_batch(tables))?;
     conn.pragma_update(None, "application_id", APPLICATION)?;
-    Ok(conn.pragma_update(None, "user_version", 1)?)
+    Ok(conn.pragma_update(None, "user_version", i64::try_from(version).unwrap_or(VERSION))?)
 }
 
 /// Reads everything once: pages, constraints, references, and that the tables are those of the version.
@@ -150,9 +159,7 @@ pub(super) fn check(conn: &Connection) -> Result<()> {
     }
     let found = objects(conn)?;
     let fresh = Connection::open_in_memory()?;
-    fresh.execute_batch(TABLES_1)?;
-    fresh.execute_batch(TABLES_2)?;
-    fresh.execute_batch(TABLES_3)?;
+    VERSIONS.iter().try_for_each(|tables| fresh.execute_batch(tables))?;
     for (name, sql) in objects(&fresh)? {
         match found.get(&name) {
             None => return Err(Error::corrupt(format!("`{name}` is missing from its schema"))),

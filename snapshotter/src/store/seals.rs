@@ -1,13 +1,13 @@
 //! What is known of the images of layers, and which of them are damaged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use erolith_mkfs::dmverity::sidecar::Sidecar;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::{Error, Result};
 use super::rows::{chain, find, integer, unsigned};
-use super::{Kind, Store, sql};
+use super::{Kind, Origin, Store, sql};
 use crate::protect::{Digest, Pin};
 
 impl Store {
@@ -64,10 +64,17 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub fn set_healed(&self, id: u64, pin: Pin, tree: Option<Sidecar>) -> crate::Result<()> {
+    pub fn set_healed(
+        &self,
+        id: u64,
+        pin: Option<Pin>,
+        tree: Option<Sidecar>,
+    ) -> crate::Result<()> {
         self.write(|tx| {
             let heal = || {
-                put_seal(tx, id, pin)?;
+                if let Some(pin) = pin {
+                    put_seal(tx, id, pin)?;
+                }
                 tx.prepare_cached(sql::DROP_TREE)?.execute([integer(id)])?;
                 if let Some(tree) = tree {
                     put_tree(tx, id, tree)?;
@@ -88,6 +95,49 @@ impl Store {
             let mut statement = conn.prepare_cached(sql::DAMAGED_WITH)?;
             let ids = statement.query_map([digest.to_string()], |row| unsigned(row, 0))?;
             Ok(ids.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// The damaged layers of the chain that ends with the snapshot `key`, the lowest first. None for what is not there.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn damaged_below(&self, key: &str) -> crate::Result<Vec<u64>> {
+        self.read(|conn| {
+            let damaged = damaged(conn)?;
+            if damaged.is_empty() {
+                return Ok(Vec::new());
+            }
+            let Some(record) = find(conn, key)? else { return Ok(Vec::new()) };
+            let mut ids = chain(conn, Some(record.id))?;
+            ids.retain(|id| damaged.contains_key(id));
+            ids.reverse();
+            Ok(ids)
+        })
+    }
+
+    /// Where the image of the layer with this id came from, as far as that is known.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn origin_of(&self, id: u64) -> crate::Result<Option<Origin>> {
+        self.read(|conn| origin_of(conn, id))
+    }
+
+    /// The committed layers that may share the image of the layer with this id, itself included, in the order of their
+    /// ids.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn like(&self, id: u64) -> crate::Result<BTreeSet<u64>> {
+        self.read(|conn| {
+            let mut like = BTreeSet::new();
+            for sql in [sql::SAME_DIGEST, sql::SAME_DIFF_ID] {
+                let mut statement = conn.prepare_cached(sql)?;
+                let ids = statement.query_map([integer(id)], |row| unsigned(row, 0))?;
+                like.extend(ids.collect::<rusqlite::Result<Vec<_>>>()?);
+            }
+            Ok(like)
         })
     }
 
@@ -125,6 +175,20 @@ pub(super) fn tree_of(conn: &Connection, id: u64) -> Result<Option<Sidecar>> {
 pub(super) fn put_tree(conn: &Connection, id: u64, tree: Sidecar) -> Result<()> {
     let values = params![integer(id), tree.root.to_string(), integer(tree.hash_offset)];
     conn.prepare_cached(sql::PUT_TREE)?.execute(values)?;
+    Ok(())
+}
+
+pub(super) fn origin_of(conn: &Connection, id: u64) -> Result<Option<Origin>> {
+    let mut statement = conn.prepare_cached(sql::ORIGIN)?;
+    let text: Option<String> = statement.query_row([integer(id)], |row| row.get(0)).optional()?;
+    let bad = |error| Error::corrupt(format!("the origin of snapshot {id}: {error}"));
+    text.map(|text| serde_json::from_str(&text).map_err(bad)).transpose()
+}
+
+pub(super) fn put_origin(conn: &Connection, id: u64, origin: &Origin) -> Result<()> {
+    let bad = |error| Error::corrupt(format!("the origin of snapshot {id}: {error}"));
+    let text = serde_json::to_string(origin).map_err(bad)?;
+    conn.prepare_cached(sql::PUT_ORIGIN)?.execute(params![integer(id), origin.diff_id, text])?;
     Ok(())
 }
 

@@ -92,6 +92,22 @@ pub(super) const PUT_DAMAGED: &str =
 /// Parameters: id.
 pub(super) const DROP_DAMAGED: &str = "DELETE FROM quarantine WHERE snapshot = ?1";
 
+/// Parameters: id, diffID, origin. Nothing for a snapshot that is not there.
+pub(super) const PUT_ORIGIN: &str = "
+INSERT OR REPLACE INTO origins (snapshot, diff_id, origin)
+SELECT id, ?2, ?3 FROM snapshots WHERE id = ?1";
+
+/// Parameters: id.
+pub(super) const ORIGIN: &str = "SELECT origin FROM origins WHERE snapshot = ?1";
+
+/// Parameters: id. The layers with the same digest.
+pub(super) const SAME_DIGEST: &str = "
+SELECT o.snapshot FROM seals m JOIN seals o ON o.digest = m.digest WHERE m.snapshot = ?1";
+
+/// Parameters: id. The layers with the same diffID.
+pub(super) const SAME_DIFF_ID: &str = "
+SELECT o.snapshot FROM origins m JOIN origins o ON o.diff_id = m.diff_id WHERE m.snapshot = ?1";
+
 /// Parameters: id.
 pub(super) const KEY_OF: &str = "SELECT key FROM snapshots WHERE id = ?1";
 
@@ -132,6 +148,10 @@ pub(super) const QUICK: &[&str] = &[
     PUT_ENTRY,
     PUT_DAMAGED,
     DROP_DAMAGED,
+    PUT_ORIGIN,
+    ORIGIN,
+    SAME_DIGEST,
+    SAME_DIFF_ID,
     KEY_OF,
     WITH_REF,
     WITH_DIFF_ID,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use erolith_mkfs::dmverity::sidecar::Sidecar;
+use serde::{Deserialize, Serialize};
 
 use crate::protect::Pin;
 
@@ -120,8 +121,36 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+/// Where the image of a layer came from, so that a damaged one can be made again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Namespace of containerd in which the layer came in.
+    pub namespace: String,
+    /// Digest of the layer, uncompressed.
+    pub diff_id: String,
+    /// The blob that was applied; nothing for a layer that came from a cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<OriginBlob>,
+}
+
+/// The descriptor of a blob that was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginBlob {
+    /// Its digest.
+    pub digest: String,
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes.
+    pub size: u64,
+    /// Those annotations that decide how its image is protected.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
 /// What a layer is on disk when it is committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Content {
     /// What it takes.
     pub usage: Usage,
@@ -129,6 +158,8 @@ pub struct Content {
     pub pin: Option<Pin>,
     /// The hash tree of its image, as the sidecar tells, when it has one.
     pub tree: Option<Sidecar>,
+    /// Where its image came from, if that is known.
+    pub origin: Option<Origin>,
     /// When it was committed, in nanoseconds since 1970; nothing is now.
     pub time: Option<i64>,
 }
@@ -188,6 +219,8 @@ pub struct Entry {
     pub pin: Option<Pin>,
     /// The hash tree of its image, of a committed one that has one.
     pub tree: Option<Sidecar>,
+    /// Where its image came from, of a committed one of which that is known.
+    pub origin: Option<Origin>,
     /// Why it is quarantined, of a layer that is.
     pub damage: Option<String>,
 }
@@ -208,6 +241,7 @@ impl Entry {
             usage: Usage::default(),
             pin: None,
             tree: None,
+            origin: None,
             damage: None,
         }
     }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share, Source};
@@ -26,14 +27,17 @@ use erolith_mkfs::fsverity;
 use erolith_snapshotter::layerdir::{self, IMAGE};
 use erolith_snapshotter::protect::{Protector, Verity};
 use erolith_snapshotter::service::Mount;
+use erolith_snapshotter::store::Origin;
 use prost::Message;
 use prost_types::Any;
 use tracing::{debug, info, warn};
 
 use super::Differ;
 use super::beside::{Beside, Waiting};
+use super::heal::origin_blob;
 use super::keep::{Job, Kept};
 use crate::containerd::{self, Scope};
+use crate::exit::causes;
 use crate::proto::diff::ApplyRequest;
 use crate::proto::types::Descriptor;
 use crate::serve::error::{Error, Result};
@@ -64,7 +68,7 @@ impl Seal for Sealed {
 }
 
 /// A layer as its descriptor describes it, with numbers that can be, and what there is for its processors.
-fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<Layer> {
+pub(super) fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<Layer> {
     let Descriptor { media_type, digest, size, annotations } = descriptor;
     let bad_size = |_| Error::Request(format!("blob {digest}: a size of {size} bytes"));
     let size = u64::try_from(size).map_err(bad_size)?;
@@ -114,13 +118,13 @@ fn own_diff_id(layer: &Layer, layer_type: LayerType) -> Option<(String, u64)> {
 }
 
 /// Where a layer goes.
-struct Target {
-    dir: PathBuf,
+pub(super) struct Target {
+    pub(super) dir: PathBuf,
     /// Images of the layers below, the nearest first.
-    lowers: Vec<PathBuf>,
-    sync: Sync,
+    pub(super) lowers: Vec<PathBuf>,
+    pub(super) sync: Sync,
     /// Is it the directory of a snapshot of ours? An image of another snapshotter is in no other place.
-    is_ours: bool,
+    pub(super) is_ours: bool,
 }
 
 /// A layer that came in.
@@ -145,7 +149,9 @@ impl Differ {
         let start = Instant::now();
         let ApplyRequest { diff, mounts, payloads, sync_fs } = request;
         let nothing = || Error::Request("a request to apply nothing".to_owned());
-        let layer = layer_of(diff.ok_or_else(nothing)?, payloads)?;
+        let descriptor = diff.ok_or_else(nothing)?;
+        let blob = origin_blob(&descriptor);
+        let layer = layer_of(descriptor, payloads)?;
         let layer_type = self.type_of(&layer)?;
         let target = self.target(&from_mounts(mounts), sync_fs)?;
         self.require_blob(&layer, scope)?;
@@ -184,6 +190,10 @@ impl Differ {
             }
         };
         self.heal(&target);
+        let (namespace, diff_id) = (scope.namespace().to_owned(), done.diff_id.clone());
+        let origin = Origin { namespace, diff_id, blob: Some(blob) };
+        self.snapshotter.note_origin(&target.dir, origin);
+        self.applied.fetch_add(1, Ordering::Relaxed);
         let took = start.elapsed();
         self.metrics.applied(done.how, took, layer.size, done.size);
         let Done { media_type, diff_id, size, how, to_keep } = done;
@@ -260,7 +270,7 @@ impl Differ {
             });
         if let Err(error) = linked {
             // It went meanwhile, or has as many names as the filesystem allows: it can be made once more.
-            debug!(%error, image = %image.display(), "a converted layer could not be linked");
+            debug!(error = causes(&error), image = %image.display(), "a converted layer could not be linked");
             return Ok(None);
         }
         let media_type = layer_type.decoded_media_type(&layer.media_type);
@@ -274,7 +284,7 @@ impl Differ {
         let found = match layerdir::sidecar_of(image) {
             Ok(found) => found,
             Err(error) => {
-                debug!(%error, image = %image.display(), "a converted layer is made once more");
+                debug!(error = causes(&error), image = %image.display(), "a converted layer is made once more");
                 return None;
             }
         };
@@ -311,7 +321,7 @@ impl Differ {
             Ok(None) => Ok(None),
             Err(Error::Differ(error @ erolith_differ::Error::Cancelled)) => Err(error.into()),
             Err(error) => {
-                warn!(blob = %layer.digest, %error, "the image kept of a layer cannot be used");
+                warn!(blob = %layer.digest, error = causes(&error), "the image kept of a layer cannot be used");
                 Ok(None)
             }
         }
@@ -382,7 +392,7 @@ impl Differ {
         Ok(Done { media_type, diff_id: digest.to_string(), size, how: name(how), to_keep })
     }
 
-    fn options(&self, target: &Target, cancel: &Cancel) -> Options {
+    pub(super) fn options(&self, target: &Target, cancel: &Cancel) -> Options {
         let mut build = build::Options::default();
         build.layer.root_inherits = false;
         // The flags that another snapshotter sets on its images would be those of containerd's blob. And that is not ours
@@ -409,29 +419,29 @@ impl Differ {
         }
     }
 
-    /// Gives the image to layers that lost theirs. What fails here is tried again by the next pull.
+    /// Gives the image to damaged layers that had the same. What fails here is tried again when it is needed.
     fn heal(&self, target: &Target) {
         if !target.is_ours {
             return;
         }
         if let Err(error) = self.snapshotter.heal(&target.dir) {
-            warn!(%error, "a damaged layer could not be made whole");
+            warn!(error = causes(&error), "a damaged layer could not be given its image");
         }
     }
 
     /// Says on the image that it was checked or made here, so that the first commit, during which containerd does nothing
     /// else, need not check it.
-    fn mark(&self, target: &Target) {
+    pub(super) fn mark(&self, target: &Target) {
         if !target.is_ours {
             return;
         }
         if let Err(error) = layerdir::mark_checked(&target.dir) {
-            debug!(%error, "a commit will check the image once more");
+            debug!(error = causes(&error), "a commit will check the image once more");
         }
     }
 
     /// Keeps the image for others. Without that it is only converted again. Returns whether that was possible.
-    fn remember(&self, blob: &Digest, applied: &Applied, image: &Path) -> bool {
+    pub(super) fn remember(&self, blob: &Digest, applied: &Applied, image: &Path) -> bool {
         let diff_id = applied.digest.to_string();
         let store = self.snapshotter.store();
         let kept = self.snapshotter.images().keep(&diff_id, image, &blob.to_string());
@@ -442,7 +452,10 @@ impl Differ {
             Ok(is_kept)
         });
         kept.unwrap_or_else(|error| {
-            warn!(%error, diff_id, "a converted layer could not be kept for others");
+            warn!(
+                error = causes(&error),
+                diff_id, "a converted layer could not be kept for others"
+            );
             false
         })
     }

@@ -105,7 +105,7 @@ impl Differ {
         self.containerd.hand_over(&leased, &digest.to_string(), &request.r#ref)?;
         let took = start.elapsed();
         self.metrics.compared(took, size);
-        info!(blob = %digest, %diff_id, bytes = size, entries, ?took, top = ?right.top, "compared");
+        info!(blob = %digest, %diff_id, bytes = size, entries, ?took, "compared");
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         let (media_type, digest) = (format.media_type(), digest.to_string());
         Ok(Descriptor { media_type, digest, size, ..Descriptor::default() })

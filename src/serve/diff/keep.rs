@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use crate::containerd::labels::{Labels, UNCOMPRESSED};
 use crate::containerd::upload::{Upload, Written};
 use crate::containerd::{Containerd, Scope};
+use crate::exit::causes;
 use crate::proto::content::Info;
 use crate::serve::blocking::cancellable;
 use crate::serve::error::{Error, Result};
@@ -148,7 +149,7 @@ impl Keeper {
             }
             Err(Error::Differ(erolith_differ::Error::Cancelled)) => ("passed_over", 0),
             Err(error) => {
-                warn!(%blob, %error, "a converted image could not be kept in the content store");
+                warn!(%blob, error = causes(&error), "a converted image could not be kept in the content store");
                 ("failed", 0)
             }
         };

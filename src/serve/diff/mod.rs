@@ -4,11 +4,13 @@ mod apply;
 mod beside;
 pub(crate) mod board;
 pub(crate) mod compare;
+mod heal;
 mod keep;
 pub(crate) mod stack;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use erolith_differ::apply::{Room, layer};
@@ -32,6 +34,7 @@ use super::snapshots::timed;
 pub(crate) use self::beside::Missing;
 use self::beside::Waiting;
 use self::board::{Apply, Board};
+pub(crate) use self::heal::Outcome;
 use self::keep::Keeper;
 use self::stack::Places;
 
@@ -71,6 +74,8 @@ struct Differ {
     /// Puts what was converted into the content store, if that is wanted.
     keeper: Option<Keeper>,
     turns: Semaphore,
+    /// Layers that were applied: what they brought may rebuild damaged ones.
+    applied: AtomicU64,
     board: Arc<Board>,
     /// Layers that may be read ahead of those below them. Each of them may keep a worker waiting.
     ahead: Semaphore,
@@ -119,6 +124,7 @@ impl Service {
             dm_verity: config.differ.dm_verity,
             keeper,
             turns: Semaphore::new(MAX_CALLS),
+            applied: AtomicU64::new(0),
             board,
             ahead: Semaphore::new((AHEAD * config.differ.parallel().get()).min(MAX_CALLS / 2)),
             patience: Duration::from_secs(config.differ.below_seconds.max(1)),

@@ -6,6 +6,8 @@ pub(crate) mod http;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use erolith_snapshotter::service::DiskUse;
+use erolith_snapshotter::store::Usage;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -42,6 +44,18 @@ struct Keep {
     result: &'static str,
 }
 
+/// What became of a damaged layer that was to be rebuilt.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Heal {
+    result: &'static str,
+}
+
+/// What takes room on the disk.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Of {
+    of: &'static str,
+}
+
 /// Snapshots of one kind.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Kind {
@@ -59,6 +73,8 @@ pub(crate) struct Counted {
     pub(crate) committed: i64,
     /// Mounts that the daemon made.
     pub(crate) mounts: i64,
+    /// Layers that are damaged and not rebuilt.
+    pub(crate) quarantined: i64,
 }
 
 /// Everything that is measured.
@@ -78,6 +94,10 @@ pub(crate) struct Metrics {
     keep_written: Counter,
     snapshots: Family<Kind, Gauge>,
     mounts: Gauge,
+    quarantined: Gauge,
+    heals: Family<Heal, Counter>,
+    disk: Family<Of, Gauge>,
+    disk_inodes: Family<Of, Gauge>,
 }
 
 /// From 0.1 ms to 105 s.
@@ -108,6 +128,10 @@ impl Metrics {
             keep_written: Counter::default(),
             snapshots: Family::default(),
             mounts: Gauge::default(),
+            quarantined: Gauge::default(),
+            heals: Family::default(),
+            disk: Family::default(),
+            disk_inodes: Family::default(),
         };
         metrics.register();
         metrics
@@ -141,9 +165,17 @@ impl Metrics {
         let help = "Images that wait to be put into the content store, those on their way included";
         registry.register("keep_waiting", help, self.keep_waiting.clone());
         let help = "Images that were put into the content store";
-        registry.register_with_unit("keep_written", help, bytes, self.keep_written.clone());
+        registry.register_with_unit("keep_written", help, bytes.clone(), self.keep_written.clone());
         registry.register("snapshots", "Snapshots by kind", self.snapshots.clone());
         registry.register("mounts", "Mounts of layers that the daemon made", self.mounts.clone());
+        let help = "Layers that are damaged and not rebuilt";
+        registry.register("quarantined_layers", help, self.quarantined.clone());
+        let help = "Damaged layers that were to be rebuilt, by what became of it";
+        registry.register("heals", help, self.heals.clone());
+        let help = "Disk space of layers and of what containers wrote, counted once a minute";
+        registry.register_with_unit("disk", help, bytes, self.disk.clone());
+        let help = "Inodes of layers and of what containers wrote, counted once a minute";
+        registry.register("disk_inodes", help, self.disk_inodes.clone());
     }
 
     /// Begins to time a call. One that is dropped unanswered counts as cancelled.
@@ -181,6 +213,20 @@ impl Metrics {
         self.keep_written.inc_by(written);
     }
 
+    /// A damaged layer was rebuilt, or not.
+    pub(crate) fn healed(&self, result: &'static str) {
+        self.heals.get_or_create(&Heal { result }).inc();
+    }
+
+    /// What is used of the disk was counted.
+    pub(crate) fn disk_used(&self, used: DiskUse) {
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        for (of, Usage { size, inodes }) in [("layers", used.layers), ("writable", used.writable)] {
+            self.disk.get_or_create(&Of { of }).set(number(size));
+            self.disk_inodes.get_or_create(&Of { of }).set(number(inodes));
+        }
+    }
+
     /// A layer went out, as a blob of `written` bytes.
     pub(crate) fn compared(&self, took: Duration, written: u64) {
         self.diff.observe(took.as_secs_f64());
@@ -189,11 +235,12 @@ impl Metrics {
 
     /// Everything in the text format of OpenMetrics.
     pub(crate) fn text(&self, counted: Counted) -> String {
-        let Counted { active, view, committed, mounts } = counted;
+        let Counted { active, view, committed, mounts, quarantined } = counted;
         for (kind, count) in [("active", active), ("view", view), ("committed", committed)] {
             self.snapshots.get_or_create(&Kind { kind }).set(count);
         }
         self.mounts.set(mounts);
+        self.quarantined.set(quarantined);
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -271,7 +318,10 @@ mod tests {
         metrics.applied("converted", Duration::from_millis(30), 100, 300);
         metrics.compared(Duration::from_millis(30), 50);
         let running = metrics.apply_running();
-        let counted = Counted { active: 2, view: 0, committed: 5, mounts: 3 };
+        metrics.healed("healed");
+        let used = |size, inodes| Usage { size, inodes };
+        metrics.disk_used(DiskUse { layers: used(7, 8), writable: used(9, 10) });
+        let counted = Counted { active: 2, view: 0, committed: 5, mounts: 3, quarantined: 1 };
         let text = metrics.text(counted);
         drop(running);
         text
@@ -291,6 +341,10 @@ mod tests {
             "erolith_diff_written_bytes_total 50",
             r#"erolith_snapshots{kind="committed"} 5"#,
             "erolith_mounts 3",
+            "erolith_quarantined_layers 1",
+            r#"erolith_heals_total{result="healed"} 1"#,
+            r#"erolith_disk_bytes{of="layers"} 7"#,
+            r#"erolith_disk_inodes{of="writable"} 10"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }

@@ -114,6 +114,29 @@ impl Content for Fake {
         Ok(Response::new(InfoResponse { info }))
     }
 
+    type ListStream = Iter<std::vec::IntoIter<Result<ListContentResponse, Status>>>;
+
+    async fn list(
+        &self,
+        request: Request<ListContentRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let filters = request.into_inner().filters;
+        let matches = |labels: &BTreeMap<String, String>| {
+            let name = "containerd.io/uncompressed";
+            let text = labels.get(name).map(|value| format!("labels.\"{name}\"=={value}"));
+            text.is_some_and(|text| filters.iter().any(|filter| text.starts_with(filter.as_str())))
+        };
+        let blobs = self.blobs.lock().unwrap();
+        let info = blobs.iter().filter(|(_, stored)| matches(&stored.labels));
+        let info = info.map(|(digest, stored)| Info {
+            digest: digest.clone(),
+            labels: stored.labels.clone(),
+            ..Info::default()
+        });
+        let answer = ListContentResponse { info: info.collect() };
+        Ok(Response::new(tokio_stream::iter(vec![Ok(answer)])))
+    }
+
     async fn update(
         &self,
         request: Request<UpdateRequest>,

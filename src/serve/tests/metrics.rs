@@ -1,6 +1,6 @@
 //! What is measured, what the documentation says is, and what the dashboard asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::diff::{TAR, describe, layer};
 use super::*;
@@ -17,6 +17,16 @@ async fn exposed() -> String {
     node.compare(DiffRequest { left, right, ..Default::default() }).await.unwrap();
     node.stat("absent").await.unwrap_err();
     node.daemon.diff.settled().await;
+    // A layer loses its image, and gets it again.
+    let service = &node.daemon.snapshotter;
+    service.commit("default/1/layer", "layer", "", &BTreeMap::new()).unwrap();
+    let id = service.store().snapshot("default/1/layer").unwrap().id;
+    let image = node.dir.path().join(format!("root/snapshots/{id}/layer.erofs"));
+    std::fs::remove_file(&image).unwrap();
+    service.store().set_damaged(id, "on purpose").unwrap();
+    assert_eq!(node.daemon.diff.heal(id).await, crate::serve::diff::Outcome::Whole);
+    assert!(service.store().damaged().unwrap().is_empty() && image.is_file());
+    node.daemon.metrics.disk_used(service.disk_use().unwrap());
     node.daemon.clone().text().await.unwrap()
 }
 
@@ -59,6 +69,8 @@ async fn what_is_documented_is_measured_and_the_other_way_round() {
         r#"result="kept""#,
         r#"code="NotFound""#,
         r#"kind="active""#,
+        r#"result="healed""#,
+        r#"of="layers""#,
     ] {
         assert!(text.contains(label), "{label} is missing in\n{text}");
     }

@@ -5,6 +5,7 @@ mod daemon;
 mod docker;
 mod isolated;
 mod leftovers;
+mod registry;
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -19,6 +20,7 @@ pub use self::daemon::{Daemon, Setup};
 pub use self::docker::Docker;
 pub use self::isolated::{disk, isolated};
 pub use self::leftovers::Leftovers;
+pub use self::registry::Registry;
 use crate::tools::cache;
 
 /// Which containerd.
@@ -201,6 +203,17 @@ impl Node {
     /// When it does not start.
     pub fn start_daemon(&mut self) {
         self.daemon = Some(Daemon::start(self.setup.clone()).unwrap_or_else(|e| panic!("{e}")));
+    }
+
+    /// Starts a daemon that a fault kills, armed by the variable `fault`, and waits until it is dead.
+    ///
+    /// # Panics
+    /// When it goes on.
+    pub fn die_of(&mut self, fault: &str) {
+        let armed = Setup { environment: vec![fault.to_owned()], ..self.setup.clone() };
+        // It may die before it listens.
+        let Ok(mut daemon) = Daemon::start(armed) else { return };
+        assert!(daemon.died().unwrap_or_else(|e| panic!("{fault}: {e}")), "{fault}");
     }
 
     /// `kill -9` of the daemon.

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use rustix::fs::CWD;
 
 use super::*;
+use crate::store::OriginBlob;
 
 fn entry() -> Entry {
     let digest = Digest::parse(&format!("sha256:{}", "1f".repeat(32))).unwrap();
@@ -20,13 +21,24 @@ fn entry() -> Entry {
         usage: Usage { size: 4096, inodes: 1 },
         pin: Some(Pin { digest, is_enforced: true }),
         tree: Some(Sidecar { root, hash_offset: 8192 }),
+        origin: Some(Origin {
+            namespace: "k8s.io".to_owned(),
+            diff_id: format!("sha256:{}", "2e".repeat(32)),
+            blob: Some(OriginBlob {
+                digest: format!("sha256:{}", "3d".repeat(32)),
+                media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+                size: 17,
+                annotations: [("a".to_owned(), "b".to_owned())].into(),
+            }),
+        }),
         damage: Some("cut off".to_owned()),
     }
 }
 
 fn bare(kind: Kind) -> Entry {
     let (usage, labels) = (Usage::default(), Labels::new());
-    Entry { parent: None, kind, labels, usage, pin: None, tree: None, damage: None, ..entry() }
+    let (pin, tree, origin, damage) = (None, None, None, None);
+    Entry { parent: None, kind, labels, usage, pin, tree, origin, damage, ..entry() }
 }
 
 #[test]
@@ -69,9 +81,10 @@ fn what_is_no_record_is_refused_and_said_to_be() {
         (String::new(), "record-form"),
         ("{}".to_owned(), "record-form"),
         ("[".repeat(1 << 20), "record-form"),
-        (good.replace(r#""version":1"#, r#""version":2"#), "record-version"),
-        (good.replace(r#""version":1"#, r#""version":2,"more":3"#), "record-version"),
-        (good.replace(r#""version":1"#, r#""version":1,"more":3"#), "record-form"),
+        (good.replace(r#""version":2"#, r#""version":3"#), "record-version"),
+        (good.replace(r#""version":2"#, r#""version":0"#), "record-version"),
+        (good.replace(r#""version":2"#, r#""version":3,"more":3"#), "record-version"),
+        (good.replace(r#""version":2"#, r#""version":2,"more":3"#), "record-form"),
         (good.replace(r#""id":7"#, r#""id":8"#), "record-form"),
         (good.replace("committed", "thrown"), "record-form"),
         (good.replace("sha256:", "sha512:"), "record-form"),
@@ -81,6 +94,10 @@ fn what_is_no_record_is_refused_and_said_to_be() {
         (good.trim_end().trim_end_matches('}').to_owned(), "record-form"),
     ];
     assert_eq!(decode(good.as_bytes(), 7), Ok(entry()));
+    // Version 1 had no origin.
+    let first = String::from_utf8(encode(&Entry { origin: None, ..entry() }).unwrap()).unwrap();
+    let first = first.replace(r#""version":2"#, r#""version":1"#);
+    assert_eq!(decode(first.as_bytes(), 7), Ok(Entry { origin: None, ..entry() }));
     for (text, code) in table {
         let error = decode(text.as_bytes(), 7).unwrap_err();
         assert_eq!(error.code(), code, "{error}");

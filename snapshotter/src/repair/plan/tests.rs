@@ -15,6 +15,7 @@ fn entry(id: u64, key: &str, parent: Option<u64>, kind: Kind) -> Entry {
         usage: Usage::default(),
         pin: None,
         tree: None,
+        origin: None,
         damage: None,
     }
 }

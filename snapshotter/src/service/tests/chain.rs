@@ -200,9 +200,7 @@ fn a_committed_upper_is_empty_and_keeps_its_owner() {
         let dir = upper.parent().unwrap();
         assert_eq!(names_of(&upper), Vec::<String>::new());
         assert!(!dir.join(layerdir::CONVERTED).exists() && !dir.join(layerdir::WORK).exists());
-        let image = fs::metadata(dir.join(layerdir::IMAGE)).unwrap();
-        let usage = service.usage("L").unwrap();
-        assert_eq!(usage, Usage { size: image.blocks() * 512, inodes: 1 });
+        assert_eq!(service.usage("L").unwrap(), on_disk(&[dir]));
         service.prepare("c", "L", &none()).unwrap();
         let child = service.dir(service.store.snapshot("c").unwrap().id).join(layerdir::UPPER);
         let found = fs::metadata(child).unwrap();

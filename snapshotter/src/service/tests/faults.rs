@@ -36,7 +36,7 @@ fn upper(service: &Snapshotter, name: &str, id: u64) -> PathBuf {
 /// The points that the story passes, here: a limit is kept by one of two ways.
 fn points() -> impl Iterator<Item = &'static str> {
     let other = if limit_by() == LimitBy::Image { "quota." } else { "upper." };
-    let elsewhere = ["recover.", "repair.", other];
+    let elsewhere = ["recover.", "repair.", "heal.", other];
     let is_passed = move |point: &&str| !elsewhere.iter().any(|begin| point.starts_with(begin));
     POINTS.iter().copied().filter(is_passed)
 }

@@ -369,3 +369,62 @@ fn an_immutable_layer_that_is_damaged_is_put_away() {
         service.view("v", "A", &none()).unwrap();
     });
 }
+
+/// What a daemon that rebuilds layers asks and does, with and without a digest to compare.
+#[test]
+fn a_rebuilt_image_is_taken_only_if_it_is_the_one_that_was_lost() {
+    with_mounts(|site| {
+        let service = site.open();
+        let image = unpacked(site, &service, "A", "");
+        let above = unpacked(site, &service, "B", "A");
+        service.cleanup().unwrap();
+        let good = image.with_extension("good");
+        fs::copy(&image, &good).unwrap();
+        let id = service.store.snapshot("A").unwrap().id;
+        assert_eq!(service.broken(id).unwrap(), None);
+        replace(&image, |file| file.set_len(100).unwrap());
+        service.view("v", "B", &none()).unwrap_err();
+        let broken = service.broken(id).unwrap().unwrap();
+        assert_eq!((broken.name.as_str(), broken.parent.as_deref()), ("A", None));
+        assert!(broken.pin.is_some() && broken.origin.is_none() && broken.lowers.is_empty());
+        assert_eq!(service.store.damaged_below("B").unwrap(), [id]);
+        assert_eq!(service.store.damaged_below("none").unwrap(), Vec::<u64>::new());
+        // Nothing, and another image.
+        assert_eq!(service.healed(id).unwrap_err().code(), "gone");
+        fs::copy(&above, &image).unwrap();
+        assert_eq!(service.healed(id).unwrap_err().code(), "verity-mismatch");
+        assert_eq!(status(service.stat("B")), Status::NotFound);
+        fs::copy(&good, &image).unwrap();
+        service.healed(id).unwrap();
+        assert!(!image.with_file_name(DAMAGED).exists());
+        service.stat("B").unwrap();
+        service.view("v", "B", &none()).unwrap();
+        assert_eq!(service.broken(id).unwrap(), None);
+    });
+}
+
+/// What a layer was made of is known until it is committed, and durable from then on.
+#[test]
+fn the_origin_of_a_layer_comes_with_its_commit() {
+    with_mounts(|site| {
+        let service = site.open();
+        let origin = |diff_id: &str| Origin {
+            namespace: "default".to_owned(),
+            diff_id: diff_id.to_owned(),
+            blob: None,
+        };
+        for name in ["A", "B"] {
+            let mounts = service.prepare(name, "", &none()).unwrap();
+            let image = apply(&mounts, &tree_with(site, name));
+            service.note_origin(image.parent().unwrap(), origin(name));
+        }
+        service.note_origin(site.dir.path(), origin("elsewhere"));
+        service.remove("B").unwrap();
+        service.commit("L", "A", "", &none()).unwrap();
+        let id = service.store.snapshot("L").unwrap().id;
+        assert!(service.origins.lock().unwrap().is_empty());
+        drop(service);
+        let service = site.open();
+        assert_eq!(service.store.origin_of(id).unwrap(), Some(origin("A")));
+    });
+}

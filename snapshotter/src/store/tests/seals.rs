@@ -61,7 +61,7 @@ fn a_damaged_layer_breaks_those_above_it_until_it_is_whole() {
     assert_eq!(store.damaged_with(digest).unwrap(), [low]);
     store.set_damaged(other, "too").unwrap();
     assert_eq!(store.damaged_with(digest).unwrap(), [low, other]);
-    store.set_healed(low, pin(true), None).unwrap();
+    store.set_healed(low, Some(pin(true)), None).unwrap();
     assert!(!store.is_broken("high").unwrap());
     assert_eq!(store.pin_of(low).unwrap(), Some(pin(true)));
     store.remove("other").unwrap();
@@ -72,7 +72,7 @@ fn a_damaged_layer_breaks_those_above_it_until_it_is_whole() {
 fn first() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let conn = Connection::open(database(&dir)).unwrap();
-    schema::create_first(&conn).unwrap();
+    schema::create_earlier(&conn, 1).unwrap();
     conn.execute_batch(
         "UPDATE ids SET next = 65;
          INSERT INTO snapshots (id, key, kind, created, updated, size) VALUES (1, 'old', 3, 5, 6, 9);
@@ -120,4 +120,21 @@ fn a_migration_that_fails_changes_nothing() {
     conn.execute_batch("DROP TABLE quarantine").unwrap();
     drop(conn);
     Store::open(&database(&dir)).unwrap();
+}
+
+/// A database of each earlier version, with the digest that version 2 knows.
+#[test]
+fn every_earlier_version_is_migrated() {
+    for version in [1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = Connection::open(database(&dir)).unwrap();
+        schema::create_earlier(&conn, version).unwrap();
+        drop(conn);
+        let store = Store::open(&database(&dir)).unwrap();
+        let id = pinned(&store, "layer", "", pin(false));
+        assert_eq!(store.origin_of(id).unwrap(), None);
+        assert_eq!(store.like(id).unwrap(), [id].into());
+        drop(store);
+        Store::open(&database(&dir)).unwrap();
+    }
 }
