@@ -6,7 +6,7 @@
 use std::io::{BufReader, Write};
 
 use erolith_mkfs::io::{Input, Stream};
-use erolith_mkfs::tar::{BLOCK, Entry, Error, Limits, Reader, Writer};
+use erolith_mkfs::tar::{BLOCK, Entry, Error, Libarchive, Limits, Reader, Writer};
 use libfuzzer_sys::fuzz_target;
 
 /// A member and its stored data.
@@ -72,6 +72,8 @@ fn round_trip(mut members: Vec<Member>) {
         // The stored bytes stand for the file: expanded it may have terabytes.
         entry.sparse = None;
         entry.size = entry.stored;
+        // An attribute is written in the record that can hold its name, whichever it came in.
+        entry.libarchive = Libarchive::default();
         match writer.write_entry(entry) {
             Ok(()) => writer.write_all(data).expect("the size is that of the data"),
             // A long name of GNU and pax records are two headers; they may not fit into one.
@@ -84,7 +86,8 @@ fn round_trip(mut members: Vec<Member>) {
     assert_eq!(back.len(), members.len());
     for ((back, back_data), (entry, data)) in back.into_iter().zip(members) {
         let places = (entry.offset, entry.data_offset);
-        let back = Entry { offset: places.0, data_offset: places.1, ..back };
+        let libarchive = Libarchive::default();
+        let back = Entry { offset: places.0, data_offset: places.1, libarchive, ..back };
         assert_eq!((back, back_data), (entry, data));
     }
 }
