@@ -19,13 +19,13 @@ use erolith_mkfs::protect::Protected;
 
 use crate::apply::{self, Lowers, Order, Protect, Room, Task, sidecar, verity};
 use crate::content::{Blob, Staging as _};
-use crate::convert::{Event, Progress, promised};
-use crate::decode::{Budget, Cancel, Digests, OnBytes, Request};
+use crate::convert::{Event, Progress, promised, request};
+use crate::decode::{Budget, Cancel, OnBytes};
 use crate::oci::{Layer, Source};
 use crate::publish::{Sync, Unnamed};
 use crate::{Digest, Error, LayerType, Result};
 
-/// Permissions of an image: nobody but root has to read it, and its files may belong to anybody.
+/// Permissions of an image: only root has to read it, and its files may belong to any user.
 const MODE: u32 = 0o600;
 
 /// How a cache is filled.
@@ -251,15 +251,7 @@ impl Work<'_> {
         let wanted = protect.wanted(&task);
         let progress = Arc::clone(self.progress);
         let read = move |bytes| progress.event(Event::Read { layer: number, bytes });
-        let request = Request {
-            layer_type: Some(layer.layer_type),
-            blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
-            is_vouched_for: false,
-            diff_id: Some(layer.diff_id.clone()),
-            digests: Digests::Expected,
-            budget: self.options.budget,
-            cancel: self.cancel.clone(),
-        };
+        let request = request(layer, self.options.budget, &self.cancel);
         let source = apply::Source::Stored(source.blob(layer)?);
         let order = Order { task, source, told: OnBytes::new(read), request, wanted };
         let staging = Unnamed::create(path, MODE)?.written_back();

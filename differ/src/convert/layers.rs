@@ -14,7 +14,7 @@ use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
 use crate::apply::{self, Lowers, Order, Output, Protect, Sealed, Task, verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode, OciLayout, Provider, spool};
-use crate::decode::{Cancel, Digests, LayerStream, OnBytes, Request};
+use crate::decode::{Budget, Cancel, Digests, LayerStream, OnBytes, Request};
 use crate::oci::{Layer, Source};
 use crate::{Digest, Error, LayerType, Result};
 
@@ -139,6 +139,19 @@ pub(crate) fn promised(layer: &Layer) -> Result<(Option<Verity>, Option<fsverity
     }
 }
 
+/// What is known of the blob of `layer` before it is read: all that its image says of it.
+pub(crate) fn request(layer: &Layer, budget: Budget, cancel: &Cancel) -> Request {
+    Request {
+        layer_type: Some(layer.layer_type),
+        blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
+        is_vouched_for: false,
+        diff_id: Some(layer.diff_id.clone()),
+        digests: Digests::Expected,
+        budget,
+        cancel: cancel.clone(),
+    }
+}
+
 fn name(index: usize, layer: &Layer, source: Error) -> Error {
     let name = layer.descriptor().map_or(&layer.diff_id, |d| &d.digest).clone();
     Error::Layer { index, name, source: Box::new(source) }
@@ -235,15 +248,7 @@ impl<'a> Work<'a> {
         let blob = self.source.blob(layer)?;
         let progress = Arc::clone(self.progress);
         let read = move |bytes| progress.event(Event::Read { layer: number, bytes });
-        let request = Request {
-            layer_type: Some(layer.layer_type),
-            blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
-            is_vouched_for: false,
-            diff_id: Some(layer.diff_id.clone()),
-            digests: Digests::Expected,
-            budget: self.options.budget,
-            cancel: self.cancel.clone(),
-        };
+        let request = request(layer, self.options.budget, &self.cancel);
         let ingest = self.layout.ingest(Mode::Fresh)?;
         let task = match layer.layer_type {
             LayerType::Erofs { .. } => Task::Native,

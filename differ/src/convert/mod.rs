@@ -21,7 +21,7 @@ use erolith_mkfs::dmverity::{RootHash, Signature, Verity};
 use erolith_mkfs::fsverity;
 use erolith_mkfs::tree::DroppedXattrs;
 
-pub(crate) use layers::promised;
+pub(crate) use layers::{promised, request};
 pub use progress::{Event, Progress};
 
 use crate::apply::{Output, Room};

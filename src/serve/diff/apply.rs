@@ -164,29 +164,19 @@ impl Differ {
             None => self.take_kept(&layer, layer_type, &target, scope, cancel)?,
             reused => reused,
         };
-        let done = match (there, beside) {
-            (Some(done), _) => done,
-            (None, None) => {
-                let _pass = pass;
-                self.convert(
-                    &layer,
-                    layer_type,
-                    &target,
-                    (scope, cancel),
-                    |source, image, options| {
-                        Ok(layer::apply(source, &layer, image, &target.lowers, options)?)
-                    },
-                )?
-            }
-            (None, Some(waiting)) => {
-                let beside = Beside::new(self, scope, cancel, waiting, pass);
-                self.convert(
-                    &layer,
-                    layer_type,
-                    &target,
-                    (scope, cancel),
-                    |source, image, options| beside.apply(source, &layer, image, options),
-                )?
+        let done = match there {
+            Some(done) => done,
+            None => {
+                // A layer that may wait gives its place back then.
+                let (_pass, beside) = match beside {
+                    Some(waiting) => (None, Some(Beside::new(self, scope, cancel, waiting, pass))),
+                    None => (Some(pass), None),
+                };
+                let convert = |source, image: &Path, options: &Options| match &beside {
+                    Some(beside) => beside.apply(source, &layer, image, options),
+                    None => Ok(layer::apply(source, &layer, image, &target.lowers, options)?),
+                };
+                self.convert(&layer, layer_type, &target, (scope, cancel), convert)?
             }
         };
         self.heal(&target);
@@ -208,9 +198,12 @@ impl Differ {
 
     /// What a layer is; nothing for one that a processor of the user turns into another.
     fn type_of(&self, layer: &Layer) -> Result<Option<LayerType>> {
-        let is_processed =
-            self.processors.iter().any(|program| program.accepts.contains(&layer.media_type));
-        Ok(if is_processed { None } else { Some(LayerType::parse(&layer.media_type)?) })
+        Ok(if self.is_processed(layer) { None } else { Some(LayerType::parse(&layer.media_type)?) })
+    }
+
+    /// Whether a processor of the user turns this layer into another.
+    pub(super) fn is_processed(&self, layer: &Layer) -> bool {
+        self.processors.iter().any(|program| program.accepts.contains(&layer.media_type))
     }
 
     /// Where the layer of these mounts goes.

@@ -152,7 +152,7 @@ impl Waiting {
             Ok(Some(_)) => self.sign = Instant::now(),
             Ok(None) => {
                 let missing = Below::Missing { chain: chain.clone(), active: active.clone() };
-                // It may have been committed meanwhile, which takes that key away.
+                // It may have been committed since, which takes that key away.
                 if differ.snapshotter.layers_below(self.id)? == missing {
                     return Err(Error::Below { chain, source: Missing::Removed });
                 }
@@ -195,7 +195,7 @@ pub(super) struct Beside<'a> {
     scope: &'a Scope,
     cancel: &'a Cancel,
     waiting: RefCell<Waiting>,
-    /// The place at the gate, given back meanwhile.
+    /// The place at the gate; none while it waits.
     pass: RefCell<Option<Pass>>,
     /// How long they were waited for.
     waited: Cell<Duration>,
@@ -244,7 +244,7 @@ impl<'a> Beside<'a> {
             return Ok(images);
         }
         let start = Instant::now();
-        // The layer below may be the same blob, so its key goes, too. The blob was read: nobody does that twice at a time.
+        // The layer below may be the same blob, so its key goes, too. The blob was read, so no second Apply reads it at the same time.
         drop(self.pass.borrow_mut().take());
         let images = waiting.wait(self.differ, self.scope, self.cancel);
         let key = format!("snapshot {}", waiting.id);
@@ -269,7 +269,7 @@ impl Lowers for Beside<'_> {
 
 impl Differ {
     /// Waits until a layer may be read: at once when the layers below are there or will not come, else when there is room
-    /// for one more that is read ahead of them. Nothing is held meanwhile, and no thread waits.
+    /// for one more that is read ahead of them. It holds nothing while it waits, and blocks no thread.
     pub(super) async fn admit(&self, waiting: &mut Waiting) -> Result<Option<SemaphorePermit<'_>>> {
         let mut changes = self.board.changes();
         loop {

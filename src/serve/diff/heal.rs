@@ -248,7 +248,7 @@ impl Differ {
         let blob = broken.origin.as_ref().and_then(|origin| origin.blob.as_ref());
         let key = blob.map_or_else(|| format!("snapshot {id}"), |blob| blob.digest.clone());
         let _pass = self.gate.enter(&key, cancel)?;
-        // Another request may have rebuilt it meanwhile.
+        // Another request may have rebuilt it while this one waited.
         let Some(broken) = self.snapshotter.broken(id)? else { return Ok(None) };
         // A daemon that was killed between the image and the row left a whole one.
         if broken.pin.is_some() && self.snapshotter.healed(id).is_ok() {
@@ -293,7 +293,7 @@ impl Differ {
         cancel: &Cancel,
     ) -> Result<(), Unhealed> {
         let layer = candidate.layer()?;
-        if self.processors.iter().any(|program| program.accepts.contains(&layer.media_type)) {
+        if self.is_processed(&layer) {
             return Err(Unhealed::Encrypted { digest: layer.digest });
         }
         let target =

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use erolith_differ::apply::layer::Layer;
 use erolith_differ::{Digest, EROFS_LAYER};
+use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
 use erolith_snapshotter::service::Broken;
 use erolith_snapshotter::store::{Origin, OriginBlob};
 
@@ -15,9 +16,7 @@ use crate::serve::diff::apply::layer_of;
 use crate::serve::error::{Error, Result};
 
 /// Bytes of a blob that tell what it is: up to and with the magic of EROFS.
-const HEAD: u64 = 1024 + 4;
-/// `EROFS_SUPER_MAGIC_V1` of fs/erofs/erofs_fs.h, in the image's byte order.
-pub(super) const EROFS_MAGIC: [u8; 4] = [0xE2, 0xE1, 0xF5, 0xE0];
+const HEAD: u64 = SUPER_OFFSET + 4;
 
 /// A name of containerd's metadata store (core/metadata/snapshot.go, `createKey`): namespace and chain.
 pub(super) fn parts(name: &str) -> Option<(&str, &str)> {
@@ -51,9 +50,14 @@ pub(super) fn media_types(head: &[u8]) -> &'static [&'static str] {
         [0x1F, 0x8B, ..] => &[GZIP],
         // Ordinary and skippable frames (RFC 8878, sections 3.1.1 and 3.1.2).
         [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => &[ZSTD, EROFS_ZSTD],
-        _ if head.get(1024..1028) == Some(&EROFS_MAGIC) => &[EROFS_LAYER],
+        _ if is_image(head) => &[EROFS_LAYER],
         _ => &[TAR],
     }
+}
+
+fn is_image(head: &[u8]) -> bool {
+    let superblock = usize::try_from(SUPER_OFFSET).ok().and_then(|at| head.get(at..));
+    superblock.is_some_and(|bytes| bytes.starts_with(&SUPER_MAGIC.to_le_bytes()))
 }
 
 /// What is recorded of a blob that is applied. Annotations say something of images only.

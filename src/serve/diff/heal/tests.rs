@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use erolith_differ::{Digest, EROFS_LAYER};
+use erolith_mkfs::format::SUPER_MAGIC;
 
-use super::search::{EROFS_MAGIC, chain, diff_id_of_path, media_types, parts};
+use super::search::{chain, diff_id_of_path, media_types, parts};
 use super::{Unhealed, origin_blob};
 use crate::proto::types::Descriptor;
 use crate::serve::error::Error;
@@ -48,7 +49,7 @@ fn the_path_of_a_cached_image_says_its_diff_id() {
 #[test]
 fn a_blob_is_known_by_how_it_begins() {
     let mut erofs = vec![0; 1028];
-    erofs[1024..].copy_from_slice(&EROFS_MAGIC);
+    erofs[1024..].copy_from_slice(&SUPER_MAGIC.to_le_bytes());
     let oci = |suffix: &str| format!("application/vnd.oci.image.layer.v1.tar{suffix}");
     for (head, want) in [
         (vec![0x1F, 0x8B, 8], oci("+gzip")),
