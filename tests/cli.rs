@@ -411,7 +411,7 @@ fn an_image_is_converted_mounted_and_unmounted() {
     assert_eq!(mounted(scratch.path()), before, "something is left mounted");
 }
 
-/// Whoever interrupts it finds nothing afterwards.
+/// An interrupted run leaves nothing.
 #[test]
 fn an_image_in_the_making_is_called_off() {
     use std::io::Write as _;

@@ -51,7 +51,7 @@ fn end(node: &Node, name: &str) {
     node.ctr(&["container", "rm", name]);
 }
 
-/// Somebody who knows the configuration of an image, and so its diffIDs, and has other layers.
+/// An image with the configuration of another, and so its diffIDs, and with other layers.
 #[test]
 fn a_stranger_with_the_right_diff_ids_gets_an_error() {
     isolated(|| {

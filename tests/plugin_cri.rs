@@ -272,7 +272,7 @@ fn pods_go_on_when_the_daemon_or_containerd_is_killed() {
             assert_eq!(cri.exec(&old[0], OWNERS), OWNED);
             let refused = cri.create(&plain, "early", APP, "true", Vec::new()).unwrap_err();
             assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-            // What is removed meanwhile goes later.
+            // What is removed while the daemon is away goes later.
             cri.remove_pod(&users.id).unwrap();
             cri.node.start_daemon();
             cri.reconnected();
@@ -390,7 +390,7 @@ fn a_socket_that_systemd_holds_keeps_the_images_of_a_containerd_that_starts_firs
             // It has connected, and waits for an answer.
             let mut connected = [PollFd::new(&*socket, PollFlags::IN)];
             let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
-            assert_eq!(poll(&mut connected, Some(&patience)).unwrap(), 1, "nobody connects");
+            assert_eq!(poll(&mut connected, Some(&patience)).unwrap(), 1, "no client connects");
             cri.node.start_daemon();
             assert!(starting.wait().unwrap().success());
             cri.ready();

@@ -103,7 +103,7 @@ fn unpack(layers: &[Vec<u8>], is_beside: bool, dir: &Path) -> Vec<Vec<u8>> {
     (1..=layers.len()).map(image).collect()
 }
 
-/// A worker that waits for the layer below keeps nobody from reading that.
+/// A worker that waits for the layer below does not keep the daemon from reading that.
 #[test]
 fn layers_side_by_side_wait_for_those_below_without_their_place() {
     isolated(|| {

@@ -62,7 +62,7 @@ pub(crate) struct ImageArgs {
     /// Platform to take from an index, OS/ARCH[/VARIANT] [default: this machine's].
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    /// Where layers that are archives become images meanwhile.
+    /// Where layers that are archives become temporary images.
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     scratch: PathBuf,
 }

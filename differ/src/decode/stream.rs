@@ -81,7 +81,7 @@ pub struct LayerStream {
     /// Is the digest of the blob computed and compared?
     is_blob_judged: bool,
     compression: Compression,
-    /// Tells the first stage that nobody reads any more.
+    /// Tells the first stage that its output is not read any more.
     dropped: Arc<AtomicBool>,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// The worker that waits, if one does and it has not died; another one is started meanwhile.
+    /// The worker that waits, if one does and it has not died; the next one is started while it works.
     pub(super) fn take(&self, program: &Path, args: &[OsString]) -> Option<Process> {
         let ready = lock(&self.slot).take();
         let mut starter = lock(&self.starter);
@@ -55,7 +55,7 @@ fn keep(slot: &Slot, asked: &Receiver<()>, program: &Path, args: &[OsString]) {
     loop {
         match asked.recv_timeout(IDLE) {
             Ok(()) if lock(slot).is_some() => {}
-            // What went wrong is told by the next layer, which starts one itself.
+            // The next layer starts one itself, and returns what goes wrong then.
             Ok(()) => {
                 let started = Process::start(program, args).ok();
                 *lock(slot) = started;

@@ -29,7 +29,7 @@ fn is_sound(release: &str) -> bool {
 }
 
 /// Whether blocks of this many bytes can be read from `file` by direct I/O. EROFS passes an error of a read that is not
-/// aligned on to whoever reads, so what is not known is no.
+/// aligned on to the reader, so what is not known is no.
 pub(crate) fn is_aligned(file: &File, block: u32) -> bool {
     let Ok(stat) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::DIOALIGN)
     else {

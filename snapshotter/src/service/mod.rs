@@ -280,7 +280,7 @@ impl Snapshotter {
     /// What layers and what containers wrote take on disk, all of them together.
     ///
     /// # Errors
-    /// As [`Snapshotter::usage`]. Snapshots that are removed meanwhile do not count.
+    /// As [`Snapshotter::usage`]. Snapshots that are removed while it counts do not count.
     pub fn disk_use(&self) -> Result<DiskUse> {
         let mut used = DiskUse::default();
         for Info { name, kind, .. } in self.store.list(&Filters::parse(&[])?)? {
@@ -342,7 +342,7 @@ impl Snapshotter {
         Ok(usage::sum(upper, usage::of_file(&dir.join(layerdir::IMAGE))?))
     }
 
-    /// Opens the upper directory of an active snapshot, also where it is in a filesystem that nobody has mounted now, and
+    /// Opens the upper directory of an active snapshot, also where it is in a filesystem that is not mounted now, and
     /// the index of its overlay if it has one.
     fn open_upper(&self, id: u64) -> Result<(OwnedFd, Option<OwnedFd>)> {
         let dir = self.dir(id);

@@ -33,7 +33,7 @@ impl Snapshotter {
         let table = table::read()?;
         let mut needed = vec![Vec::new(); spaces.len()];
         for info in self.store.list(&Filters::parse(&MAPPED.map(str::to_owned))?)? {
-            // One that was removed meanwhile needs nothing.
+            // One that has been removed needs nothing.
             let Ok(snapshot) = self.store.snapshot(&info.name) else { continue };
             if !has_layers_in_overlay(&snapshot) {
                 continue;

@@ -60,7 +60,7 @@ impl Snapshotter {
         if parent.is_empty() {
             return Ok(Parent::Image);
         }
-        // That there is none is the answer of whoever makes the snapshot.
+        // The call that makes the snapshot answers that there is none.
         match self.store.info(parent) {
             Ok(info) => Ok(kind(own_name(parent), own_name(&info.parent), maps)),
             Err(Error::Store(crate::store::Error::NotFound { .. })) => Ok(Parent::Image),

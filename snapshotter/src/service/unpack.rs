@@ -2,8 +2,8 @@
 //! beside them.
 //!
 //! containerd's unpacker (core/unpack) names the chain that a layer ends, from 2.3 on its diffID and the chain below it.
-//! It copies the annotations `containerd.io/snapshot/*` of a layer into the labels, so some of them are words of whoever
-//! made the image.
+//! It copies the annotations `containerd.io/snapshot/*` of a layer into the labels, so some of them come
+//! from the author of the image.
 //!
 //! With the capability `rebase` it prepares every layer without a parent, applies them side by side, and gives the parent
 //! with the commit. A layer then finds those below by the chain, wherever they are in their own Apply.

@@ -85,7 +85,7 @@ impl Uppers {
         is_mounted(&self.place(id))
     }
 
-    /// The upper directory in an image that somebody else mounts, or nobody, and the index in its work directory. What it
+    /// The upper directory in an image that is mounted elsewhere or nowhere, and the index in its work directory. What it
     /// is mounted for goes with the descriptors.
     pub(crate) fn peek(&self, id: u64, image: &Path) -> Result<(OwnedFd, Option<OwnedFd>)> {
         let _alone = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);

@@ -72,8 +72,8 @@ impl DmVerity {
     }
 
     /// Refuses a layer that others are to mount and that lacks what they need. Returns whether it has a sidecar that is to
-    /// be used: with `auto` one that this kernel can use. Where every layer must be protected, whoever mounts brings the
-    /// kernel, which may be that of a virtual machine.
+    /// be used: with `auto` one that this kernel can use. Where every layer must be protected, the
+    /// kernel that mounts may be another one, as in a virtual machine.
     ///
     /// # Errors
     /// [`Error::Unprotected`], [`Error::Verity`], [`Error::Storage`].

@@ -171,7 +171,7 @@ impl Facts<'_> {
         Row::found(NAME, ok, format!("{place}: {}", order.join(", ")), advice).required()
     }
 
-    /// containerd's transfer service, which pulls images for `ctr` and CRI, takes what it is told for each snapshotter.
+    /// containerd's transfer service, which pulls images for `ctr` and CRI, follows `unpack_config` for each snapshotter.
     fn unpack(&self) -> Row {
         const NAME: &str = "unpack-config";
         const PLUGIN: [&str; 3] = ["plugins", "io.containerd.transfer.v1.local", "unpack_config"];

@@ -209,7 +209,7 @@ async fn upper_after(node: &Arc<Node>, what: impl AsyncFnOnce(&Arc<Node>, &[Laye
     apply.await.unwrap().unwrap_err()
 }
 
-/// What was held is free, and what failed before is in nobody's way.
+/// What was held is free, and what failed before is in no layer's way.
 async fn unpack_again(node: &Arc<Node>) {
     let image = undescribed()[..2].to_vec();
     unpack_beside(node, &image, &[1, 0], 10).await;
@@ -242,7 +242,7 @@ async fn a_wait_ends_when_the_layer_below_is_removed() {
     unpack_again(&node).await;
 }
 
-/// containerd gives a layer up, and tells nobody before its next garbage collection.
+/// containerd gives a layer up, and calls Remove at its next garbage collection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_ends_when_containerd_has_given_the_layer_below_up() {
     let node = Arc::new(Node::with(|config| config.differ.below_seconds = 2).await);

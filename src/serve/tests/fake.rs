@@ -259,7 +259,7 @@ pub(super) struct Known(pub(super) std::sync::Arc<Fake>);
 
 impl Known {
     fn unasked<T>() -> Result<T, Status> {
-        Err(Status::unimplemented("nobody asks for it"))
+        Err(Status::unimplemented("not served here"))
     }
 }
 

@@ -96,12 +96,12 @@ async fn with_victim(version: &str) -> Node {
     node
 }
 
-/// Runs what mounts layers where nobody else sees it.
+/// Runs what mounts layers in a mount namespace of its own.
 pub(super) fn mounting(work: impl Future<Output = ()>) {
     isolated(|| tokio::runtime::Runtime::new().unwrap().block_on(work));
 }
 
-/// Whoever knows the configuration of an image knows its diffIDs; the layers may be anything.
+/// The configuration of an image names its diffIDs; the layers may be anything.
 #[test]
 fn a_stranger_gets_an_error_and_not_a_single_byte() {
     mounting(stranger());
