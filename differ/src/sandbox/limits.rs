@@ -49,7 +49,7 @@ impl Limits {
             Work::Convert { task: Wanted::Native, expected, .. } => {
                 (expected.budget, ENTRIES, expected.budget.max_output)
             }
-            Work::Probe | Work::Check(_) => (Budget::default(), ENTRIES, 0),
+            Work::Probe | Work::Check(_) | Work::Fork => (Budget::default(), ENTRIES, 0),
         };
         let windows = 2u64.checked_shl(budget.zstd_window_log).unwrap_or(u64::MAX);
         let memory = entries.saturating_mul(PER_ENTRY).saturating_add(windows).saturating_add(BASE);

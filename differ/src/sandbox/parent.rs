@@ -129,7 +129,7 @@ impl<'a> Talk<'a> {
             Some(process) => process,
             None => Process::start(&worker.program, &worker.args)?,
         };
-        let mut talk = Self { process, cancel, limit };
+        let talk = Self { process, cancel, limit };
         let order = wire::to_bytes(&Order::new(work)).map_err(Error::io("writing an order"))?;
         match socket::send(talk.process.socket(), &order, fds) {
             Ok(()) => Ok(talk),
@@ -229,7 +229,7 @@ impl<'a> Talk<'a> {
     }
 
     /// Why there is no answer.
-    fn died(&mut self) -> Error {
+    fn died(&self) -> Error {
         match self.cancel.check() {
             Err(cancelled) => cancelled,
             Ok(()) => Error::Worker { ended: self.process.how_it_ended() },

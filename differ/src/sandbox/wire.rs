@@ -26,9 +26,9 @@ use crate::decode::{Budget, Cancel, Decoded, Digests, Request};
 use crate::{Digest, LayerType};
 
 /// Of these messages, and of the program.
-const VERSION: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
+const VERSION: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
 
-/// The first message to a worker.
+/// The first message to a worker, and every message to a fork server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     version: String,
@@ -60,6 +60,8 @@ pub(super) enum Work {
     },
     /// An image is checked. Its file.
     Check(Range),
+    /// A copy of this process takes the order that comes by another socket. That socket; [`Said::Forked`] is the answer.
+    Fork,
 }
 
 /// As [`Task`].
@@ -144,6 +146,8 @@ pub(super) struct Lowers {
 /// A message of a worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Said {
+    /// The copy runs. Its pidfd comes with this.
+    Forked,
     /// The first one: the sandbox is closed, and nothing was read yet.
     Ready(Protection),
     /// So many more bytes of a stored blob were read.

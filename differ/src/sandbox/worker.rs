@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::protect;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
+use super::Protection;
 use super::enter::{confine, leave};
 use super::limits::Limits;
 use super::socket;
@@ -16,34 +18,67 @@ use super::wire::{self, Converted, Expected, Fault, Origin, Range, Said, Wanted,
 use crate::apply::{Lowers, check_image, convert};
 use crate::content::Blob;
 use crate::decode::{OnBytes, Watched};
+use crate::sys::process::{Forked, fork_sibling};
 use crate::sys::sandbox as sys;
 use crate::{Error, Result};
 
 /// Bytes between two messages about how far reading came.
 const STEP: u64 = 4 << 20;
 
-/// Is a worker: takes one order from the socket that is its standard input, and answers it. To be called before there are
-/// other threads, by a program that has nothing else open.
+/// Is a worker: takes one order from the socket that is its standard input, and answers it. Before that it is a fork server
+/// for as long as the daemon wants: it copies itself, and each copy is a worker. To be called before there are other threads,
+/// by a program that has nothing else open.
 ///
 /// # Errors
-/// When there is nobody to take an order from or to answer to. What is wrong with a layer is part of the answer.
+/// When the daemon cannot be heard or answered. What is wrong with a layer is part of the answer.
 pub fn run() -> Result<()> {
     sys::close_from(3).map_err(Error::io("closing descriptors"))?;
-    let socket = rustix::stdio::stdin();
     // Before there is a layer: it may wait for one like this.
     let left = leave();
-    let order = socket::receive(socket).map_err(Error::io("listening to the daemon"))?;
-    let Some(message) = order else { return Ok(()) };
-    let order: wire::Order =
-        wire::from_bytes(&message.bytes).map_err(Error::io("understanding the daemon"))?;
-    if !order.is_understood() {
-        let ended = "is of another version".to_owned();
-        return say(socket, &Said::Failed(Fault::Ended(ended)));
+    loop {
+        let socket = rustix::stdio::stdin();
+        let order = socket::receive(socket).map_err(Error::io("listening to the daemon"))?;
+        let Some(message) = order else { return Ok(()) };
+        let order: wire::Order =
+            wire::from_bytes(&message.bytes).map_err(Error::io("understanding the daemon"))?;
+        if !order.is_understood() {
+            let ended = "is of another version".to_owned();
+            return say(socket, &Said::Failed(Fault::Ended(ended)));
+        }
+        match order.work {
+            Work::Fork => fork(socket, message.fds)?,
+            work => return answer(socket, left, work, message.fds),
+        }
     }
+}
+
+/// Copies this process. The copy returns with its own socket as standard input, and does not have this one's any more.
+fn fork(socket: BorrowedFd<'_>, fds: Vec<OwnedFd>) -> Result<()> {
+    let theirs = fds.into_iter().next().ok_or(io::ErrorKind::InvalidInput);
+    let forked = theirs.map_err(io::Error::from).and_then(|theirs| match fork_sibling()? {
+        Forked::Child => {
+            rustix::stdio::dup2_stdin(&theirs)?;
+            // A copy does not inherit it.
+            Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+        }
+        Forked::Parent(pidfd) => {
+            socket::send(socket, &wire::to_bytes(&Said::Forked)?, &[pidfd.as_fd()])
+        }
+    });
+    forked.map_err(Error::io("copying the process"))
+}
+
+/// Answers an order, inside the sandbox.
+fn answer(
+    socket: BorrowedFd<'_>,
+    left: Result<Protection>,
+    order: Work,
+    fds: Vec<OwnedFd>,
+) -> Result<()> {
     let answered = left.and_then(|protection| {
-        confine(Limits::of(&order.work))?;
+        confine(Limits::of(&order))?;
         say(socket, &Said::Ready(protection))?;
-        work(socket, order.work, message.fds)
+        work(socket, order, fds)
     });
     match answered {
         Ok(None) => Ok(()),
@@ -58,7 +93,7 @@ fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<
     let mut file = || files.next().ok_or(io::ErrorKind::InvalidInput.into());
     let mut file = || file().map_err(Error::io("taking what the daemon sent"));
     match work {
-        Work::Probe => Ok(None),
+        Work::Probe | Work::Fork => Ok(None),
         Work::Check(range) => {
             check_image(&blob(file()?, range))?;
             Ok(Some(Said::Checked))
