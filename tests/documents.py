@@ -21,6 +21,8 @@ import tempfile
 REPO = pathlib.Path(__file__).resolve().parent.parent
 CACHE = pathlib.Path(os.environ.get("EROLITH_CACHE", "/var/cache/erolith"))
 NAME = "docker.io/library/python:3-slim"
+# Seconds that a command may take on a machine that does much else.
+PATIENCE = 600
 
 # First words of commands; other indented blocks are settings, output or pictures.
 PROGRAMS = """cargo chroot crictl ctr dist/package.sh docker dpkg erolith findmnt grep install kubectl mkdir modprobe nerdctl
@@ -144,7 +146,7 @@ class Node:
     def script(self, command, *words, check=False):
         return subprocess.run(
             [REPO / "testdata/containerd.sh", command, self.dir, *words], stdin=subprocess.DEVNULL, check=check,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE,
         )
 
     def run(self, command, check=False):
@@ -157,11 +159,11 @@ class Node:
 
     def start_daemon(self):
         self.run("setsid --fork sh -c 'echo $$ >/run/erolith.pid; exec erolith serve' >/run/erolith.log 2>&1", check=True)
-        self.run("timeout 20 sh -c 'until erolith snapshots ls >/run/ls 2>&1; do sleep 0.05; done' || { cat /run/ls /run/erolith.log; exit 1; }", check=True)
+        self.run("timeout 120 sh -c 'until erolith snapshots ls >/run/ls 2>&1; do sleep 0.05; done' || { cat /run/ls /run/erolith.log; exit 1; }", check=True)
 
     def stop_daemon(self):
         stop = "pid=$(cat /run/erolith.pid); kill $pid && while [ -e /proc/$pid ]; do sleep 0.05; done"
-        self.run(f"timeout 20 sh -c '{stop}'", check=True)
+        self.run(f"timeout 120 sh -c '{stop}'", check=True)
 
     def systemctl(self, words):
         """What systemd does for a command: a status and what is printed."""
@@ -222,9 +224,9 @@ def main(argument):
                 passed, failed = passed + (status == 0), failed + (status != 0)
                 if status:
                     print(f"{place}: status {status}: {command}\n{said}")
-        except subprocess.CalledProcessError as error:
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             # Without containerd or the daemon, nothing behind it can be right.
-            print(f"{place}: {command}\n{error.stdout}")
+            print(f"{place}: {command}\n{error}\n{error.stdout}")
             failed += 1
         finally:
             node.script("stop")

@@ -19,10 +19,17 @@ check() {
     shift
     say "$name"
     set +e
-    (
-        set -e
-        "$@"
-    )
+    if [[ -t 2 ]]; then
+        (
+            set -e
+            "$@"
+        )
+    else
+        (
+            set -e
+            "$@"
+        ) 2>&1 | tee "$LOG/check-$name"
+    fi
     status=$?
     set -e
     [[ $status -eq 0 ]] || FAILED+=("$name")
@@ -108,7 +115,11 @@ check disk python3 -B tests/vm/disk_test.py
 check power tests/vm/power.sh --rounds 2
 check fuzz fuzz
 
-[[ ${#FAILED[@]} -eq 0 ]] || printf 'failed: %s\n' "${FAILED[@]}"
+# Once more at the end, where a log that keeps its tail alone has it.
+for name in ${FAILED[@]+"${FAILED[@]}"}; do
+    printf 'failed: %s\n' "$name"
+    [[ ! -s $LOG/check-$name ]] || tail -n 30 "$LOG/check-$name" | cut -c -500 | sed 's/^/    /'
+done
 # The libtest line of a test that failed; what it said is further up.
 grep --text ' --- FAILED$' "$LOG/tests" || true
 count_tests
