@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds tests/snapshotter-suite with the Go of the sid root, into $EROLITH_CACHE/bin: containerd's own SnapshotterSuite as a
 # program (snapshotter-suite), the change sets of its fstest (changes-suite), its built-in EROFS snapshotter as a server
-# (erofs-reference), and a client that measures (snapshotter-latency). About 2 min after testdata/sid-root.sh, and at once when the source has not changed.
+# (erofs-reference), a client that measures (snapshotter-latency), and one that unpacks as containerd 2.2 and later do
+# (layer-unpacker). About 2 min after testdata/sid-root.sh, and at once when the source has not changed.
 #
 #   testdata/snapshotter-suite.sh
 #   testdata/snapshotter-suite.sh check   runs the suite against that server (about 20 s): is the suite itself sound?
@@ -10,7 +11,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 
 SOURCE=$EROLITH_REPO/tests/snapshotter-suite
-PROGRAMS=(snapshotter-suite changes-suite erofs-reference snapshotter-latency)
+PROGRAMS=(snapshotter-suite changes-suite erofs-reference snapshotter-latency layer-unpacker)
 
 build() {
     local root=$EROLITH_CACHE/sid
@@ -27,7 +28,8 @@ build() {
             go test -c -trimpath -o /var/tmp/snapshotter-suite/snapshotter-suite ./suite
             go test -c -trimpath -o /var/tmp/snapshotter-suite/changes-suite ./changes
             go build -trimpath -o /var/tmp/snapshotter-suite/erofs-reference ./reference
-            go build -trimpath -o /var/tmp/snapshotter-suite/snapshotter-latency ./latency'
+            go build -trimpath -o /var/tmp/snapshotter-suite/snapshotter-latency ./latency
+            go build -trimpath -o /var/tmp/snapshotter-suite/layer-unpacker ./unpack'
     mv "${PROGRAMS[@]/#/$work/}" "$1/"
     rm -rf "$work"
 }

@@ -415,6 +415,31 @@ def tiny_tables(place, _inputs):
         )
 
 
+def parallel_tables(place, _inputs):
+    """What containerd 2.2 and later ask for with `max_concurrent_unpacks`, from a client that sends the same calls."""
+    for title, layout in (
+        ("the real image, four layers", place.cache / "real-image-full"),
+        ("120 layers with one file each", layouts.tiny_layers(place.disk / "parallel-tiny", 120)),
+    ):
+        with peers.Node(place.disk / "parallel-node", layout) as node:
+            client = node.inside(shutil.which("layer-unpacker"), "--address", node.socket, "--layout", layout)
+
+            def unpack(name, count, node=node, client=client):
+                def forget():
+                    # Snapshots that are not there are no failure: there are none before the first run.
+                    subprocess.run([*map(str, client), "--remove"], capture_output=True, check=False)
+
+                return Contender(name, [*client, "--parallel", count], before=forget, servers=node.servers)
+
+            yield Table(
+                "Layers unpacked side by side (disk)",
+                title,
+                [unpack("one layer at a time", 1), unpack("two at a time", 2), unpack("four at a time", 4)],
+                [Target(f"{count} at a time", "one layer at a time", 1.0) for count in ("two", "four")],
+                rounds=2,
+            )
+
+
 def memory_tables(place, _inputs):
     """What reading the files of an image leaves in memory, and how long it takes."""
     yield memory.table(place)
@@ -450,6 +475,7 @@ GROUPS = {
     "native": native_tables,
     "sandbox": sandbox_tables,
     "tiny": tiny_tables,
+    "parallel": parallel_tables,
     "memory": memory_tables,
     "latency": latency_tables,
     "commit": commit_tables,
@@ -470,7 +496,7 @@ def main():
     lines, group = [report.machine(options.runs)], None
     inputs = list(make_inputs(place, options.inputs))
     for name in options.only.split(","):
-        if options.peers_only and name in ("check", "mount", "node", "protect", "sandbox", "tiny", "memory", "latency", "commit"):
+        if options.peers_only and name in ("check", "mount", "node", "protect", "sandbox", "tiny", "parallel", "memory", "latency", "commit"):
             continue
         for table in GROUPS[name](place, inputs):
             if options.peers_only:

@@ -4,7 +4,7 @@
 #
 #   tests/bench/run.sh [--runs N] [--only GROUP,...] [--inputs NAME] [--peers-only] [--output FILE]
 #
-# Groups: tar, disk, compressed, image, check, mount, node, protect, native, sandbox, tiny, memory, latency, commit.
+# Groups: tar, disk, compressed, image, check, mount, node, protect, native, sandbox, tiny, parallel, memory, latency, commit.
 set -euo pipefail
 # shellcheck source=../../testdata/setup.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/../../testdata/setup.sh"
