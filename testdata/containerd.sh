@@ -63,7 +63,8 @@ INSIDE='
     mount -t tmpfs tmpfs run
     mount --rbind /sys sys
     mount --rbind /dev dev
-    for shared in "$dir" "$@"; do
+    # The directory last: it may be below another one, and a filesystem of its own.
+    for shared in "$@" "$dir"; do
         mkdir -p "./$shared"
         mount --bind "$shared" "./$shared"
     done

@@ -79,9 +79,9 @@ def measure(name, start, disk, layer, count):
 
 
 @contextmanager
-def filesystem(disk):
+def filesystem(disk, name="latency"):
     """A new ext4: one in which much was deleted takes longer to make a file, and deleting takes longer than measuring."""
-    image, directory = disk / "latency.ext4", disk / "latency"
+    image, directory = disk / f"{name}.ext4", disk / name
     with open(image, "wb") as file:
         file.truncate(FILESYSTEM)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-i", "4096", image], check=True)
@@ -91,7 +91,8 @@ def filesystem(disk):
         yield directory
     finally:
         LIBC.umount2(str(directory).encode(), MNT_DETACH)
-        directory.rmdir()
+        # A containerd with the directory above made mount points below it.
+        shutil.rmtree(directory)
         image.unlink()
 
 
