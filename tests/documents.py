@@ -46,8 +46,8 @@ NOT_HERE = [
 
 # What a command finds that its document takes for granted.
 GIVEN = [
-    (r"ctr run --detach .* web ", "ctr task kill -s KILL web; until ctr container rm web; do sleep 0.05; ctr task rm web; done"),
-    (r"erolith commit .* web ", f"ctr run --detach --snapshotter erolith {NAME} web sleep infinity"),
+    (r"erolith commit .* web ", f"ctr container info web || ctr run --detach --snapshotter erolith {NAME} web sleep infinity"),
+    (r"erolith convert .*oci-archive:image.tar", f"test -e image.tar || ctr images export image.tar {NAME}"),
     (r"erolith repair --dry-run", "rm /var/lib/containerd/io.containerd.snapshotter.v1.erolith/metadata.db*"),
 ]
 

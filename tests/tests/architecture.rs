@@ -156,3 +156,23 @@ fn unsafe_code_is_only_in_sys() {
         }
     }
 }
+
+fn lines_of(document: &str) -> usize {
+    fs::read_to_string(root().join(document)).unwrap().lines().count()
+}
+
+/// A stranger reads the first two documents whole, so they stay short; the rest is found from the index.
+#[test]
+fn documents_are_short_and_found_from_the_first() {
+    assert!(lines_of("README.md") <= 70, "README.md");
+    assert!(lines_of("ARCHITECTURE.md") <= 150, "ARCHITECTURE.md");
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(readme.contains(&format!("(docs/{name})")), "README.md has no link to docs/{name}");
+    }
+    let install = fs::read_to_string(root().join("docs/install.md")).unwrap();
+    let steps: Vec<&str> = install.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let numbers: Vec<&str> = steps.iter().map(|step| &step[..2]).collect();
+    assert_eq!(numbers, ["0.", "1.", "2.", "3.", "4.", "5."], "{steps:?}");
+}

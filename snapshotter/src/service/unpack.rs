@@ -169,7 +169,7 @@ impl Snapshotter {
     ///
     /// It has committed that very file as a layer, or its content store has the blob that the image was made from and
     /// knows it as that layer. The diffID alone proves nothing: it is in the configuration of every image that has the
-    /// layer, and a worker's word (see `ARCHITECTURE.md`, Workers).
+    /// layer, and a worker's word (see `docs/isolation.md`).
     pub(super) fn may_have(
         &self,
         key: &str,
