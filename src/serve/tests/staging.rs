@@ -174,6 +174,63 @@ async fn owner() {
     assert!(!is_staged(&mounts));
 }
 
+/// What a node on which the victim has pulled its image leaves on disk when it ends.
+fn left_by_victim() -> tempfile::TempDir {
+    // Connections hold the daemon as long as their runtime lives.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut node = runtime.block_on(with_victim("v2.4.0"));
+    std::mem::replace(&mut node.dir, tempfile::tempdir().unwrap())
+}
+
+/// What a namespace has committed, and what a layer was made from, are known after a restart.
+#[test]
+fn who_has_a_layer_gets_it_staged_after_a_restart() {
+    isolated(|| {
+        let left = left_by_victim();
+        tokio::runtime::Runtime::new().unwrap().block_on(restarted(left.path()));
+    });
+}
+
+async fn restarted(left: &Path) {
+    let data = secret();
+    let diff_id = Digest::of(&data).to_string();
+    let unpack = [(REF, "sha256:c"), (DIFF_ID, diff_id.as_str())];
+    let node = Node::with(|config| config.root = left.join("root")).await;
+    *node.containerd.version.lock().unwrap() = Some("v2.4.0".to_owned());
+    // Its content is still to come, as far as this containerd knows: the snapshot that it committed is enough.
+    let mounts = node.prepare_in("victim", "victim/3/k", "", &unpack).await.unwrap();
+    assert!(is_staged(&mounts), "{mounts:?}");
+    let mounts = node.prepare_in("stranger", "stranger/4/k", "", &unpack).await.unwrap();
+    assert!(!is_staged(&mounts), "{mounts:?}");
+    node.containerd.put_in("friend", &data, &[(UNCOMPRESSED, &diff_id)]);
+    let mounts = node.prepare_in("friend", "friend/5/k", "", &unpack).await.unwrap();
+    assert!(is_staged(&mounts), "{mounts:?}");
+}
+
+/// The operator answers for what is in a cache, so that it needs no blob.
+#[test]
+fn a_layer_of_a_cache_is_staged_for_every_namespace() {
+    isolated(|| {
+        let left = left_by_victim();
+        tokio::runtime::Runtime::new().unwrap().block_on(cached(left.path()));
+    });
+}
+
+async fn cached(left: &Path) {
+    let diff_id = Digest::of(&secret()).to_string();
+    let unpack = [(REF, "sha256:c"), (DIFF_ID, diff_id.as_str())];
+    // Converted layers lie there as in a cache.
+    let caches = vec![left.join("root/images")];
+    let node = Node::with(|config| config.snapshotter.caches = caches).await;
+    *node.containerd.version.lock().unwrap() = Some("v2.4.0".to_owned());
+    let mounts = node.prepare_in("anyone", "anyone/1/k", "", &unpack).await.unwrap();
+    assert!(is_staged(&mounts), "{mounts:?}");
+    let other = Digest::of(b"other").to_string();
+    let unpack = [(REF, "sha256:d"), (DIFF_ID, other.as_str())];
+    let mounts = node.prepare_in("anyone", "anyone/2/k", "", &unpack).await.unwrap();
+    assert!(!is_staged(&mounts), "{mounts:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn annotations_of_an_image_neither_map_owners_nor_limit_layers() {
     let node = Node::start().await;
