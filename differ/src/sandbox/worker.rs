@@ -46,7 +46,8 @@ pub fn run() -> Result<()> {
             return say(socket, &Said::Failed(Fault::Ended(ended)));
         }
         match order.work {
-            Work::Fork => fork(socket, message.fds)?,
+            // One that kept rights answers with the reason and ends; another one may do better.
+            Work::Fork if left.is_ok() => fork(socket, message.fds)?,
             work => return answer(socket, left, work, message.fds),
         }
     }
