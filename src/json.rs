@@ -6,7 +6,7 @@
 
 use std::io::Write;
 
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity::DmVerityTree;
 use erolith_mkfs::image::Inode;
 use erolith_mkfs::meta::Time;
 use erolith_mkfs::tree::DroppedXattrs;
@@ -62,7 +62,7 @@ pub(crate) fn dropped_xattrs(dropped: &DroppedXattrs) -> Value {
 }
 
 /// A dm-verity hash tree.
-pub(crate) fn verity(verity: &Verity) -> Value {
+pub(crate) fn verity(verity: &DmVerityTree) -> Value {
     json!({
         "root_hash": verity.root.to_string(),
         "hash_offset": verity.hash_offset,

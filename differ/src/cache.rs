@@ -14,14 +14,14 @@ use std::thread;
 
 use erolith_mkfs::build;
 use erolith_mkfs::dmverity::sidecar::{LIMIT, Sidecar};
-use erolith_mkfs::dmverity::{Signature, Verity};
+use erolith_mkfs::dmverity::{DmVerityTree, Signature};
 use erolith_mkfs::protect::Protected;
 
-use crate::apply::{self, Lowers, Order, Protect, Room, Task, sidecar, verity};
+use crate::apply::{self, Order, ParentImages, Protect, Room, Task, sidecar, verity};
 use crate::content::{Blob, Staging as _};
 use crate::convert::{Event, Progress, promised, request};
 use crate::decode::{Budget, Cancel, OnBytes};
-use crate::oci::{Layer, Source};
+use crate::oci::{ImageLayer, ImageSource};
 use crate::publish::{Sync, Unnamed};
 use crate::{Digest, Error, LayerType, Result};
 
@@ -70,7 +70,7 @@ pub struct Filled {
     /// Bytes of the image; 0 for one that is left out.
     pub size: u64,
     /// The hash tree of the image, if it has one.
-    pub verity: Option<Verity>,
+    pub verity: Option<DmVerityTree>,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -81,7 +81,7 @@ pub struct Filled {
 /// # Errors
 /// What went wrong first, with the layer. What was finished by then stays.
 pub fn fill(
-    sources: &[Source],
+    sources: &[ImageSource],
     options: &Options,
     progress: &Arc<dyn Progress>,
 ) -> Result<Vec<Filled>> {
@@ -108,15 +108,15 @@ pub fn fill(
 
 /// A layer to make.
 struct Job<'a> {
-    source: &'a Source,
-    layer: &'a Layer,
+    source: &'a ImageSource,
+    layer: &'a ImageLayer,
     /// Position in its image; 0 is the lowest.
     index: usize,
     path: PathBuf,
 }
 
 /// Every layer once, by its diffID.
-fn plan<'a>(sources: &'a [Source], options: &Options) -> Result<Vec<Job<'a>>> {
+fn plan<'a>(sources: &'a [ImageSource], options: &Options) -> Result<Vec<Job<'a>>> {
     let mut jobs: Vec<Job<'a>> = Vec::new();
     for source in sources {
         for (index, layer) in source.images.iter().flat_map(|i| i.layers.iter().enumerate()) {
@@ -203,7 +203,7 @@ impl Work<'_> {
 
     /// The image that is there, if it is whole: its structure is sound, it ends where it says, and its hash tree is the one
     /// that its sidecar tells of.
-    fn present(&self, path: &Path) -> Result<Option<(u64, Option<Verity>)>> {
+    fn present(&self, path: &Path) -> Result<Option<(u64, Option<DmVerityTree>)>> {
         let file = match File::open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             file => file.map_err(Error::io(format!("opening {}", path.display())))?,
@@ -227,7 +227,7 @@ impl Work<'_> {
         }
     }
 
-    fn make(&self, number: usize, job: &Job<'_>) -> Result<(u64, Option<Verity>)> {
+    fn make(&self, number: usize, job: &Job<'_>) -> Result<(u64, Option<DmVerityTree>)> {
         let Job { source, layer, path, .. } = job;
         make_dirs(path)?;
         let (tree, digest) = promised(layer)?;
@@ -252,7 +252,7 @@ impl Work<'_> {
         let progress = Arc::clone(self.progress);
         let read = move |bytes| progress.event(Event::Read { layer: number, bytes });
         let request = request(layer, self.options.budget, &self.cancel);
-        let source = apply::Source::Stored(source.blob(layer)?);
+        let source = apply::LayerInput::Stored(source.blob(layer)?);
         let order = Order { task, source, told: OnBytes::new(read), request, wanted };
         let staging = Unnamed::create(path, MODE)?.written_back();
         let built = self.options.room.convert(staging, order, &NoLowers)?;
@@ -280,7 +280,7 @@ fn read_sidecar(image: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 /// Who vouches for the tree that a layer promises.
-fn signature(layer: &Layer) -> Result<Option<Signature>> {
+fn signature(layer: &ImageLayer) -> Result<Option<Signature>> {
     match (layer.layer_type, layer.descriptor()) {
         (LayerType::Erofs { .. }, Some(descriptor)) => {
             verity::signature_from_annotations(|key| descriptor.annotation(key))
@@ -308,7 +308,7 @@ fn make_dirs(path: &Path) -> Result<()> {
 /// An image that depends on others is none for a cache.
 struct NoLowers;
 
-impl Lowers for NoLowers {
+impl ParentImages for NoLowers {
     fn images(&self) -> Result<Vec<Blob>> {
         Err(Error::Inherits)
     }

@@ -1,6 +1,6 @@
 //! A file that appears whole, durable and under its name, or not at all.
 //!
-//! [`Unnamed`] is written without a name (`O_TMPFILE`), so that whoever dies leaves nothing. [`Place`] gives a file its
+//! [`Unnamed`] is written without a name (`O_TMPFILE`), so that whoever dies leaves nothing. [`PublishTarget`] gives a file its
 //! name: data synced, sealed if somebody wants that, named, directory synced.
 
 use std::ffi::{OsStr, OsString};
@@ -49,7 +49,7 @@ pub type SealError = Box<dyn std::error::Error + Send + std::marker::Sync>;
 /// What seals a file that is complete and has no name yet, so that nobody changes it unnoticed later.
 ///
 /// What a seal is, this crate does not know: whoever keeps images has one.
-pub trait Seal: fmt::Debug + Send + std::marker::Sync {
+pub trait FileProtector: fmt::Debug + Send + std::marker::Sync {
     /// Seals `file`, which nobody writes to any more and which will be called `path`. What is given back is open on the
     /// same file, and becomes what gets the name. With [`Sync::Durable`] the bytes are synced on the way; whatever the
     /// seal adds to the file is synced by the caller. `digest` is the fs-verity digest of the file, if that is known already.
@@ -65,7 +65,7 @@ pub trait Seal: fmt::Debug + Send + std::marker::Sync {
         digest: Option<Digest>,
     ) -> std::result::Result<File, SealError>;
 
-    /// Is the digest better known before [`Seal::seal`], which computes one otherwise?
+    /// Is the digest better known before [`FileProtector::seal`], which computes one otherwise?
     fn wants_digest(&self) -> bool;
 
     /// Does what the seal added to the file reach the disk only when the whole filesystem is synced, and the file has a
@@ -73,17 +73,17 @@ pub trait Seal: fmt::Debug + Send + std::marker::Sync {
     ///
     /// # Errors
     /// What the storage reports.
-    fn is_beyond_fsync(&self, file: &File, path: &Path) -> std::result::Result<bool, SealError>;
+    fn needs_syncfs(&self, file: &File, path: &Path) -> std::result::Result<bool, SealError>;
 }
 
 /// A name that a file is to have: a directory, held open, and a name in it.
 #[derive(Debug)]
-pub struct Place {
+pub struct PublishTarget {
     dir: OwnedFd,
     path: PathBuf,
 }
 
-impl Place {
+impl PublishTarget {
     /// The place called `path`. Its directory must be there; the name may be taken by a file, which is replaced.
     ///
     /// # Errors
@@ -113,13 +113,13 @@ impl Place {
         self.publish_settled(file, sync, false)
     }
 
-    /// As [`Place::publish`], with a sync of the whole filesystem while the file has a second name.
-    fn publish_settled(&self, file: &File, sync: Sync, is_beyond_fsync: bool) -> Result<()> {
-        let named = self.name(file, sync, is_beyond_fsync);
+    /// As [`PublishTarget::publish`], with a sync of the whole filesystem while the file has a second name.
+    fn publish_settled(&self, file: &File, sync: Sync, needs_syncfs: bool) -> Result<()> {
+        let named = self.name(file, sync, needs_syncfs);
         named.map_err(Error::io(format!("publishing {}", self.path.display())))
     }
 
-    fn name(&self, file: &File, sync: Sync, is_beyond_fsync: bool) -> io::Result<()> {
+    fn name(&self, file: &File, sync: Sync, needs_syncfs: bool) -> io::Result<()> {
         let Some(name) = self.path.file_name() else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -128,7 +128,7 @@ impl Place {
             file.sync_all()?;
         }
         fault::point("output.after_sync")?;
-        self.link(file, name, is_beyond_fsync)?;
+        self.link(file, name, needs_syncfs)?;
         let durable = self.settle(sync);
         if durable.is_err() {
             // Whoever is told of a failure must not find a file.
@@ -148,13 +148,13 @@ impl Place {
 
     /// Links the file to its name. Linking cannot replace a name, so that takes a short-lived second one, as does a sync of
     /// the filesystem before the name is there; the lock keeps others who publish in this directory away from it.
-    fn link(&self, file: &File, name: &OsStr, is_beyond_fsync: bool) -> io::Result<()> {
+    fn link(&self, file: &File, name: &OsStr, needs_syncfs: bool) -> io::Result<()> {
         fault::point("output.before_name")?;
         let link = |name: &OsStr| {
             let proc = format!("/proc/self/fd/{}", file.as_raw_fd());
             rustix::fs::linkat(CWD, proc, &self.dir, name, AtFlags::SYMLINK_FOLLOW)
         };
-        if !is_beyond_fsync {
+        if !needs_syncfs {
             match link(name) {
                 Err(Errno::EXIST) => {}
                 other => return Ok(other?),
@@ -171,7 +171,7 @@ impl Place {
             Err(e) => return Err(e.into()),
         }
         link(&second)?;
-        let settled = if is_beyond_fsync { rustix::fs::syncfs(file) } else { Ok(()) };
+        let settled = if needs_syncfs { rustix::fs::syncfs(file) } else { Ok(()) };
         let renamed = fault::point("output.after_link")
             .and_then(|()| Ok(settled?))
             .and_then(|()| Ok(rustix::fs::renameat(&self.dir, &second, &self.dir, name)?));
@@ -185,7 +185,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Unnamed {
     file: File,
-    place: Place,
+    place: PublishTarget,
     flusher: Option<Flusher>,
 }
 
@@ -193,11 +193,11 @@ impl Unnamed {
     /// An empty file that will be called `path`, with these permissions less the umask.
     ///
     /// # Errors
-    /// As [`Place::new`], and when the filesystem has no files without names (`O_TMPFILE`).
+    /// As [`PublishTarget::new`], and when the filesystem has no files without names (`O_TMPFILE`).
     pub fn create(path: &Path, mode: u32) -> Result<Self> {
         let failed = || Error::io(format!("creating {}", path.display()));
         fault::point("output.before_create").map_err(failed())?;
-        let place = Place::new(path)?;
+        let place = PublishTarget::new(path)?;
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&place.dir, c".", flags, Mode::from_raw_mode(mode));
         let file = file.map_err(|e| match e {
@@ -232,7 +232,7 @@ impl Unnamed {
     pub fn publish_sealed(
         self,
         sync: Sync,
-        seal: Option<&dyn Seal>,
+        seal: Option<&dyn FileProtector>,
         digest: Option<Digest>,
     ) -> Result<()> {
         let Self { file, place, flusher } = self;
@@ -243,8 +243,8 @@ impl Unnamed {
         let failed = |source| Error::Seal { path: path.display().to_string(), source };
         let file = seal.seal(file, path, sync, digest).map_err(failed)?;
         let is_durable = sync == Sync::Durable;
-        let is_beyond_fsync = is_durable && seal.is_beyond_fsync(&file, path).map_err(failed)?;
-        place.publish_settled(&file, sync, is_beyond_fsync)
+        let needs_syncfs = is_durable && seal.needs_syncfs(&file, path).map_err(failed)?;
+        place.publish_settled(&file, sync, needs_syncfs)
     }
 }
 
@@ -292,7 +292,7 @@ mod tests {
     #[derive(Debug)]
     struct Word(Option<&'static str>, bool);
 
-    impl Seal for Word {
+    impl FileProtector for Word {
         fn seal(
             &self,
             file: File,
@@ -309,7 +309,7 @@ mod tests {
             false
         }
 
-        fn is_beyond_fsync(&self, _: &File, _: &Path) -> std::result::Result<bool, SealError> {
+        fn needs_syncfs(&self, _: &File, _: &Path) -> std::result::Result<bool, SealError> {
             Ok(self.1)
         }
     }
@@ -318,17 +318,17 @@ mod tests {
     fn a_file_is_sealed_before_it_has_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
-        let publish = |word, is_beyond_fsync| {
+        let publish = |word, needs_syncfs| {
             let pending = Unnamed::create(&path, 0o644).unwrap();
             pending.file().write_all(b"content").unwrap();
-            pending.publish_sealed(Sync::Durable, Some(&Word(word, is_beyond_fsync)), None)
+            pending.publish_sealed(Sync::Durable, Some(&Word(word, needs_syncfs)), None)
         };
         let error = publish(None, false).unwrap_err();
         assert_eq!(error.code(), "seal");
         assert!(error.to_string().contains("no word"), "{error}");
         assert!(names(dir.path()).is_empty());
-        for is_beyond_fsync in [false, true] {
-            publish(Some(", sealed"), is_beyond_fsync).unwrap();
+        for needs_syncfs in [false, true] {
+            publish(Some(", sealed"), needs_syncfs).unwrap();
             assert_eq!(read_to_string(&path).unwrap(), "content, sealed");
             assert_eq!(names(dir.path()), ["out"]);
             std::fs::remove_file(&path).unwrap();
@@ -356,7 +356,7 @@ mod tests {
         File::create(&blob).unwrap().write_all(b"content").unwrap();
         hard_link(&blob, &path).unwrap();
         let file = File::open(&blob).unwrap();
-        Place::new(&path).unwrap().publish(&file, Sync::Durable).unwrap();
+        PublishTarget::new(&path).unwrap().publish(&file, Sync::Durable).unwrap();
         assert_eq!(names(dir.path()), ["blob", "out"]);
         assert_eq!(read_to_string(&path).unwrap(), "content");
     }

@@ -14,7 +14,7 @@ use crate::io::Sink;
 use crate::meta::{Meta, Time};
 use crate::plan::{Plan, PlanOptions};
 use crate::tree::{
-    DroppedXattrs, IMPLICIT_DIR, LayerOptions, Lower, NodeId, Note, Tree, XattrSetId,
+    DroppedXattrs, FileTree, IMPLICIT_DIR, LayerOptions, LowerTree, NodeId, Note, XattrSetId,
 };
 
 /// How an image is built.
@@ -142,7 +142,7 @@ pub struct Summary {
 /// An image in the making.
 #[derive(Debug)]
 pub struct Builder<S> {
-    pub(crate) tree: Tree,
+    pub(crate) tree: FileTree,
     pub(crate) data: DataArea<S>,
     pub(crate) options: Options,
     label: [u8; 16],
@@ -175,7 +175,7 @@ impl<S: Sink> Builder<S> {
             align_blocks: options.align_blocks,
             max_bytes: options.max_bytes,
         };
-        let mut tree = Tree::new();
+        let mut tree = FileTree::new();
         if !options.layer.root_inherits {
             tree.describe_root(IMPLICIT_DIR, XattrSetId::EMPTY);
         }
@@ -184,13 +184,13 @@ impl<S: Sink> Builder<S> {
 
     /// What has been filled in so far.
     #[must_use]
-    pub fn tree(&self) -> &Tree {
+    pub fn tree(&self) -> &FileTree {
         &self.tree
     }
 
     /// Gives directories that the source did not describe the attributes they have in the layers below,
     /// the nearest first.
-    pub fn inherit(&mut self, lowers: &[&dyn Lower]) {
+    pub fn inherit(&mut self, lowers: &[&dyn LowerTree]) {
         self.tree.inherit(lowers);
     }
 

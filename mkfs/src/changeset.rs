@@ -46,7 +46,7 @@ impl Member<'_> {
 
 /// What was written of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Written {
+pub enum MemberOutput {
     /// Its headers. The content has to follow.
     Header,
     /// All of it.
@@ -81,21 +81,25 @@ impl<W: Write> Changeset<W> {
     /// # Errors
     /// [`Problem::ReservedName`] and [`Problem::NoForm`] for what a layer cannot say, and those of
     /// [`Writer::write_entry`].
-    pub fn member(&mut self, file_type: FileType, member: Member<'_>) -> Result<Written, Error> {
+    pub fn member(
+        &mut self,
+        file_type: FileType,
+        member: Member<'_>,
+    ) -> Result<MemberOutput, Error> {
         let mut xattrs = member.xattrs.clone();
         let mut opaque = false;
         if let Form::Layer(marks) = self.form {
             let fail = |problem| Error::new(self.tar.position(), problem).in_member(member.path);
             if is_whiteout(file_type, member.rdev, member.size, &member.xattrs, marks) {
                 self.whiteout(member.path, member.meta)?;
-                return Ok(Written::Whole);
+                return Ok(MemberOutput::Whole);
             }
             if member.name().starts_with(WHITEOUT) {
                 return Err(fail(Problem::ReservedName));
             }
             opaque = undo_marks(&mut xattrs, marks).map_err(fail)?;
         }
-        let Some(mut entry) = entry(file_type, &member) else { return Ok(Written::Nothing) };
+        let Some(mut entry) = entry(file_type, &member) else { return Ok(MemberOutput::Nothing) };
         if entry.kind != Kind::Hardlink {
             entry.xattrs = xattrs;
         }
@@ -103,7 +107,7 @@ impl<W: Write> Changeset<W> {
         if opaque {
             self.opaque(member.path, member.meta)?;
         }
-        Ok(if entry.kind == Kind::Regular { Written::Header } else { Written::Whole })
+        Ok(if entry.kind == Kind::Regular { MemberOutput::Header } else { MemberOutput::Whole })
     }
 
     /// Says that there is nothing at `path`.
@@ -287,8 +291,8 @@ mod tests {
         let second =
             Member { first: Some(b"a".to_vec()), size: 5, ..member("b", &[("user.k", "v")]) };
         let mut changeset = Changeset::new(Vec::new(), Form::AsIs);
-        assert_eq!(changeset.member(FileType::Regular, first).unwrap(), Written::Header);
-        assert_eq!(changeset.member(FileType::Regular, second).unwrap(), Written::Whole);
+        assert_eq!(changeset.member(FileType::Regular, first).unwrap(), MemberOutput::Header);
+        assert_eq!(changeset.member(FileType::Regular, second).unwrap(), MemberOutput::Whole);
         assert_eq!(changeset.members(), 2);
     }
 }

@@ -38,9 +38,9 @@ struct Pending<T> {
 /// What `visit` says, and [`Error::Input`].
 pub fn walk<T, E: From<Error>>(
     root: BorrowedFd<'_>,
-    mut visit: impl FnMut(Option<&T>, &Found<'_>) -> Result<Option<T>, E>,
+    mut visit: impl FnMut(Option<&T>, &HostEntry<'_>) -> Result<Option<T>, E>,
 ) -> Result<(), E> {
-    let found = Found::look(root, c".", &[])?;
+    let found = HostEntry::look(root, c".", &[])?;
     let id = found.id();
     let root_dir = visit(None, &found)?.map(|token| Pending { token, path: Vec::new(), id });
     let mut todo = Vec::from_iter(root_dir);
@@ -49,7 +49,7 @@ pub fn walk<T, E: From<Error>>(
         let first = todo.len();
         for name in sorted_names(&dir).map_err(|e| failed(&path, e))? {
             let path = names::join(&path, name.to_bytes());
-            let found = Found::look(dir.as_fd(), &name, &path)?;
+            let found = HostEntry::look(dir.as_fd(), &name, &path)?;
             let id = found.id();
             if let Some(token) = visit(Some(&token), &found)? {
                 todo.push(Pending { token, path, id });
@@ -138,14 +138,14 @@ impl Seen {
 
 /// A name met on a [`walk`], and its inode as it was then.
 #[derive(Debug)]
-pub struct Found<'a> {
+pub struct HostEntry<'a> {
     dir: BorrowedFd<'a>,
     name: &'a CStr,
     path: &'a [u8],
     seen: Seen,
 }
 
-impl<'a> Found<'a> {
+impl<'a> HostEntry<'a> {
     fn look(dir: BorrowedFd<'a>, name: &'a CStr, path: &'a [u8]) -> Result<Self, Error> {
         let seen = Seen::at(dir, name, path)?.ok_or_else(|| failed(path, Errno::NOENT))?;
         Ok(Self { dir, name, path, seen })

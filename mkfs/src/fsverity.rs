@@ -44,7 +44,7 @@ impl Digest {
         told: &mut dyn FnMut(u64),
     ) -> io::Result<Self> {
         let known = known.iter().find(|known| known.is_of(&[], BLOCK));
-        let mut tree = Tree::new();
+        let mut tree = MerkleTree::new();
         let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut readers = vec![Reader::new()];
         let mut at = 0;
@@ -168,13 +168,13 @@ fn read_pieces(
 
 /// A Merkle tree of which only the unfinished blocks are kept: Linux, Documentation/filesystems/fsverity.rst, "Merkle
 /// tree".
-struct Tree {
+struct MerkleTree {
     hash: BlockHash,
     /// Digests that are in no block yet which was hashed, of each level, that of the data first.
     levels: Vec<Vec<u8>>,
 }
 
-impl Tree {
+impl MerkleTree {
     fn new() -> Self {
         Self { hash: BlockHash::new(&[], BLOCK), levels: Vec::new() }
     }

@@ -1,18 +1,18 @@
 //! What an image gets so that nobody alters it unnoticed: a dm-verity hash tree behind it, a digest as fs-verity has it.
 //!
-//! Both need the digest of every block. [`Wanted::begin`] has those computed while the image is written, and
-//! [`Wanted::finish`] adds what is missing.
+//! Both need the digest of every block. [`ProtectOptions::begin`] has those computed while the image is written, and
+//! [`ProtectOptions::finish`] adds what is missing.
 
 use std::io;
 
-use crate::dmverity::{self, Stop, Verity, block_bits_for};
+use crate::dmverity::{self, CancelCheck, DmVerityTree, block_bits_for};
 use crate::fsverity;
 use crate::image::Super;
 use crate::io::FileSink;
 
 /// What an image gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wanted {
+pub struct ProtectOptions {
     /// Is its fs-verity digest computed?
     pub fs_verity: bool,
     /// Does it get a hash tree?
@@ -25,7 +25,7 @@ pub struct Protected {
     /// The fs-verity digest of all of it, tree included.
     pub digest: Option<fsverity::Digest>,
     /// The hash tree behind it.
-    pub verity: Option<Verity>,
+    pub verity: Option<DmVerityTree>,
 }
 
 /// Why an image is not protected.
@@ -39,7 +39,7 @@ pub enum Error {
     Read(#[from] io::Error),
 }
 
-impl Wanted {
+impl ProtectOptions {
     /// Has what is written to `sink` hashed, for an image whose blocks have `1 << block_bits` bytes.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Wanted {
     ///
     /// # Errors
     /// [`Error`]; of [`Error::Tree`] those of [`dmverity::append_to_image`].
-    pub fn finish(self, sink: &FileSink, stop: &Stop<'_>) -> Result<Protected, Error> {
+    pub fn finish(self, sink: &FileSink, stop: &CancelCheck<'_>) -> Result<Protected, Error> {
         let (file, known) = (sink.file(), sink.known());
         let tree = || {
             let bits = block_bits_for(Super::read(file)?.block_bits);
@@ -95,8 +95,8 @@ mod tests {
         }
         for block_bits in [9, 12, 14] {
             for wanted in [(true, false), (false, true), (true, true)] {
-                let wanted = Wanted { fs_verity: wanted.0, dm_verity: wanted.1 };
-                let image = |wanted: Wanted| {
+                let wanted = ProtectOptions { fs_verity: wanted.0, dm_verity: wanted.1 };
+                let image = |wanted: ProtectOptions| {
                     let (file, scratch) =
                         (tempfile::tempfile().unwrap(), File::open(&dir).unwrap());
                     let sink = FileSink::new(file, scratch.into());
@@ -110,7 +110,7 @@ mod tests {
                 };
                 let sink = image(wanted);
                 let protected = wanted.finish(&sink, &|| false).unwrap();
-                let plain = image(Wanted::default()).into_file();
+                let plain = image(ProtectOptions::default()).into_file();
                 let verity =
                     wanted.dm_verity.then(|| dmverity::append_to_image(&plain, &|| false).unwrap());
                 let digest =

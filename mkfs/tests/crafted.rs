@@ -12,7 +12,7 @@ use std::sync::Arc;
 use erolith_mkfs::build::{Builder, Finish, Options};
 use erolith_mkfs::check::{Limits, Report, check};
 use erolith_mkfs::format::{SUPER_OFFSET, Superblock, checksum};
-use erolith_mkfs::image::{Error, Fault, Image, Inode, Place};
+use erolith_mkfs::image::{CorruptionKind, Error, ExtentLocation, Image, Inode};
 use erolith_mkfs::io::{FileSink, ReadAt, Stream};
 use erolith_mkfs::tar;
 
@@ -122,7 +122,9 @@ impl Crafted {
         let inode = self.inode(path);
         let extent = self.image().extents(&inode).last().unwrap().unwrap();
         match extent.place {
-            Place::Inline { offset, .. } | Place::Device { offset, .. } => offset as usize,
+            ExtentLocation::Inline { offset, .. } | ExtentLocation::Device { offset, .. } => {
+                offset as usize
+            }
             other => panic!("{path}: {other:?}"),
         }
     }
@@ -238,159 +240,197 @@ fn read_all(bytes: &Vec<u8>) {
 type Patch = fn(&mut Crafted);
 
 /// What is done to the image, and the finding that must come of it.
-const CORRUPTIONS: &[(&str, Fault, Patch)] = &[
+const CORRUPTIONS: &[(&str, CorruptionKind, Patch)] = &[
     // Superblock.
-    ("another magic", Fault::SuperMagic, |c| c.put_u32(SUPER, 0)),
-    ("blocks of 256 bytes", Fault::SuperBlockSize, |c| c.put(SUPER + 12, &[8])),
-    ("blocks of 128 KiB", Fault::SuperBlockSize, |c| c.put(SUPER + 12, &[17])),
-    ("blocks of 2^31 bytes", Fault::SuperBlockSize, |c| c.put(SUPER + 12, &[31])),
-    ("blocks of 2^255 bytes", Fault::SuperBlockSize, |c| c.put(SUPER + 12, &[255])),
-    ("an extension of 255 slots", Fault::SuperExtension, |c| c.put(SUPER + 13, &[255])),
-    ("root nid outside", Fault::InodeOutside, |c| c.put_u16(SUPER + 14, 0xFFFF)),
-    ("more blocks than bytes", Fault::SuperBlocks, |c| c.put_u32(SUPER + 0x24, 1 << 20)),
-    ("metadata behind the end", Fault::SuperMetaStart, |c| c.put_u32(SUPER + 0x28, 1 << 30)),
-    ("shared xattrs behind the end", Fault::SuperXattrStart, |c| c.put_u32(SUPER + 0x2C, 1 << 30)),
-    ("an unknown feature", Fault::SuperIncompat, |c| c.put_u32(SUPER + 0x50, 0x8000_0000)),
-    ("large directory blocks", Fault::SuperDirBlock, |c| c.put(SUPER + 0x5A, &[1])),
-    ("a billion nanoseconds", Fault::SuperNanoseconds, |c| c.put_u32(SUPER + 0x20, 1_000_000_000)),
-    ("a reserved byte", Fault::SuperReserved, |c| c.put(SUPER + 0x6A, &[1])),
-    ("a million inodes", Fault::SuperInodes, |c| c.put_u64(SUPER + 0x10, 1_000_000)),
-    ("a device table outside", Fault::DeviceTable, |c| {
+    ("another magic", CorruptionKind::SuperMagic, |c| c.put_u32(SUPER, 0)),
+    ("blocks of 256 bytes", CorruptionKind::SuperBlockSize, |c| c.put(SUPER + 12, &[8])),
+    ("blocks of 128 KiB", CorruptionKind::SuperBlockSize, |c| c.put(SUPER + 12, &[17])),
+    ("blocks of 2^31 bytes", CorruptionKind::SuperBlockSize, |c| c.put(SUPER + 12, &[31])),
+    ("blocks of 2^255 bytes", CorruptionKind::SuperBlockSize, |c| c.put(SUPER + 12, &[255])),
+    ("an extension of 255 slots", CorruptionKind::SuperExtension, |c| c.put(SUPER + 13, &[255])),
+    ("root nid outside", CorruptionKind::InodeOutside, |c| c.put_u16(SUPER + 14, 0xFFFF)),
+    ("more blocks than bytes", CorruptionKind::SuperBlocks, |c| c.put_u32(SUPER + 0x24, 1 << 20)),
+    ("metadata behind the end", CorruptionKind::SuperMetaStart, |c| {
+        c.put_u32(SUPER + 0x28, 1 << 30)
+    }),
+    ("shared xattrs behind the end", CorruptionKind::SuperXattrStart, |c| {
+        c.put_u32(SUPER + 0x2C, 1 << 30)
+    }),
+    ("an unknown feature", CorruptionKind::SuperIncompat, |c| c.put_u32(SUPER + 0x50, 0x8000_0000)),
+    ("large directory blocks", CorruptionKind::SuperDirBlock, |c| c.put(SUPER + 0x5A, &[1])),
+    ("a billion nanoseconds", CorruptionKind::SuperNanoseconds, |c| {
+        c.put_u32(SUPER + 0x20, 1_000_000_000)
+    }),
+    ("a reserved byte", CorruptionKind::SuperReserved, |c| c.put(SUPER + 0x6A, &[1])),
+    ("a million inodes", CorruptionKind::SuperInodes, |c| c.put_u64(SUPER + 0x10, 1_000_000)),
+    ("a device table outside", CorruptionKind::DeviceTable, |c| {
         c.put_u32(SUPER + 0x50, 0xC);
         c.put_u16(SUPER + 0x56, 3);
         c.put_u16(SUPER + 0x58, 0xFFFF);
     }),
-    ("a metabox without extension", Fault::SuperExtension, |c| c.put_u32(SUPER + 0x50, 0x104)),
-    ("a packed inode in the metabox", Fault::SuperSpecialNid, |c| {
+    ("a metabox without extension", CorruptionKind::SuperExtension, |c| {
+        c.put_u32(SUPER + 0x50, 0x104)
+    }),
+    ("a packed inode in the metabox", CorruptionKind::SuperSpecialNid, |c| {
         c.put_u32(SUPER + 0x50, 0x24);
         c.put_u64(SUPER + 0x60, 1 << 63 | 40);
     }),
-    ("an unknown algorithm", Fault::ComprConfig, |c| {
+    ("an unknown algorithm", CorruptionKind::ComprConfig, |c| {
         c.put_u32(SUPER + 0x50, 0x7);
         c.put_u16(SUPER + 0x54, 0x10);
     }),
-    ("an LZMA record of zeros", Fault::ComprConfig, |c| {
+    ("an LZMA record of zeros", CorruptionKind::ComprConfig, |c| {
         c.put_u32(SUPER + 0x50, 0x7);
         c.put_u16(SUPER + 0x54, 0x2);
     }),
-    ("a prefix table of zeros", Fault::PrefixTable, |c| {
+    ("a prefix table of zeros", CorruptionKind::PrefixTable, |c| {
         c.put_u32(SUPER + 0x50, 0x44);
         c.put(SUPER + 0x5B, &[1]);
     }),
-    ("a prefix table outside", Fault::PrefixTable, |c| {
+    ("a prefix table outside", CorruptionKind::PrefixTable, |c| {
         c.put_u32(SUPER + 0x50, 0x44);
         c.put(SUPER + 0x5B, &[1]);
         c.put_u32(SUPER + 0x5C, u32::MAX);
     }),
     // Inodes.
-    ("undefined format bits", Fault::InodeFormat, |c| c.set(c.at("tail") + 1, 0x80)),
-    ("layout 7", Fault::InodeLayout, |c| c.set(c.at("tail"), 0x0E)),
-    ("a mode without a type", Fault::InodeType, |c| c.put_u16(c.at("tail") + 4, 0o755)),
-    ("a negative size", Fault::InodeSize, |c| {
+    ("undefined format bits", CorruptionKind::InodeFormat, |c| c.set(c.at("tail") + 1, 0x80)),
+    ("layout 7", CorruptionKind::InodeLayout, |c| c.set(c.at("tail"), 0x0E)),
+    ("a mode without a type", CorruptionKind::InodeType, |c| c.put_u16(c.at("tail") + 4, 0o755)),
+    ("a negative size", CorruptionKind::InodeSize, |c| {
         c.set(c.at("big"), 1);
         c.put_u64(c.at("big") + 8, u64::MAX);
     }),
-    ("a file larger than the image", Fault::DataOutside, |c| c.put_u32(c.at("big") + 8, 1 << 30)),
-    ("data behind the end", Fault::DataOutside, |c| c.put_u32(c.at("big") + 16, 1 << 20)),
-    ("data in the superblock", Fault::DataOverlapsMeta, |c| c.put_u32(c.at("big") + 16, 0)),
-    ("a tail across blocks", Fault::DataInlineCrosses, |c| c.put_u32(c.at("tail") + 8, 8191)),
-    ("no links", Fault::InodeNlinkZero, |c| c.put_u16(c.at("tail") + 6, 0)),
-    ("too many links", Fault::InodeNlink, |c| c.put_u16(c.at("tail") + 6, 9)),
-    ("a device with content", Fault::InodeSpecialData, |c| c.put_u32(c.at("null") + 8, 1)),
-    ("a reserved field", Fault::InodeReserved, |c| c.put(c.at("tail") + 28, &[1])),
-    ("an empty symbolic link", Fault::SymlinkEmpty, |c| c.put_u32(c.at("symlink") + 8, 0)),
-    ("a long symbolic link", Fault::SymlinkLong, |c| c.put_u32(c.at("symlink") + 8, 4096)),
-    ("NUL in a symbolic link", Fault::SymlinkNul, |c| c.put(c.data("symlink") + 1, &[0])),
-    ("a file as a directory", Fault::DirTypeMismatch, |c| {
+    ("a file larger than the image", CorruptionKind::DataOutside, |c| {
+        c.put_u32(c.at("big") + 8, 1 << 30)
+    }),
+    ("data behind the end", CorruptionKind::DataOutside, |c| c.put_u32(c.at("big") + 16, 1 << 20)),
+    ("data in the superblock", CorruptionKind::DataOverlapsMeta, |c| {
+        c.put_u32(c.at("big") + 16, 0)
+    }),
+    ("a tail across blocks", CorruptionKind::DataInlineCrosses, |c| {
+        c.put_u32(c.at("tail") + 8, 8191)
+    }),
+    ("no links", CorruptionKind::InodeNlinkZero, |c| c.put_u16(c.at("tail") + 6, 0)),
+    ("too many links", CorruptionKind::InodeNlink, |c| c.put_u16(c.at("tail") + 6, 9)),
+    ("a device with content", CorruptionKind::InodeSpecialData, |c| c.put_u32(c.at("null") + 8, 1)),
+    ("a reserved field", CorruptionKind::InodeReserved, |c| c.put(c.at("tail") + 28, &[1])),
+    ("an empty symbolic link", CorruptionKind::SymlinkEmpty, |c| c.put_u32(c.at("symlink") + 8, 0)),
+    ("a long symbolic link", CorruptionKind::SymlinkLong, |c| c.put_u32(c.at("symlink") + 8, 4096)),
+    ("NUL in a symbolic link", CorruptionKind::SymlinkNul, |c| c.put(c.data("symlink") + 1, &[0])),
+    ("a file as a directory", CorruptionKind::DirTypeMismatch, |c| {
         c.put_u16(c.at("tail") + 4, 0o100_755 & 0o7777 | 0o040_000);
     }),
-    ("a dot left out without the feature", Fault::InodeDotOmitted, |c| {
+    ("a dot left out without the feature", CorruptionKind::InodeDotOmitted, |c| {
         c.set(c.at("dir/deep"), 0x10);
     }),
     // Directories.
-    ("an empty directory", Fault::DirSize, |c| c.put_u32(c.at("dir/deep") + 8, 0)),
-    ("a name offset that is not 12 times something", Fault::DirTable, |c| {
+    ("an empty directory", CorruptionKind::DirSize, |c| c.put_u32(c.at("dir/deep") + 8, 0)),
+    ("a name offset that is not 12 times something", CorruptionKind::DirTable, |c| {
         c.put_u16(c.data("") + 8, 13);
     }),
-    ("a first name offset outside", Fault::DirTable, |c| c.put_u16(c.data("") + 8, 0xFFFC)),
-    ("no entries", Fault::DirTable, |c| c.put_u16(c.data("") + 8, 0)),
-    ("name offsets that go back", Fault::DirNameOffset, |c| {
+    ("a first name offset outside", CorruptionKind::DirTable, |c| {
+        c.put_u16(c.data("") + 8, 0xFFFC)
+    }),
+    ("no entries", CorruptionKind::DirTable, |c| c.put_u16(c.data("") + 8, 0)),
+    ("name offsets that go back", CorruptionKind::DirNameOffset, |c| {
         c.put_u16(c.entry("", "dir").0 + 8, 12)
     }),
-    ("a last name offset outside", Fault::DirNameOffset, |c| {
+    ("a last name offset outside", CorruptionKind::DirNameOffset, |c| {
         c.put_u16(c.entry("", "tail").0 + 8, 0xFFF0);
     }),
-    ("an empty name", Fault::DirNameEmpty, |c| {
+    ("an empty name", CorruptionKind::DirNameEmpty, |c| {
         let next = c.entry("", "null").0 + 8;
         let offset = u16::from_le_bytes([c.bytes[next], c.bytes[next + 1]]);
         c.put_u16(c.entry("", "dir").0 + 8, offset);
     }),
-    ("a slash in a name", Fault::DirNameByte, |c| c.put(c.entry("", "null").1 + 1, b"/")),
-    ("NUL in a name", Fault::DirNameByte, |c| c.put(c.entry("", "null").1 + 1, b"\0")),
-    ("names out of order", Fault::DirOrder, |c| c.put(c.entry("", "null").1, b"a")),
-    ("the same name twice", Fault::DirDuplicate, |c| c.put(c.entry("", "dir").1, b"big")),
-    ("an unknown entry type", Fault::DirEntryType, |c| c.put(c.entry("", "null").0 + 10, &[9])),
-    ("a wrong entry type", Fault::DirTypeMismatch, |c| c.put(c.entry("", "null").0 + 10, &[1])),
-    ("a directory that says it is a file", Fault::DirTypeMismatch, |c| {
+    ("a slash in a name", CorruptionKind::DirNameByte, |c| c.put(c.entry("", "null").1 + 1, b"/")),
+    ("NUL in a name", CorruptionKind::DirNameByte, |c| c.put(c.entry("", "null").1 + 1, b"\0")),
+    ("names out of order", CorruptionKind::DirOrder, |c| c.put(c.entry("", "null").1, b"a")),
+    ("the same name twice", CorruptionKind::DirDuplicate, |c| c.put(c.entry("", "dir").1, b"big")),
+    ("an unknown entry type", CorruptionKind::DirEntryType, |c| {
+        c.put(c.entry("", "null").0 + 10, &[9])
+    }),
+    ("a wrong entry type", CorruptionKind::DirTypeMismatch, |c| {
+        c.put(c.entry("", "null").0 + 10, &[1])
+    }),
+    ("a directory that says it is a file", CorruptionKind::DirTypeMismatch, |c| {
         c.put(c.entry("", "dir").0 + 10, &[1]);
     }),
-    ("a reserved byte of an entry", Fault::DirReserved, |c| {
+    ("a reserved byte of an entry", CorruptionKind::DirReserved, |c| {
         c.put(c.entry("", "null").0 + 11, &[1])
     }),
-    ("a dot to elsewhere", Fault::DirDot, |c| {
+    ("a dot to elsewhere", CorruptionKind::DirDot, |c| {
         let nid = c.inode("dir").nid;
         c.put_u64(c.entry("", ".").0, nid);
     }),
-    ("a dot-dot to elsewhere", Fault::DirDotDot, |c| {
+    ("a dot-dot to elsewhere", CorruptionKind::DirDotDot, |c| {
         let nid = c.inode("dir/deep").nid;
         c.put_u64(c.entry("dir", "..").0, nid);
     }),
-    ("no dot-dot", Fault::DirDotDot, |c| c.put(c.entry("dir/deep", "..").1 + 1, b"a")),
-    ("an entry outside", Fault::InodeOutside, |c| c.put_u64(c.entry("", "null").0, 1 << 40)),
-    ("a nid that overflows", Fault::InodeOutside, |c| {
+    ("no dot-dot", CorruptionKind::DirDotDot, |c| c.put(c.entry("dir/deep", "..").1 + 1, b"a")),
+    ("an entry outside", CorruptionKind::InodeOutside, |c| {
+        c.put_u64(c.entry("", "null").0, 1 << 40)
+    }),
+    ("a nid that overflows", CorruptionKind::InodeOutside, |c| {
         c.put_u64(c.entry("", "null").0, u64::MAX >> 1)
     }),
-    ("a nid in a metabox", Fault::MetaboxNid, |c| c.put_u64(c.entry("", "null").0, 1 << 63 | 1)),
-    ("a directory in itself", Fault::DirCycle, |c| {
+    ("a nid in a metabox", CorruptionKind::MetaboxNid, |c| {
+        c.put_u64(c.entry("", "null").0, 1 << 63 | 1)
+    }),
+    ("a directory in itself", CorruptionKind::DirCycle, |c| {
         let nid = c.inode("dir").nid;
         c.put_u64(c.entry("dir", "deep").0, nid);
     }),
-    ("the root below itself", Fault::DirCycle, |c| {
+    ("the root below itself", CorruptionKind::DirCycle, |c| {
         let nid = c.inode("").nid;
         c.put_u64(c.entry("dir", "deep").0, nid);
     }),
-    ("a directory with two names", Fault::DirTwice, |c| {
+    ("a directory with two names", CorruptionKind::DirTwice, |c| {
         let nid = c.inode("dir/deep").nid;
         c.put_u64(c.entry("", "dir").0, nid);
         c.put_u64(c.entry("", "null").0, nid);
         c.put(c.entry("", "null").0 + 10, &[2]);
     }),
     // Extended attributes.
-    ("only a header", Fault::XattrHeader, |c| c.put_u16(c.at("tail") + 2, 1)),
-    ("an area outside", Fault::XattrOutside, |c| c.put_u16(c.at("tail") + 2, 0xFFFF)),
-    ("a value past the area", Fault::XattrEntry, |c| c.put_u16(c.xattrs("tail") + 14, 0xFFFF)),
-    ("more shared ids than room", Fault::XattrEntry, |c| c.put(c.xattrs("tail") + 4, &[255])),
-    ("a shared id outside", Fault::XattrShared, |c| c.put_u32(c.xattrs("dir/one") + 12, u32::MAX)),
-    ("a long prefix without a table", Fault::XattrPrefix, |c| {
+    ("only a header", CorruptionKind::XattrHeader, |c| c.put_u16(c.at("tail") + 2, 1)),
+    ("an area outside", CorruptionKind::XattrOutside, |c| c.put_u16(c.at("tail") + 2, 0xFFFF)),
+    ("a value past the area", CorruptionKind::XattrEntry, |c| {
+        c.put_u16(c.xattrs("tail") + 14, 0xFFFF)
+    }),
+    ("more shared ids than room", CorruptionKind::XattrEntry, |c| {
+        c.put(c.xattrs("tail") + 4, &[255])
+    }),
+    ("a shared id outside", CorruptionKind::XattrShared, |c| {
+        c.put_u32(c.xattrs("dir/one") + 12, u32::MAX)
+    }),
+    ("a long prefix without a table", CorruptionKind::XattrPrefix, |c| {
         c.put(c.xattrs("tail") + 13, &[0x80])
     }),
-    ("an unknown namespace", Fault::XattrHidden, |c| c.put(c.xattrs("tail") + 13, &[77])),
-    ("NUL in a name of an xattr", Fault::XattrName, |c| c.put(c.xattrs("tail") + 16, &[0])),
-    ("a filter that lies", Fault::XattrFilter, |c| c.put_u32(c.xattrs("tail"), u32::MAX)),
-    ("a reserved byte of the header", Fault::XattrReserved, |c| c.put(c.xattrs("tail") + 5, &[1])),
-    ("a capability of revision 9", Fault::XattrValue, |c| {
+    ("an unknown namespace", CorruptionKind::XattrHidden, |c| c.put(c.xattrs("tail") + 13, &[77])),
+    ("NUL in a name of an xattr", CorruptionKind::XattrName, |c| {
+        c.put(c.xattrs("tail") + 16, &[0])
+    }),
+    ("a filter that lies", CorruptionKind::XattrFilter, |c| c.put_u32(c.xattrs("tail"), u32::MAX)),
+    ("a reserved byte of the header", CorruptionKind::XattrReserved, |c| {
+        c.put(c.xattrs("tail") + 5, &[1])
+    }),
+    ("a capability of revision 9", CorruptionKind::XattrValue, |c| {
         c.put(c.value("acl", &CAPABILITY) + 3, &[9]);
     }),
-    ("a capability with another flag", Fault::XattrValue, |c| {
+    ("a capability with another flag", CorruptionKind::XattrValue, |c| {
         c.put(c.value("acl", &CAPABILITY), &[2]);
     }),
-    ("an ACL of version 3", Fault::XattrValue, |c| c.put(c.value("acl", &ACL), &[3])),
-    ("an ACL without a mask", Fault::XattrValue, |c| {
+    ("an ACL of version 3", CorruptionKind::XattrValue, |c| c.put(c.value("acl", &ACL), &[3])),
+    ("an ACL without a mask", CorruptionKind::XattrValue, |c| {
         c.put(c.value("acl", &ACL) + 28, &[8, 0, 7, 0, 5, 0, 0, 0]);
     }),
-    ("an ACL with an unknown tag", Fault::XattrValue, |c| c.put(c.value("acl", &ACL) + 4, &[64])),
-    ("a default ACL of a file", Fault::XattrValue, |c| c.put(c.value("acl", &ACL) - 3, &[3])),
-    ("a shared id twice", Fault::XattrDuplicate, |c| {
+    ("an ACL with an unknown tag", CorruptionKind::XattrValue, |c| {
+        c.put(c.value("acl", &ACL) + 4, &[64])
+    }),
+    ("a default ACL of a file", CorruptionKind::XattrValue, |c| {
+        c.put(c.value("acl", &ACL) - 3, &[3])
+    }),
+    ("a shared id twice", CorruptionKind::XattrDuplicate, |c| {
         let from = c.xattrs("dir/one");
         let id = c.bytes[from + 12..from + 16].to_vec();
         let at = c.xattrs("tail");
@@ -404,31 +444,39 @@ const CORRUPTIONS: &[(&str, Fault, Patch)] = &[
         c.put(at + 16, &id);
     }),
     // Chunks.
-    ("undefined chunk format bits", Fault::ChunkFormat, |c| c.put_u16(c.at("sparse") + 16, 0x8000)),
-    ("chunks without the feature", Fault::ChunkFeature, |c| c.put_u32(SUPER + 0x50, 0)),
-    ("a chunk on no device", Fault::DataDevice, |c| c.one_chunk([0, 1])),
-    ("a chunk whose device the mask hides", Fault::DataDevice, |c| c.one_chunk([0, 0x4000])),
-    ("high bits where there are none", Fault::ChunkFormat, |c| c.one_chunk([1, 0])),
-    ("a chunk behind the end", Fault::DataOutside, |c| c.put_u32(c.chunks("sparse") + 4, 1 << 20)),
-    ("a chunk table outside", Fault::ChunkOutside, |c| c.put_u32(c.at("sparse") + 8, u32::MAX)),
-    ("a directory in chunks", Fault::ChunkType, |c| {
+    ("undefined chunk format bits", CorruptionKind::ChunkFormat, |c| {
+        c.put_u16(c.at("sparse") + 16, 0x8000)
+    }),
+    ("chunks without the feature", CorruptionKind::ChunkFeature, |c| c.put_u32(SUPER + 0x50, 0)),
+    ("a chunk on no device", CorruptionKind::DataDevice, |c| c.one_chunk([0, 1])),
+    ("a chunk whose device the mask hides", CorruptionKind::DataDevice, |c| {
+        c.one_chunk([0, 0x4000])
+    }),
+    ("high bits where there are none", CorruptionKind::ChunkFormat, |c| c.one_chunk([1, 0])),
+    ("a chunk behind the end", CorruptionKind::DataOutside, |c| {
+        c.put_u32(c.chunks("sparse") + 4, 1 << 20)
+    }),
+    ("a chunk table outside", CorruptionKind::ChunkOutside, |c| {
+        c.put_u32(c.at("sparse") + 8, u32::MAX)
+    }),
+    ("a directory in chunks", CorruptionKind::ChunkType, |c| {
         c.put_u16(c.at("dir/deep"), 4 << 1);
         c.put_u32(c.at("dir/deep") + 16, 0x20);
     }),
     // Compression in an image without any.
-    ("a compressed file in an image without any", Fault::MapHeader, |c| {
+    ("a compressed file in an image without any", CorruptionKind::MapHeader, |c| {
         let at = c.at("dir/deep/file");
         let body = (c.inode("dir/deep/file").body_end() as usize).next_multiple_of(8);
         c.put_u16(at, 1 << 1);
         c.put(body, &[0, 0, 0, 0, 0xFF, 0xFF, 0, 0]);
     }),
-    ("a fragment without a packed inode", Fault::MapFeature, |c| {
+    ("a fragment without a packed inode", CorruptionKind::MapFeature, |c| {
         let at = c.at("dir/deep/file");
         let body = (c.inode("dir/deep/file").body_end() as usize).next_multiple_of(8);
         c.put_u16(at, 1 << 1);
         c.put(body, &[0, 0, 0, 0, 0, 0, 0, 0x80]);
     }),
-    ("a compression index outside", Fault::MapOutside, |c| {
+    ("a compression index outside", CorruptionKind::MapOutside, |c| {
         let at = c.at("big");
         c.put_u16(at, 1 << 1);
         c.put_u32(at + 8, u32::MAX);
@@ -478,11 +526,11 @@ fn an_image_cut_anywhere_is_refused() {
 fn limits_end_a_check_early() {
     let clean = build();
     let cases = [
-        (Limits { names: 3, ..Limits::default() }, Fault::LimitInodes),
-        (Limits { extents: 1, ..Limits::default() }, Fault::LimitInodes),
-        (Limits { bytes: 100, ..Limits::default() }, Fault::LimitBytes),
-        (Limits { metadata: Some(1000), ..Limits::default() }, Fault::LimitMetadata),
-        (Limits { depth: 1, ..Limits::default() }, Fault::DirDeep),
+        (Limits { names: 3, ..Limits::default() }, CorruptionKind::LimitInodes),
+        (Limits { extents: 1, ..Limits::default() }, CorruptionKind::LimitInodes),
+        (Limits { bytes: 100, ..Limits::default() }, CorruptionKind::LimitBytes),
+        (Limits { metadata: Some(1000), ..Limits::default() }, CorruptionKind::LimitMetadata),
+        (Limits { depth: 1, ..Limits::default() }, CorruptionKind::DirDeep),
     ];
     for (limits, fault) in cases {
         let report = check(&clean, &[], &limits).unwrap();
@@ -556,7 +604,10 @@ fn sparse_files_show_their_holes() {
     let image = Image::open(&bytes, vec![]).unwrap();
     let sparse = image.lookup(b"sparse").unwrap().unwrap();
     let extents: Vec<_> = image.extents(&sparse).collect::<Result<_, _>>().unwrap();
-    assert!(extents.iter().any(|e| e.place == Place::Hole && e.len >= 512 << 10), "{extents:?}");
+    assert!(
+        extents.iter().any(|e| e.place == ExtentLocation::Hole && e.len >= 512 << 10),
+        "{extents:?}"
+    );
     assert_eq!(extents.iter().map(|e| e.len).sum::<u64>(), sparse.size);
     let mut buf = vec![1; sparse.size as usize];
     assert_eq!(image.read_at(&sparse, &mut buf, 0).unwrap(), buf.len());

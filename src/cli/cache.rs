@@ -11,7 +11,7 @@ use erolith_differ::apply::Room;
 use erolith_differ::cache::{self, Filled, Options, Outcome};
 use erolith_differ::convert::Progress;
 use erolith_differ::decode::{Budget, Cancel};
-use erolith_differ::oci::{Location, Platform, Select, Source};
+use erolith_differ::oci::{ImageSource, Location, Platform, Select};
 use erolith_differ::sandbox::Worker;
 use erolith_mkfs::build;
 use erolith_snapshotter::layerdir::layer_path;
@@ -93,7 +93,7 @@ impl Fill {
         let scratch = self.dir.ancestors().find(|path| path.is_dir());
         let scratch = scratch.unwrap_or(std::path::Path::new("."));
         let open = |location: &Location| {
-            let opened = Source::open(location, &select, scratch);
+            let opened = ImageSource::open(location, &select, scratch);
             opened.with_context(|| format!("source {location}"))
         };
         let sources = self.source.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;

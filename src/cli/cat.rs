@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use crate::exit;
-use crate::source::{self, ImageArgs, Missing, Node, Tree};
+use crate::source::{self, ImageArgs, ImageTree, Missing, Node};
 use crate::text::Quoted;
 
 /// Bytes read at a time.
@@ -47,7 +47,11 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     Ok(code)
 }
 
-fn find<'a>(args: &Args, tree: &'a Tree, path: &[u8]) -> anyhow::Result<Result<Node<'a>, String>> {
+fn find<'a>(
+    args: &Args,
+    tree: &'a ImageTree,
+    path: &[u8],
+) -> anyhow::Result<Result<Node<'a>, String>> {
     let found = if args.dereference { tree.follow(path)? } else { tree.find(path)? };
     Ok(match found {
         Ok(node) if node.inode.is_file() => Ok(node),

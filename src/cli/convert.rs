@@ -13,7 +13,7 @@ use erolith_differ::apply::{Output, Room};
 use erolith_differ::convert::{
     self, ImageReport, NonDistributable, Options, Progress, Report, Sign,
 };
-use erolith_differ::oci::{Destination, Location, Platform, Select, Source};
+use erolith_differ::oci::{Destination, ImageSource, Location, Platform, Select};
 use erolith_differ::sandbox::Worker;
 use serde_json::json;
 
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         platforms => Select::Platforms(platforms.to_vec()),
     };
     // The source first: when there is none, nothing is made of the destination.
-    let source = Source::open(&args.source, &select, scratch(&args.destination))
+    let source = ImageSource::open(&args.source, &select, scratch(&args.destination))
         .with_context(|| format!("source {}", args.source))?;
     if !args.replace && Destination::replaces(&args.destination, &args.source, &source) {
         let text = format!(

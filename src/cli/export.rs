@@ -9,14 +9,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use erolith_differ::content::Staging as _;
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
-use erolith_mkfs::changeset::{Changeset, Form, Member, Written};
+use erolith_mkfs::changeset::{Changeset, Form, Member, MemberOutput};
 use erolith_mkfs::overlay::Marks;
 use erolith_mkfs::tar::{Error, Problem};
 
 use super::cat;
 use crate::exit::{self, BadInput, Usage};
 use crate::names::{Name, Names};
-use crate::source::{Entry, ImageArgs, Node, Tree};
+use crate::source::{Entry, ImageArgs, ImageTree, Node};
 use crate::text::{self, Quoted};
 
 /// Write the tree of an image as a tar archive (POSIX pax).
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
 }
 
 struct Export<'a, W> {
-    tree: &'a Tree,
+    tree: &'a ImageTree,
     archive: Changeset<W>,
     dirs: Names,
     /// The first name of inodes that have several.
@@ -69,7 +69,7 @@ struct Export<'a, W> {
 }
 
 impl<'a, W: Write> Export<'a, W> {
-    fn new(args: &'a Args, tree: &'a Tree, out: W) -> Self {
+    fn new(args: &'a Args, tree: &'a ImageTree, out: W) -> Self {
         let form = if args.oci { Form::Layer(Marks::Trusted) } else { Form::AsIs };
         let archive = Changeset::new(out, form).with_acl_texts();
         Self { tree, archive, dirs: Names::default(), first: BTreeMap::new() }
@@ -102,9 +102,9 @@ impl<'a, W: Write> Export<'a, W> {
             member.target = image.read_link(inode)?;
         }
         match self.archive.member(inode.file_type(), member).map_err(from_tar)? {
-            Written::Header => cat::copy(&at.node, &mut self.archive)?,
-            Written::Whole => {}
-            Written::Nothing => {
+            MemberOutput::Header => cat::copy(&at.node, &mut self.archive)?,
+            MemberOutput::Whole => {}
+            MemberOutput::Nothing => {
                 let path = text::rooted(at.path);
                 exit::complain(format_args!("{}: socket left out", Quoted(&path)));
             }

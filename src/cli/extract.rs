@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use erolith_mkfs::format::FileType;
-use erolith_mkfs::image::{Corruption, Error, Fault, Inode, Place};
+use erolith_mkfs::image::{Corruption, CorruptionKind, Error, ExtentLocation, Inode};
 use erolith_mkfs::io::copy_range;
 use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ use rustix::process::{Resource, Rlimit};
 
 use crate::exit::{self, BadInput, Usage};
 use crate::names::{Name, Names};
-use crate::source::{Entry, ImageArgs, Node, Tree};
+use crate::source::{Entry, ImageArgs, ImageTree, Node};
 use crate::text::{self, Quoted};
 
 /// Bytes read at a time.
@@ -128,7 +128,7 @@ struct Level<'a> {
 
 struct Extractor<'a> {
     args: &'a Args,
-    tree: &'a Tree,
+    tree: &'a ImageTree,
     root: OwnedFd,
     dirs: Names,
     /// The first name of inodes that have several.
@@ -291,8 +291,8 @@ impl<'a> Extractor<'a> {
             let end = extent.end().min(inode.size);
             let len = end.saturating_sub(extent.start);
             match extent.place {
-                Place::Hole => {}
-                Place::Device { device, offset } => {
+                ExtentLocation::Hole => {}
+                ExtentLocation::Device { device, offset } => {
                     copy_stored(file, extent.start, len, (device, offset), node)?;
                 }
                 _ => {
@@ -366,14 +366,14 @@ fn copy_stored(
 ) -> anyhow::Result<()> {
     let inode = &node.inode;
     let bad = |fault| Error::from(Corruption::new(fault).nid(inode.nid).at(inode.offset));
-    let from = node.image.device(device).ok_or_else(|| bad(Fault::DataDeviceMissing))?;
+    let from = node.image.device(device).ok_or_else(|| bad(CorruptionKind::DataDeviceMissing))?;
     // The image may be a part of a file, behind which other things are.
     let is_inside = offset.checked_add(len).is_some_and(|end| end <= from.len());
     let (source, start) = from.file();
     let at = start.checked_add(offset).filter(|_| is_inside);
-    let at = at.ok_or_else(|| bad(Fault::DataOutside))?;
+    let at = at.ok_or_else(|| bad(CorruptionKind::DataOutside))?;
     copy_range(source.as_fd(), at, file, pos, len).map_err(|e| match e.kind() {
-        io::ErrorKind::UnexpectedEof => bad(Fault::DataOutside).into(),
+        io::ErrorKind::UnexpectedEof => bad(CorruptionKind::DataOutside).into(),
         _ => e.into(),
     })
 }

@@ -10,7 +10,9 @@ use erolith_differ::decode::Cancel;
 use erolith_mkfs::check::{self, Finding, Limits, Report, Severity, Stats};
 use erolith_mkfs::dmverity::{self, RootHash};
 use erolith_mkfs::format::Layout;
-use erolith_mkfs::image::{Coding, Corruption, Error, Fault, Image, Inode, Place, Super};
+use erolith_mkfs::image::{
+    Coding, Corruption, CorruptionKind, Error, ExtentLocation, Image, Inode, Super,
+};
 use erolith_mkfs::io::ReadAt;
 use serde_json::{Value, json};
 
@@ -296,7 +298,8 @@ fn check_data<R: ReadAt>(image: &Image<R>, report: &mut Report) -> Result<u64, E
             reader.file(&entry.inode, entry.path)?;
         }
         if reader.report.findings.len() > Limits::default().findings {
-            let (severity, corruption) = (Severity::Error, Corruption::new(Fault::LimitFindings));
+            let (severity, corruption) =
+                (Severity::Error, Corruption::new(CorruptionKind::LimitFindings));
             reader.report.findings.push(Finding { severity, corruption, path: Vec::new() });
             break;
         }
@@ -320,9 +323,9 @@ impl<R: ReadAt> DataCheck<'_, R> {
         for extent in self.image.extents(inode) {
             let extent = extent?;
             let result = match extent.place {
-                Place::Hole | Place::Fragment { .. } => continue,
-                Place::Device { device, offset }
-                | Place::Encoded { device, offset, coding: Coding::Stored, .. } => {
+                ExtentLocation::Hole | ExtentLocation::Fragment { .. } => continue,
+                ExtentLocation::Device { device, offset }
+                | ExtentLocation::Encoded { device, offset, coding: Coding::Stored, .. } => {
                     // Positions in the file that nobody has read yet, by what is stored there.
                     let news = self.stored.insert(device, offset, extent.len);
                     news.into_iter().try_for_each(|(start, end)| {
@@ -330,13 +333,13 @@ impl<R: ReadAt> DataCheck<'_, R> {
                         self.read(inode, extent.start + skip, extent.start + skip + (end - start))
                     })
                 }
-                Place::Encoded { device, offset, len, .. } => {
+                ExtentLocation::Encoded { device, offset, len, .. } => {
                     if !self.decoded.insert((device, offset, len, extent.len)) {
                         continue;
                     }
                     self.read(inode, extent.start, extent.end())
                 }
-                Place::Inline { .. } | Place::EncodedInline { .. } => {
+                ExtentLocation::Inline { .. } | ExtentLocation::EncodedInline { .. } => {
                     self.read(inode, extent.start, extent.end())
                 }
             };

@@ -10,9 +10,9 @@ use erolith_differ::apply::Look;
 use erolith_differ::compare::directory;
 use erolith_differ::content::Blob;
 use erolith_differ::decode::{Cancel, Request};
-use erolith_differ::oci::{Image, Layer as ImageLayer, Source};
+use erolith_differ::oci::{Image, ImageLayer, ImageSource};
 use erolith_differ::{LayerType, Result};
-use erolith_mkfs::overlay::Layer;
+use erolith_mkfs::overlay::OverlayLayer;
 
 use crate::exit::BadInput;
 use crate::progress::{Count, Line};
@@ -28,7 +28,7 @@ pub(crate) struct Opener<'a> {
 }
 
 /// The image of a layer, twice: as bytes, and as a part of a stack.
-pub(crate) type OpenLayer = (Blob, Arc<Layer>);
+pub(crate) type OpenLayer = (Blob, Arc<OverlayLayer>);
 
 impl<'a> Opener<'a> {
     /// Archives become images without a name in the directory `scratch`.
@@ -47,7 +47,11 @@ impl<'a> Opener<'a> {
     ///
     /// # Errors
     /// What is wrong with a layer, and what the storage reports.
-    pub(crate) fn layers(&mut self, from: &Source, of: &Image) -> anyhow::Result<Vec<OpenLayer>> {
+    pub(crate) fn layers(
+        &mut self,
+        from: &ImageSource,
+        of: &Image,
+    ) -> anyhow::Result<Vec<OpenLayer>> {
         self.chain(from, of, of.layers.len())
     }
 
@@ -57,7 +61,7 @@ impl<'a> Opener<'a> {
     /// As [`Opener::layers`].
     pub(crate) fn layer(
         &mut self,
-        from: &Source,
+        from: &ImageSource,
         of: &Image,
         index: usize,
     ) -> anyhow::Result<OpenLayer> {
@@ -71,7 +75,12 @@ impl<'a> Opener<'a> {
     }
 
     /// So many of the lowest layers, the topmost first.
-    fn chain(&mut self, from: &Source, of: &Image, count: usize) -> anyhow::Result<Vec<OpenLayer>> {
+    fn chain(
+        &mut self,
+        from: &ImageSource,
+        of: &Image,
+        count: usize,
+    ) -> anyhow::Result<Vec<OpenLayer>> {
         let (mut chain, mut below, mut layers) = (Vec::new(), Vec::new(), Vec::new());
         for (index, layer) in of.layers.iter().enumerate().take(count) {
             chain.push(layer.diff_id.to_string());
@@ -91,7 +100,7 @@ impl<'a> Opener<'a> {
 
     fn open(
         &self,
-        from: &Source,
+        from: &ImageSource,
         index: usize,
         layer: &ImageLayer,
         below: &[Blob],
@@ -108,7 +117,7 @@ impl<'a> Opener<'a> {
             let name = layer.descriptor().map_or(&layer.diff_id, |d| &d.digest).clone();
             erolith_differ::Error::Layer { index, name, source: Box::new(source) }
         })?;
-        let opened = Layer::image(Arc::new(blob.clone()))?;
+        let opened = OverlayLayer::image(Arc::new(blob.clone()))?;
         Ok((blob, opened))
     }
 
@@ -116,7 +125,7 @@ impl<'a> Opener<'a> {
     ///
     /// # Errors
     /// As [`Opener::layers`].
-    pub(crate) fn path(&self, path: &Path) -> anyhow::Result<Arc<Layer>> {
+    pub(crate) fn path(&self, path: &Path) -> anyhow::Result<Arc<OverlayLayer>> {
         if path.is_dir() {
             return Ok(directory(path)?);
         }
@@ -124,6 +133,6 @@ impl<'a> Opener<'a> {
         let size = file.metadata()?.len();
         let blob = Blob::new(Arc::new(file), 0, size);
         let name = Visible(path.file_name().unwrap_or_default().as_bytes()).to_string();
-        Ok(Layer::image(Arc::new(self.image(&name, blob, Request::default(), &[])?))?)
+        Ok(OverlayLayer::image(Arc::new(self.image(&name, blob, Request::default(), &[])?))?)
     }
 }

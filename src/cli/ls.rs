@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use erolith_mkfs::image::{Corruption, Error, Fault};
+use erolith_mkfs::image::{Corruption, CorruptionKind, Error};
 
 use crate::exit;
 use crate::json;
-use crate::source::{self, ImageArgs, Node, Tree};
+use crate::source::{self, ImageArgs, ImageTree, Node};
 use crate::text::{self, Align, Quoted, Table};
 
 /// List a directory of an image.
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     list(args, &tree, out).with_context(|| args.image.name())
 }
 
-fn list(args: &Args, tree: &Tree, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+fn list(args: &Args, tree: &ImageTree, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let path = source::path_bytes(&args.path);
     let node = match tree.find(path)? {
         Ok(node) => node,
@@ -63,7 +63,7 @@ fn list(args: &Args, tree: &Tree, out: &mut dyn Write) -> anyhow::Result<ExitCod
 
 struct Lister<'a> {
     args: &'a Args,
-    tree: &'a Tree,
+    tree: &'a ImageTree,
     out: &'a mut dyn Write,
 }
 
@@ -77,7 +77,8 @@ impl<'a> Lister<'a> {
         while let Some((keep, name, dir)) = todo.pop() {
             if !seen.insert((dir.layer(), dir.inode.nid)) {
                 let inode = &dir.inode;
-                let twice = Corruption::new(Fault::DirTwice).nid(inode.nid).at(inode.offset);
+                let twice =
+                    Corruption::new(CorruptionKind::DirTwice).nid(inode.nid).at(inode.offset);
                 return Err(Error::from(twice).into());
             }
             let is_first = seen.len() == 1;

@@ -19,10 +19,10 @@ use erolith_differ::decode::{Cancel, Digests, LayerStream, OnBytes, Request};
 use erolith_differ::publish::{READABLE, Sync, Unnamed};
 use erolith_differ::{Algorithm, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity::DmVerityTree;
 use erolith_mkfs::image::Image;
 use erolith_mkfs::io::{FileInput, FileSink, Sink as _};
-use erolith_mkfs::protect::Wanted;
+use erolith_mkfs::protect::ProtectOptions;
 use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::OverlayXattrs;
 use serde_json::json;
@@ -120,12 +120,12 @@ struct Watch {
 struct Made {
     summary: Summary,
     uuid: [u8; 16],
-    verity: Option<Verity>,
+    verity: Option<DmVerityTree>,
 }
 
 fn make(args: &Args, options: Options, watch: &Watch) -> anyhow::Result<Made> {
     let pending = Unnamed::create(&args.output, READABLE)?;
-    let wanted = Wanted { fs_verity: false, dm_verity: args.build.dm_verity };
+    let wanted = ProtectOptions { fs_verity: false, dm_verity: args.build.dm_verity };
     let sink = FileSink::new(pending.file().try_clone()?, pending.scratch_dir()?);
     let sink = wanted.begin(sink, options.block_bits)?;
     let sink = Watched::new(sink, &watch.cancel, watch.line.on_bytes());
@@ -304,7 +304,7 @@ fn print(
     args: &Args,
     summary: &Summary,
     uuid: [u8; 16],
-    verity: Option<&Verity>,
+    verity: Option<&DmVerityTree>,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let uuid = uuid::Uuid::from_bytes(uuid);
@@ -333,7 +333,7 @@ fn print(
             summary.image_bytes,
             summary.metadata_bytes,
         )?;
-        if let Some(Verity { root, hash_offset, .. }) = verity {
+        if let Some(DmVerityTree { root, hash_offset, .. }) = verity {
             writeln!(out, "  dm-verity: root hash {root}, tree at byte {hash_offset}")?;
         }
         for (note, count) in notes {

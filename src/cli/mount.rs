@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use erolith_differ::apply::verify_blob;
 use erolith_differ::content::Blob;
 use erolith_differ::decode::Cancel;
-use erolith_differ::oci::{Layer as BlobLayer, Location, Platform, Source, Transport};
+use erolith_differ::oci::{ImageLayer as BlobLayer, ImageSource, Location, Platform, Transport};
 use erolith_differ::{Compression, Digest, LayerType};
 use erolith_mkfs::check::{self, Limits};
 use erolith_mkfs::io::ReadAt;
 use erolith_snapshotter::Class;
 use erolith_snapshotter::mounts::{
-    Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, mount,
+    Backing, MountLayer, MountOptions, Mounted, OverlayRoute, Request, mount,
 };
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
 }
 
 /// The layers of an image in an OCI layout, lowest first, and the blobs they are, by their digests.
-type Layers = (Vec<Layer>, Vec<(Digest, Blob)>);
+type Layers = (Vec<MountLayer>, Vec<(Digest, Blob)>);
 
 fn open_layers(
     args: &Args,
@@ -105,14 +105,14 @@ fn open_layers(
         let blob = open_blob(&source, layer, location)?;
         let (file, _) = blob.file();
         let name = layer.diff_id.to_string();
-        layers.push(Layer { name, image: file.try_clone()?, devices: Vec::new() });
+        layers.push(MountLayer { name, image: file.try_clone()?, devices: Vec::new() });
         blobs.extend(layer.descriptor().map(|d| (d.digest.clone(), blob.clone())));
     }
     Ok((layers, blobs))
 }
 
 /// A raw EROFS layer where it lies in the layout.
-fn open_blob(source: &Source, layer: &BlobLayer, location: &Location) -> anyhow::Result<Blob> {
+fn open_blob(source: &ImageSource, layer: &BlobLayer, location: &Location) -> anyhow::Result<Blob> {
     let advice = match layer.layer_type {
         LayerType::Erofs { compression: Compression::None } => return Ok(source.blob(layer)?),
         LayerType::Erofs { .. } => "is compressed; convert it with --layers raw",
@@ -140,14 +140,14 @@ fn damage(blobs: &[(Digest, Blob)], error: erolith_snapshotter::Error) -> anyhow
 }
 
 /// An image file and the files of its extra devices.
-fn open_file_image(image: &Path, devices: &[PathBuf]) -> anyhow::Result<Layer> {
+fn open_file_image(image: &Path, devices: &[PathBuf]) -> anyhow::Result<MountLayer> {
     let open = |path: &Path| anyhow::Ok(open_file(path)?.file().0.try_clone()?);
     let devices = devices.iter().map(|device| open(device)).collect::<Result<_, _>>()?;
-    Ok(Layer { name: image.display().to_string(), image: open(image)?, devices })
+    Ok(MountLayer { name: image.display().to_string(), image: open(image)?, devices })
 }
 
 /// The structural check, on the very descriptors that are mounted then.
-fn sound(layer: &Layer) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn sound(layer: &MountLayer) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let devices: Vec<_> = layer.devices.iter().map(|device| device as &dyn ReadAt).collect();
     let report = check::check(&layer.image, &devices, &Limits::default())?;
     let mut errors = report.errors();

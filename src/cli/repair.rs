@@ -152,7 +152,7 @@ fn summary(repair: &Repair, done: Option<&Done>) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use erolith_snapshotter::repair::Fault;
+    use erolith_snapshotter::repair::Inconsistency;
     use erolith_snapshotter::store::{Kind, Usage};
 
     use super::*;
@@ -181,9 +181,9 @@ mod tests {
             ],
             next: 70,
             problems: vec![
-                problem(1, None, Fault::NoRecord),
-                problem(2, Some("k8s.io/2/sha256:0"), Fault::NoImage),
-                problem(4, Some("k8s.io/4/\n"), Fault::ParentMissing(1)),
+                problem(1, None, Inconsistency::NoRecord),
+                problem(2, Some("k8s.io/2/sha256:0"), Inconsistency::NoImage),
+                problem(4, Some("k8s.io/4/\n"), Inconsistency::ParentMissing(1)),
             ],
         }
     }

@@ -55,7 +55,7 @@ fn look(scrub: &Scrub, bar: &ProgressBar, quarantine: bool) -> anyhow::Result<Ve
     let mut layers = Vec::new();
     scrub.run(&mut |bytes| bar.inc(bytes), &mut |layer| {
         if let (true, Verdict::Damaged(reason)) = (quarantine, &layer.verdict) {
-            scrub.put_away(layer.id, reason)?;
+            scrub.quarantine(layer.id, reason)?;
         }
         layers.push(layer);
         Ok(())

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use erolith_mkfs::format::Layout;
-use erolith_mkfs::image::{Coding, Data, Extent, Inode, Place, Space};
+use erolith_mkfs::image::{Coding, Data, Extent, ExtentLocation, Inode, Space};
 use serde_json::{Value, json};
 
 use crate::exit;
@@ -163,17 +163,19 @@ fn shown(extent: &Extent) -> Shown {
         coding: None,
     };
     match extent.place {
-        Place::Hole => Shown { offset: None, stored: 0, ..at("hole", 0) },
-        Place::Device { device, offset } => Shown { device: Some(device), ..at("data", offset) },
-        Place::Inline { offset, .. } => at("inline", offset),
-        Place::Fragment { offset } => at("fragment", offset),
-        Place::Encoded { device, offset, len, coding } => Shown {
+        ExtentLocation::Hole => Shown { offset: None, stored: 0, ..at("hole", 0) },
+        ExtentLocation::Device { device, offset } => {
+            Shown { device: Some(device), ..at("data", offset) }
+        }
+        ExtentLocation::Inline { offset, .. } => at("inline", offset),
+        ExtentLocation::Fragment { offset } => at("fragment", offset),
+        ExtentLocation::Encoded { device, offset, len, coding } => Shown {
             device: Some(device),
             stored: len,
             coding: Some(coding_name(coding)),
             ..at("data", offset)
         },
-        Place::EncodedInline { offset, len, coding, .. } => {
+        ExtentLocation::EncodedInline { offset, len, coding, .. } => {
             Shown { stored: len, coding: Some(coding_name(coding)), ..at("inline", offset) }
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use erolith_differ::Digest;
-use erolith_differ::apply::layer::Source;
+use erolith_differ::apply::layer::LayerInput;
 use erolith_differ::content::Blob;
 use prost::bytes::{Buf, Bytes};
 use rustix::fs::OFlags;
@@ -47,10 +47,10 @@ impl Containerd {
         root: &Path,
         digest: &Digest,
         size: u64,
-    ) -> Result<Source> {
+    ) -> Result<LayerInput> {
         let direct = Some(root).filter(|root| !root.as_os_str().is_empty());
         if let Some(blob) = direct.and_then(|root| open_file(root, digest, size)) {
-            return Ok(Source::Stored(blob));
+            return Ok(LayerInput::Stored(blob));
         }
         let failed = || Error::answer(format!("reading blob {digest}"));
         let whole = ReadContentRequest { digest: digest.to_string(), offset: 0, size: 0 };
@@ -61,7 +61,7 @@ impl Containerd {
         let first = self.wait(messages.message()).map_err(failed())?;
         let current = first.map(|message| message.data).unwrap_or_default();
         let runtime = self.runtime.clone();
-        Ok(Source::Stream(Box::new(Stream { runtime, messages, current })))
+        Ok(LayerInput::Stream(Box::new(Stream { runtime, messages, current })))
     }
 
     /// The first bytes of a blob, not verified, and at most `limit`.
@@ -96,7 +96,7 @@ impl Containerd {
             source => source?,
         };
         let failed = || Error::answer(format!("reading blob {digest}"));
-        let Source::Stream(stream) = source else { return Ok(None) };
+        let LayerInput::Stream(stream) = source else { return Ok(None) };
         let mut bytes = Vec::new();
         let read = stream.take(limit.saturating_add(1)).read_to_end(&mut bytes);
         read.map_err(|e| failed()(Status::unavailable(e.to_string())))?;

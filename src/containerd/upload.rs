@@ -24,7 +24,7 @@ const MESSAGES: usize = 4;
 
 /// What was written turned out to be this.
 #[derive(Debug)]
-pub(crate) struct Written<'a> {
+pub(crate) struct UploadInfo<'a> {
     /// Its digest.
     pub(crate) digest: &'a Digest,
     /// What it decompresses to.
@@ -138,11 +138,11 @@ impl Upload {
     /// When containerd does not take it.
     pub(crate) fn commit(
         mut self,
-        written: &Written<'_>,
+        written: &UploadInfo<'_>,
         mut labels: Labels,
         mut always: Labels,
     ) -> Result<Leased> {
-        let Written { digest, diff_id, size } = *written;
+        let UploadInfo { digest, diff_id, size } = *written;
         let failed = || Error::answer(format!("writing blob {digest}"));
         let broken = |e: io::Error| failed()(Status::unavailable(e.to_string()));
         always.insert(UNCOMPRESSED.to_owned(), diff_id.to_string());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use erolith_differ::processors::Processor;
-use erolith_snapshotter::protect::Verity;
+use erolith_snapshotter::protect::FsVerityPolicy;
 use erolith_snapshotter::{mounts, service};
 use serde::Deserialize;
 
@@ -478,9 +478,9 @@ impl Config {
                 LimitBy::Image => service::LimitBy::Image,
             },
             verity: match fs_verity {
-                FsVerity::Off => Verity::Off,
-                FsVerity::IfPossible => Verity::IfPossible,
-                FsVerity::Required => Verity::Required,
+                FsVerity::Off => FsVerityPolicy::Off,
+                FsVerity::IfPossible => FsVerityPolicy::IfPossible,
+                FsVerity::Required => FsVerityPolicy::Required,
             },
             immutable: self.snapshotter.immutable,
             dm_verity: match dm_verity {

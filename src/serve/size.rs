@@ -5,24 +5,24 @@ use serde::Deserialize;
 /// A number of bytes, written as an integer or as people write sizes of memory: `10GiB`, `512m`, `1.5 TB`. Every unit
 /// is a power of 1024, with or without an `i`, as in containerd's configuration (`RAMInBytes` of docker/go-units).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
+#[serde(try_from = "SizeRepr")]
 pub(crate) struct Size(pub(crate) u64);
 
 /// The two ways to write it.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Written {
+enum SizeRepr {
     Bytes(u64),
     Text(String),
 }
 
-impl TryFrom<Written> for Size {
+impl TryFrom<SizeRepr> for Size {
     type Error = String;
 
-    fn try_from(written: Written) -> Result<Self, String> {
+    fn try_from(written: SizeRepr) -> Result<Self, String> {
         match written {
-            Written::Bytes(bytes) => Ok(Self(bytes)),
-            Written::Text(text) => parse(&text)
+            SizeRepr::Bytes(bytes) => Ok(Self(bytes)),
+            SizeRepr::Text(text) => parse(&text)
                 .map(Self)
                 .ok_or_else(|| format!("{text:?} is not a size such as \"10GiB\" or \"512m\"")),
         }

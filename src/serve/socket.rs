@@ -143,7 +143,7 @@ fn is_listening_unix_stream(fd: &OwnedFd) -> bool {
 
 /// What lies where the socket shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum SocketState {
     Nothing,
     /// No socket.
     OtherFile,
@@ -155,34 +155,34 @@ enum Found {
 }
 
 /// May a new socket take the place? `user` is who we are.
-fn may_replace(found: Found, user: u32, path: &Path) -> Result<(), Error> {
+fn may_replace(found: SocketState, user: u32, path: &Path) -> Result<(), Error> {
     let path = || path.to_owned();
     match found {
-        Found::Nothing => Ok(()),
-        Found::OtherFile => Err(Error::NotOurs { path: path(), what: "is not a socket" }),
-        Found::Socket { answers: true, .. } => Err(Error::InUse { path: path() }),
-        Found::Socket { owner, .. } if owner != user => {
+        SocketState::Nothing => Ok(()),
+        SocketState::OtherFile => Err(Error::NotOurs { path: path(), what: "is not a socket" }),
+        SocketState::Socket { answers: true, .. } => Err(Error::InUse { path: path() }),
+        SocketState::Socket { owner, .. } if owner != user => {
             Err(Error::NotOurs { path: path(), what: "belongs to another user" })
         }
-        Found::Socket { .. } => Ok(()),
+        SocketState::Socket { .. } => Ok(()),
     }
 }
 
-fn look(path: &Path) -> Result<Found, Error> {
+fn look(path: &Path) -> Result<SocketState, Error> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(SocketState::Nothing),
         Err(e) => return Err(io_error("examining", path)(e)),
     };
     if !metadata.file_type().is_socket() {
-        return Ok(Found::OtherFile);
+        return Ok(SocketState::OtherFile);
     }
     let answers = match UnixStream::connect(path) {
         // Whatever else it says, somebody listens.
         Err(e) => e.kind() != io::ErrorKind::ConnectionRefused,
         Ok(_) => true,
     };
-    Ok(Found::Socket { owner: metadata.uid(), answers })
+    Ok(SocketState::Socket { owner: metadata.uid(), answers })
 }
 
 /// Is a directory with these attributes one in which only we can make and remove names?
@@ -283,12 +283,12 @@ mod tests {
     #[test]
     fn who_may_be_replaced() {
         let path = Path::new("/run/x.sock");
-        let socket = |owner, answers| Found::Socket { owner, answers };
-        assert!(may_replace(Found::Nothing, 0, path).is_ok());
+        let socket = |owner, answers| SocketState::Socket { owner, answers };
+        assert!(may_replace(SocketState::Nothing, 0, path).is_ok());
         assert!(may_replace(socket(7, false), 7, path).is_ok());
         assert!(matches!(may_replace(socket(7, true), 7, path), Err(Error::InUse { .. })));
         assert!(matches!(may_replace(socket(7, false), 0, path), Err(Error::NotOurs { .. })));
-        assert!(matches!(may_replace(Found::OtherFile, 0, path), Err(Error::NotOurs { .. })));
+        assert!(matches!(may_replace(SocketState::OtherFile, 0, path), Err(Error::NotOurs { .. })));
     }
 
     #[test]

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use erolith_differ::content::Blob;
 use erolith_differ::decode::Cancel;
-use erolith_differ::oci::{Image as OciImage, Location, Platform, Source};
+use erolith_differ::oci::{Image as OciImage, ImageSource, Location, Platform};
 use erolith_differ::{Compression, Digest, LayerType};
 use erolith_mkfs::image::Image;
 use erolith_mkfs::overlay::{Marks, Stack};
 
 pub(crate) use named::{LayerName, Named, named, open_image};
-pub(crate) use tree::{Entry, Node, Tree};
+pub(crate) use tree::{Entry, ImageTree, Node};
 
 use crate::cli::layers::Opener;
 use crate::exit::{BadInput, Usage};
@@ -109,7 +109,7 @@ impl ImageArgs {
         Ok(Part { name: self.name(), layer: None, blob: None, image, devices })
     }
 
-    fn open_image(&self, location: &Location) -> anyhow::Result<(Source, OciImage)> {
+    fn open_image(&self, location: &Location) -> anyhow::Result<(ImageSource, OciImage)> {
         if !self.device.is_empty() {
             let text = "--device belongs to an image file, not to an image of layers";
             return Err(Usage(text.into()).into());
@@ -155,9 +155,9 @@ impl ImageArgs {
     }
 
     /// Opens the tree: that of one image as it is, or what all layers show together.
-    pub(crate) fn tree(&self) -> anyhow::Result<Tree> {
+    pub(crate) fn tree(&self) -> anyhow::Result<ImageTree> {
         let (location, layer) = match &self.image {
-            Named::Path(path) => return Ok(Tree::plain(self.file(path)?.open()?)),
+            Named::Path(path) => return Ok(ImageTree::plain(self.file(path)?.open()?)),
             Named::Image(location, layer) => (location, layer),
         };
         let (source, image) = self.open_image(location)?;
@@ -168,12 +168,12 @@ impl ImageArgs {
         if let Some(layer) = layer {
             let index = layer.find(&image)?;
             let (blob, _) = opener.layer(&source, &image, index).with_context(name)?;
-            return Ok(Tree::plain(open(&blob)?));
+            return Ok(ImageTree::plain(open(&blob)?));
         }
         let layers = opener.layers(&source, &image).with_context(name)?;
         let images = layers.iter().map(|(blob, _)| open(blob)).collect::<anyhow::Result<_>>()?;
         let layers = layers.into_iter().map(|(_, layer)| layer).collect();
-        Ok(Tree::merged(images, Stack::new(layers, Marks::Trusted)))
+        Ok(ImageTree::merged(images, Stack::new(layers, Marks::Trusted)))
     }
 }
 

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use erolith_differ::oci::{Image, Location, Platform, Select, Source, Transport};
+use erolith_differ::oci::{Image, ImageSource, Location, Platform, Select, Transport};
 
 use crate::exit::{BadInput, Usage};
 
@@ -131,17 +131,17 @@ impl fmt::Display for Named {
 /// layers is taken, which need not be converted.
 ///
 /// # Errors
-/// What [`Source::open`] reports.
+/// What [`ImageSource::open`] reports.
 pub(crate) fn open_image(
     location: &Location,
     platform: Option<&Platform>,
     scratch: &Path,
-) -> anyhow::Result<(Source, Image)> {
+) -> anyhow::Result<(ImageSource, Image)> {
     let select = match platform {
         None => Select::Host { erofs: true },
         Some(platform) => Select::Platforms(vec![platform.clone().with_feature("erofs")]),
     };
-    let opened = Source::open(location, &select, scratch);
+    let opened = ImageSource::open(location, &select, scratch);
     let mut source = opened.with_context(|| location.to_string())?;
     let images = std::mem::take(&mut source.images);
     match <[Image; 1]>::try_from(images) {

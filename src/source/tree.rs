@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use erolith_differ::content::Blob;
-use erolith_mkfs::image::{Corruption, DEPTH_MAX, Error, Fault, Inode, Walk as ImageWalk};
+use erolith_mkfs::image::{Corruption, CorruptionKind, DEPTH_MAX, Error, Inode, Walk as ImageWalk};
 use erolith_mkfs::meta::Xattr;
 use erolith_mkfs::overlay::{Shown, Stack};
 
@@ -14,7 +14,7 @@ use crate::text::Quoted;
 
 /// A tree of files.
 #[derive(Debug)]
-pub(crate) struct Tree {
+pub(crate) struct ImageTree {
     /// The images, the topmost first. An image by itself is shown as it is, with whiteouts and marks.
     images: Vec<Opened>,
     /// What they show together, if that is wanted.
@@ -54,7 +54,7 @@ impl Node<'_> {
     }
 }
 
-impl Tree {
+impl ImageTree {
     /// The tree of one image.
     pub(super) fn plain(image: Opened) -> Self {
         Self { images: vec![image], merged: None }
@@ -239,7 +239,7 @@ impl<'a> Walk<'a> {
 /// A walk over several layers. Inodes get numbers of their own, since those of two layers may be the same.
 #[derive(Debug)]
 struct Merged<'a> {
-    tree: &'a Tree,
+    tree: &'a ImageTree,
     start: Option<Node<'a>>,
     open: Vec<Level<'a>>,
     path: Vec<u8>,
@@ -260,7 +260,7 @@ struct Level<'a> {
 }
 
 impl<'a> Merged<'a> {
-    fn new(tree: &'a Tree, start: Node<'a>) -> Self {
+    fn new(tree: &'a ImageTree, start: Node<'a>) -> Self {
         let (open, path, start) = (Vec::new(), Vec::new(), Some(start));
         let (ids, seen) = (BTreeMap::new(), BTreeSet::new());
         Self { tree, start, open, path, ids, next: 0, seen }
@@ -305,8 +305,8 @@ impl<'a> Merged<'a> {
             return Ok(());
         }
         let fault = match self.seen.insert(id) {
-            false => Some(Fault::DirTwice),
-            true if self.open.len() >= DEPTH_MAX => Some(Fault::DirDeep),
+            false => Some(CorruptionKind::DirTwice),
+            true if self.open.len() >= DEPTH_MAX => Some(CorruptionKind::DirDeep),
             true => None,
         };
         if let Some(fault) = fault {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use erolith_differ::Compression;
 use erolith_differ::compare::{Compare, Format};
 use erolith_mkfs::build::Options;
-use erolith_mkfs::overlay::{Layer, Stack};
+use erolith_mkfs::overlay::{OverlayLayer, Stack};
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::{self, Mounted};
 use erolith_tests::{build, need};
@@ -242,7 +242,7 @@ fn marks_of_an_overlay_that_was_mounted_otherwise_are_refused_where_that_is_not_
         rustix::fs::removexattr(upper.join("d"), mark).unwrap();
     }
     set(&upper.join("d"), "user.fuseoverlayfs.opaque", b"y");
-    let dir = |name: &str| Layer::dir(File::open(container.path(name)).unwrap().into());
+    let dir = |name: &str| OverlayLayer::dir(File::open(container.path(name)).unwrap().into());
     let old = Stack::new(vec![dir("lower")], erolith_mkfs::overlay::Marks::User);
     let new = old.with_upper(dir("upper"));
     let mut archive = Vec::new();
@@ -366,7 +366,7 @@ fn a_base_layer_is_what_the_directory_holds() {
     work(&root);
     fs::set_permissions(&root, fs::Permissions::from_mode(0o711)).unwrap();
     let how = Compare::new(Format::Tar(Compression::Zstd));
-    let upper = Stack::default().with_upper(Layer::dir(File::open(&root).unwrap().into()));
+    let upper = Stack::default().with_upper(OverlayLayer::dir(File::open(&root).unwrap().into()));
     let mut bytes = Vec::new();
     how.write(&Stack::default(), &upper, &mut bytes).unwrap();
     let request = erolith_differ::decode::Request::default();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use erolith_differ::apply::Output;
 use erolith_differ::commit::{self, Change, Note, Origin};
 use erolith_differ::convert::Options;
-use erolith_differ::oci::{CONFIG, Descriptor as OurDescriptor, Select, Source};
+use erolith_differ::oci::{CONFIG, Descriptor as OurDescriptor, ImageSource, Select};
 use erolith_differ::{Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, OCI_LAYER};
 use erolith_tests::convert;
 use erolith_tests::layout::Layout;
@@ -73,7 +73,7 @@ fn documents_of_commits_are_what_the_image_specification_says() {
     let at = |name: &str| temp.path().join(name);
     Layout::create(&at("base"), &[Tarball::new().file("a", "a").end()]).unwrap();
     let location = format!("oci:{}", at("base").display()).parse().unwrap();
-    let base = Source::open(&location, &Select::default(), temp.path()).unwrap();
+    let base = ImageSource::open(&location, &Select::default(), temp.path()).unwrap();
     let [base] = base.images.as_slice() else { panic!("one image") };
     let note = Note {
         created: "2024-05-06T07:08:09.123456789Z".into(),
@@ -83,7 +83,8 @@ fn documents_of_commits_are_what_the_image_specification_says() {
     };
     for media_type in [OCI_LAYER, EROFS_LAYER, EROFS_LAYER_ZSTD] {
         let digest = Digest::of(b"layer");
-        let layer = commit::Layer::new(OurDescriptor::new(media_type, &digest, 5), digest).unwrap();
+        let layer = commit::CommittedLayer::new(OurDescriptor::new(media_type, &digest, 5), digest)
+            .unwrap();
         let changes = ["ENV A=1 B=2", "EXPOSE 80", "LABEL a=b", "VOLUME /v", "STOPSIGNAL SIGINT"];
         let changes: Vec<Change> = changes.iter().map(|text| text.parse().unwrap()).collect();
         let config = Change::apply_all(&changes, &base.config).unwrap();

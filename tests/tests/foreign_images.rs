@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use erolith_mkfs::check::{Limits, Report, check};
 use erolith_mkfs::format::{SUPER_OFFSET, checksum};
-use erolith_mkfs::image::{Image, Place};
+use erolith_mkfs::image::{ExtentLocation, Image};
 use erolith_mkfs::io::ReadAt;
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::Mounted;
@@ -285,7 +285,7 @@ fn holes_of_linux_7_2_are_holes_here_and_zeros_for_this_kernel() {
         let image = open(&path, &[]);
         let inode = image.lookup(b"zeros").unwrap().unwrap();
         let extents: Vec<_> = image.extents(&inode).map(Result::unwrap).collect();
-        let holes = extents.iter().filter(|extent| extent.place == Place::Hole).count();
+        let holes = extents.iter().filter(|extent| extent.place == ExtentLocation::Hole).count();
         assert!(marked > 0 && holes == marked, "{what}: {marked} marked, {extents:?}");
         let ours = Listing::from_image(&image).unwrap();
         ours.clone().blind(&[Blind::DirLinks]).assert_eq(

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use erolith_differ::apply::layer::{Applied, How, Layer, Options, Share, Source, Trust, apply};
+use erolith_differ::apply::layer::{
+    Applied, ApplyMethod, LayerInput, LayerSpec, Options, Share, Trust, apply,
+};
 use erolith_differ::content::Blob;
 use erolith_differ::convert;
 use erolith_differ::fault::POINTS;
@@ -28,7 +30,7 @@ fn run(media_type: &str, blob: &Path, target: &Path, options: &Options) -> Resul
     let file = File::open(blob).unwrap();
     let size = file.metadata().unwrap().len();
     let digest = Digest::of(&fs::read(blob).unwrap());
-    let layer = Layer {
+    let layer = LayerSpec {
         media_type: media_type.to_owned(),
         digest,
         size,
@@ -38,7 +40,7 @@ fn run(media_type: &str, blob: &Path, target: &Path, options: &Options) -> Resul
         signature: None,
         fsverity: None,
     };
-    let source = Source::Stored(Blob::new(Arc::new(file), 0, size));
+    let source = LayerInput::Stored(Blob::new(Arc::new(file), 0, size));
     let lowers = Vec::<PathBuf>::new();
     apply(source, &layer, target, &lowers, options).map_err(|e| format!("{}: {e}", e.code()))
 }
@@ -190,7 +192,7 @@ fn an_image_on_another_file_system_is_copied_whatever_was_asked_for() {
     let target = there.join("layer.erofs");
     for trust in [Trust::Nothing, Trust::Store] {
         let options = Options { share: Share::Link, trust, ..Options::default() };
-        assert_eq!(run(EROFS_LAYER, &image, &target, &options).unwrap().how, How::Copied);
+        assert_eq!(run(EROFS_LAYER, &image, &target, &options).unwrap().how, ApplyMethod::Copied);
         assert_eq!(fs::read(&target).unwrap(), fs::read(&image).unwrap());
     }
 }
@@ -228,7 +230,7 @@ fn the_layers_of_a_real_image_are_those_of_a_conversion() {
         let mut options = Options::default();
         options.build.layer.base = i == 0;
         let descriptor = &manifest["layers"][i];
-        let layer = Layer {
+        let layer = LayerSpec {
             media_type: descriptor["mediaType"].as_str().unwrap().to_owned(),
             digest: descriptor["digest"].as_str().unwrap().parse().unwrap(),
             size: descriptor["size"].as_u64().unwrap(),
@@ -239,7 +241,7 @@ fn the_layers_of_a_real_image_are_those_of_a_conversion() {
             fsverity: None,
         };
         let file = Arc::new(File::open(blob).unwrap());
-        let source = Source::Stored(Blob::new(file, 0, layer.size));
+        let source = LayerInput::Stored(Blob::new(file, 0, layer.size));
         apply(source, &layer, &target, &lowers, &options).unwrap();
         assert!(fs::read(&target).unwrap() == fs::read(&expected[i]).unwrap(), "layer {i}");
         lowers.insert(0, target);

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use erolith_snapshotter::Error;
 use erolith_snapshotter::mounts::{
-    Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, UmountOptions, mount, mounted_at,
-    umount,
+    Backing, MountLayer, MountOptions, Mounted, OverlayRoute, Request, UmountOptions, mount,
+    mounted_at, umount,
 };
 use erolith_tests::mount::resident;
 use erolith_tests::tools::skipped;
@@ -289,7 +289,7 @@ fn a_failed_check_mounts_nothing() {
         options: MountOptions::default(),
         route: None,
     };
-    let check = |layer: &Layer| {
+    let check = |layer: &MountLayer| {
         if layer.name == "2.erofs" { Err("inode 7: no such block".into()) } else { Ok(()) }
     };
     let error = mount(request, &check).unwrap_err();
@@ -437,13 +437,13 @@ fn kill_at_any_moment_leaves_the_whole_mount_or_nothing() {
     assert!((1..40).contains(&whole), "{whole} of 40 kills found the whole mount");
 }
 
-fn with_devices(image: &Path, devices: &[&Path]) -> Layer {
+fn with_devices(image: &Path, devices: &[&Path]) -> MountLayer {
     let devices = devices.iter().map(|device| File::open(device).unwrap()).collect();
-    Layer { devices, ..layer(image) }
+    MountLayer { devices, ..layer(image) }
 }
 
 fn mount_layer(
-    layer: Layer,
+    layer: MountLayer,
     target: &Path,
     backing: Backing,
 ) -> erolith_snapshotter::Result<Mounted> {

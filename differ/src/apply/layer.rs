@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_mkfs::build::{self, Summary};
-use erolith_mkfs::dmverity::{Signature, Verity};
+use erolith_mkfs::dmverity::{DmVerityTree, Signature};
 use erolith_mkfs::fsverity;
 use erolith_mkfs::protect::Protected;
 
-pub use super::Source;
+pub use super::LayerInput;
 use super::sidecar;
-use super::{Built, Lowers, Order, Protect, Room, Task, Times, explain, native};
+use super::{Built, Order, ParentImages, Protect, Room, Task, Times, explain, native};
 use crate::content::Blob;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
-use crate::publish::{Seal, Sync, Unnamed};
+use crate::publish::{FileProtector, Sync, Unnamed};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
 /// Permissions of the image: nobody but root has to read it, and its files may belong to anybody.
@@ -29,7 +29,7 @@ const WRITTEN_BACK: u64 = 256 << 10;
 
 /// A layer as its descriptor describes it.
 #[derive(Debug, Clone)]
-pub struct Layer {
+pub struct LayerSpec {
     /// Media type.
     pub media_type: String,
     /// Digest of the blob.
@@ -41,7 +41,7 @@ pub struct Layer {
     /// What the request carries for stream processors.
     pub payloads: Payloads,
     /// The hash tree that the descriptor promises. It says something of images only.
-    pub verity: Option<Verity>,
+    pub verity: Option<DmVerityTree>,
     /// Who vouches for that tree, as the descriptor says.
     pub signature: Option<Signature>,
     /// The fs-verity digest that the descriptor promises. It says something of images only.
@@ -87,7 +87,7 @@ pub struct Options {
     /// Whether the result survives a power cut.
     pub sync: Sync,
     /// Seals the image before it gets its name; not one that is another name of the blob, which is the store's to seal.
-    pub seal: Option<Arc<dyn Seal>>,
+    pub seal: Option<Arc<dyn FileProtector>>,
     /// The programs that understand what is not understood here.
     pub processors: Vec<Processor>,
     /// Which process looks into the layer.
@@ -102,7 +102,7 @@ pub struct Options {
 
 /// How an image came to where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum ApplyMethod {
     /// It was built from an archive.
     Converted,
     /// It was decompressed.
@@ -127,9 +127,9 @@ pub struct Applied {
     /// Does the image depend on the layers below? Then it is the image of this layer over those only.
     pub inherits: bool,
     /// How the image came there.
-    pub how: How,
+    pub how: ApplyMethod,
     /// The hash tree of the image, which the sidecar beside it tells of.
-    pub verity: Option<Verity>,
+    pub verity: Option<DmVerityTree>,
     /// What was built; `None` for a layer that was an image already.
     pub summary: Option<Summary>,
     /// How long it took. A stored image that is taken as it is has only been read.
@@ -145,16 +145,16 @@ pub struct Applied {
 /// [`crate::Error::FsVerity`] and [`crate::Error::Verity`] for one that is not what its hash tree says;
 /// [`crate::Error::Cancelled`]; [`crate::Error::Worker`]; and what the storage reports. Nothing is published then.
 pub fn apply(
-    source: Source,
-    layer: &Layer,
+    source: LayerInput,
+    layer: &LayerSpec,
     target: &Path,
-    lowers: &dyn Lowers,
+    lowers: &dyn ParentImages,
     options: &Options,
 ) -> Result<Applied> {
     let (steps, media_type) = processors::plan(&options.processors, &layer.media_type)?;
     let layer_type = LayerType::parse(media_type)?;
     let decoded = layer_type.decoded_media_type(media_type);
-    if let (true, LayerType::Erofs { compression: Compression::None }, Source::Stored(blob)) =
+    if let (true, LayerType::Erofs { compression: Compression::None }, LayerInput::Stored(blob)) =
         (steps.is_empty() && native::is_named_by_its_diff_id(layer), layer_type, &source)
     {
         let start = Instant::now();
@@ -169,7 +169,7 @@ pub fn apply(
     let mut request = Request {
         layer_type: Some(layer_type),
         blob: Some((layer.digest.clone(), layer.size)),
-        is_vouched_for: options.trust == Trust::Store && matches!(source, Source::Stored(_)),
+        is_vouched_for: options.trust == Trust::Store && matches!(source, LayerInput::Stored(_)),
         diff_id: layer.diff_id.clone(),
         digests: Digests::DiffId,
         budget: options.budget,
@@ -184,14 +184,14 @@ pub fn apply(
         let (digest, size) = (layer.digest.clone(), layer.size);
         let blob = Box::new(Watched { inner: source.into_reader(), told });
         let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
-        source = Source::Stream(Box::new(Processed::start(&steps, &layer.payloads, input)?));
+        source = LayerInput::Stream(Box::new(Processed::start(&steps, &layer.payloads, input)?));
         told = OnBytes::default();
     }
     let staging = staging(target, options.sync, layer.size)?;
     let (task, how) = match layer_type {
-        LayerType::Tar { .. } => (Task::Tar(options.build.clone()), How::Converted),
-        LayerType::Erofs { compression: Compression::None } => (Task::Native, How::Copied),
-        LayerType::Erofs { .. } => (Task::Native, How::Unpacked),
+        LayerType::Tar { .. } => (Task::Tar(options.build.clone()), ApplyMethod::Converted),
+        LayerType::Erofs { compression: Compression::None } => (Task::Native, ApplyMethod::Copied),
+        LayerType::Erofs { .. } => (Task::Native, ApplyMethod::Unpacked),
     };
     let protect = protect_of(layer, options, how);
     let wanted = protect.wanted(&task);
@@ -201,7 +201,7 @@ pub fn apply(
 }
 
 /// That a stored blob is damaged, if that can be the reason of `error` and is so; else `error`.
-fn damage(blob: &Blob, layer: &Layer, error: Error, options: &Options) -> Error {
+fn damage(blob: &Blob, layer: &LayerSpec, error: Error, options: &Options) -> Error {
     let is_about_content = match &error {
         Error::Build(error) => error.is_about_content(),
         Error::Corrupt { .. }
@@ -233,8 +233,8 @@ pub(super) fn staging(target: &Path, sync: Sync, size: u64) -> Result<Unnamed> {
 }
 
 /// What the image of a layer has to be, and what it gets. What is said of an archive is about something else.
-pub(super) fn protect_of(layer: &Layer, options: &Options, how: How) -> Protect {
-    let is_image = how != How::Converted;
+pub(super) fn protect_of(layer: &LayerSpec, options: &Options, how: ApplyMethod) -> Protect {
+    let is_image = how != ApplyMethod::Converted;
     Protect {
         promised: layer.verity.filter(|_| is_image),
         is_wanted: options.dm_verity,
@@ -247,12 +247,12 @@ fn publish(
     built: Built<Unnamed>,
     target: &Path,
     protect: &Protect,
-    layer: &Layer,
+    layer: &LayerSpec,
     media_type: String,
-    how: How,
+    how: ApplyMethod,
     options: &Options,
 ) -> Result<Applied> {
-    let signature = layer.signature.as_ref().filter(|_| how != How::Converted);
+    let signature = layer.signature.as_ref().filter(|_| how != ApplyMethod::Converted);
     let start = Instant::now();
     let Protected { digest: sealed, verity } = built.protect(protect, &options.cancel)?;
     let Built { staging, source, summary, inherits, times, .. } = built;

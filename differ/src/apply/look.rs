@@ -7,10 +7,10 @@ use std::sync::Arc;
 use erolith_mkfs::build::Options;
 use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
 use erolith_mkfs::io::ReadAt as _;
-use erolith_mkfs::protect::Wanted;
+use erolith_mkfs::protect::ProtectOptions;
 
-use super::work::{Order, Room, Source, Task, check_image};
-use super::{Lowers, explain};
+use super::work::{LayerInput, Order, Room, Task, check_image};
+use super::{ParentImages, explain};
 use crate::content::{Blob, Nameless};
 use crate::decode::{Cancel, OnBytes, Request};
 use crate::{Compression, Error, LayerType, Result};
@@ -26,7 +26,7 @@ pub struct Look {
     pub progress: OnBytes,
 }
 
-impl Lowers for &[Blob] {
+impl ParentImages for &[Blob] {
     fn images(&self) -> Result<Vec<Blob>> {
         Ok(self.to_vec())
     }
@@ -52,8 +52,8 @@ impl Look {
             }
         };
         let request = Request { cancel: self.cancel.clone(), ..request };
-        let (source, told) = (Source::Stored(blob), self.progress.clone());
-        let wanted = Wanted::default();
+        let (source, told) = (LayerInput::Stored(blob), self.progress.clone());
+        let wanted = ProtectOptions::default();
         let order = Order { task, source, told, request, wanted };
         let built = Room::Here.convert(Nameless::new(&self.scratch)?, order, &below)?;
         let file = built.staging.into_file();

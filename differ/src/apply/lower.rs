@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use erolith_mkfs::image::{Image, Inode};
-use erolith_mkfs::tree::{Lower, LowerDir};
+use erolith_mkfs::tree::{LowerDir, LowerTree};
 
 use crate::content::Blob;
 use crate::{Error, Result};
 
 /// The layers below, to be asked for when it turns out that they matter.
-pub trait Lowers {
+pub trait ParentImages {
     /// The images of the layers below, the nearest first. May wait for them.
     ///
     /// # Errors
@@ -21,7 +21,7 @@ pub trait Lowers {
 }
 
 /// Layers below that are raw images in files, the nearest first. They are opened when they are asked for.
-impl Lowers for Vec<PathBuf> {
+impl ParentImages for Vec<PathBuf> {
     fn images(&self) -> Result<Vec<Blob>> {
         let open = |path: &PathBuf| {
             let failed = || Error::io(format!("opening the layer below, {}", path.display()));
@@ -73,7 +73,7 @@ impl LowerImage {
     }
 }
 
-impl Lower for LowerImage {
+impl LowerTree for LowerImage {
     fn directory(&self, path: &[&[u8]]) -> LowerDir {
         self.find(path).unwrap_or_else(|error| {
             self.failed.borrow_mut().get_or_insert(lower_failed(error));

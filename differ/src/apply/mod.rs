@@ -26,11 +26,11 @@ use crate::Digest;
 use crate::decode::Decoded;
 
 pub use look::Look;
-pub use lower::Lowers;
+pub use lower::ParentImages;
 pub use seal::{Output, Protect, Sealed, explain, verify_blob};
 pub(crate) use seal::{copy_blob, verify};
+pub use work::{LayerInput, Room};
 pub(crate) use work::{Order, Outcome, Task, check_image, convert};
-pub use work::{Room, Source};
 
 /// UUID of the image of the layer with this diffID, the one that containerd's differ gives: version 5 in the
 /// namespace of URLs, of `erofs:blobs/` and the digest.

@@ -9,23 +9,23 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity::DmVerityTree;
 use erolith_mkfs::io::copy_range;
 use erolith_mkfs::protect::Protected;
 use rustix::io::Errno;
 
-use super::layer::{How, Layer, Options, Share, Trust, protect_of, staging};
+use super::layer::{ApplyMethod, LayerSpec, Options, Share, Trust, protect_of, staging};
 use super::seal::hash_all;
 use super::{Protect, sidecar, verity};
 use crate::content::{Blob, Staging as _};
-use crate::publish::Place;
+use crate::publish::PublishTarget;
 use crate::{Error, Result};
 
 /// Bytes copied between two looks at whether the work was called off.
 const PIECE: u64 = 64 << 20;
 
 /// Is the expected diffID in the algorithm of the blob's digest? Then nothing but that digest has to be computed.
-pub(super) fn is_named_by_its_diff_id(layer: &Layer) -> bool {
+pub(super) fn is_named_by_its_diff_id(layer: &LayerSpec) -> bool {
     layer.diff_id.as_ref().is_none_or(|diff_id| diff_id.algorithm() == layer.digest.algorithm())
 }
 
@@ -36,10 +36,10 @@ pub(super) fn is_named_by_its_diff_id(layer: &Layer) -> bool {
 /// [`Error::Cancelled`], and what the storage reports.
 pub(super) fn take(
     blob: &Blob,
-    layer: &Layer,
+    layer: &LayerSpec,
     target: &Path,
     options: &Options,
-) -> Result<(How, Option<Verity>)> {
+) -> Result<(ApplyMethod, Option<DmVerityTree>)> {
     if blob.len() != layer.size {
         let (digest, expected) = (layer.digest.clone(), layer.size);
         return Err(Error::BlobSize { digest, expected, actual: blob.len() });
@@ -47,23 +47,23 @@ pub(super) fn take(
     if let Some(expected) = layer.diff_id.clone().filter(|expected| *expected != layer.digest) {
         return Err(Error::DiffId { expected, actual: layer.digest.clone() });
     }
-    let protect = protect_of(layer, options, How::Copied);
+    let protect = protect_of(layer, options, ApplyMethod::Copied);
     // Nothing can be appended to an inode that is the store's.
     if options.share == Share::Link
         && !protect.may_grow()
         && let Some(file) = whole_file(blob)?
         && link(file, blob, layer, target, options)?
     {
-        return Ok((How::Linked, protect.promised));
+        return Ok((ApplyMethod::Linked, protect.promised));
     }
     let staging = staging(target, options.sync, layer.size)?;
     let how = match whole_file(blob)? {
         Some(file) if options.share != Share::Never && reflink(file, staging.file())? => {
-            How::Reflinked
+            ApplyMethod::Reflinked
         }
         _ => {
             copy(blob, staging.file(), options)?;
-            How::Copied
+            ApplyMethod::Copied
         }
     };
     // What is verified is what is published: nobody else can change it any more.
@@ -89,15 +89,21 @@ fn whole_file(blob: &Blob) -> Result<Option<&File>> {
 }
 
 /// Gives the blob's inode the name `target` too. False: it cannot have it there.
-fn link(file: &File, blob: &Blob, layer: &Layer, target: &Path, options: &Options) -> Result<bool> {
-    let place = Place::new(target)?;
+fn link(
+    file: &File,
+    blob: &Blob,
+    layer: &LayerSpec,
+    target: &Path,
+    options: &Options,
+) -> Result<bool> {
+    let place = PublishTarget::new(target)?;
     let there = rustix::fs::fstat(place.dir()).map_err(|e| failed("examining a directory", e))?;
     let meta = file.metadata().map_err(Error::io("examining a blob"))?;
     if there.st_dev != meta.dev() || meta.nlink() == 0 {
         return Ok(false);
     }
     verify(blob, layer, options)?;
-    let protect = Protect { is_wanted: false, ..protect_of(layer, options, How::Linked) };
+    let protect = Protect { is_wanted: false, ..protect_of(layer, options, ApplyMethod::Linked) };
     let Protected { verity, .. } = verity::protect(file, &protect, None, &options.cancel)?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
@@ -145,7 +151,7 @@ fn copy(blob: &Blob, to: &File, options: &Options) -> Result<()> {
 }
 
 /// Verifies the digest, unless the store vouches for it, and the structure of the image.
-fn verify(blob: &Blob, layer: &Layer, options: &Options) -> Result<()> {
+fn verify(blob: &Blob, layer: &LayerSpec, options: &Options) -> Result<()> {
     let told = &options.progress;
     match options.trust {
         Trust::Store => told.tell(blob.len()),

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity::DmVerityTree;
 use erolith_mkfs::fsverity;
 use erolith_mkfs::io::{FileSink, ReadAt};
-use erolith_mkfs::protect::{Protected, Wanted};
+use erolith_mkfs::protect::{ProtectOptions, Protected};
 
 use super::{Built, Task, verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode, Staging};
@@ -50,7 +50,7 @@ pub struct Sealed {
     /// Digest of the raw image, hash tree included.
     pub diff_id: Digest,
     /// Its hash tree, when it has one.
-    pub verity: Option<Verity>,
+    pub verity: Option<DmVerityTree>,
     /// The fs-verity digest of the raw image, where that was wanted or promised.
     pub fsverity: Option<fsverity::Digest>,
 }
@@ -59,7 +59,7 @@ pub struct Sealed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Protect {
     /// The tree that the image came with: it is verified.
-    pub promised: Option<Verity>,
+    pub promised: Option<DmVerityTree>,
     /// It gets one if it has none.
     pub is_wanted: bool,
     /// The fs-verity digest that the image came with: it is verified.
@@ -70,12 +70,14 @@ pub struct Protect {
 
 impl Protect {
     /// What an image gets while it is written. What a layer that is one comes with has to be verified first.
-    pub(crate) fn wanted(&self, task: &Task) -> Wanted {
+    pub(crate) fn wanted(&self, task: &Task) -> ProtectOptions {
         match task {
-            Task::Tar(_) => Wanted { fs_verity: self.is_digest_wanted, dm_verity: self.is_wanted },
+            Task::Tar(_) => {
+                ProtectOptions { fs_verity: self.is_digest_wanted, dm_verity: self.is_wanted }
+            }
             Task::Native => {
                 let is_final = self.digest.is_none() && !self.may_grow();
-                Wanted { fs_verity: self.is_digest_wanted && is_final, dm_verity: false }
+                ProtectOptions { fs_verity: self.is_digest_wanted && is_final, dm_verity: false }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use erolith_mkfs::dmverity::sidecar::{SUFFIX, Sidecar};
-use erolith_mkfs::dmverity::{Signature, Verity};
+use erolith_mkfs::dmverity::{DmVerityTree, Signature};
 
 use crate::content::Staging as _;
 use crate::publish::{READABLE, Sync, Unnamed};
@@ -26,7 +26,7 @@ pub fn path_of(image: &Path) -> PathBuf {
 /// What the storage reports.
 pub fn publish(
     image: &Path,
-    verity: Option<&Verity>,
+    verity: Option<&DmVerityTree>,
     signature: Option<&Signature>,
     sync: Sync,
 ) -> Result<()> {

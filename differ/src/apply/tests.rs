@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use erolith_mkfs::image::Image;
 use tempfile::TempDir;
 
-use super::layer::{Applied, How, Layer, Options, Share, Source, Trust, apply};
+use super::layer::{Applied, ApplyMethod, LayerInput, LayerSpec, Options, Share, Trust, apply};
 use crate::content::Blob;
 use crate::decode::OnBytes;
 use crate::processors::Payloads;
@@ -41,21 +41,26 @@ impl Dir {
         self.apply_as(&layer(media_type, blob), blob, options)
     }
 
-    fn apply_as(&self, layer: &Layer, blob: &[u8], options: &Options) -> crate::Result<Applied> {
-        let source = Source::Stream(Box::new(std::io::Cursor::new(blob.to_vec())));
+    fn apply_as(
+        &self,
+        layer: &LayerSpec,
+        blob: &[u8],
+        options: &Options,
+    ) -> crate::Result<Applied> {
+        let source = LayerInput::Stream(Box::new(std::io::Cursor::new(blob.to_vec())));
         apply(source, layer, &self.image(), &Vec::<PathBuf>::new(), options)
     }
 
     /// Applies a blob that is a file, in a directory on the same filesystem.
-    fn share(&self, blob: &Path, layer: &Layer, options: &Options) -> crate::Result<Applied> {
-        let source = Source::Stored(stored(blob, 0, layer.size));
+    fn share(&self, blob: &Path, layer: &LayerSpec, options: &Options) -> crate::Result<Applied> {
+        let source = LayerInput::Stored(stored(blob, 0, layer.size));
         apply(source, layer, &self.image(), &Vec::<PathBuf>::new(), options)
     }
 }
 
-fn layer(media_type: &str, blob: &[u8]) -> Layer {
+fn layer(media_type: &str, blob: &[u8]) -> LayerSpec {
     let (digest, size) = (Digest::of(blob), blob.len() as u64);
-    Layer {
+    LayerSpec {
         media_type: media_type.to_owned(),
         digest,
         size,
@@ -109,7 +114,7 @@ fn a_tar_layer_becomes_an_image_and_its_decoded_descriptor_is_returned() {
     let applied = dir.apply(GZIP, &blob, &options).unwrap();
     assert_eq!(applied.media_type, OCI_LAYER);
     assert_eq!((applied.digest, applied.size), (Digest::of(&tar), tar.len() as u64));
-    assert_eq!((applied.how, applied.inherits), (How::Converted, true));
+    assert_eq!((applied.how, applied.inherits), (ApplyMethod::Converted, true));
     assert_eq!(applied.summary.unwrap().image_bytes, fs::metadata(dir.image()).unwrap().len());
     assert_eq!(read.load(Ordering::Relaxed), blob.len() as u64);
     let expected = ["", "etc", "etc/hosts", "opt", "opt/deep", "opt/deep/file"];
@@ -175,7 +180,7 @@ fn directories_that_a_layer_does_not_describe_are_those_of_the_layers_below() {
     let (below, above) = (Dir::new(), Dir::new());
     below.apply(OCI_LAYER, &archive(&[("opt/", 0o711)]), &Options::default()).unwrap();
     let blob = archive(&[("opt/file", 0o644)]);
-    let source = Source::Stream(Box::new(std::io::Cursor::new(blob.clone())));
+    let source = LayerInput::Stream(Box::new(std::io::Cursor::new(blob.clone())));
     let lowers = vec![below.image()];
     let (layer, target) = (layer(OCI_LAYER, &blob), above.image());
     let applied = apply(source, &layer, &target, &lowers, &Options::default()).unwrap();
@@ -208,13 +213,13 @@ fn a_failure_leaves_the_directory_as_it_was() {
         ),
         (of(OCI_LAYER, b"other"), &tar, &good, "blob-size-mismatch"),
         (
-            Layer { digest: other.clone(), ..of(OCI_LAYER, &tar) },
+            LayerSpec { digest: other.clone(), ..of(OCI_LAYER, &tar) },
             &tar,
             &good,
             "blob-digest-mismatch",
         ),
         (
-            Layer { diff_id: Some(other.clone()), ..of(OCI_LAYER, &tar) },
+            LayerSpec { diff_id: Some(other.clone()), ..of(OCI_LAYER, &tar) },
             &tar,
             &good,
             "diffid-mismatch",
@@ -245,9 +250,10 @@ fn a_failure_leaves_the_directory_as_it_was() {
 fn a_native_layer_is_taken_as_it_is() {
     let image = image();
     let zstd = zstd::encode_all(image.as_slice(), 1).unwrap();
-    for (media_type, blob, how) in
-        [(EROFS_LAYER, &image, How::Copied), (EROFS_LAYER_ZSTD, &zstd, How::Unpacked)]
-    {
+    for (media_type, blob, how) in [
+        (EROFS_LAYER, &image, ApplyMethod::Copied),
+        (EROFS_LAYER_ZSTD, &zstd, ApplyMethod::Unpacked),
+    ] {
         let dir = Dir::new();
         let applied = dir.apply(media_type, blob, &Options::default()).unwrap();
         let digest = Digest::of(&image);
@@ -275,7 +281,12 @@ fn a_stored_native_layer_is_linked_or_copied_as_asked() {
             for _ in 0..2 {
                 let applied = dir.share(&blob, &layer, &options).unwrap();
                 assert_eq!((&applied.digest, applied.size), (&layer.digest, layer.size));
-                assert_eq!(applied.how == How::Linked, linked, "{share:?} {:?}", applied.how);
+                assert_eq!(
+                    applied.how == ApplyMethod::Linked,
+                    linked,
+                    "{share:?} {:?}",
+                    applied.how
+                );
                 let ino = |path: &Path| fs::metadata(path).unwrap().ino();
                 assert_eq!(ino(&dir.image()) == ino(&blob), linked);
                 assert_eq!(fs::read(dir.image()).unwrap(), image);
@@ -293,9 +304,9 @@ fn a_stored_native_layer_that_is_not_a_whole_file_is_copied() {
     let layer = layer(EROFS_LAYER, &image);
     let dir = Dir::new();
     let options = Options { share: Share::Link, ..Options::default() };
-    let source = Source::Stored(stored(&path, 6, layer.size));
+    let source = LayerInput::Stored(stored(&path, 6, layer.size));
     let applied = apply(source, &layer, &dir.image(), &Vec::<PathBuf>::new(), &options).unwrap();
-    assert_eq!(applied.how, How::Copied);
+    assert_eq!(applied.how, ApplyMethod::Copied);
     assert_eq!(fs::read(dir.image()).unwrap(), image);
 }
 
@@ -305,11 +316,11 @@ fn a_blob_without_a_name_is_copied() {
     let path = store.0.path().join("blob");
     write(&path, &image);
     let (layer, dir) = (layer(EROFS_LAYER, &image), Dir::new());
-    let source = Source::Stored(stored(&path, 0, layer.size));
+    let source = LayerInput::Stored(stored(&path, 0, layer.size));
     fs::remove_file(&path).unwrap();
     let options = Options { share: Share::Link, ..Options::default() };
     let applied = apply(source, &layer, &dir.image(), &Vec::<PathBuf>::new(), &options).unwrap();
-    assert_ne!(applied.how, How::Linked);
+    assert_ne!(applied.how, ApplyMethod::Linked);
     assert_eq!(fs::read(dir.image()).unwrap(), image);
 }
 
@@ -319,8 +330,9 @@ fn a_stored_native_layer_is_verified_before_it_is_named() {
     let path = store.0.path().join("blob");
     let mut damaged = image.clone();
     damaged[1024 + 16] ^= 0xff;
-    let lied = |image: &[u8]| Layer { size: image.len() as u64, ..layer(EROFS_LAYER, b"other") };
-    let of_diff = Layer { diff_id: Some(Digest::of(b"other")), ..layer(EROFS_LAYER, &image) };
+    let lied =
+        |image: &[u8]| LayerSpec { size: image.len() as u64, ..layer(EROFS_LAYER, b"other") };
+    let of_diff = LayerSpec { diff_id: Some(Digest::of(b"other")), ..layer(EROFS_LAYER, &image) };
     for (layer, bytes, trust, code) in [
         (lied(&image), &image, Trust::Nothing, "blob-digest-mismatch"),
         (layer(EROFS_LAYER, &damaged), &damaged, Trust::Nothing, "super-checksum"),
@@ -353,7 +365,7 @@ fn a_diff_id_in_another_algorithm_is_verified_too() {
     let sha512 = hasher.finish();
     let wrong: Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
     for (diff_id, ok) in [(sha512, true), (wrong, false)] {
-        let layer = Layer { diff_id: Some(diff_id.clone()), ..layer(EROFS_LAYER, &image) };
+        let layer = LayerSpec { diff_id: Some(diff_id.clone()), ..layer(EROFS_LAYER, &image) };
         let dir = Dir::new();
         let applied = dir.share(&path, &layer, &Options::default());
         assert_eq!(applied.is_ok_and(|applied| applied.digest == diff_id), ok);

@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use erolith_mkfs::dmverity::sidecar::Sidecar;
-use erolith_mkfs::dmverity::{self, RootHash, Signature, Stop, Verity};
+use erolith_mkfs::dmverity::{self, CancelCheck, DmVerityTree, RootHash, Signature};
 use erolith_mkfs::fsverity::Digest;
 use erolith_mkfs::image::Super;
 use erolith_mkfs::io::ReadAt;
@@ -28,8 +28,8 @@ const DEFAULT_BLOCK_SIZE: u32 = 4096;
 
 /// The annotations of a layer with this tree.
 #[must_use]
-pub fn to_annotations(verity: &Verity) -> [(&'static str, String); 3] {
-    let Verity { root, hash_offset, block_size } = verity;
+pub fn to_annotations(verity: &DmVerityTree) -> [(&'static str, String); 3] {
+    let DmVerityTree { root, hash_offset, block_size } = verity;
     [
         (ROOT_DIGEST, format!("sha256:{root}")),
         (HASH_OFFSET, hash_offset.to_string()),
@@ -41,7 +41,7 @@ pub fn to_annotations(verity: &Verity) -> [(&'static str, String); 3] {
 ///
 /// # Errors
 /// [`Error::BadAnnotation`]: a promise that cannot be understood is not passed over.
-pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<Verity>> {
+pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<DmVerityTree>> {
     let bad =
         |key: &str, reason: &'static str| Error::BadAnnotation { key: key.to_owned(), reason };
     let (root, hash_offset, block_size) = (get(ROOT_DIGEST), get(HASH_OFFSET), get(BLOCK_SIZE));
@@ -56,7 +56,7 @@ pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Opt
         hash_offset.parse().map_err(|_| bad(HASH_OFFSET, "it is no number of bytes"))?;
     let block_size = block_size.map_or(Ok(DEFAULT_BLOCK_SIZE), str::parse);
     let block_size = block_size.map_err(|_| bad(BLOCK_SIZE, "it is no number of bytes"))?;
-    Ok(Some(Verity { root, hash_offset, block_size }))
+    Ok(Some(DmVerityTree { root, hash_offset, block_size }))
 }
 
 /// The signature of the root hash that the annotations of a layer have. It says something only beside a root hash.
@@ -104,7 +104,11 @@ pub(super) fn protect(
 ///
 /// # Errors
 /// [`Error::Verity`], [`Error::Cancelled`], and what the storage reports.
-pub(crate) fn of_sidecar(image: &dyn ReadAt, sidecar: Sidecar, cancel: &Cancel) -> Result<Verity> {
+pub(crate) fn of_sidecar(
+    image: &dyn ReadAt,
+    sidecar: Sidecar,
+    cancel: &Cancel,
+) -> Result<DmVerityTree> {
     let stop = || cancel.check().is_err();
     let header = dmverity::verify(image, sidecar.hash_offset, sidecar.root, &stop);
     header.map(|header| header.verity(sidecar.root)).map_err(|error| failed(error.into()))
@@ -121,9 +125,9 @@ pub(super) fn failed(error: protect::Error) -> Error {
 
 fn verify(
     file: &File,
-    promised: &Verity,
-    stop: &Stop<'_>,
-) -> std::result::Result<Verity, dmverity::Error> {
+    promised: &DmVerityTree,
+    stop: &CancelCheck<'_>,
+) -> std::result::Result<DmVerityTree, dmverity::Error> {
     let header = dmverity::verify(file, promised.hash_offset, promised.root, stop)?;
     let found = header.verity(promised.root);
     if found.block_size != promised.block_size {
@@ -137,7 +141,7 @@ fn verify(
 fn take_or_append(
     file: &File,
     digest: Option<Digest>,
-    stop: &Stop<'_>,
+    stop: &CancelCheck<'_>,
 ) -> std::result::Result<Protected, dmverity::Error> {
     let Some(header) = dmverity::find(file, &Super::read(file)?)? else {
         let verity = dmverity::append_to_image(file, stop)?;
@@ -157,7 +161,7 @@ mod tests {
     #[test]
     fn annotations_are_understood_or_refused() {
         let root = RootHash([0x1F; 32]);
-        let verity = Verity { root, hash_offset: 8192, block_size: 512 };
+        let verity = DmVerityTree { root, hash_offset: 8192, block_size: 512 };
         let all: BTreeMap<&str, String> = to_annotations(&verity).into_iter().collect();
         let read = |map: &BTreeMap<&str, String>| {
             from_annotations(|key| map.get(key).map(String::as_str)).map_err(|e| e.to_string())
@@ -169,7 +173,7 @@ mod tests {
             map.remove(key);
             read(&map)
         };
-        let default = Verity { block_size: 4096, ..verity };
+        let default = DmVerityTree { block_size: 4096, ..verity };
         assert_eq!(without(BLOCK_SIZE), Ok(Some(default)));
         for key in [ROOT_DIGEST, HASH_OFFSET] {
             assert!(without(key).unwrap_err().contains(key));

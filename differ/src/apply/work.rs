@@ -12,26 +12,26 @@ use erolith_mkfs::build::{Builder, Finish, Options, Summary};
 use erolith_mkfs::check;
 use erolith_mkfs::format::DEFAULT_BLOCK_BITS;
 use erolith_mkfs::io::{FileSink, ReadAt, Sink as _, is_zero};
-use erolith_mkfs::protect::{Protected, Wanted};
+use erolith_mkfs::protect::{ProtectOptions, Protected};
 use erolith_mkfs::tar::Limits;
-use erolith_mkfs::tree::Lower;
+use erolith_mkfs::tree::LowerTree;
 
 use super::lower::LowerImage;
-use super::{Built, Lowers, Times, image_uuid, verity};
+use super::{Built, ParentImages, Times, image_uuid, verity};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, Decoded, LayerStream, OnBytes, Request, Watched};
 use crate::sandbox::Worker;
 use crate::{Error, Result};
 
 /// Where the bytes of a layer come from.
-pub enum Source {
+pub enum LayerInput {
     /// A file that is open: an image in it may be shared instead of copied.
     Stored(Blob),
     /// A stream.
     Stream(Box<dyn Read + Send>),
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for LayerInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stored(blob) => f.debug_tuple("Stored").field(blob).finish(),
@@ -40,7 +40,7 @@ impl fmt::Debug for Source {
     }
 }
 
-impl Source {
+impl LayerInput {
     pub(super) fn into_reader(self) -> Box<dyn Read + Send> {
         match self {
             Self::Stored(blob) => Box::new(blob.reader()),
@@ -62,12 +62,12 @@ pub(crate) enum Task {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) task: Task,
-    pub(crate) source: Source,
+    pub(crate) source: LayerInput,
     /// Is told of the bytes of `source` that were read.
     pub(crate) told: OnBytes,
     pub(crate) request: Request,
     /// What the image gets. One that is an image already gets no hash tree here.
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: ProtectOptions,
 }
 
 /// What came of it, besides the bytes in the file.
@@ -100,7 +100,7 @@ impl Room {
         &self,
         staging: S,
         order: Order,
-        lowers: &dyn Lowers,
+        lowers: &dyn ParentImages,
     ) -> Result<Built<S>> {
         let outcome = match self {
             Self::Here => {
@@ -135,8 +135,8 @@ pub(crate) fn convert(
     blob: impl Read + Send + 'static,
     request: Request,
     task: Task,
-    wanted: Wanted,
-    lowers: &dyn Lowers,
+    wanted: ProtectOptions,
+    lowers: &dyn ParentImages,
 ) -> Result<Outcome> {
     let block_bits = match &task {
         Task::Tar(options) => options.block_bits,
@@ -162,7 +162,7 @@ fn build_tar(
     blob: impl Read + Send + 'static,
     request: Request,
     options: Options,
-    lowers: &dyn Lowers,
+    lowers: &dyn ParentImages,
 ) -> Result<(FileSink, Outcome)> {
     let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
@@ -177,7 +177,8 @@ fn build_tar(
     if inherits {
         let images = lowers.images()?;
         let images = images.into_iter().map(LowerImage::open).collect::<Result<Vec<_>>>()?;
-        let lowers: Vec<&dyn Lower> = images.iter().map(|image| image as &dyn Lower).collect();
+        let lowers: Vec<&dyn LowerTree> =
+            images.iter().map(|image| image as &dyn LowerTree).collect();
         builder.inherit(&lowers);
         images.iter().try_for_each(LowerImage::result)?;
     }

@@ -3,12 +3,13 @@
 //! As in a conversion, what is named is durable before what names it: layers, the config, the manifest, and `index.json`
 //! last, which makes the image visible.
 
-use super::{Change, Layer, Note, Origin, config, manifest};
+use super::{Change, CommittedLayer, Note, Origin, config, manifest};
 use crate::apply::copy_blob;
 use crate::content::{ContentStore, Mode, OciLayout, Staging};
 use crate::decode::Cancel;
 use crate::oci::{
-    CONFIG, CONTAINERD_NAME, Descriptor, Destination, Image, MANIFEST, Place, REF_NAME, Source,
+    CONFIG, CONTAINERD_NAME, Descriptor, Destination, Image, ImageSource, LayerPosition, MANIFEST,
+    REF_NAME,
 };
 use crate::{Digest, Error, Result};
 
@@ -27,7 +28,7 @@ pub struct Addition<'a> {
 
 /// The blob of a layer that was written.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub struct WrittenBlob {
     /// Digest of the blob.
     pub digest: Digest,
     /// Its bytes.
@@ -44,7 +45,7 @@ pub struct Added {
     /// Digest of its config.
     pub config: Digest,
     /// The layer that was added.
-    pub layer: Layer,
+    pub layer: CommittedLayer,
     /// Digest of the manifest of the image below.
     pub base: Digest,
 }
@@ -55,10 +56,10 @@ pub struct Added {
 /// [`Error::BadChange`]; what `write` reports; what is wrong with the base; what the storage reports. The destination then
 /// shows what it showed before.
 pub fn add(
-    base: &Source,
+    base: &ImageSource,
     destination: Destination,
     addition: &Addition<'_>,
-    write: impl FnOnce(&dyn Staging) -> Result<Written>,
+    write: impl FnOnce(&dyn Staging) -> Result<WrittenBlob>,
 ) -> Result<Added> {
     let [image] = base.images.as_slice() else {
         let reason = "it is not a single image".to_owned();
@@ -69,10 +70,10 @@ pub fn add(
     layout.sweep()?;
     copy_layers(base, image, layout, addition.cancel)?;
     let ingest = layout.ingest(Mode::Fresh)?;
-    let Written { digest, size, diff_id } = write(&ingest)?;
+    let WrittenBlob { digest, size, diff_id } = write(&ingest)?;
     addition.cancel.check()?;
     ingest.commit(&digest, size)?;
-    let layer = Layer::new(Descriptor::new(addition.media_type, &digest, size), diff_id)?;
+    let layer = CommittedLayer::new(Descriptor::new(addition.media_type, &digest, size), diff_id)?;
     let made = config(&below, &layer, addition.note)?;
     let described = put(layout, CONFIG, &made.to_bytes())?;
     let config = described.digest.clone();
@@ -90,9 +91,14 @@ fn put(layout: &OciLayout, media_type: &str, bytes: &[u8]) -> Result<Descriptor>
 }
 
 /// Copies the layers of the image below, unless it is in the same layout.
-fn copy_layers(base: &Source, image: &Image, layout: &OciLayout, cancel: &Cancel) -> Result<()> {
+fn copy_layers(
+    base: &ImageSource,
+    image: &Image,
+    layout: &OciLayout,
+    cancel: &Cancel,
+) -> Result<()> {
     for layer in &image.layers {
-        let Place::Listed(descriptor) = &layer.place else {
+        let LayerPosition::Listed(descriptor) = &layer.place else {
             let reason =
                 "an archive of docker save lists no blobs; erolith convert makes an image of it";
             let (what, reason) = ("the image below".to_owned(), reason.to_owned());

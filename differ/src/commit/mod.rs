@@ -28,14 +28,14 @@ const CREATED: &str = "org.opencontainers.image.created";
 
 /// A layer for the top of an image.
 #[derive(Debug, Clone)]
-pub struct Layer {
+pub struct CommittedLayer {
     /// How the manifest lists it.
     pub descriptor: Descriptor,
     /// Digest of what its blob decompresses to.
     pub diff_id: Digest,
 }
 
-impl Layer {
+impl CommittedLayer {
     /// A layer of the type that its descriptor says. A compressed EROFS image is listed with the digest of the image.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ fn is_full(name: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::BadDocument`] for a base whose history is no list.
-pub fn config(base: &Config, layer: &Layer, note: &Note) -> Result<Config> {
+pub fn config(base: &Config, layer: &CommittedLayer, note: &Note) -> Result<Config> {
     let mut json = base.json().clone();
     json.insert("created".to_owned(), json!(note.created));
     if let Some(author) = &note.author {
@@ -145,7 +145,7 @@ fn history(json: &Map<String, Value>, layers: usize, note: &Note) -> Result<Vec<
 pub fn manifest(
     base: &Manifest,
     config: Descriptor,
-    layer: &Layer,
+    layer: &CommittedLayer,
     note: &Note,
     origin: Option<&Origin>,
 ) -> Manifest {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use super::layout::{Added, Addition, Written, add};
+use super::layout::{Added, Addition, WrittenBlob, add};
 use super::*;
 use crate::content::OciLayout;
 use crate::decode::Cancel;
 use crate::oci::{
-    CONFIG, DOCKER_CONFIG, DOCKER_MANIFEST, Destination, Document, INDEX, Index, MANIFEST,
-    Platform, REF_NAME, Select, Source,
+    CONFIG, DOCKER_CONFIG, DOCKER_MANIFEST, Destination, Document, INDEX, ImageSource, Index,
+    MANIFEST, Platform, REF_NAME, Select,
 };
 use crate::{EROFS_LAYER, EROFS_LAYER_ZSTD, OCI_LAYER};
 
@@ -20,9 +20,9 @@ fn base() -> Config {
     Config::parse("base", BASE.as_bytes(), 1).unwrap()
 }
 
-fn layer(media_type: &str) -> Layer {
+fn layer(media_type: &str) -> CommittedLayer {
     let descriptor = Descriptor::new(media_type, &Digest::of(b"blob"), 4);
-    Layer::new(descriptor, Digest::of(b"archive")).unwrap()
+    CommittedLayer::new(descriptor, Digest::of(b"archive")).unwrap()
 }
 
 fn note() -> Note {
@@ -89,7 +89,7 @@ fn only_erofs_layers_need_the_feature() {
         assert_eq!(digest.map(str::to_owned), want);
     }
     let descriptor = Descriptor::new("text/plain", &Digest::of(b""), 0);
-    assert!(Layer::new(descriptor, Digest::of(b"")).is_err());
+    assert!(CommittedLayer::new(descriptor, Digest::of(b"")).is_err());
 }
 
 fn parsed(manifest: &Value) -> Manifest {
@@ -321,7 +321,7 @@ fn layout(path: &Path) {
 /// Adds a layer, whose blob is `bytes`, to the image `base` of the layout at `from`.
 fn added(from: &Path, to: &str, bytes: &[u8]) -> Result<Added> {
     let location = format!("oci:{}:base", from.display()).parse().unwrap();
-    let base = Source::open(&location, &Select::default(), from).unwrap();
+    let base = ImageSource::open(&location, &Select::default(), from).unwrap();
     let destination = Destination::open(&to.parse().unwrap())?;
     let (note, cancel) = (note(), Cancel::default());
     let changes = ["USER 1".parse().unwrap()];
@@ -331,7 +331,7 @@ fn added(from: &Path, to: &str, bytes: &[u8]) -> Result<Added> {
         let mut file = staging.file();
         file.write_all(bytes).unwrap();
         let digest = Digest::of(bytes);
-        Ok(Written { digest: digest.clone(), size: bytes.len() as u64, diff_id: digest })
+        Ok(WrittenBlob { digest: digest.clone(), size: bytes.len() as u64, diff_id: digest })
     })
 }
 
@@ -344,7 +344,7 @@ fn images_of_layouts_get_a_layer() {
     for to in ["from", "to"] {
         let to = format!("oci:{}:new", temp.path().join(to).display());
         let made = added(&from, &to, b"layer").unwrap();
-        let source = Source::open(&to.parse().unwrap(), &Select::default(), &from).unwrap();
+        let source = ImageSource::open(&to.parse().unwrap(), &Select::default(), &from).unwrap();
         let [image] = source.images.as_slice() else { panic!("one image") };
         assert_eq!(image.source_digest, made.manifest);
         let bytes: Vec<_> =
@@ -359,7 +359,7 @@ fn images_of_layouts_get_a_layer() {
     assert_eq!(manifests[0], manifests[1]);
     // Both are there.
     let base = format!("oci:{}:base", from.display()).parse().unwrap();
-    assert!(Source::open(&base, &Select::default(), &from).is_ok());
+    assert!(ImageSource::open(&base, &Select::default(), &from).is_ok());
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn a_layer_that_cannot_be_written_leaves_no_image() {
     layout(&from);
     let before = std::fs::read(from.join("index.json")).unwrap();
     let location = format!("oci:{}:base", from.display()).parse().unwrap();
-    let base = Source::open(&location, &Select::default(), &from).unwrap();
+    let base = ImageSource::open(&location, &Select::default(), &from).unwrap();
     let (note, cancel) = (note(), Cancel::default());
     for cancels in [false, true] {
         let destination = Destination::open(&location).unwrap();
@@ -379,7 +379,7 @@ fn a_layer_that_cannot_be_written_leaves_no_image() {
             if cancels {
                 cancel.cancel();
                 let digest = Digest::of(b"");
-                return Ok(Written { digest: digest.clone(), size: 0, diff_id: digest });
+                return Ok(WrittenBlob { digest: digest.clone(), size: 0, diff_id: digest });
             }
             Err(Error::BlobMissing { digest: Digest::of(b"x") })
         });

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use erolith_mkfs::overlay::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Layer, Origin};
+use erolith_mkfs::overlay::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin, OverlayLayer};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -22,8 +22,8 @@ const ORIGIN_MARKS: [&str; 2] = ["trusted.overlay.origin", "user.overlay.origin"
 ///
 /// # Errors
 /// When it cannot be opened, or is none.
-pub fn directory(path: &Path) -> Result<Arc<Layer>> {
-    Ok(Layer::dir(open(path)?))
+pub fn directory(path: &Path) -> Result<Arc<OverlayLayer>> {
+    Ok(OverlayLayer::dir(open(path)?))
 }
 
 /// The upper directory at `path` of an overlay as a layer, with the index that is in the work directory `work`. Without
@@ -32,20 +32,20 @@ pub fn directory(path: &Path) -> Result<Arc<Layer>> {
 ///
 /// # Errors
 /// When a directory cannot be opened, or is none; [`Error::ForeignIndex`] for a work directory of another overlay.
-pub fn upper(path: &Path, work: Option<&Path>) -> Result<Arc<Layer>> {
+pub fn upper(path: &Path, work: Option<&Path>) -> Result<Arc<OverlayLayer>> {
     let upper = open(path)?;
     let index = match work {
         Some(work) => index_in(work, upper.as_fd())?,
         None if marks(&upper, ORIGIN_MARKS).is_empty() => None,
         None => index_beside(path, &upper),
     };
-    Ok(Layer::upper(upper, index.map(indexed)))
+    Ok(OverlayLayer::upper(upper, index.map(indexed)))
 }
 
 /// An upper directory that is open, with the index of its work directory, as a layer.
 #[must_use]
-pub fn opened_upper(upper: OwnedFd, index: Option<OwnedFd>) -> Arc<Layer> {
-    Layer::upper(upper, index.map(indexed))
+pub fn opened_upper(upper: OwnedFd, index: Option<OwnedFd>) -> Arc<OverlayLayer> {
+    OverlayLayer::upper(upper, index.map(indexed))
 }
 
 fn indexed(dir: OwnedFd) -> IndexDir {

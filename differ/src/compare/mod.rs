@@ -13,10 +13,10 @@ use std::io::{self, Read as _, Write};
 use std::path::PathBuf;
 
 use erolith_mkfs::build::{Builder, Finish, Options, Timestamp};
-use erolith_mkfs::changeset::{Changeset, Form, Member, Written};
+use erolith_mkfs::changeset::{Changeset, Form, Member, MemberOutput};
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::meta::Meta;
-use erolith_mkfs::overlay::{Change, How, Marks, Owners, Stack, What, changes};
+use erolith_mkfs::overlay::{Change, ChangeKind, DiffOptions, Marks, Owners, Stack, changes};
 
 use crate::content::{Nameless, Staging as _};
 use crate::decode::{Cancel, OnBytes};
@@ -78,7 +78,7 @@ pub struct Compare {
     pub source_date_epoch: Option<i64>,
     /// The maps of the container that wrote to the upper directory.
     pub owners: Owners,
-    /// As [`How::refuse_other_marks`].
+    /// As [`DiffOptions::refuse_other_marks`].
     pub refuse_other_marks: bool,
     /// A directory in which an image can be made that has no name yet.
     pub scratch: PathBuf,
@@ -130,7 +130,7 @@ impl Compare {
         out: &mut (dyn Write + Send),
     ) -> Result<Compared> {
         let (owners, refuse_other_marks) = (self.owners.clone(), self.refuse_other_marks);
-        let how = How { owners, refuse_other_marks, ..How::default() };
+        let how = DiffOptions { owners, refuse_other_marks, ..DiffOptions::default() };
         let changes = changes(old, new, &how, || self.cancel.check())?;
         let (compression, cancel) = (self.format.compression(), &self.cancel);
         let (entries, totals) = match self.format {
@@ -165,7 +165,7 @@ impl Compare {
 
     fn member(&self, change: &Change, archive: &mut Changeset<&mut dyn Write>) -> Result<()> {
         let (path, meta) = (change.path.as_slice(), self.meta(change.meta));
-        if change.what == What::Removed {
+        if change.what == ChangeKind::Removed {
             return Ok(archive.whiteout(path, meta).map_err(erolith_mkfs::Error::Tar)?);
         }
         let member = Member {
@@ -178,7 +178,7 @@ impl Compare {
             first: change.first.clone(),
         };
         let written = archive.member(change.file_type(), member);
-        if written.map_err(erolith_mkfs::Error::Tar)? == Written::Header {
+        if written.map_err(erolith_mkfs::Error::Tar)? == MemberOutput::Header {
             self.copy(change, archive)?;
         }
         if change.hides {
@@ -237,5 +237,5 @@ impl Compare {
 
 /// Is it part of an archive? The root is not, if it is as the layers below have it.
 fn is_entry(change: &Change) -> bool {
-    !(change.path.is_empty() && change.what == What::Kept)
+    !(change.path.is_empty() && change.what == ChangeKind::Kept)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-use erolith_mkfs::overlay::{Layer, Marks, Stack};
+use erolith_mkfs::overlay::{Marks, OverlayLayer, Stack};
 
 use super::{Compare, Compared, Format};
 use crate::decode::{Cancel, LayerStream, OnBytes, Request};
@@ -27,8 +27,8 @@ fn stack(dir: &Path) -> Stack {
     Stack::new(vec![layer(dir)], Marks::default())
 }
 
-fn layer(dir: &Path) -> Arc<Layer> {
-    Layer::dir(File::open(dir).unwrap().into())
+fn layer(dir: &Path) -> Arc<OverlayLayer> {
+    OverlayLayer::dir(File::open(dir).unwrap().into())
 }
 
 fn base() -> Compare {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use erolith_mkfs::dmverity::{Signature, Verity};
+use erolith_mkfs::dmverity::{DmVerityTree, Signature};
 
 use super::layers::{Converted, Made};
 use super::{
@@ -14,8 +14,8 @@ use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::fault;
 use crate::oci::{
-    CONFIG, Descriptor, EROFS_FEATURE, INDEX, Image, Index, Layer, MANIFEST, MANIFEST_LIMIT,
-    MAX_DEPTH, Place, Source,
+    CONFIG, Descriptor, EROFS_FEATURE, INDEX, Image, ImageLayer, ImageSource, Index, LayerPosition,
+    MANIFEST, MANIFEST_LIMIT, MAX_DEPTH,
 };
 use crate::{Compression, Digest, Error, LayerType, Result};
 
@@ -33,7 +33,7 @@ const ABOUT_BYTES: &[&str] = &[
 ];
 
 /// Does the annotation `key` of a layer hold for the layer that was made of it?
-fn is_kept(key: &str, layer: &Layer, has_same_bytes: bool) -> bool {
+fn is_kept(key: &str, layer: &ImageLayer, has_same_bytes: bool) -> bool {
     match layer.layer_type {
         // What was found to be so is said anew.
         _ if key.starts_with(verity::ANNOTATIONS) || key == fsverity::ANNOTATION => false,
@@ -43,7 +43,7 @@ fn is_kept(key: &str, layer: &Layer, has_same_bytes: bool) -> bool {
 }
 
 /// What was written.
-pub(super) struct Written {
+pub(super) struct WrittenManifest {
     /// The entry for the destination's index.
     pub(super) entry: Descriptor,
     pub(super) report: Report,
@@ -51,11 +51,11 @@ pub(super) struct Written {
 
 /// Writes configs, manifests and the index of the images whose layers are converted.
 pub(super) fn write(
-    source: &Source,
+    source: &ImageSource,
     layout: &OciLayout,
     options: &Options,
     converted: &Converted,
-) -> Result<Written> {
+) -> Result<WrittenManifest> {
     let step = |point| fault::point(point).map_err(Error::io("writing documents"));
     step("convert.before_documents")?;
     let writer = Writer { source, layout, options };
@@ -89,11 +89,11 @@ pub(super) fn write(
     step("convert.after_documents")?;
     let (digest, media_type) = (entry.digest.clone(), entry.media_type.clone());
     let left_out = left_out.into_iter().collect();
-    Ok(Written { entry, report: Report { digest, media_type, images, left_out } })
+    Ok(WrittenManifest { entry, report: Report { digest, media_type, images, left_out } })
 }
 
 struct Writer<'a> {
-    source: &'a Source,
+    source: &'a ImageSource,
     layout: &'a OciLayout,
     options: &'a Options,
 }
@@ -132,11 +132,11 @@ impl Writer<'_> {
         Ok((entry.with_annotation(SOURCE_DIGEST, &source), report))
     }
 
-    fn layer(&self, layer: &Layer, made: &Made) -> Result<Descriptor> {
+    fn layer(&self, layer: &ImageLayer, made: &Made) -> Result<Descriptor> {
         let sealed = &made.sealed;
         let media_type = self.options.output.media_type();
         let mut to = Descriptor::new(media_type, &sealed.digest, sealed.size);
-        if let Place::Listed(from) = &layer.place {
+        if let LayerPosition::Listed(from) = &layer.place {
             let keep = |key: &str| is_kept(key, layer, from.digest == sealed.digest);
             to = to.with_annotations_of(from, keep);
             to = to.with_annotation(SOURCE_LAYER, &from.digest.to_string());
@@ -156,14 +156,18 @@ impl Writer<'_> {
     }
 
     /// Who vouches for a layer's tree: whoever is to, or who did before, when it is the same tree.
-    fn signature(&self, layer: &Layer, tree: Option<&Verity>) -> Result<Option<Signature>> {
+    fn signature(
+        &self,
+        layer: &ImageLayer,
+        tree: Option<&DmVerityTree>,
+    ) -> Result<Option<Signature>> {
         let Some(tree) = tree else { return Ok(None) };
         if let Some(signer) = &self.options.signer {
             let signed = signer.sign(tree.root).map(Some);
             return signed.map_err(Error::io("signing a root hash"));
         }
         match (&layer.place, layer.layer_type) {
-            (Place::Listed(from), LayerType::Erofs { .. }) => {
+            (LayerPosition::Listed(from), LayerType::Erofs { .. }) => {
                 let get = |key: &str| from.annotation(key);
                 let is_same = verity::from_annotations(get)? == Some(*tree);
                 let signature = verity::signature_from_annotations(get)?;
@@ -219,10 +223,10 @@ impl Writer<'_> {
     }
 
     /// How a manifest lists a layer as it is stored.
-    fn original_layer(&self, layer: &Layer) -> Result<Descriptor> {
+    fn original_layer(&self, layer: &ImageLayer) -> Result<Descriptor> {
         let blob = match &layer.place {
-            Place::Listed(descriptor) => return Ok((**descriptor).clone()),
-            Place::Member(blob) => blob,
+            LayerPosition::Listed(descriptor) => return Ok((**descriptor).clone()),
+            LayerPosition::Member(blob) => blob,
         };
         let request = Request { cancel: self.cancel().clone(), ..Request::default() };
         let found = LayerStream::open(blob.reader(), request)?.finish()?;
@@ -261,7 +265,7 @@ impl Writer<'_> {
     }
 }
 
-fn report(layer: &Layer, made: &Made) -> LayerReport {
+fn report(layer: &ImageLayer, made: &Made) -> LayerReport {
     LayerReport {
         source_diff_id: layer.diff_id.clone(),
         source_size: layer.size(),

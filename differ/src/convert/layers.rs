@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity::DmVerityTree;
 use erolith_mkfs::fsverity;
 use erolith_mkfs::tree::DroppedXattrs;
 
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
-use crate::apply::{self, Lowers, Order, Output, Protect, Sealed, Task, verity};
+use crate::apply::{self, Order, Output, ParentImages, Protect, Sealed, Task, verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode, OciLayout, Provider, spool};
 use crate::decode::{Budget, Cancel, Digests, LayerStream, OnBytes, Request};
-use crate::oci::{Layer, Source};
+use crate::oci::{ImageLayer, ImageSource};
 use crate::{Digest, Error, LayerType, Result};
 
 /// An image that is written, and not yet under its digest.
@@ -40,7 +40,7 @@ pub(super) type Converted = Vec<Vec<Made>>;
 /// # Errors
 /// What went wrong first, with the layer.
 pub(super) fn convert(
-    source: &Source,
+    source: &ImageSource,
     layout: &OciLayout,
     options: &Options,
     progress: &Arc<dyn Progress>,
@@ -76,7 +76,7 @@ pub(super) fn convert(
 
 /// A layer to convert.
 struct Job<'a> {
-    layer: &'a Layer,
+    layer: &'a ImageLayer,
     /// Position in its image; 0 is the lowest.
     index: usize,
     /// The jobs of the layers below, nearest first.
@@ -90,7 +90,7 @@ struct Job<'a> {
 type Plan<'a> = (Vec<Job<'a>>, Vec<Vec<usize>>);
 
 /// Lowest layers first, so that whoever waits for a layer below waits for something that has begun.
-fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
+fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<Plan<'a>> {
     let mut jobs: Vec<Job<'a>> = Vec::new();
     let mut known: BTreeMap<Vec<Digest>, usize> = BTreeMap::new();
     let mut same: BTreeMap<(&Digest, bool), usize> = BTreeMap::new();
@@ -129,7 +129,9 @@ fn plan<'a>(source: &'a Source, options: &Options) -> Result<Plan<'a>> {
 }
 
 /// The hash tree and the digest that a layer says to have. What is said of a tar layer is about something else.
-pub(crate) fn promised(layer: &Layer) -> Result<(Option<Verity>, Option<fsverity::Digest>)> {
+pub(crate) fn promised(
+    layer: &ImageLayer,
+) -> Result<(Option<DmVerityTree>, Option<fsverity::Digest>)> {
     match (layer.layer_type, layer.descriptor()) {
         (LayerType::Erofs { .. }, Some(descriptor)) => {
             let get = |key: &str| descriptor.annotation(key);
@@ -140,7 +142,7 @@ pub(crate) fn promised(layer: &Layer) -> Result<(Option<Verity>, Option<fsverity
 }
 
 /// What is known of the blob of `layer` before it is read: all that its image says of it.
-pub(crate) fn request(layer: &Layer, budget: Budget, cancel: &Cancel) -> Request {
+pub(crate) fn request(layer: &ImageLayer, budget: Budget, cancel: &Cancel) -> Request {
     Request {
         layer_type: Some(layer.layer_type),
         blob: layer.descriptor().map(|d| (d.digest.clone(), d.size)),
@@ -152,7 +154,7 @@ pub(crate) fn request(layer: &Layer, budget: Budget, cancel: &Cancel) -> Request
     }
 }
 
-fn name(index: usize, layer: &Layer, source: Error) -> Error {
+fn name(index: usize, layer: &ImageLayer, source: Error) -> Error {
     let name = layer.descriptor().map_or(&layer.diff_id, |d| &d.digest).clone();
     Error::Layer { index, name, source: Box::new(source) }
 }
@@ -196,7 +198,7 @@ impl Board {
 
 /// What the workers share.
 struct Work<'a> {
-    source: &'a Source,
+    source: &'a ImageSource,
     layout: &'a OciLayout,
     options: &'a Options,
     progress: &'a Arc<dyn Progress>,
@@ -259,9 +261,9 @@ impl<'a> Work<'a> {
             }
         };
         let wanted = job.protect.wanted(&task);
-        let source = apply::Source::Stored(blob);
+        let source = apply::LayerInput::Stored(blob);
         let order = Order { task, source, told: OnBytes::new(read), request, wanted };
-        let built = self.options.room.convert(ingest, order, &Below { work: self, job })?;
+        let built = self.options.room.convert(ingest, order, &JobParents { work: self, job })?;
         self.progress.event(Event::Sealing { layer: number });
         Ok(Some(built))
     }
@@ -316,12 +318,12 @@ impl<'a> Work<'a> {
 }
 
 /// The layers below a job.
-struct Below<'a, 'b> {
+struct JobParents<'a, 'b> {
     work: &'b Work<'a>,
     job: &'b Job<'a>,
 }
 
-impl Lowers for Below<'_, '_> {
+impl ParentImages for JobParents<'_, '_> {
     fn images(&self) -> Result<Vec<Blob>> {
         let image = |number: &usize| {
             let made = self.work.board.wait(*number)?;
@@ -335,7 +337,7 @@ impl Lowers for Below<'_, '_> {
     }
 }
 
-impl Below<'_, '_> {
+impl JobParents<'_, '_> {
     /// A compressed image in a nameless file.
     fn unpack(&self, blob: &Blob) -> Result<Blob> {
         let mut stream = LayerStream::open(blob.reader(), Request::default())?;

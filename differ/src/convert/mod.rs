@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use erolith_mkfs::build;
-use erolith_mkfs::dmverity::{RootHash, Signature, Verity};
+use erolith_mkfs::dmverity::{DmVerityTree, RootHash, Signature};
 use erolith_mkfs::fsverity;
 use erolith_mkfs::tree::DroppedXattrs;
 
@@ -26,7 +26,7 @@ pub use progress::{Event, Progress};
 
 use crate::apply::{Output, Room};
 use crate::decode::{Budget, Cancel};
-use crate::oci::{Destination, Source};
+use crate::oci::{Destination, ImageSource};
 use crate::{Digest, Result};
 
 /// Annotation on a converted manifest: digest of the manifest it was made from (of the config, when `docker save`
@@ -145,7 +145,7 @@ pub struct LayerReport {
     /// DiffID of the new layer.
     pub diff_id: Digest,
     /// The hash tree of its image, when it has one.
-    pub verity: Option<Verity>,
+    pub verity: Option<DmVerityTree>,
     /// The fs-verity digest of its image, where that was wanted or promised.
     pub fsverity: Option<fsverity::Digest>,
     /// Was it there from an earlier conversion?
@@ -159,7 +159,7 @@ pub struct LayerReport {
 /// # Errors
 /// The first thing that went wrong; then `destination` shows what it showed before.
 pub fn convert(
-    source: &Source,
+    source: &ImageSource,
     destination: Destination,
     options: &Options,
     progress: &Arc<dyn Progress>,

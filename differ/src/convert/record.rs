@@ -3,7 +3,7 @@
 //! A record is a hint. The blob it names is read and verified before it is used, and one that is gone or damaged is
 //! made anew.
 
-use erolith_mkfs::dmverity::Verity;
+use erolith_mkfs::dmverity::DmVerityTree;
 use serde_json::{Map, Value, json};
 
 use super::Options;
@@ -41,7 +41,7 @@ impl Keys {
         if options.dm_verity {
             how.push_str("dm-verity\n");
         }
-        if let Some(Verity { root, hash_offset, block_size }) = protect.promised {
+        if let Some(DmVerityTree { root, hash_offset, block_size }) = protect.promised {
             how.push_str(&format!("dm-verity {root} {hash_offset} {block_size}\n"));
         }
         if protect.is_digest_wanted {

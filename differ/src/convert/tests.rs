@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Options, Progress, Report, SOURCE_DIGEST, SOURCE_LAYER, convert};
 use crate::apply::Output;
 use crate::content::{Blob, OciLayout, Provider};
-use crate::oci::{Destination, Location, Platform, Select, Source};
+use crate::oci::{Destination, ImageSource, Location, Platform, Select};
 use crate::{Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Result};
 use fixture::{Fixture, GZIP, TAR, ZSTD, archive, gzip};
 
@@ -41,7 +41,7 @@ impl Bench {
             let (transport, rest) = text.split_once(':').unwrap();
             format!("{transport}:{}/{rest}", self.temp.path().display()).parse().unwrap()
         };
-        let source = Source::open(&at(from), select, self.temp.path())?;
+        let source = ImageSource::open(&at(from), select, self.temp.path())?;
         let destination = Destination::open(&at(to))?;
         let watcher: Arc<dyn Progress> = Arc::new(());
         let report = convert(&source, destination, options, &watcher)?;

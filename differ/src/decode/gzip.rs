@@ -57,15 +57,15 @@ impl Gzip {
     fn header(&mut self, mut header: Header, input: &[u8]) -> Result<usize> {
         for (i, &byte) in input.iter().enumerate() {
             match header.feed(byte) {
-                Fed::More => {}
-                Fed::Done => {
+                FeedResult::More => {}
+                FeedResult::Done => {
                     self.inflate.reset();
                     self.size = 0;
                     self.state = State::Body;
                     return Ok(i + 1);
                 }
-                Fed::NoMagic => return self.no_member(header.start),
-                Fed::Bad => return Self::bad(header.start, Defect::BadHeader),
+                FeedResult::NoMagic => return self.no_member(header.start),
+                FeedResult::Bad => return Self::bad(header.start, Defect::BadHeader),
             }
         }
         self.state = State::Header(header);
@@ -179,7 +179,7 @@ enum Phase {
     CrcHigh(u8),
 }
 
-enum Fed {
+enum FeedResult {
     More,
     Done,
     NoMagic,
@@ -191,16 +191,16 @@ impl Header {
         Self { start, phase: Phase::Fixed(0), flags: 0, crc: Crc::new() }
     }
 
-    fn feed(&mut self, byte: u8) -> Fed {
+    fn feed(&mut self, byte: u8) -> FeedResult {
         if !matches!(self.phase, Phase::CrcLow | Phase::CrcHigh(_)) {
             self.crc.update(&[byte]);
         }
         let next = match self.phase {
-            Phase::Fixed(0) if byte != 0x1f => return Fed::NoMagic,
-            Phase::Fixed(1) if byte != 0x8b => return Fed::NoMagic,
+            Phase::Fixed(0) if byte != 0x1f => return FeedResult::NoMagic,
+            Phase::Fixed(1) if byte != 0x8b => return FeedResult::NoMagic,
             // Method 8 is deflate; there is no other.
-            Phase::Fixed(2) if byte != 8 => return Fed::Bad,
-            Phase::Fixed(3) if byte & RESERVED != 0 => return Fed::Bad,
+            Phase::Fixed(2) if byte != 8 => return FeedResult::Bad,
+            Phase::Fixed(3) if byte & RESERVED != 0 => return FeedResult::Bad,
             Phase::Fixed(at) => {
                 if at == 3 {
                     self.flags = byte;
@@ -221,7 +221,7 @@ impl Header {
             Phase::CrcHigh(low) => {
                 let expect = self.crc.sum() & 0xffff;
                 if u32::from(u16::from_le_bytes([low, byte])) != expect {
-                    return Fed::Bad;
+                    return FeedResult::Bad;
                 }
                 None
             }
@@ -229,9 +229,9 @@ impl Header {
         match next {
             Some(phase) => {
                 self.phase = phase;
-                Fed::More
+                FeedResult::More
             }
-            None => Fed::Done,
+            None => FeedResult::Done,
         }
     }
 

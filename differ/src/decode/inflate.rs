@@ -10,12 +10,12 @@ pub(crate) struct Progress {
     /// Bytes of output written.
     pub(crate) made: usize,
     /// When the stream has ended: bytes that were taken but lie behind its end.
-    pub(crate) end: Option<Beyond>,
+    pub(crate) end: Option<StreamEnd>,
 }
 
 /// Up to eight bytes that a decoder took from its input and did not need: a gzip trailer at most.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Beyond {
+pub(crate) struct StreamEnd {
     /// The bytes.
     pub(crate) bytes: [u8; 8],
     /// How many of them.
@@ -54,7 +54,7 @@ impl RawInflate for ZlibRs {
         let used = usize::try_from(self.stream.total_in().checked_sub(before_in)?).ok()?;
         let made = usize::try_from(self.stream.total_out().checked_sub(before_out)?).ok()?;
         self.crc.update(out.get(..made)?);
-        let end = (status == Status::StreamEnd).then(Beyond::default);
+        let end = (status == Status::StreamEnd).then(StreamEnd::default);
         Some(Progress { used, made, end })
     }
 

@@ -13,7 +13,7 @@ const EROFS_MAGIC: [u8; 4] = 0xe0f5_e1e2_u32.to_le_bytes();
 
 /// What a blob is found to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum BlobKind {
     Empty,
     Gzip,
     Zstd,
@@ -24,18 +24,20 @@ enum Found {
     Unknown,
 }
 
-fn sniff(prefix: &[u8]) -> Found {
+fn sniff(prefix: &[u8]) -> BlobKind {
     match prefix {
-        [] => Found::Empty,
-        [0x1f, 0x8b, ..] => Found::Gzip,
+        [] => BlobKind::Empty,
+        [0x1f, 0x8b, ..] => BlobKind::Gzip,
         // A frame, or a skippable frame before it (RFC 8878 section 3.1.2).
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Found::Zstd,
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Found::Foreign("xz"),
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Found::Foreign("bzip2"),
-        [0x04, 0x22, 0x4d, 0x18, ..] => Found::Foreign("lz4"),
-        _ if prefix.get(EROFS_MAGIC_AT..EROFS_MAGIC_AT + 4) == Some(&EROFS_MAGIC) => Found::Erofs,
-        _ if is_tar(prefix) => Found::Tar,
-        _ => Found::Unknown,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => BlobKind::Zstd,
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => BlobKind::Foreign("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => BlobKind::Foreign("bzip2"),
+        [0x04, 0x22, 0x4d, 0x18, ..] => BlobKind::Foreign("lz4"),
+        _ if prefix.get(EROFS_MAGIC_AT..EROFS_MAGIC_AT + 4) == Some(&EROFS_MAGIC) => {
+            BlobKind::Erofs
+        }
+        _ if is_tar(prefix) => BlobKind::Tar,
+        _ => BlobKind::Unknown,
     }
 }
 
@@ -66,25 +68,27 @@ fn is_tar(prefix: &[u8]) -> bool {
 pub(super) fn compression(prefix: &[u8], declared: Option<LayerType>) -> Result<Compression> {
     let wrong = |declared| Err(Error::NotALayer { declared });
     match (sniff(prefix), declared) {
-        (Found::Foreign(found), _) => Err(Error::UnsupportedCompression { found }),
-        (Found::Gzip, Some(LayerType::Erofs { .. })) => wrong("EROFS"),
-        (Found::Gzip, _) => Ok(Compression::Gzip),
-        (Found::Zstd, Some(LayerType::Erofs { compression: Compression::None })) => wrong("EROFS"),
-        (Found::Zstd, _) => Ok(Compression::Zstd),
-        (Found::Erofs, Some(LayerType::Erofs { compression: Compression::None }) | None) => {
+        (BlobKind::Foreign(found), _) => Err(Error::UnsupportedCompression { found }),
+        (BlobKind::Gzip, Some(LayerType::Erofs { .. })) => wrong("EROFS"),
+        (BlobKind::Gzip, _) => Ok(Compression::Gzip),
+        (BlobKind::Zstd, Some(LayerType::Erofs { compression: Compression::None })) => {
+            wrong("EROFS")
+        }
+        (BlobKind::Zstd, _) => Ok(Compression::Zstd),
+        (BlobKind::Erofs, Some(LayerType::Erofs { compression: Compression::None }) | None) => {
             Ok(Compression::None)
         }
         (_, Some(LayerType::Erofs { compression: Compression::Zstd })) => wrong("EROFS in zstd"),
         (_, Some(LayerType::Erofs { .. })) => wrong("EROFS"),
         // containerd and Docker take an empty blob for an empty tar, whatever it is called.
-        (Found::Tar | Found::Empty, _) => Ok(Compression::None),
-        (Found::Erofs, _) => wrong("tar"),
-        (Found::Unknown, Some(LayerType::Tar { compression, .. })) => match compression {
+        (BlobKind::Tar | BlobKind::Empty, _) => Ok(Compression::None),
+        (BlobKind::Erofs, _) => wrong("tar"),
+        (BlobKind::Unknown, Some(LayerType::Tar { compression, .. })) => match compression {
             Compression::None => wrong("tar"),
             Compression::Gzip => wrong("gzip"),
             Compression::Zstd => wrong("zstd"),
         },
-        (Found::Unknown, None) => wrong("a layer"),
+        (BlobKind::Unknown, None) => wrong("a layer"),
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use erolith_mkfs::io::{FileSink, Sink};
 
 use super::document::{Descriptor, Document, Index};
-use super::{Location, REF_NAME, Source, Transport};
+use super::{ImageSource, Location, REF_NAME, Transport};
 use crate::content::{Dir, OciLayout};
 use crate::decode::Cancel;
 use crate::fault;
@@ -62,7 +62,7 @@ impl Destination {
     /// Would what is written to `location` take the place of `source`, which was opened at `from`? In a layout that is so
     /// under the same name, and in an archive always.
     #[must_use]
-    pub fn replaces(location: &Location, from: &Location, source: &Source) -> bool {
+    pub fn replaces(location: &Location, from: &Location, source: &ImageSource) -> bool {
         let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
         let is_same = id(&location.path).is_some_and(|found| id(&from.path) == Some(found));
         let name = location.reference.as_deref();

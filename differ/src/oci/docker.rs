@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::archive::Archive;
 use super::document::{CONFIG_LIMIT, Config, Descriptor, MANIFEST_LIMIT, Manifest};
-use super::source::{Image, Layer, Place};
+use super::source::{Image, ImageLayer, LayerPosition};
 use super::{CONFIG, Transport};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
@@ -36,8 +36,10 @@ pub(super) fn image(archive: &Archive, reference: Option<&str>) -> Result<Image>
     let config = Config::parse(&format!("config {digest}"), &bytes, layer_names.len())?;
     let mut layers = Vec::with_capacity(layer_names.len());
     for (index, (name, diff_id)) in layer_names.iter().zip(&config.diff_ids).enumerate() {
-        layers.push(Layer {
-            place: Place::Member(archive.member(name)?.ok_or_else(|| partial(index, name))?),
+        layers.push(ImageLayer {
+            place: LayerPosition::Member(
+                archive.member(name)?.ok_or_else(|| partial(index, name))?,
+            ),
             layer_type: LayerType::Tar { compression: Compression::None, nondistributable: false },
             diff_id: diff_id.clone(),
         });

@@ -16,7 +16,7 @@ pub(crate) use document::{CONFIG_LIMIT, MANIFEST_LIMIT};
 pub use document::{Config, Descriptor, Document, Index, Manifest};
 pub use platform::Platform;
 pub use reference::{Location, Transport, is_reference};
-pub use source::{Image, Layer, Place, Select, Source, SourceIndex};
+pub use source::{Image, ImageLayer, ImageSource, LayerPosition, Select, SourceIndex};
 pub(crate) use source::{MAX_DEPTH, is_runnable};
 
 /// `mediaType` of an image index.

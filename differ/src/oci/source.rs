@@ -60,7 +60,7 @@ impl Select {
 
 /// What was found at a location.
 #[derive(Debug)]
-pub struct Source {
+pub struct ImageSource {
     /// The wanted images.
     pub images: Vec<Image>,
     /// The index they are listed in, when there is one.
@@ -100,14 +100,14 @@ pub struct Image {
     /// The config as it was stored.
     pub config_bytes: Vec<u8>,
     /// The layers, lowest first.
-    pub layers: Vec<Layer>,
+    pub layers: Vec<ImageLayer>,
 }
 
 /// One layer.
 #[derive(Debug)]
-pub struct Layer {
+pub struct ImageLayer {
     /// Where it is.
-    pub place: Place,
+    pub place: LayerPosition,
     /// What the media type says it is.
     pub layer_type: LayerType,
     /// What it must expand to.
@@ -116,7 +116,7 @@ pub struct Layer {
 
 /// Where the bytes of a layer are.
 #[derive(Debug)]
-pub enum Place {
+pub enum LayerPosition {
     /// Stored under its digest, as the manifest lists it.
     Listed(Box<Descriptor>),
     /// Stored under some other name, by `docker save`.
@@ -132,13 +132,13 @@ impl Image {
     }
 }
 
-impl Layer {
+impl ImageLayer {
     /// How the manifest lists it, if it does.
     #[must_use]
     pub fn descriptor(&self) -> Option<&Descriptor> {
         match &self.place {
-            Place::Listed(descriptor) => Some(descriptor),
-            Place::Member(_) => None,
+            LayerPosition::Listed(descriptor) => Some(descriptor),
+            LayerPosition::Member(_) => None,
         }
     }
 
@@ -146,21 +146,21 @@ impl Layer {
     #[must_use]
     pub fn size(&self) -> u64 {
         match &self.place {
-            Place::Listed(descriptor) => descriptor.size,
-            Place::Member(blob) => blob.len(),
+            LayerPosition::Listed(descriptor) => descriptor.size,
+            LayerPosition::Member(blob) => blob.len(),
         }
     }
 }
 
-impl Source {
+impl ImageSource {
     /// The bytes of a layer.
     ///
     /// # Errors
     /// [`Error::BlobMissing`], and what the storage reports.
-    pub fn blob(&self, layer: &Layer) -> Result<Blob> {
+    pub fn blob(&self, layer: &ImageLayer) -> Result<Blob> {
         match &layer.place {
-            Place::Listed(descriptor) => self.provider.open(&descriptor.digest),
-            Place::Member(blob) => Ok(blob.clone()),
+            LayerPosition::Listed(descriptor) => self.provider.open(&descriptor.digest),
+            LayerPosition::Member(blob) => Ok(blob.clone()),
         }
     }
 
@@ -313,8 +313,8 @@ impl Leaf {
         let config = Config::parse(&what, &self.config, self.manifest.layers.len())?;
         let mut layers = Vec::with_capacity(self.manifest.layers.len());
         for (descriptor, diff_id) in self.manifest.layers.iter().zip(&config.diff_ids) {
-            layers.push(Layer {
-                place: Place::Listed(Box::new(descriptor.clone())),
+            layers.push(ImageLayer {
+                place: LayerPosition::Listed(Box::new(descriptor.clone())),
                 layer_type: LayerType::parse(&descriptor.media_type)?,
                 diff_id: diff_id.clone(),
             });

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{Input, Payloads, Processed, Processor, plan};
-use crate::apply::layer::{Layer, Options, Source, apply};
+use crate::apply::layer::{LayerInput, LayerSpec, Options, apply};
 use crate::decode::Cancel;
 use crate::testing::{archive, gzip};
 use crate::{Digest, EROFS_LAYER, Error, OCI_LAYER};
@@ -175,7 +175,7 @@ fn a_result_that_nobody_reads_ends_its_processors() {
 }
 
 fn applied(options: &Options, blob: &[u8], target: &Path) -> Result<Digest, Error> {
-    let layer = Layer {
+    let layer = LayerSpec {
         media_type: ENCRYPTED.to_owned(),
         digest: Digest::of(blob),
         size: blob.len() as u64,
@@ -185,7 +185,7 @@ fn applied(options: &Options, blob: &[u8], target: &Path) -> Result<Digest, Erro
         signature: None,
         fsverity: None,
     };
-    let source = Source::Stream(Box::new(Cursor::new(blob.to_vec())));
+    let source = LayerInput::Stream(Box::new(Cursor::new(blob.to_vec())));
     apply(source, &layer, target, &Vec::new(), options).map(|applied| applied.digest)
 }
 

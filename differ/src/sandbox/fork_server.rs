@@ -16,7 +16,7 @@ use rustix::io::retry_on_intr;
 
 use super::process::Process;
 use super::socket;
-use super::wire::{self, Order, Said, Work};
+use super::wire::{self, Order, Work, WorkerMessage};
 use crate::{Error, Result};
 
 /// How long a copy may take, which is made in less than a millisecond.
@@ -61,7 +61,7 @@ impl ForkServer {
         let message = socket::receive(self.0.socket())?.ok_or(io::ErrorKind::UnexpectedEof)?;
         let pidfd = message.fds.into_iter().next();
         match wire::from_bytes(&message.bytes)? {
-            Said::Forked => pidfd.ok_or_else(|| io::ErrorKind::InvalidData.into()),
+            WorkerMessage::Forked => pidfd.ok_or_else(|| io::ErrorKind::InvalidData.into()),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::wire::{Wanted, Work, Wrapped};
+use super::wire::{WireTask, Work, Wrapped};
 use crate::decode::Budget;
 
 /// Address space that every worker needs: the program, the stacks and arenas of its threads, blocks on their way.
@@ -39,14 +39,14 @@ impl Limits {
     /// be: a block for each header and each block of the archive.
     pub(super) fn of(work: &Work) -> Self {
         let (budget, entries, largest) = match work {
-            Work::Convert { task: Wanted::Tar(options), expected, .. } => {
+            Work::Convert { task: WireTask::Tar(options), expected, .. } => {
                 let (Wrapped(options), budget) = (&**options, expected.budget);
                 let block = (1u64 << options.block_bits.min(16)).max(HEADER);
                 let grown = (block / HEADER).saturating_mul(options.align_blocks.max(1));
                 let bytes = budget.max_output.saturating_mul(grown).saturating_add(FIXED);
                 (budget, u64::from(options.layer.max_entries), bytes.min(options.max_bytes))
             }
-            Work::Convert { task: Wanted::Native, expected, .. } => {
+            Work::Convert { task: WireTask::Native, expected, .. } => {
                 (expected.budget, ENTRIES, expected.budget.max_output)
             }
             Work::Probe | Work::Check(_) | Work::Fork => (Budget::default(), ENTRIES, 0),
@@ -87,9 +87,9 @@ mod tests {
 
     #[test]
     fn limits_follow_from_the_budget_and_not_from_the_layer() {
-        let convert = |task: Wanted, budget| {
+        let convert = |task: WireTask, budget| {
             let expected = Box::new(Request { budget, ..Request::default() }.into());
-            let (source, wanted) = (Origin::Stream, protect::Wanted::default());
+            let (source, wanted) = (Origin::Stream, protect::ProtectOptions::default());
             Limits::of(&Work::Convert { task, source, expected, wanted })
         };
         let small = Budget { max_output: 1 << 20, zstd_window_log: 20, ..Budget::default() };

@@ -9,9 +9,9 @@ use rustix::io::Errno;
 
 use super::process::Process;
 use super::pump::{self, Ended};
-use super::wire::{self, Lowers as Answer, Order, Origin, Range, Said, Work};
+use super::wire::{self, LowersReply as Answer, Order, Origin, Range, Work, WorkerMessage};
 use super::{Protection, Worker, socket};
-use crate::apply::{Lowers, Order as Layer, Outcome, Source};
+use crate::apply::{LayerInput, Order as LayerOrder, Outcome, ParentImages};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, OnBytes, Watched};
 use crate::{Error, Result};
@@ -38,10 +38,10 @@ impl Worker {
     pub(crate) fn convert<S: Staging>(
         &self,
         staging: &S,
-        layer: Layer,
-        lowers: &dyn Lowers,
+        layer: LayerOrder,
+        lowers: &dyn ParentImages,
     ) -> Result<Outcome> {
-        let Layer { task, source, told, request, wanted } = layer;
+        let LayerOrder { task, source, told, request, wanted } = layer;
         let cancel = request.cancel.clone();
         cancel.check()?;
         let scratch = scratch_in(staging.scratch_dir()?.as_fd());
@@ -51,12 +51,12 @@ impl Worker {
         let order = |source| Work::Convert { task, source, expected, wanted };
         let rest = [staging.file().as_fd(), scratch.as_fd()];
         match source {
-            Source::Stored(blob) => {
+            LayerInput::Stored(blob) => {
                 let work = order(Origin::Stored(range(&blob)));
                 let fds = [blob.file().0.as_fd(), rest[0], rest[1]];
                 Talk::begin(self, &cancel, limit, work, &fds)?.converted(&told, lowers)
             }
-            Source::Stream(inner) => {
+            LayerInput::Stream(inner) => {
                 let (pipe, ended) = pump::start(Box::new(Watched { inner, told }))?;
                 let fds = [pipe.as_fd(), rest[0], rest[1]];
                 let talk = Talk::begin(self, &cancel, limit, order(Origin::Stream), &fds)?;
@@ -77,7 +77,7 @@ impl Worker {
         let mut talk = Talk::begin(self, cancel, None, Work::Check(range(image)), &fds)?;
         talk.until_ready()?;
         match talk.next()? {
-            Said::Checked => Ok(()),
+            WorkerMessage::Checked => Ok(()),
             other => Err(unexpected(other)),
         }
     }
@@ -141,17 +141,17 @@ impl<'a> Talk<'a> {
     /// What protects the system, said before anything was read.
     fn until_ready(&mut self) -> Result<Protection> {
         match self.next()? {
-            Said::Ready(protection) => Ok(protection),
+            WorkerMessage::Ready(protection) => Ok(protection),
             other => Err(unexpected(other)),
         }
     }
 
-    fn converted(mut self, told: &OnBytes, lowers: &dyn Lowers) -> Result<Outcome> {
+    fn converted(mut self, told: &OnBytes, lowers: &dyn ParentImages) -> Result<Outcome> {
         self.until_ready()?;
         loop {
             match self.next()? {
-                Said::Read(bytes) => told.tell(bytes),
-                Said::Lowers => {
+                WorkerMessage::Read(bytes) => told.tell(bytes),
+                WorkerMessage::Lowers => {
                     let asked = Instant::now();
                     let images = lowers.images()?;
                     // The layers below may be in the making: that is not the worker's time.
@@ -159,7 +159,7 @@ impl<'a> Talk<'a> {
                     self.answer(&images)?;
                 }
                 // Before anything else happens to the file, the worker has ended: see `Process`.
-                Said::Converted(converted) => return Ok((*converted).into()),
+                WorkerMessage::Converted(converted) => return Ok((*converted).into()),
                 other => return Err(unexpected(other)),
             }
         }
@@ -192,7 +192,7 @@ impl<'a> Talk<'a> {
     }
 
     /// The next message.
-    fn next(&mut self) -> Result<Said> {
+    fn next(&mut self) -> Result<WorkerMessage> {
         let watch = self.process.ends_with(self.cancel);
         self.wait()?;
         let message = socket::receive(self.process.socket());
@@ -238,9 +238,9 @@ impl<'a> Talk<'a> {
 }
 
 /// A failure, or what a worker does not say at this point.
-fn unexpected(said: Said) -> Error {
+fn unexpected(said: WorkerMessage) -> Error {
     match said {
-        Said::Failed(fault) => fault.into(),
+        WorkerMessage::Failed(fault) => fault.into(),
         _ => Error::Worker { ended: "said what it should not have said".to_owned() },
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn start(source: Box<dyn Read + Send>) -> Result<(OwnedFd, Ended)> {
     // A worker that wants no more of it is no failure of reading.
     let work = move || {
         let writer = File::from(writer);
-        let _told = Told(&told);
+        let _told = EndNotifier(&told);
         drop(pump(source, &writer, &told));
     };
     let thread = thread::Builder::new().name("feed".into()).spawn(work);
@@ -66,9 +66,9 @@ pub(super) fn start(source: Box<dyn Read + Send>) -> Result<(OwnedFd, Ended)> {
 }
 
 /// Says it when the thread dies, before the pipe is closed.
-struct Told<'a>(&'a Ended);
+struct EndNotifier<'a>(&'a Ended);
 
-impl Drop for Told<'_> {
+impl Drop for EndNotifier<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             *self.0.lock() = Some(Err(Error::WorkerDied { stage: "feed" }));

@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 use std::io;
 
 use erolith_mkfs::build::{self, Summary};
-use erolith_mkfs::dmverity::{RootHash, Verity};
+use erolith_mkfs::dmverity::{DmVerityTree, RootHash};
 use erolith_mkfs::fsverity;
 use erolith_mkfs::protect::{self, Protected};
 use erolith_mkfs::tree::{DroppedXattrs, Note};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(super) use fault::Fault;
+pub(super) use fault::WireError;
 use options::{BuildOptions, Hashes};
 
 use super::Protection;
@@ -52,21 +52,21 @@ pub(super) enum Work {
     Probe,
     /// A layer becomes an image. Its bytes, the file of the image, an empty scratch file.
     Convert {
-        task: Wanted,
+        task: WireTask,
         source: Origin,
         expected: Box<Expected>,
         #[serde(with = "Hashes")]
-        wanted: protect::Wanted,
+        wanted: protect::ProtectOptions,
     },
     /// An image is checked. Its file.
     Check(Range),
-    /// A copy of this process takes the order that comes by another socket. That socket; [`Said::Forked`] is the answer.
+    /// A copy of this process takes the order that comes by another socket. That socket; [`WorkerMessage::Forked`] is the answer.
     Fork,
 }
 
 /// As [`Task`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Wanted {
+pub(super) enum WireTask {
     Tar(Box<Wrapped>),
     Native,
 }
@@ -75,7 +75,7 @@ pub(super) enum Wanted {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Wrapped(#[serde(with = "BuildOptions")] pub(super) build::Options);
 
-impl From<Task> for Wanted {
+impl From<Task> for WireTask {
     fn from(task: Task) -> Self {
         match task {
             Task::Tar(options) => Self::Tar(Box::new(Wrapped(options))),
@@ -84,11 +84,11 @@ impl From<Task> for Wanted {
     }
 }
 
-impl From<Wanted> for Task {
-    fn from(wanted: Wanted) -> Self {
+impl From<WireTask> for Task {
+    fn from(wanted: WireTask) -> Self {
         match wanted {
-            Wanted::Tar(options) => Self::Tar(options.0),
-            Wanted::Native => Self::Native,
+            WireTask::Tar(options) => Self::Tar(options.0),
+            WireTask::Native => Self::Native,
         }
     }
 }
@@ -136,16 +136,16 @@ impl From<Expected> for Request {
     }
 }
 
-/// An answer to [`Said::Lowers`]: so many images, one descriptor for each. Another answer follows while there are more.
+/// An answer to [`WorkerMessage::Lowers`]: so many images, one descriptor for each. Another answer follows while there are more.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Lowers {
+pub(super) struct LowersReply {
     pub(super) images: Vec<Range>,
     pub(super) is_last: bool,
 }
 
 /// A message of a worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Said {
+pub(super) enum WorkerMessage {
     /// The copy runs. Its pidfd comes with this.
     Forked,
     /// The first one: the sandbox is closed, and nothing was read yet.
@@ -159,7 +159,7 @@ pub(super) enum Said {
     /// An image is fit to be mounted.
     Checked,
     /// It did not work.
-    Failed(Fault),
+    Failed(WireError),
 }
 
 /// As [`Outcome`].
@@ -170,13 +170,13 @@ pub(super) struct Converted {
     inherits: bool,
     /// As [`fsverity::Digest`].
     digest: Option<[u8; 32]>,
-    tree: Option<Tree>,
+    tree: Option<WireDmVerity>,
     times: Times,
 }
 
-/// As [`Verity`].
+/// As [`DmVerityTree`].
 #[derive(Debug, Serialize, Deserialize)]
-struct Tree {
+struct WireDmVerity {
     root: [u8; 32],
     hash_offset: u64,
     block_size: u32,
@@ -220,7 +220,7 @@ impl From<Outcome> for Converted {
             },
         });
         let digest = digest.map(fsverity::Digest::bytes);
-        let tree = verity.map(|Verity { root, hash_offset, block_size }| Tree {
+        let tree = verity.map(|DmVerityTree { root, hash_offset, block_size }| WireDmVerity {
             root: root.0,
             hash_offset,
             block_size,
@@ -249,7 +249,7 @@ impl From<Converted> for Outcome {
                 summary.dropped_xattrs.more,
             ),
         });
-        let verity = tree.map(|Tree { root, hash_offset, block_size }| Verity {
+        let verity = tree.map(|WireDmVerity { root, hash_offset, block_size }| DmVerityTree {
             root: RootHash(root),
             hash_offset,
             block_size,

@@ -14,8 +14,10 @@ use super::Protection;
 use super::enter::{confine, leave};
 use super::limits::Limits;
 use super::socket;
-use super::wire::{self, Converted, Expected, Fault, Origin, Range, Said, Wanted, Work};
-use crate::apply::{Lowers, check_image, convert};
+use super::wire::{
+    self, Converted, Expected, Origin, Range, WireError, WireTask, Work, WorkerMessage,
+};
+use crate::apply::{ParentImages, check_image, convert};
 use crate::content::Blob;
 use crate::decode::{OnBytes, Watched};
 use crate::sys::process::{Forked, fork_sibling};
@@ -43,7 +45,7 @@ pub fn run() -> Result<()> {
             wire::from_bytes(&message.bytes).map_err(Error::io("understanding the daemon"))?;
         if !order.is_understood() {
             let ended = "is of another version".to_owned();
-            return say(socket, &Said::Failed(Fault::Ended(ended)));
+            return say(socket, &WorkerMessage::Failed(WireError::Ended(ended)));
         }
         match order.work {
             // One that kept rights answers with the reason and ends; another one may do better.
@@ -63,7 +65,7 @@ fn fork(socket: BorrowedFd<'_>, fds: Vec<OwnedFd>) -> Result<()> {
             Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
         }
         Forked::Parent(pidfd) => {
-            socket::send(socket, &wire::to_bytes(&Said::Forked)?, &[pidfd.as_fd()])
+            socket::send(socket, &wire::to_bytes(&WorkerMessage::Forked)?, &[pidfd.as_fd()])
         }
     });
     forked.map_err(Error::io("copying the process"))
@@ -78,18 +80,18 @@ fn answer(
 ) -> Result<()> {
     let answered = left.and_then(|protection| {
         confine(Limits::of(&order))?;
-        say(socket, &Said::Ready(protection))?;
+        say(socket, &WorkerMessage::Ready(protection))?;
         work(socket, order, fds)
     });
     match answered {
         Ok(None) => Ok(()),
         Ok(Some(said)) => say(socket, &said),
-        Err(error) => say(socket, &Said::Failed(error.into())),
+        Err(error) => say(socket, &WorkerMessage::Failed(error.into())),
     }
 }
 
 /// Does what is to be done, from inside the sandbox.
-fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<Said>> {
+fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<WorkerMessage>> {
     let mut files = fds.into_iter().map(File::from);
     let mut file = || files.next().ok_or(io::ErrorKind::InvalidInput.into());
     let mut file = || file().map_err(Error::io("taking what the daemon sent"));
@@ -97,7 +99,7 @@ fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<
         Work::Probe | Work::Fork => Ok(None),
         Work::Check(range) => {
             check_image(&blob(file()?, range))?;
-            Ok(Some(Said::Checked))
+            Ok(Some(WorkerMessage::Checked))
         }
         Work::Convert { task, source, expected, wanted } => {
             let (from, image, scratch) = (file()?, file()?, file()?);
@@ -110,12 +112,12 @@ fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<
 fn converted(
     socket: BorrowedFd<'_>,
     sink: FileSink,
-    task: Wanted,
+    task: WireTask,
     source: Origin,
     from: File,
     expected: Expected,
-    wanted: protect::Wanted,
-) -> Result<Said> {
+    wanted: protect::ProtectOptions,
+) -> Result<WorkerMessage> {
     let read = Arc::new(AtomicU64::new(0));
     let (inner, told): (Box<dyn Read + Send>, OnBytes) = match source {
         Origin::Stream => (Box::new(from), OnBytes::default()),
@@ -124,12 +126,13 @@ fn converted(
         }
     };
     let blob = Watched { inner, told };
-    let outcome = convert(sink, blob, expected.into(), task.into(), wanted, &Asked(socket));
+    let outcome =
+        convert(sink, blob, expected.into(), task.into(), wanted, &RequestedParents(socket));
     let rest = read.swap(0, Ordering::Relaxed);
     if rest > 0 {
-        say(socket, &Said::Read(rest))?;
+        say(socket, &WorkerMessage::Read(rest))?;
     }
-    Ok(Said::Converted(Box::new(Converted::from(outcome?))))
+    Ok(WorkerMessage::Converted(Box::new(Converted::from(outcome?))))
 }
 
 fn blob(file: File, range: Range) -> Blob {
@@ -142,22 +145,22 @@ fn progress(read: Arc<AtomicU64>) -> OnBytes {
         if read.fetch_add(bytes, Ordering::Relaxed) + bytes >= STEP {
             let bytes = read.swap(0, Ordering::Relaxed);
             // Who is not there any more does not want to know; the work ends for another reason.
-            let _ = say(rustix::stdio::stdin(), &Said::Read(bytes));
+            let _ = say(rustix::stdio::stdin(), &WorkerMessage::Read(bytes));
         }
     })
 }
 
 /// The layers below, asked for when they are needed.
-struct Asked<'a>(BorrowedFd<'a>);
+struct RequestedParents<'a>(BorrowedFd<'a>);
 
-impl Lowers for Asked<'_> {
+impl ParentImages for RequestedParents<'_> {
     fn images(&self) -> Result<Vec<Blob>> {
-        say(self.0, &Said::Lowers)?;
+        say(self.0, &WorkerMessage::Lowers)?;
         let mut images = Vec::new();
         loop {
             let message = socket::receive(self.0).and_then(|message| {
                 let message = message.ok_or(io::ErrorKind::UnexpectedEof)?;
-                Ok((wire::from_bytes::<wire::Lowers>(&message.bytes)?, message.fds))
+                Ok((wire::from_bytes::<wire::LowersReply>(&message.bytes)?, message.fds))
             });
             let (answer, fds) = message.map_err(Error::io("asking for the layers below"))?;
             let files = fds.into_iter().map(File::from);
@@ -170,7 +173,7 @@ impl Lowers for Asked<'_> {
 }
 
 /// Says something. One call, so that messages of several threads stay whole.
-fn say(socket: BorrowedFd<'_>, said: &Said) -> Result<()> {
+fn say(socket: BorrowedFd<'_>, said: &WorkerMessage) -> Result<()> {
     let bytes = wire::to_bytes(said).and_then(|bytes| match bytes.len() {
         0..=socket::MAX_BYTES => Ok(bytes),
         _ => Err(io::ErrorKind::InvalidData.into()),

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use isal_sys::igzip_lib as c;
 
-use crate::decode::inflate::{Beyond, Progress, RawInflate};
+use crate::decode::inflate::{Progress, RawInflate, StreamEnd};
 
 /// A deflate stream being decoded, with the CRC-32 of what came out of it.
 pub(crate) struct Inflater(Box<c::inflate_state>);
@@ -34,10 +34,10 @@ impl Inflater {
     }
 
     /// The whole bytes in the bit buffer of a stream that has ended.
-    fn beyond(&self) -> Beyond {
+    fn beyond(&self) -> StreamEnd {
         let bits = u32::try_from(self.0.read_in_length).unwrap_or(0).min(64);
         let bytes = self.0.read_in.checked_shr(bits % 8).unwrap_or(0).to_le_bytes();
-        Beyond { bytes, len: usize::try_from(bits / 8).unwrap_or(0) }
+        StreamEnd { bytes, len: usize::try_from(bits / 8).unwrap_or(0) }
     }
 }
 

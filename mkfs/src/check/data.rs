@@ -1,10 +1,11 @@
 //! Where data is said to be.
 
 use super::tree::Name;
-use super::{Check, Stop, sort};
+use super::{Check, CheckStop, sort};
 use crate::format::{ChunkIndex, incompat};
 use crate::image::{
-    Chunks, Coding, Corruption, Data, Extent, Fault, Inode, Map, Metadata, Place, Space,
+    Chunks, Coding, Corruption, CorruptionKind, Data, Extent, ExtentLocation, Inode, Map, Metadata,
+    Space,
 };
 use crate::io::is_zero;
 use zerocopy::FromBytes;
@@ -14,7 +15,7 @@ const BATCH: u64 = 512;
 
 impl Check<'_> {
     /// Checks the data of one inode, and notes the bytes that it and its metadata take.
-    pub(super) fn check_data(&mut self, inode: &Inode, name: &Name) -> Result<(), Stop> {
+    pub(super) fn check_data(&mut self, inode: &Inode, name: &Name) -> Result<(), CheckStop> {
         let mut end = inode.body_end();
         match inode.data {
             Data::Chunks { bits, indexes, wide } => {
@@ -22,7 +23,9 @@ impl Check<'_> {
                 let count = inode.size.div_ceil(1 << bits);
                 end = chunks.entry_offset(inode, count);
                 if end > self.space_size(inode.space()) {
-                    let c = Corruption::new(Fault::ChunkOutside).nid(inode.nid).at(inode.offset);
+                    let c = Corruption::new(CorruptionKind::ChunkOutside)
+                        .nid(inode.nid)
+                        .at(inode.offset);
                     return self.find_named(c, name);
                 }
                 if let Err(c) = self.check_chunks(inode, &chunks, count)? {
@@ -33,7 +36,9 @@ impl Check<'_> {
                 Ok(map) => {
                     end = map.table_end();
                     if end > self.space_size(inode.space()) {
-                        let c = Corruption::new(Fault::MapOutside).nid(inode.nid).at(map.start);
+                        let c = Corruption::new(CorruptionKind::MapOutside)
+                            .nid(inode.nid)
+                            .at(map.start);
                         return self.find_named(c, name);
                     }
                     self.spend(end.saturating_sub(map.start))?;
@@ -67,7 +72,7 @@ impl Check<'_> {
         &mut self,
         inode: &Inode,
         end: &mut u64,
-    ) -> Result<Result<(), Corruption>, Stop> {
+    ) -> Result<Result<(), Corruption>, CheckStop> {
         for extent in self.image.extents(inode) {
             let extent = match sort(extent)? {
                 Ok(extent) => extent,
@@ -75,7 +80,7 @@ impl Check<'_> {
             };
             self.report.stats.extents = self.report.stats.extents.saturating_add(1);
             if self.report.stats.extents > self.limits.extents {
-                return self.stop(Fault::LimitInodes).map(Ok);
+                return self.stop(CorruptionKind::LimitInodes).map(Ok);
             }
             if let Err(c) = self.check_extent(inode, &extent, end)? {
                 return Ok(Err(c.nid(inode.nid).at(inode.offset)));
@@ -89,30 +94,32 @@ impl Check<'_> {
         inode: &Inode,
         extent: &Extent,
         end: &mut u64,
-    ) -> Result<Result<(), Corruption>, Stop> {
+    ) -> Result<Result<(), Corruption>, CheckStop> {
         Ok(match extent.place {
-            Place::Hole if inode.data == Data::Compressed => self.check_hole(inode, extent)?,
-            Place::Hole => Ok(()),
-            Place::Device { device, offset } => {
+            ExtentLocation::Hole if inode.data == Data::Compressed => {
+                self.check_hole(inode, extent)?
+            }
+            ExtentLocation::Hole => Ok(()),
+            ExtentLocation::Device { device, offset } => {
                 self.place_on_device(inode, device, offset, extent.len, false)
             }
-            Place::Encoded { device, offset, len, coding } => {
+            ExtentLocation::Encoded { device, offset, len, coding } => {
                 let pcluster = matches!(coding, Coding::Compressed { .. });
                 self.place_on_device(inode, device, offset, len, pcluster)
             }
-            Place::Inline { space, offset } => {
+            ExtentLocation::Inline { space, offset } => {
                 *end = (*end).max(offset.saturating_add(extent.len));
                 self.check_inline(space, offset, extent.len)?
             }
-            Place::EncodedInline { space, offset, len, .. } => {
+            ExtentLocation::EncodedInline { space, offset, len, .. } => {
                 *end = (*end).max(offset.saturating_add(len));
                 self.check_inline(space, offset, len)?
             }
-            Place::Fragment { offset } => {
+            ExtentLocation::Fragment { offset } => {
                 let size = self.image.packed_size();
                 match offset.checked_add(extent.len) {
                     Some(end) if end <= size => Ok(()),
-                    _ => Err(Corruption::new(Fault::FragmentOutside)
+                    _ => Err(Corruption::new(CorruptionKind::FragmentOutside)
                         .detail(format_args!("{} bytes at {offset} of {size}", extent.len))),
                 }
             }
@@ -125,13 +132,15 @@ impl Check<'_> {
         &mut self,
         inode: &Inode,
         extent: &Extent,
-    ) -> Result<Result<(), Corruption>, Stop> {
+    ) -> Result<Result<(), Corruption>, CheckStop> {
         let stand_in = match sort(self.image.stand_in(inode, extent.start))? {
             Ok(Some(stand_in)) => stand_in,
             Ok(None) => return Ok(Ok(())),
             Err(c) => return Ok(Err(c)),
         };
-        let Place::Encoded { device, offset, len, .. } = stand_in.place else { return Ok(Ok(())) };
+        let ExtentLocation::Encoded { device, offset, len, .. } = stand_in.place else {
+            return Ok(Ok(()));
+        };
         if self.zeros.contains(&(stand_in.place, stand_in.len)) {
             return Ok(Ok(()));
         }
@@ -145,7 +154,7 @@ impl Check<'_> {
             Err(c) => return Ok(Err(c)),
         };
         if !is_zero {
-            return Ok(Err(Corruption::new(Fault::MapHole).at(offset)));
+            return Ok(Err(Corruption::new(CorruptionKind::MapHole).at(offset)));
         }
         self.zeros.insert((stand_in.place, stand_in.len));
         Ok(Ok(()))
@@ -170,7 +179,7 @@ impl Check<'_> {
                 }
                 Ok(())
             }
-            _ => Err(Corruption::new(Fault::DataOutside).detail(format_args!(
+            _ => Err(Corruption::new(CorruptionKind::DataOutside).detail(format_args!(
                 "{len} bytes at {offset} of device {device}, which has {size}"
             ))),
         }
@@ -182,11 +191,12 @@ impl Check<'_> {
         space: Space,
         offset: u64,
         len: u64,
-    ) -> Result<Result<(), Corruption>, Stop> {
+    ) -> Result<Result<(), Corruption>, CheckStop> {
         let Some(last) = len.checked_sub(1) else { return Ok(Ok(())) };
         let read = self.image.read_meta(space, offset.saturating_add(last), &mut [0]);
-        Ok(sort(read)?
-            .map_err(|c| Corruption::new(Fault::DataOutside).at(c.offset.unwrap_or(offset))))
+        Ok(sort(read)?.map_err(|c| {
+            Corruption::new(CorruptionKind::DataOutside).at(c.offset.unwrap_or(offset))
+        }))
     }
 
     /// What resolving an entry hides: the kernel masks device numbers, and ignores high address bits where
@@ -196,7 +206,7 @@ impl Check<'_> {
         inode: &Inode,
         chunks: &Chunks,
         count: u64,
-    ) -> Result<Result<(), Corruption>, Stop> {
+    ) -> Result<Result<(), Corruption>, CheckStop> {
         if !self.sb().has_incompat(incompat::CHUNKED_FILE) {
             self.chunk_bit_missed = true;
         }
@@ -212,7 +222,7 @@ impl Check<'_> {
             let part = raw.get_mut(..usize::try_from(batch).unwrap_or(0).saturating_mul(8));
             let part = part.unwrap_or_default();
             let at = chunks.entry_offset(inode, index);
-            let outside = |_| Corruption::new(Fault::ChunkOutside).nid(inode.nid).at(at);
+            let outside = |_| Corruption::new(CorruptionKind::ChunkOutside).nid(inode.nid).at(at);
             if let Err(c) = sort(self.image.read_meta(inode.space(), at, part))? {
                 return Ok(Err(outside(c)));
             }
@@ -221,11 +231,11 @@ impl Check<'_> {
                 let bad = |fault| Corruption::new(fault).nid(inode.nid).at(at);
                 if stored && usize::from(entry.device_id.get()) > devices {
                     let detail = format!("device {} of {devices}", entry.device_id.get());
-                    return Ok(Err(bad(Fault::DataDevice).detail(detail)));
+                    return Ok(Err(bad(CorruptionKind::DataDevice).detail(detail)));
                 }
                 if stored && !chunks.wide && entry.startblk_hi.get() != 0 {
                     let detail = format!("high bits {:#x}", entry.startblk_hi.get());
-                    return Ok(Err(bad(Fault::ChunkFormat).detail(detail)));
+                    return Ok(Err(bad(CorruptionKind::ChunkFormat).detail(detail)));
                 }
             }
             index = index.saturating_add(batch);

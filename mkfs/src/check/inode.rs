@@ -1,12 +1,12 @@
 //! Every inode that was reached, once, in the order in which inodes are stored.
 
 use super::tree::Name;
-use super::{Check, Stop, sort};
+use super::{Check, CheckStop, sort};
 use crate::format::{FileType, Layout};
-use crate::image::{Corruption, Data, Fault, Inode, Metadata};
+use crate::image::{Corruption, CorruptionKind, Data, Inode, Metadata};
 
 impl Check<'_> {
-    pub(super) fn check_inodes(&mut self) -> Result<(), Stop> {
+    pub(super) fn check_inodes(&mut self) -> Result<(), CheckStop> {
         let mut names = std::mem::take(&mut self.tree.names);
         names.sort_unstable();
         let result = names.chunk_by(|a, b| a.nid == b.nid).try_for_each(|run| self.check_run(run));
@@ -15,7 +15,7 @@ impl Check<'_> {
     }
 
     /// Checks one inode against all its names.
-    fn check_run(&mut self, run: &[Name]) -> Result<(), Stop> {
+    fn check_run(&mut self, run: &[Name]) -> Result<(), CheckStop> {
         let Some(first) = run.first() else { return Ok(()) };
         self.spend(64)?;
         let inode = match sort(self.image.stat(first.nid))? {
@@ -33,7 +33,7 @@ impl Check<'_> {
                 && claimed != inode.file_type() as u8
             {
                 let detail = format!("entry {claimed}, inode {}", inode.file_type() as u8);
-                let c = Corruption::new(Fault::DirTypeMismatch).detail(detail);
+                let c = Corruption::new(CorruptionKind::DirTypeMismatch).detail(detail);
                 self.find_named(c.nid(inode.nid).at(inode.offset), name)?;
             }
         }
@@ -45,7 +45,7 @@ impl Check<'_> {
         self.check_xattrs(&inode, first)?;
         self.check_data(&inode, first)?;
         if self.report.stats.bytes > self.limits.bytes {
-            return self.stop(Fault::LimitBytes);
+            return self.stop(CorruptionKind::LimitBytes);
         }
         Ok(())
     }
@@ -72,18 +72,18 @@ impl Check<'_> {
         &mut self,
         inode: &Inode,
         named: usize,
-    ) -> Result<Result<(), Corruption>, Stop> {
+    ) -> Result<Result<(), Corruption>, CheckStop> {
         let bad = |fault| Corruption::new(fault).nid(inode.nid).at(inode.offset);
         let special = matches!(inode.data, Data::Device { .. } | Data::None);
         if special && inode.size != 0 {
-            return Ok(Err(bad(Fault::InodeSpecialData).detail(inode.size)));
+            return Ok(Err(bad(CorruptionKind::InodeSpecialData).detail(inode.size)));
         }
         if inode.layout == Layout::ChunkBased && !inode.is_file() && !special {
-            return Ok(Err(bad(Fault::ChunkType)));
+            return Ok(Err(bad(CorruptionKind::ChunkType)));
         }
         if inode.is_dir() && named > 0 && self.tree.dir(inode.nid).is_none() {
             // Its entry says that it is something else, so that nobody looked inside.
-            return Ok(Err(bad(Fault::DirTypeMismatch)));
+            return Ok(Err(bad(CorruptionKind::DirTypeMismatch)));
         }
         if inode.is_symlink() {
             return Ok(sort(self.image.read_link(inode))?.map(drop));
@@ -91,7 +91,7 @@ impl Check<'_> {
         Ok(Ok(()))
     }
 
-    fn check_reserved(&mut self, inode: &Inode, name: &Name) -> Result<(), Stop> {
+    fn check_reserved(&mut self, inode: &Inode, name: &Name) -> Result<(), CheckStop> {
         let (skip, len) = if inode.extended { (48, 16) } else { (28, 4) };
         let mut reserved = [0; 16];
         let part = reserved.get_mut(..len).unwrap_or_default();
@@ -99,16 +99,16 @@ impl Check<'_> {
         // It was read a moment ago, as part of the inode.
         let read = sort(self.image.read_meta(inode.space(), at, part))?;
         if read.is_ok() && reserved != [0; 16] {
-            let c = Corruption::new(Fault::InodeReserved).nid(inode.nid).at(at);
+            let c = Corruption::new(CorruptionKind::InodeReserved).nid(inode.nid).at(at);
             self.find_named(c, name)?;
         }
         Ok(())
     }
 
-    fn check_links(&mut self, inode: &Inode, named: usize, name: &Name) -> Result<(), Stop> {
+    fn check_links(&mut self, inode: &Inode, named: usize, name: &Name) -> Result<(), CheckStop> {
         let bad = |fault| Corruption::new(fault).nid(inode.nid).at(inode.offset);
         if inode.nlink == 0 {
-            return self.find_named(bad(Fault::InodeNlinkZero), name);
+            return self.find_named(bad(CorruptionKind::InodeNlinkZero), name);
         }
         let expected = match self.tree.dir(inode.nid) {
             Some(dir) => u64::from(dir.subdirs).saturating_add(2),
@@ -120,12 +120,12 @@ impl Check<'_> {
         let overflow = inode.nlink == 1 && expected > u64::from(u16::MAX) && !inode.extended;
         if u64::from(inode.nlink) != expected && !overflow {
             let detail = format!("{} stored, {expected} expected", inode.nlink);
-            return self.find_named(bad(Fault::InodeNlink).detail(detail), name);
+            return self.find_named(bad(CorruptionKind::InodeNlink).detail(detail), name);
         }
         Ok(())
     }
 
-    pub(super) fn find_named(&mut self, c: Corruption, name: &Name) -> Result<(), Stop> {
+    pub(super) fn find_named(&mut self, c: Corruption, name: &Name) -> Result<(), CheckStop> {
         let path = self.tree.path(self.image, name);
         self.find_at(c, || path)
     }

@@ -25,11 +25,11 @@ mod xattr;
 use std::collections::BTreeSet;
 use std::io;
 
-use tree::Tree;
+use tree::TreeState;
 
 pub use report::{Finding, Limits, Report, Severity, Stats};
 
-use crate::image::{Corruption, Error, Fault, Image, Place, Super};
+use crate::image::{Corruption, CorruptionKind, Error, ExtentLocation, Image, Super};
 use crate::io::ReadAt;
 
 /// The image as the checks see it.
@@ -56,7 +56,7 @@ pub fn check(primary: &dyn ReadAt, devices: &[&dyn ReadAt], limits: &Limits) -> 
         image: &image,
         limits: *limits,
         metadata: limits.metadata.unwrap_or(budget),
-        tree: Tree::default(),
+        tree: TreeState::default(),
         shared: xattr::Shared::default(),
         places: overlap::Places::default(),
         devices_used: vec![false; image.superblock().devices.len()],
@@ -66,13 +66,13 @@ pub fn check(primary: &dyn ReadAt, devices: &[&dyn ReadAt], limits: &Limits) -> 
         report,
     };
     match check.run() {
-        Ok(()) | Err(Stop::Limit) => Ok(check.report),
-        Err(Stop::Storage(e)) => Err(e),
+        Ok(()) | Err(CheckStop::Limit) => Ok(check.report),
+        Err(CheckStop::Storage(e)) => Err(e),
     }
 }
 
 /// Why a check ends early.
-enum Stop {
+enum CheckStop {
     /// A limit was reached; the report says which.
     Limit,
     /// The storage failed.
@@ -85,21 +85,21 @@ struct Check<'a> {
     limits: Limits,
     /// Bytes of metadata that may be looked at.
     metadata: u64,
-    tree: Tree,
+    tree: TreeState,
     shared: xattr::Shared,
     places: overlap::Places,
     devices_used: Vec<bool>,
     /// Bytes of the image and of each device.
     sizes: Vec<u64>,
     /// Clusters that were found to decode to so many zeros.
-    zeros: BTreeSet<(Place, u64)>,
+    zeros: BTreeSet<(ExtentLocation, u64)>,
     /// A chunk-based file was met, and nothing announces it.
     chunk_bit_missed: bool,
     report: Report,
 }
 
 impl Check<'_> {
-    fn run(&mut self) -> Result<(), Stop> {
+    fn run(&mut self) -> Result<(), CheckStop> {
         self.check_superblock()?;
         self.walk_directories()?;
         self.check_inodes()?;
@@ -117,7 +117,7 @@ impl Check<'_> {
     }
 
     /// Reports a fault of something that has no path.
-    fn find(&mut self, corruption: Corruption) -> Result<(), Stop> {
+    fn find(&mut self, corruption: Corruption) -> Result<(), CheckStop> {
         self.find_at(corruption, Vec::new)
     }
 
@@ -126,12 +126,12 @@ impl Check<'_> {
         &mut self,
         corruption: Corruption,
         path: impl FnOnce() -> Vec<u8>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), CheckStop> {
         let severity = report::severity(corruption.fault);
         let same = |f: &&Finding| f.severity == severity;
         if self.report.findings.iter().filter(same).count() >= self.limits.findings {
             if severity == Severity::Error {
-                return self.stop(Fault::LimitFindings);
+                return self.stop(CorruptionKind::LimitFindings);
             }
             self.report.more_warnings = self.report.more_warnings.saturating_add(1);
             return Ok(());
@@ -141,28 +141,28 @@ impl Check<'_> {
     }
 
     /// Ends the check because of a limit.
-    fn stop(&mut self, fault: Fault) -> Result<(), Stop> {
+    fn stop(&mut self, fault: CorruptionKind) -> Result<(), CheckStop> {
         let corruption = Corruption::new(fault);
         let severity = report::severity(fault);
         self.report.findings.push(Finding { severity, corruption, path: Vec::new() });
-        Err(Stop::Limit)
+        Err(CheckStop::Limit)
     }
 
     /// Counts bytes of metadata against the limit.
-    fn spend(&mut self, bytes: u64) -> Result<(), Stop> {
+    fn spend(&mut self, bytes: u64) -> Result<(), CheckStop> {
         self.report.stats.metadata = self.report.stats.metadata.saturating_add(bytes);
         if self.report.stats.metadata > self.metadata {
-            return self.stop(Fault::LimitMetadata);
+            return self.stop(CorruptionKind::LimitMetadata);
         }
         Ok(())
     }
 }
 
 /// Splits what reading said: a value, a fault of the image, or a reason to stop.
-fn sort<T>(result: Result<T, Error>) -> Result<Result<T, Corruption>, Stop> {
+fn sort<T>(result: Result<T, Error>) -> Result<Result<T, Corruption>, CheckStop> {
     match result {
         Ok(value) => Ok(Ok(value)),
         Err(Error::Corrupt(c)) => Ok(Err(c)),
-        Err(e) => Err(Stop::Storage(e.into())),
+        Err(e) => Err(CheckStop::Storage(e.into())),
     }
 }

@@ -3,8 +3,8 @@
 //! Data that is shared is legal, and comes from deduplication: chunks of different files in the same blocks.
 //! Pclusters are shared as a whole; two that overlap in part made kernels hang (CVE-2024-47736).
 
-use super::{Check, Stop};
-use crate::image::{Corruption, Fault};
+use super::{Check, CheckStop};
+use crate::image::{Corruption, CorruptionKind};
 
 /// Bytes taken on the image by an inode and all that follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ impl Places {
 }
 
 impl Check<'_> {
-    pub(super) fn check_overlaps(&mut self) -> Result<(), Stop> {
+    pub(super) fn check_overlaps(&mut self) -> Result<(), CheckStop> {
         let mut places = std::mem::take(&mut self.places);
         let mut metadata = places.inodes;
         metadata.append(&mut places.fixed);
@@ -66,7 +66,7 @@ impl Check<'_> {
         for (before, after) in metadata.iter().zip(metadata.iter().skip(1)) {
             // Tables of the superblock may follow it anywhere, even in each other.
             if before.end > after.start && (before.nid != NO_NID || after.nid != NO_NID) {
-                let c = Corruption::new(Fault::InodeOverlap).at(after.start);
+                let c = Corruption::new(CorruptionKind::InodeOverlap).at(after.start);
                 let detail = format!("bytes up to {} belong to {}", before.end, owner(before.nid));
                 let nid = if after.nid == NO_NID { before.nid } else { after.nid };
                 self.find(c.nid(nid).detail(detail))?;
@@ -76,7 +76,7 @@ impl Check<'_> {
         for (before, after) in places.pclusters.iter().zip(places.pclusters.iter().skip(1)) {
             let same = (before.start, before.end) == (after.start, after.end);
             if before.device == after.device && before.end > after.start && !same {
-                let c = Corruption::new(Fault::DataOverlap).nid(after.nid).at(after.start);
+                let c = Corruption::new(CorruptionKind::DataOverlap).nid(after.nid).at(after.start);
                 let detail =
                     format!("bytes {}..{} of inode {}", before.start, before.end, before.nid);
                 self.find(c.detail(detail))?;
@@ -88,7 +88,11 @@ impl Check<'_> {
     }
 
     /// Both are sorted by where they start.
-    fn check_data_in_metadata(&mut self, metadata: &[Meta], data: &[Extent]) -> Result<(), Stop> {
+    fn check_data_in_metadata(
+        &mut self,
+        metadata: &[Meta],
+        data: &[Extent],
+    ) -> Result<(), CheckStop> {
         let mut metadata = metadata.iter().peekable();
         for extent in data {
             // Inodes do not overlap, or were reported; so those behind are behind for good.
@@ -96,7 +100,8 @@ impl Check<'_> {
             let Some(meta) = metadata.peek().filter(|meta| meta.start < extent.end) else {
                 continue;
             };
-            let c = Corruption::new(Fault::DataOverlapsMeta).nid(extent.nid).at(extent.start);
+            let c =
+                Corruption::new(CorruptionKind::DataOverlapsMeta).nid(extent.nid).at(extent.start);
             let detail =
                 format!("bytes {}..{} belong to {}", meta.start, meta.end, owner(meta.nid));
             self.find(c.detail(detail))?;

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::format::Layout;
-use crate::image::{Corruption, Fault};
+use crate::image::{Corruption, CorruptionKind};
 
 /// What a finding means for the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,20 +132,20 @@ impl Report {
 }
 
 /// What a fault means. Only what no reader trips over is a warning.
-pub(super) fn severity(fault: Fault) -> Severity {
+pub(super) fn severity(fault: CorruptionKind) -> Severity {
     match fault {
-        Fault::SuperInodes
-        | Fault::SuperReserved
-        | Fault::SuperNoChecksum
-        | Fault::DeviceUnused
-        | Fault::InodeSpecialData
-        | Fault::InodeNlink
-        | Fault::InodeNlinkZero
-        | Fault::InodeReserved
-        | Fault::ChunkFeature
-        | Fault::DirReserved
-        | Fault::XattrHidden
-        | Fault::XattrReserved => Severity::Warning,
+        CorruptionKind::SuperInodes
+        | CorruptionKind::SuperReserved
+        | CorruptionKind::SuperNoChecksum
+        | CorruptionKind::DeviceUnused
+        | CorruptionKind::InodeSpecialData
+        | CorruptionKind::InodeNlink
+        | CorruptionKind::InodeNlinkZero
+        | CorruptionKind::InodeReserved
+        | CorruptionKind::ChunkFeature
+        | CorruptionKind::DirReserved
+        | CorruptionKind::XattrHidden
+        | CorruptionKind::XattrReserved => Severity::Warning,
         _ => Severity::Error,
     }
 }

@@ -1,36 +1,36 @@
 //! The superblock and the device table, beyond what opening an image demands.
 
-use super::{Check, Stop};
+use super::{Check, CheckStop};
 use crate::format::{SUPER_OFFSET, compat};
-use crate::image::{Corruption, Fault};
+use crate::image::{Corruption, CorruptionKind};
 
 impl Check<'_> {
-    pub(super) fn check_superblock(&mut self) -> Result<(), Stop> {
+    pub(super) fn check_superblock(&mut self) -> Result<(), CheckStop> {
         let sb = self.sb().clone();
         let size = self.size(0);
         let at = |fault| Corruption::new(fault).at(SUPER_OFFSET);
         let claimed = sb.blocks.saturating_mul(sb.block_size());
         if claimed > size {
             let detail = format!("{claimed} bytes claimed, {size} there");
-            self.find(at(Fault::SuperBlocks).detail(detail))?;
+            self.find(at(CorruptionKind::SuperBlocks).detail(detail))?;
         }
         if sb.meta_start > size {
-            self.find(at(Fault::SuperMetaStart).detail(sb.meta_start))?;
+            self.find(at(CorruptionKind::SuperMetaStart).detail(sb.meta_start))?;
         }
         if sb.xattr_start > size && !sb.has_compat(compat::SHARED_EA_IN_METABOX) {
-            self.find(at(Fault::SuperXattrStart).detail(sb.xattr_start))?;
+            self.find(at(CorruptionKind::SuperXattrStart).detail(sb.xattr_start))?;
         }
         if !sb.has_compat(compat::SB_CHKSUM) {
-            self.find(at(Fault::SuperNoChecksum))?;
+            self.find(at(CorruptionKind::SuperNoChecksum))?;
         }
         if sb.raw.reserved != [0; 2] || sb.raw.reserved2 != [0; 8] {
-            self.find(at(Fault::SuperReserved))?;
+            self.find(at(CorruptionKind::SuperReserved))?;
         }
         self.places.metadata(SUPER_OFFSET, sb.end());
         self.check_device_table()
     }
 
-    fn check_device_table(&mut self) -> Result<(), Stop> {
+    fn check_device_table(&mut self) -> Result<(), CheckStop> {
         let sb = self.sb().clone();
         if sb.devices.is_empty() {
             return Ok(());
@@ -45,7 +45,7 @@ impl Check<'_> {
             // The last block of a device need not be whole: a tar ends where it ends.
             let least = claimed.saturating_sub(sb.block_size().saturating_sub(1));
             if storage.is_some_and(|size| size < least) {
-                self.find(bad(Fault::DeviceShort))?;
+                self.find(bad(CorruptionKind::DeviceShort))?;
             }
             if device.uniaddr != 0 && device.blocks != 0 {
                 let end = device.uniaddr.saturating_add(device.blocks);
@@ -56,23 +56,23 @@ impl Check<'_> {
         for (before, after) in taken.iter().zip(taken.iter().skip(1)) {
             if before.1 > after.0 {
                 let detail = format!("devices {} and {}", before.2, after.2);
-                self.find(Corruption::new(Fault::DeviceOverlap).at(start).detail(detail))?;
+                self.find(Corruption::new(CorruptionKind::DeviceOverlap).at(start).detail(detail))?;
             }
         }
         Ok(())
     }
 
     /// What can only be said when everything was seen.
-    pub(super) fn check_totals(&mut self) -> Result<(), Stop> {
+    pub(super) fn check_totals(&mut self) -> Result<(), CheckStop> {
         let (table, _) = self.sb().device_table();
         let unused: Vec<usize> =
             (1..).zip(&self.devices_used).filter(|(_, used)| !**used).map(|(id, _)| id).collect();
         for id in unused {
             let detail = format!("device {id}");
-            self.find(Corruption::new(Fault::DeviceUnused).at(table).detail(detail))?;
+            self.find(Corruption::new(CorruptionKind::DeviceUnused).at(table).detail(detail))?;
         }
         if self.chunk_bit_missed {
-            self.find(Corruption::new(Fault::ChunkFeature).at(SUPER_OFFSET))?;
+            self.find(Corruption::new(CorruptionKind::ChunkFeature).at(SUPER_OFFSET))?;
         }
         // mkfs.erofs counts the packed inode and the metabox, which have no names.
         let sb = self.sb();
@@ -81,7 +81,9 @@ impl Check<'_> {
         let (claimed, seen) = (sb.raw.inos.get(), self.report.stats.inodes);
         if claimed != 0 && !(seen..=seen.saturating_add(hidden)).contains(&claimed) {
             let detail = format!("{claimed} claimed, {seen} in the tree");
-            self.find(Corruption::new(Fault::SuperInodes).at(SUPER_OFFSET).detail(detail))?;
+            self.find(
+                Corruption::new(CorruptionKind::SuperInodes).at(SUPER_OFFSET).detail(detail),
+            )?;
         }
         Ok(())
     }

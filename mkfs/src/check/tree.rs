@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::{Check, Foreign, Stop, sort};
+use super::{Check, CheckStop, Foreign, sort};
 use crate::format::{FileType, incompat};
-use crate::image::{Corruption, DirBlock, Fault, Inode};
+use crate::image::{Corruption, CorruptionKind, DirBlock, Inode};
 
 /// A name, by the place of its entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name {
     /// The inode it leads to.
     pub(super) nid: u64,
-    /// The directory, as an index into [`Tree::dirs`]; [`NO_DIR`] for an inode without a name.
+    /// The directory, as an index into [`TreeState::dirs`]; [`NO_DIR`] for an inode without a name.
     pub(super) dir: u32,
     /// The block in the directory.
     block: u64,
@@ -45,14 +45,14 @@ pub(super) struct Dir {
 
 /// Everything that was reached.
 #[derive(Debug, Default)]
-pub(super) struct Tree {
+pub(super) struct TreeState {
     pub(super) dirs: Vec<Dir>,
     /// Index in `dirs` by nid.
     by_nid: BTreeMap<u64, u32>,
     pub(super) names: Vec<Name>,
 }
 
-impl Tree {
+impl TreeState {
     /// The directory with number `nid`.
     pub(super) fn dir(&self, nid: u64) -> Option<&Dir> {
         self.dirs.get(usize::try_from(*self.by_nid.get(&nid)?).ok()?)
@@ -119,7 +119,7 @@ struct Reading {
 
 impl Check<'_> {
     /// Reads all directories, and notes all names.
-    pub(super) fn walk_directories(&mut self) -> Result<(), Stop> {
+    pub(super) fn walk_directories(&mut self) -> Result<(), CheckStop> {
         let sb = self.sb();
         let (root, special) = (sb.root, [sb.packed, sb.metabox]);
         for nid in special.into_iter().flatten().chain([root]) {
@@ -129,7 +129,7 @@ impl Check<'_> {
         let inode = match sort(self.image.root())? {
             Ok(inode) => inode,
             // A root that cannot be read is reported with the other inodes.
-            Err(c) if c.fault != Fault::RootType => return Ok(()),
+            Err(c) if c.fault != CorruptionKind::RootType => return Ok(()),
             Err(c) => return self.find(c),
         };
         self.tree.by_nid.insert(root, 0);
@@ -138,7 +138,7 @@ impl Check<'_> {
         while from < self.tree.dirs.len() {
             if depth >= self.limits.depth {
                 let nid = self.tree.dirs.get(from).map_or(root, |dir| dir.inode.nid);
-                return self.find(Corruption::new(Fault::DirDeep).nid(nid));
+                return self.find(Corruption::new(CorruptionKind::DirDeep).nid(nid));
             }
             let to = self.tree.dirs.len();
             for index in from..to {
@@ -150,7 +150,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn read_directory(&mut self, index: u32) -> Result<(), Stop> {
+    fn read_directory(&mut self, index: u32) -> Result<(), CheckStop> {
         let Some(dir) = self.tree.at(index) else { return Ok(()) };
         let inode = dir.inode;
         let parent = self.tree.at(dir.parent).map_or(inode.nid, |parent| parent.inode.nid);
@@ -177,7 +177,7 @@ impl Check<'_> {
         reading: &mut Reading,
         bytes: &[u8],
         offset: u64,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), CheckStop> {
         let Ok(block) = DirBlock::parse(bytes) else { return Ok(()) };
         for index in 0..block.len() {
             let Ok((entry, name)) = block.entry(index) else { continue };
@@ -185,14 +185,15 @@ impl Check<'_> {
                 |fault| Corruption::new(fault).nid(reading.inode.nid).detail(name.escape_ascii());
             if name <= &*reading.previous && !(offset == 0 && index == 0) {
                 let twice = name == reading.previous;
-                let fault = if twice { Fault::DirDuplicate } else { Fault::DirOrder };
+                let fault =
+                    if twice { CorruptionKind::DirDuplicate } else { CorruptionKind::DirOrder };
                 self.find_in_dir(reading.index, bad(fault))?;
             }
             if entry.reserved != 0 {
-                self.find_in_dir(reading.index, bad(Fault::DirReserved))?;
+                self.find_in_dir(reading.index, bad(CorruptionKind::DirReserved))?;
             }
             if entry.file_type > FileType::Symlink as u8 {
-                self.find_in_dir(reading.index, bad(Fault::DirEntryType))?;
+                self.find_in_dir(reading.index, bad(CorruptionKind::DirEntryType))?;
             }
             reading.previous.clear();
             reading.previous.extend_from_slice(name);
@@ -202,13 +203,13 @@ impl Check<'_> {
                 b"." => {
                     reading.dot = true;
                     if nid != reading.inode.nid || !is_dir {
-                        self.find_in_dir(reading.index, bad(Fault::DirDot))?;
+                        self.find_in_dir(reading.index, bad(CorruptionKind::DirDot))?;
                     }
                 }
                 b".." => {
                     reading.dotdot = true;
                     if nid != reading.parent || !is_dir {
-                        self.find_in_dir(reading.index, bad(Fault::DirDotDot))?;
+                        self.find_in_dir(reading.index, bad(CorruptionKind::DirDotDot))?;
                     }
                 }
                 _ => {
@@ -223,10 +224,10 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn add_name(&mut self, at: Name, name: &[u8]) -> Result<(), Stop> {
+    fn add_name(&mut self, at: Name, name: &[u8]) -> Result<(), CheckStop> {
         self.report.stats.names = self.report.stats.names.saturating_add(1);
         if self.report.stats.names > self.limits.names {
-            return self.stop(Fault::LimitInodes);
+            return self.stop(CorruptionKind::LimitInodes);
         }
         self.tree.names.push(at);
         // An entry without a type may be a directory as well.
@@ -236,7 +237,7 @@ impl Check<'_> {
         let bad = |fault| Corruption::new(fault).nid(at.nid).detail(name.escape_ascii());
         if self.tree.by_nid.contains_key(&at.nid) {
             let cycle = self.tree.is_above(at.nid, at.dir);
-            let fault = if cycle { Fault::DirCycle } else { Fault::DirTwice };
+            let fault = if cycle { CorruptionKind::DirCycle } else { CorruptionKind::DirTwice };
             return self.find_in_dir(at.dir, bad(fault));
         }
         // What is wrong with the inode is reported when inodes are checked.
@@ -253,24 +254,24 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn check_dots(&mut self, reading: &Reading) -> Result<(), Stop> {
+    fn check_dots(&mut self, reading: &Reading) -> Result<(), CheckStop> {
         let bad = |fault| Corruption::new(fault).nid(reading.inode.nid).at(reading.inode.offset);
         if reading.inode.size == 0 {
-            self.find_in_dir(reading.index, bad(Fault::DirSize).detail(0))?;
+            self.find_in_dir(reading.index, bad(CorruptionKind::DirSize).detail(0))?;
         }
         if !reading.dot && !reading.inode.dot_omitted {
-            self.find_in_dir(reading.index, bad(Fault::DirDot))?;
+            self.find_in_dir(reading.index, bad(CorruptionKind::DirDot))?;
         }
         if !reading.dotdot {
-            self.find_in_dir(reading.index, bad(Fault::DirDotDot))?;
+            self.find_in_dir(reading.index, bad(CorruptionKind::DirDotDot))?;
         }
         if reading.inode.dot_omitted && !self.sb().has_incompat(incompat::LAYOUT_48BIT) {
-            self.find_in_dir(reading.index, bad(Fault::InodeDotOmitted))?;
+            self.find_in_dir(reading.index, bad(CorruptionKind::InodeDotOmitted))?;
         }
         Ok(())
     }
 
-    fn find_in_dir(&mut self, index: u32, corruption: Corruption) -> Result<(), Stop> {
+    fn find_in_dir(&mut self, index: u32, corruption: Corruption) -> Result<(), CheckStop> {
         let path = self.tree.dir_path(index);
         self.find_at(corruption, || path)
     }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::tree::Name;
-use super::{Check, Stop, sort};
+use super::{Check, CheckStop, sort};
 use crate::format::{compat, filter_bit};
-use crate::image::{Corruption, Fault, Inode, RawXattr, full_name, parse_xattr, split_index};
+use crate::image::{
+    Corruption, CorruptionKind, Inode, RawXattr, full_name, parse_xattr, split_index,
+};
 use crate::interpreted;
 
 /// What an inode needs to know of an entry.
@@ -28,7 +30,7 @@ pub(super) struct Shared {
 }
 
 impl Check<'_> {
-    pub(super) fn check_xattrs(&mut self, inode: &Inode, name: &Name) -> Result<(), Stop> {
+    pub(super) fn check_xattrs(&mut self, inode: &Inode, name: &Name) -> Result<(), CheckStop> {
         self.spend(inode.xattr_len())?;
         let area = match sort(self.image.xattr_area(inode))? {
             Ok(Some(area)) => area,
@@ -37,7 +39,7 @@ impl Check<'_> {
         };
         let bad = |c: Corruption| c.nid(inode.nid).at(inode.xattr_offset());
         if area.header.reserved != [0; 7] {
-            self.find_named(bad(Corruption::new(Fault::XattrReserved)), name)?;
+            self.find_named(bad(Corruption::new(CorruptionKind::XattrReserved)), name)?;
         }
         let mut seen = Vec::new();
         for entry in area.entries() {
@@ -64,13 +66,13 @@ impl Check<'_> {
         filter: u32,
         inode: &Inode,
         name: &Name,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), CheckStop> {
         let bad = |fault| Corruption::new(fault).nid(inode.nid).at(inode.xattr_offset());
         for entry in &seen {
             let (Some(text), Some(value)) = (&entry.name, &entry.value) else { continue };
             if let Some(why) = interpreted::stored(text, value, inode.file_type()) {
                 let detail = format!("{}: {why}", text.escape_ascii());
-                self.find_named(bad(Fault::XattrValue).detail(detail), name)?;
+                self.find_named(bad(CorruptionKind::XattrValue).detail(detail), name)?;
             }
         }
         let sb = self.sb();
@@ -80,16 +82,22 @@ impl Check<'_> {
         for entry in &seen {
             let Some(text) = entry.name.as_deref() else {
                 if !entry.fingerprint {
-                    self.find_named(bad(Fault::XattrHidden), name)?;
+                    self.find_named(bad(CorruptionKind::XattrHidden), name)?;
                 }
                 continue;
             };
             if before == Some(text) {
-                self.find_named(bad(Fault::XattrDuplicate).detail(text.escape_ascii()), name)?;
+                self.find_named(
+                    bad(CorruptionKind::XattrDuplicate).detail(text.escape_ascii()),
+                    name,
+                )?;
             }
             before = Some(text);
             if filtered && filter & entry.bit != 0 {
-                self.find_named(bad(Fault::XattrFilter).detail(text.escape_ascii()), name)?;
+                self.find_named(
+                    bad(CorruptionKind::XattrFilter).detail(text.escape_ascii()),
+                    name,
+                )?;
             }
         }
         Ok(())
@@ -112,14 +120,20 @@ impl Check<'_> {
         Ok(Seen { name, fingerprint, bit, value })
     }
 
-    fn shared_entry(&mut self, id: u32, inode: &Inode, name: &Name) -> Result<Option<Seen>, Stop> {
+    fn shared_entry(
+        &mut self,
+        id: u32,
+        inode: &Inode,
+        name: &Name,
+    ) -> Result<Option<Seen>, CheckStop> {
         if let Some(seen) = self.shared.entries.get(&id) {
             return Ok(seen.clone());
         }
         let looked = match sort(self.image.shared_xattr(id))? {
             Ok(bytes) => {
                 self.spend(bytes.len() as u64)?;
-                let raw = parse_xattr(&bytes).ok_or_else(|| Corruption::new(Fault::XattrEntry));
+                let raw =
+                    parse_xattr(&bytes).ok_or_else(|| Corruption::new(CorruptionKind::XattrEntry));
                 raw.and_then(|(raw, _)| self.look_at(&raw))
             }
             Err(c) => Err(c),

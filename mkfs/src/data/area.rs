@@ -2,7 +2,7 @@
 
 use super::large::{HOLE_CHUNK, Large};
 use super::sparse::Sparse;
-use super::tails::{Tails, Wanted};
+use super::tails::{TailRead, Tails};
 use super::{Content, Tail};
 use crate::Error;
 use crate::io::Sink;
@@ -119,7 +119,7 @@ impl<S: Sink> DataArea<S> {
     ///
     /// # Errors
     /// [`Error::Output`]: the scratch file is part of the output.
-    pub(crate) fn read_tails(&self, wanted: &mut [Wanted], out: &mut [u8]) -> Result<(), Error> {
+    pub(crate) fn read_tails(&self, wanted: &mut [TailRead], out: &mut [u8]) -> Result<(), Error> {
         self.tails.read(wanted, out).map_err(Error::Output)
     }
 
@@ -176,14 +176,16 @@ impl<S: Sink> DataArea<S> {
     /// [`Error::TooLarge`].
     pub fn file(&mut self, size: u64, segments: Option<&[Segment]>) -> Result<FileWriter, Error> {
         let shape = match segments {
-            Some(segments) => Shape::Sparse(Sparse::new(size, segments, self.placement.block_bits)),
+            Some(segments) => {
+                WriterState::Sparse(Sparse::new(size, segments, self.placement.block_bits))
+            }
             None => {
                 let whole = self.placement.whole(size);
                 let start = self.open(whole)?;
                 if size < HOLE_CHUNK {
-                    Shape::Small { start, whole, tail: self.tails.next() }
+                    WriterState::Small { start, whole, tail: self.tails.next() }
                 } else {
-                    Shape::Large(Large::new(start, size, whole))
+                    WriterState::Large(Large::new(start, size, whole))
                 }
             }
         };
@@ -196,11 +198,11 @@ impl<S: Sink> DataArea<S> {
 pub struct FileWriter {
     size: u64,
     pos: u64,
-    shape: Shape,
+    shape: WriterState,
 }
 
 #[derive(Debug)]
-enum Shape {
+enum WriterState {
     Small { start: u64, whole: u64, tail: Tail },
     Large(Large),
     Sparse(Sparse),
@@ -213,7 +215,7 @@ impl FileWriter {
     /// [`Error::Output`], [`Error::TooLarge`].
     pub fn write<S: Sink>(&mut self, area: &mut DataArea<S>, data: &[u8]) -> Result<(), Error> {
         match &mut self.shape {
-            Shape::Small { start, whole, .. } => {
+            WriterState::Small { start, whole, .. } => {
                 let in_area = usize::try_from(whole.saturating_sub(self.pos)).unwrap_or(usize::MAX);
                 let (head, tail) = data.split_at(in_area.min(data.len()));
                 if !head.is_empty() {
@@ -225,8 +227,8 @@ impl FileWriter {
                 self.pos += data.len() as u64;
                 Ok(())
             }
-            Shape::Large(large) => large.write(area, data),
-            Shape::Sparse(sparse) => sparse.write(area, data),
+            WriterState::Large(large) => large.write(area, data),
+            WriterState::Sparse(sparse) => sparse.write(area, data),
         }
     }
 
@@ -237,13 +239,13 @@ impl FileWriter {
     pub fn finish<S: Sink>(self, area: &mut DataArea<S>) -> Result<Content, Error> {
         match self.shape {
             _ if self.size == 0 => Ok(Content::Empty),
-            Shape::Small { start, whole, tail } => {
+            WriterState::Small { start, whole, tail } => {
                 area.close(start + whole);
                 let tail = (whole < self.size).then_some(tail);
                 Ok(Content::Flat { start: start >> area.placement.block_bits, tail })
             }
-            Shape::Large(large) => large.finish(area, self.size),
-            Shape::Sparse(sparse) => Ok(sparse.finish()),
+            WriterState::Large(large) => large.finish(area, self.size),
+            WriterState::Sparse(sparse) => Ok(sparse.finish()),
         }
     }
 }

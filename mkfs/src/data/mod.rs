@@ -14,7 +14,7 @@ mod tails;
 pub use area::{DataArea, FileWriter, Placement};
 pub use chunks::{Chunks, Run, device_chunks};
 pub use tails::Tail;
-pub(crate) use tails::Wanted;
+pub(crate) use tails::TailRead;
 
 /// Where the bytes of a regular file are.
 #[derive(Debug, Default)]

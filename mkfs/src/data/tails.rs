@@ -5,7 +5,7 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::io::{Behind, Sink};
+use crate::io::{Sink, WriteBehind};
 
 /// A tail in the store: its length is the file's size modulo the block size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,13 +13,13 @@ pub struct Tail(pub(super) u64);
 
 /// A tail that belongs to `len` bytes of a buffer from `at` on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
+pub(crate) struct TailRead {
     pub(crate) tail: Tail,
     pub(crate) len: usize,
     pub(crate) at: usize,
 }
 
-impl Wanted {
+impl TailRead {
     fn end(&self) -> u64 {
         self.tail.0 + self.len as u64
     }
@@ -34,7 +34,7 @@ pub(super) struct Tails {
     memory: Vec<u8>,
     /// Bytes that are in `scratch`, or on their way.
     spilled: u64,
-    scratch: Option<Behind>,
+    scratch: Option<WriteBehind>,
 }
 
 impl Tails {
@@ -58,7 +58,7 @@ impl Tails {
     fn spill(&mut self, sink: &impl Sink) -> io::Result<()> {
         let scratch = match self.scratch.take() {
             Some(scratch) => scratch,
-            None => Behind::new(sink.scratch()?)?,
+            None => WriteBehind::new(sink.scratch()?)?,
         };
         let scratch = self.scratch.insert(scratch);
         let len = self.memory.len() as u64;
@@ -69,15 +69,15 @@ impl Tails {
 
     /// Waits until all tails can be read.
     pub(super) fn settle(&mut self) -> io::Result<()> {
-        self.scratch.as_mut().map_or(Ok(()), Behind::settle)
+        self.scratch.as_mut().map_or(Ok(()), WriteBehind::settle)
     }
 
     /// Puts tails where they belong in `out`. What lies together in the store is read at once. `wanted` ends
     /// up in another order.
-    pub(super) fn read(&self, wanted: &mut [Wanted], out: &mut [u8]) -> io::Result<()> {
+    pub(super) fn read(&self, wanted: &mut [TailRead], out: &mut [u8]) -> io::Result<()> {
         wanted.sort_unstable_by_key(|w| w.tail);
         let mut run = Vec::new();
-        let close = |a: &Wanted, b: &Wanted| b.tail.0 <= a.end() + SLACK;
+        let close = |a: &TailRead, b: &TailRead| b.tail.0 <= a.end() + SLACK;
         for group in wanted.chunk_by(close) {
             let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
             let start = first.tail.0;
@@ -137,13 +137,13 @@ mod tests {
         // Not in order; some next to each other, some apart.
         let places = [all.len() - 4000, border, 0, 5000, 9000, border - 100, border - 4000, 20_000];
         let mut out = vec![0; places.len() * 4000];
-        let wanted = |(i, &at)| Wanted { tail: Tail(at as u64), len: 4000, at: i * 4000 };
+        let wanted = |(i, &at)| TailRead { tail: Tail(at as u64), len: 4000, at: i * 4000 };
         let mut wanted: Vec<_> = places.iter().enumerate().map(wanted).collect();
         tails.read(&mut wanted, &mut out).unwrap();
         for (got, at) in out.chunks(4000).zip(places) {
             assert_eq!(got, &all[at..at + 4000], "at {at}");
         }
-        let beyond = Wanted { tail: tails.next(), len: 1, at: 0 };
+        let beyond = TailRead { tail: tails.next(), len: 1, at: 0 };
         assert!(tails.read(&mut [beyond], &mut [0]).is_err());
     }
 }

@@ -7,7 +7,7 @@ use super::RootHash;
 
 /// What a block of a tree holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holds {
+pub enum BlockContents {
     /// Data of the image.
     Data,
     /// Digests: level 0 has those of the data.
@@ -17,7 +17,7 @@ pub enum Holds {
     },
 }
 
-impl fmt::Display for Holds {
+impl fmt::Display for BlockContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Data => f.write_str("data"),
@@ -70,7 +70,7 @@ pub enum Error {
     )]
     Block {
         /// What is in it.
-        holds: Holds,
+        holds: BlockContents,
         /// Its number among those of its kind.
         block: u64,
         /// Where it is in the file.

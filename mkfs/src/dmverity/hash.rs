@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use super::Stop;
+use super::CancelCheck;
 use super::error::{Error, failed};
 use super::geometry::{DIGEST, Level, per_block};
 use crate::blockhash::{BlockHash, Known, Part};
@@ -18,7 +18,7 @@ const PIECE: u64 = 512 << 10;
 const MAX_THREADS: usize = 4;
 
 /// Is shown digests, and the number of the first of them.
-pub(super) type Each<'a> = dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync + 'a;
+pub(super) type BlockVisitor<'a> = dyn Fn(u64, &[u8]) -> Result<(), Error> + Sync + 'a;
 
 /// Digests blocks.
 #[derive(Debug, Clone)]
@@ -48,8 +48,8 @@ impl Hasher {
         file: &dyn ReadAt,
         level: Level,
         known: Option<&Known>,
-        stop: &Stop<'_>,
-        each: &Each<'_>,
+        stop: &CancelCheck<'_>,
+        each: &BlockVisitor<'_>,
     ) -> Result<(), Error> {
         let step = per_block(self.block_bits).max(PIECE >> self.block_bits);
         let next = AtomicU64::new(0);

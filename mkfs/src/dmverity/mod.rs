@@ -27,7 +27,7 @@ use std::os::unix::fs::FileExt as _;
 
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
-pub use error::{Error, Holds};
+pub use error::{BlockContents, Error};
 pub use geometry::{Geometry, MAX_BLOCK_BITS, MIN_BLOCK_BITS, block_bits_for};
 pub use root::RootHash;
 pub use signature::Signature;
@@ -46,11 +46,11 @@ const SALT: usize = 32;
 const ALGORITHM: &[u8] = b"sha256";
 
 /// Says whether the work is called off.
-pub type Stop<'a> = dyn Fn() -> bool + Sync + 'a;
+pub type CancelCheck<'a> = dyn Fn() -> bool + Sync + 'a;
 
 /// What whoever opens the device has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verity {
+pub struct DmVerityTree {
     /// The root hash.
     pub root: RootHash,
     /// Where the superblock of the tree is, in bytes: behind what the tree covers.
@@ -76,7 +76,7 @@ pub(crate) fn unknown(block_bits: u8) -> Known {
 ///
 /// # Errors
 /// Those of [`append`], and [`Error::Image`].
-pub fn append_to_image(file: &File, stop: &Stop<'_>) -> Result<Verity, Error> {
+pub fn append_to_image(file: &File, stop: &CancelCheck<'_>) -> Result<DmVerityTree, Error> {
     append(file, block_bits_for(Super::read(file)?.block_bits), stop)
 }
 
@@ -85,7 +85,7 @@ pub fn append_to_image(file: &File, stop: &Stop<'_>) -> Result<Verity, Error> {
 ///
 /// # Errors
 /// [`Error::Unfit`], [`Error::Stopped`] once `stop` says so, [`Error::Io`].
-pub fn append(file: &File, block_bits: u8, stop: &Stop<'_>) -> Result<Verity, Error> {
+pub fn append(file: &File, block_bits: u8, stop: &CancelCheck<'_>) -> Result<DmVerityTree, Error> {
     append_with(file, block_bits, &[], stop)
 }
 
@@ -94,8 +94,8 @@ pub(crate) fn append_with(
     file: &File,
     block_bits: u8,
     known: &[Known],
-    stop: &Stop<'_>,
-) -> Result<Verity, Error> {
+    stop: &CancelCheck<'_>,
+) -> Result<DmVerityTree, Error> {
     let bytes = file.metadata().map_err(failed("examining", 0))?.len();
     let block = 1u64 << block_bits.min(MAX_BLOCK_BITS);
     let hash_offset = bytes.checked_next_multiple_of(block).unwrap_or(u64::MAX);
@@ -129,7 +129,7 @@ pub fn verify(
     file: &dyn ReadAt,
     hash_offset: u64,
     expected: RootHash,
-    stop: &Stop<'_>,
+    stop: &CancelCheck<'_>,
 ) -> Result<Header, Error> {
     let header = Header::read(file, hash_offset)?;
     let actual = header.root(file)?;
@@ -140,8 +140,8 @@ pub fn verify(
     let hasher = Hasher::new(geometry.block_bits, salt);
     for (number, parent) in geometry.levels.iter().enumerate().rev() {
         let (level, holds) = match number.checked_sub(1).and_then(|n| geometry.levels.get(n)) {
-            Some(level) => (*level, Holds::Digests { level: number - 1 }),
-            None => (geometry.data, Holds::Data),
+            Some(level) => (*level, BlockContents::Digests { level: number - 1 }),
+            None => (geometry.data, BlockContents::Data),
         };
         hasher.each(file, level, None, stop, &|first, digests| {
             let offset = parent.offset + first * DIGEST as u64;
@@ -245,9 +245,9 @@ impl Header {
 
     /// What whoever opens the device has to know, of the tree with this root.
     #[must_use]
-    pub fn verity(&self, root: RootHash) -> Verity {
+    pub fn verity(&self, root: RootHash) -> DmVerityTree {
         let hash_offset = self.geometry.hash_offset();
-        Verity { root, hash_offset, block_size: 1 << self.geometry.block_bits }
+        DmVerityTree { root, hash_offset, block_size: 1 << self.geometry.block_bits }
     }
 
     /// Where everything is.

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::error::Error;
-use super::{RootHash, Signature, Verity};
+use super::{DmVerityTree, RootHash, Signature};
 
 /// What is appended to the name of an image.
 pub const SUFFIX: &str = ".dmverity";
@@ -21,8 +21,8 @@ pub struct Sidecar {
     pub hash_offset: u64,
 }
 
-impl From<&Verity> for Sidecar {
-    fn from(verity: &Verity) -> Self {
+impl From<&DmVerityTree> for Sidecar {
+    fn from(verity: &DmVerityTree) -> Self {
         Self { root: verity.root, hash_offset: verity.hash_offset }
     }
 }

@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt as _;
 
 use super::*;
 
-const ON: &Stop<'static> = &|| false;
+const ON: &CancelCheck<'static> = &|| false;
 
 /// What is in a block, its number, and where it is.
-type Bad = Option<(Holds, u64, u64)>;
+type Bad = Option<(BlockContents, u64, u64)>;
 
 fn content(len: u64) -> Vec<u8> {
     (0..len).map(|i| ((i * 7 + i / 251) & 0xFF) as u8).collect()
@@ -76,7 +76,7 @@ fn roots_are_those_of_veritysetup() {
         let file = file(&bytes);
         let made = append(&file, bits, ON).unwrap();
         let hash_offset = blocks << bits;
-        let want = Verity { root: root.parse().unwrap(), hash_offset, block_size: 1 << bits };
+        let want = DmVerityTree { root: root.parse().unwrap(), hash_offset, block_size: 1 << bits };
         assert_eq!(made, want, "{len} bytes");
         let header = verify(&file, hash_offset, made.root, ON).unwrap();
         assert_eq!(header.geometry.levels.len(), levels);
@@ -107,13 +107,13 @@ fn the_first_bad_block_is_named() {
     let block = |holds, block, offset| Some((holds, block, offset));
     let table: [(&[u64], Bad); 6] = [
         (&[], None),
-        (&[0], block(Holds::Data, 0, 0)),
-        (&[599 << 12, (300 << 12) + 4095, 400 << 12], block(Holds::Data, 300, 300 << 12)),
-        (&[at - 1], block(Holds::Data, 599, 599 << 12)),
+        (&[0], block(BlockContents::Data, 0, 0)),
+        (&[599 << 12, (300 << 12) + 4095, 400 << 12], block(BlockContents::Data, 300, 300 << 12)),
+        (&[at - 1], block(BlockContents::Data, 599, 599 << 12)),
         // Digests are trusted before data is compared with them.
-        (&[0, at + (3 << 12)], block(Holds::Digests { level: 0 }, 1, at + (3 << 12))),
+        (&[0, at + (3 << 12)], block(BlockContents::Digests { level: 0 }, 1, at + (3 << 12))),
         // What lies behind the last digest is covered too.
-        (&[at + (7 << 12) - 1], block(Holds::Digests { level: 0 }, 4, at + (6 << 12))),
+        (&[at + (7 << 12) - 1], block(BlockContents::Digests { level: 0 }, 4, at + (6 << 12))),
     ];
     for (flips, want) in table {
         let file = file(&bytes);
@@ -233,5 +233,8 @@ fn known_digests_are_taken_as_they_are() {
     let made = append_with(&image, 12, &[unknown(9), known], ON).unwrap();
     assert_eq!(made, right);
     let wrong = verify(&image, made.hash_offset, made.root, ON).unwrap_err();
-    assert!(matches!(wrong, Error::Block { holds: Holds::Data, block: 261, .. }), "{wrong}");
+    assert!(
+        matches!(wrong, Error::Block { holds: BlockContents::Data, block: 261, .. }),
+        "{wrong}"
+    );
 }

@@ -4,13 +4,13 @@
 use zerocopy::IntoBytes;
 
 use crate::Error;
-use crate::data::{Chunks, Content, DataArea, Tail, Wanted};
+use crate::data::{Chunks, Content, DataArea, Tail, TailRead};
 use crate::format::{
     CHUNK_FORMAT_INDEXES, ChunkIndex, CompactInode, DeviceSlot, ExtendedInode, HOLE_BLOCK,
     HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum,
 };
 use crate::io::Sink;
-use crate::plan::{Plan, Shape, serialise, sorted};
+use crate::plan::{InodeShape, Plan, serialise, sorted};
 use crate::tree::{Node, NodeId, NodeKind, SealedTree};
 
 /// What the superblock says besides the plan.
@@ -32,7 +32,7 @@ struct Out<'a, S> {
     /// Byte of the image where `buf` begins.
     at: u64,
     /// Tails that belong into `buf`.
-    tails: Vec<Wanted>,
+    tails: Vec<TailRead>,
 }
 
 impl<S: Sink> Out<'_, S> {
@@ -53,7 +53,7 @@ impl<S: Sink> Out<'_, S> {
     /// Leaves room for a tail, which is read together with others.
     fn push_tail(&mut self, tail: Tail, len: usize) {
         let at = self.buf.len();
-        self.tails.push(Wanted { tail, len, at });
+        self.tails.push(TailRead { tail, len, at });
         self.buf.resize(at + len, 0);
     }
 
@@ -146,7 +146,7 @@ fn zone_bytes(sealed: &SealedTree, plan: &Plan, id: NodeId) -> Vec<u8> {
 }
 
 /// The start block of flat data, or what else the layout keeps in `i_u`, with its high bits.
-fn address(plan: &Plan, id: NodeId, node: &Node, shape: &Shape) -> (u32, u16) {
+fn address(plan: &Plan, id: NodeId, node: &Node, shape: &InodeShape) -> (u32, u16) {
     let split = |block: u64| (low32(block), u16::try_from((block >> 32) & 0xFFFF).unwrap_or(0));
     match &node.kind {
         NodeKind::Char(rdev) | NodeKind::Block(rdev) => (*rdev, 0),
@@ -172,7 +172,7 @@ fn write_core(
     sealed: &SealedTree,
     plan: &Plan,
     id: NodeId,
-    shape: &Shape,
+    shape: &InodeShape,
     serial: u32,
 ) {
     let node = sealed.tree().node(id);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::Image;
 use super::decode;
-use super::extent::{Extent, Place};
-use super::fault::{Corruption, Error, Fault};
+use super::extent::{Extent, ExtentLocation};
+use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::{Data, Inode, Space};
 use super::zmap::{Coding, Metadata};
 use crate::io::ReadAt;
@@ -31,7 +31,10 @@ impl<R: ReadAt> Image<R> {
             let extent = self.extent_at(inode, pos)?;
             let room = usize::try_from(extent.end().saturating_sub(pos)).unwrap_or(usize::MAX);
             if room == 0 || extent.start > pos {
-                return Err(Corruption::new(Fault::DataOutside).nid(inode.nid).at(pos).into());
+                return Err(Corruption::new(CorruptionKind::DataOutside)
+                    .nid(inode.nid)
+                    .at(pos)
+                    .into());
             }
             let (now, later) = rest.split_at_mut(room.min(rest.len()));
             self.read_extent(inode, &extent, now, pos).map_err(|e| e.in_inode(inode.nid))?;
@@ -65,8 +68,8 @@ impl<R: ReadAt> Image<R> {
     ) -> Result<(), Error> {
         let skip = pos.saturating_sub(extent.start);
         match extent.place {
-            Place::Hole => buf.fill(0),
-            Place::Device { device, offset } => {
+            ExtentLocation::Hole => buf.fill(0),
+            ExtentLocation::Device { device, offset } => {
                 let offset = offset.saturating_add(skip);
                 // Directory blocks lie among the metadata, and are read again and again.
                 if device == 0 && inode.is_dir() {
@@ -74,20 +77,23 @@ impl<R: ReadAt> Image<R> {
                 }
                 self.read_device(device, offset, buf)?;
             }
-            Place::Inline { space, offset } => {
+            ExtentLocation::Inline { space, offset } => {
                 self.read_meta(space, offset.saturating_add(skip), buf)?;
             }
-            Place::Fragment { offset } => self.read_fragment(offset.saturating_add(skip), buf)?,
-            Place::Encoded { device, offset, coding: Coding::Stored, .. } => {
+            ExtentLocation::Fragment { offset } => {
+                self.read_fragment(offset.saturating_add(skip), buf)?
+            }
+            ExtentLocation::Encoded { device, offset, coding: Coding::Stored, .. } => {
                 self.read_device(device, offset.saturating_add(skip), buf)?;
             }
-            Place::EncodedInline { space, offset, coding: Coding::Stored, .. } => {
+            ExtentLocation::EncodedInline { space, offset, coding: Coding::Stored, .. } => {
                 self.read_meta(space, offset.saturating_add(skip), buf)?;
             }
-            Place::Encoded { .. } | Place::EncodedInline { .. } => {
+            ExtentLocation::Encoded { .. } | ExtentLocation::EncodedInline { .. } => {
                 let decoded = self.decoded(inode.nid, extent)?;
                 let from = usize::try_from(skip).ok().and_then(|skip| decoded.get(skip..));
-                let from = from.and_then(|from| from.get(..buf.len())).ok_or(Fault::Decode)?;
+                let from =
+                    from.and_then(|from| from.get(..buf.len())).ok_or(CorruptionKind::Decode)?;
                 buf.copy_from_slice(from);
             }
         }
@@ -115,17 +121,17 @@ impl<R: ReadAt> Image<R> {
     }
 
     pub(crate) fn decode(&self, extent: &Extent) -> Result<Vec<u8>, Error> {
-        let (Place::Encoded { offset, len, coding, .. }
-        | Place::EncodedInline { offset, len, coding, .. }) = extent.place
+        let (ExtentLocation::Encoded { offset, len, coding, .. }
+        | ExtentLocation::EncodedInline { offset, len, coding, .. }) = extent.place
         else {
-            return Err(Fault::Decode.into());
+            return Err(CorruptionKind::Decode.into());
         };
-        let mut buffer = decode::buffer(len).ok_or(Fault::MapTooLarge)?;
+        let mut buffer = decode::buffer(len).ok_or(CorruptionKind::MapTooLarge)?;
         match extent.place {
-            Place::EncodedInline { space, .. } => {
+            ExtentLocation::EncodedInline { space, .. } => {
                 self.read_meta(space, offset, decode::encoded(&mut buffer))?;
             }
-            Place::Encoded { device, .. } => {
+            ExtentLocation::Encoded { device, .. } => {
                 self.read_device(device, offset, decode::encoded(&mut buffer))?;
             }
             _ => {}
@@ -134,13 +140,13 @@ impl<R: ReadAt> Image<R> {
             Coding::Stored | Coding::Interlaced => {
                 let block = self.superblock().block_size();
                 unrotate(decode::encoded(&mut buffer), extent, block)
-                    .ok_or_else(|| Corruption::new(Fault::Decode).at(offset).into())
+                    .ok_or_else(|| Corruption::new(CorruptionKind::Decode).at(offset).into())
             }
             Coding::Compressed { algorithm, partial } => {
                 decode::decode(self.superblock(), buffer, algorithm, partial, extent.len).map_err(
                     |e| {
                         let detail = format!("{}: {e}", algorithm.name());
-                        Corruption::new(Fault::Decode).at(offset).detail(detail).into()
+                        Corruption::new(CorruptionKind::Decode).at(offset).detail(detail).into()
                     },
                 )
             }
@@ -149,10 +155,10 @@ impl<R: ReadAt> Image<R> {
 
     /// Bytes of the packed inode. It has no fragments itself, so that this goes one level deep.
     fn read_fragment(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let packed = self.packed().ok_or(Fault::MapFeature)?;
+        let packed = self.packed().ok_or(CorruptionKind::MapFeature)?;
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > packed.size) {
-            return Err(Corruption::new(Fault::FragmentOutside).detail(offset).into());
+            return Err(Corruption::new(CorruptionKind::FragmentOutside).detail(offset).into());
         }
         self.read_at(&packed, buf, offset)?;
         Ok(())
@@ -164,12 +170,12 @@ impl<R: ReadAt> Image<R> {
         offset: u64,
         buf: &mut [u8],
     ) -> Result<(), Error> {
-        let file = self.device(device).ok_or(Fault::DataDeviceMissing)?;
+        let file = self.device(device).ok_or(CorruptionKind::DataDeviceMissing)?;
         let len = buf.len();
         file.read_exact_at(buf, offset).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => {
                 let detail = format!("{len} bytes of device {device}");
-                Corruption::new(Fault::DataOutside).at(offset).detail(detail).into()
+                Corruption::new(CorruptionKind::DataOutside).at(offset).detail(detail).into()
             }
             _ => Error::Io { device, offset, len, source },
         })

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use zerocopy::FromBytes;
 
 use super::Image;
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::Inode;
 use crate::format::{Dirent, NAME_MAX};
 use crate::io::ReadAt;
@@ -24,7 +24,7 @@ impl<'a> DirBlock<'a> {
     /// Takes the used bytes of one directory block.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Corruption> {
         let bad = |seen: usize| {
-            Corruption::new(Fault::DirTable)
+            Corruption::new(CorruptionKind::DirTable)
                 .detail(format_args!("{seen} in a block of {} bytes", bytes.len()))
         };
         let (first, _) = Dirent::read_from_prefix(bytes).map_err(|_| bad(0))?;
@@ -51,14 +51,14 @@ impl<'a> DirBlock<'a> {
 
     /// Name and entry `index`, which is below [`DirBlock::len`].
     pub(crate) fn entry(&self, index: usize) -> Result<(Dirent, &'a [u8]), Corruption> {
-        let entry = self.dirent(index).ok_or_else(|| Corruption::new(Fault::DirTable))?;
+        let entry = self.dirent(index).ok_or_else(|| Corruption::new(CorruptionKind::DirTable))?;
         let start = usize::from(entry.nameoff.get());
         let next = self.dirent(index.saturating_add(1)).map(|next| usize::from(next.nameoff.get()));
         let table = self.count.saturating_mul(ENTRY);
         let name = match self.bytes.get(start..next.unwrap_or(self.bytes.len())) {
             Some(name) if start >= table => name,
             _ => {
-                return Err(Corruption::new(Fault::DirNameOffset)
+                return Err(Corruption::new(CorruptionKind::DirNameOffset)
                     .detail(format_args!("entry {index}: {start}")));
             }
         };
@@ -81,13 +81,13 @@ fn check_name(name: &[u8]) -> Result<(), Corruption> {
         Err(Corruption::new(fault).detail(seen))
     };
     if name.is_empty() {
-        return bad(Fault::DirNameEmpty);
+        return bad(CorruptionKind::DirNameEmpty);
     }
     if name.len() > NAME_MAX {
-        return bad(Fault::DirNameLong);
+        return bad(CorruptionKind::DirNameLong);
     }
     if name.iter().any(|&b| b == b'/' || b == 0) {
-        return bad(Fault::DirNameByte);
+        return bad(CorruptionKind::DirNameByte);
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Where the bytes of a file are.
 
 use super::Image;
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::{Data, Inode, Space};
 use super::superblock::Super;
-use super::zmap::{Coding, Hint, Map, Metadata, Piece, Source};
+use super::zmap::{Coding, Hint, Map, MappedSource, Metadata, Piece};
 use crate::format::{ChunkIndex, HOLE_BLOCK, HOLE_BLOCK_48};
 use crate::io::ReadAt;
 use zerocopy::FromBytes;
@@ -14,7 +14,7 @@ const CHUNK_BATCH: u64 = 512;
 
 /// Where the bytes of an extent are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum ExtentLocation {
     /// Nowhere: they are zeros.
     Hole,
     /// As they are, on a device.
@@ -33,7 +33,7 @@ pub enum Place {
     },
     /// Compressed, or rotated, on a device.
     Encoded {
-        /// As for [`Place::Device`].
+        /// As for [`ExtentLocation::Device`].
         device: u16,
         /// Byte offset in the device.
         offset: u64,
@@ -68,7 +68,7 @@ pub struct Extent {
     /// Bytes of the file.
     pub len: u64,
     /// Where they are.
-    pub place: Place,
+    pub place: ExtentLocation,
 }
 
 impl Extent {
@@ -91,7 +91,7 @@ impl<R: ReadAt> Image<R> {
     /// `pos` is below the size.
     pub(crate) fn extent_at(&self, inode: &Inode, pos: u64) -> Result<Extent, Error> {
         match inode.data {
-            Data::Hole => Ok(Extent { start: 0, len: inode.size, place: Place::Hole }),
+            Data::Hole => Ok(Extent { start: 0, len: inode.size, place: ExtentLocation::Hole }),
             Data::Flat { block } => self.flat_extent(inode, block, pos),
             Data::Chunks { bits, indexes, wide } => {
                 self.chunk_extent(inode, &Chunks { bits, indexes, wide }, pos)
@@ -107,19 +107,24 @@ impl<R: ReadAt> Image<R> {
         if tail != 0 && pos >= start {
             let offset = inode.body_end();
             check_inline(sb, inode, tail)?;
-            let place = Place::Inline { space: inode.space(), offset };
+            let place = ExtentLocation::Inline { space: inode.space(), offset };
             return Ok(Extent { start, len: tail, place });
         }
         let address = (block << sb.block_bits).checked_add(pos);
-        let address = address.ok_or_else(|| Corruption::new(Fault::DataOutside).nid(inode.nid))?;
+        let address =
+            address.ok_or_else(|| Corruption::new(CorruptionKind::DataOutside).nid(inode.nid))?;
         // Without a device table the whole file is one run; with one it may have to be cut.
         let (device, offset, room) = self.resolve(0, address).map_err(|e| e.in_inode(inode.nid))?;
         let len = start.saturating_sub(pos).min(room);
         if self.devices_attached() == 0 {
             let offset = offset.saturating_sub(pos);
-            return Ok(Extent { start: 0, len: start, place: Place::Device { device, offset } });
+            return Ok(Extent {
+                start: 0,
+                len: start,
+                place: ExtentLocation::Device { device, offset },
+            });
         }
-        Ok(Extent { start: pos, len, place: Place::Device { device, offset } })
+        Ok(Extent { start: pos, len, place: ExtentLocation::Device { device, offset } })
     }
 
     fn compressed_extent(&self, inode: &Inode, pos: u64) -> Result<Extent, Error> {
@@ -141,18 +146,20 @@ impl<R: ReadAt> Image<R> {
 
     fn extent_of(&self, inode: &Inode, piece: &Piece) -> Result<Extent, Error> {
         let place = match piece.source {
-            Source::Hole => Place::Hole,
-            Source::Fragment { offset } => Place::Fragment { offset },
-            Source::Inline { offset, len, coding } => {
-                Place::EncodedInline { space: inode.space(), offset, len, coding }
+            MappedSource::Hole => ExtentLocation::Hole,
+            MappedSource::Fragment { offset } => ExtentLocation::Fragment { offset },
+            MappedSource::Inline { offset, len, coding } => {
+                ExtentLocation::EncodedInline { space: inode.space(), offset, len, coding }
             }
-            Source::Blocks { address, len, coding } => {
+            MappedSource::Blocks { address, len, coding } => {
                 let (device, offset, room) =
                     self.resolve(0, address).map_err(|e| e.in_inode(inode.nid))?;
                 if len > room {
-                    return Err(Corruption::new(Fault::DataCrossesDevice).nid(inode.nid).into());
+                    return Err(Corruption::new(CorruptionKind::DataCrossesDevice)
+                        .nid(inode.nid)
+                        .into());
                 }
-                Place::Encoded { device, offset, len, coding }
+                ExtentLocation::Encoded { device, offset, len, coding }
             }
         };
         Ok(Extent { start: piece.start, len: piece.end.saturating_sub(piece.start), place })
@@ -169,15 +176,15 @@ impl<R: ReadAt> Image<R> {
         let raw = raw.get_mut(..used).unwrap_or_default();
         let at = chunks.entry_offset(inode, first);
         self.read_chunk_entries(inode, at, raw)?;
-        let mut run: Option<(Place, u64)> = None;
+        let mut run: Option<(ExtentLocation, u64)> = None;
         for entry in raw.chunks_exact(usize::try_from(chunks.unit()).unwrap_or(8)) {
             let (place, room) = match chunks.address(self.superblock(), entry) {
-                None => (Place::Hole, u64::MAX),
+                None => (ExtentLocation::Hole, u64::MAX),
                 Some((device, block)) => {
                     let address = block << self.superblock().block_bits;
                     let (device, offset, room) =
                         self.resolve(device, address).map_err(|e| e.in_inode(inode.nid))?;
-                    (Place::Device { device, offset }, room)
+                    (ExtentLocation::Device { device, offset }, room)
                 }
             };
             // The last chunk of a file stores only what is needed of it.
@@ -189,19 +196,22 @@ impl<R: ReadAt> Image<R> {
             let logical = (first << chunks.bits).saturating_add(len);
             let want = size.min(inode.size.saturating_sub(logical));
             if want > room {
-                return Err(Corruption::new(Fault::DataCrossesDevice).nid(inode.nid).at(at).into());
+                return Err(Corruption::new(CorruptionKind::DataCrossesDevice)
+                    .nid(inode.nid)
+                    .at(at)
+                    .into());
             }
             run = Some((start_place, len.saturating_add(want)));
         }
         let (place, len) =
-            run.ok_or_else(|| Corruption::new(Fault::ChunkOutside).nid(inode.nid))?;
+            run.ok_or_else(|| Corruption::new(CorruptionKind::ChunkOutside).nid(inode.nid))?;
         Ok(Extent { start: first << chunks.bits, len, place })
     }
 
     fn read_chunk_entries(&self, inode: &Inode, at: u64, raw: &mut [u8]) -> Result<(), Error> {
         self.read_meta(inode.space(), at, raw).map_err(|e| match e {
-            Error::Corrupt(c) if c.fault == Fault::DataOutside => {
-                Corruption::new(Fault::ChunkOutside).nid(inode.nid).at(at).into()
+            Error::Corrupt(c) if c.fault == CorruptionKind::DataOutside => {
+                Corruption::new(CorruptionKind::ChunkOutside).nid(inode.nid).at(at).into()
             }
             other => other.in_inode(inode.nid),
         })
@@ -225,16 +235,16 @@ pub(crate) fn resolve(
     if device != 0 {
         let missing = |fault| Corruption::new(fault).detail(format_args!("device {device}"));
         let slot = usize::from(device).saturating_sub(1);
-        let info = sb.devices.get(slot).ok_or_else(|| missing(Fault::DataDevice))?;
+        let info = sb.devices.get(slot).ok_or_else(|| missing(CorruptionKind::DataDevice))?;
         if slot < attached {
             return Ok((device, address, u64::MAX));
         }
         // Flattened: all devices follow each other on the primary one.
         if info.uniaddr == 0 {
-            return Err(missing(Fault::DataDeviceMissing).into());
+            return Err(missing(CorruptionKind::DataDeviceMissing).into());
         }
         let address = (info.uniaddr << bits).checked_add(address);
-        return Ok((0, address.ok_or_else(|| missing(Fault::DataOutside))?, u64::MAX));
+        return Ok((0, address.ok_or_else(|| missing(CorruptionKind::DataOutside))?, u64::MAX));
     }
     if attached == 0 {
         return Ok((0, address, u64::MAX));
@@ -254,12 +264,13 @@ pub(crate) fn resolve(
 }
 
 /// True when `next` continues `place` after `len` bytes.
-fn follows(place: Place, len: u64, next: Place) -> bool {
+fn follows(place: ExtentLocation, len: u64, next: ExtentLocation) -> bool {
     match (place, next) {
-        (Place::Hole, Place::Hole) => true,
-        (Place::Device { device: a, offset: from }, Place::Device { device: b, offset }) => {
-            a == b && from.saturating_add(len) == offset
-        }
+        (ExtentLocation::Hole, ExtentLocation::Hole) => true,
+        (
+            ExtentLocation::Device { device: a, offset: from },
+            ExtentLocation::Device { device: b, offset },
+        ) => a == b && from.saturating_add(len) == offset,
         _ => false,
     }
 }
@@ -269,7 +280,7 @@ pub(crate) fn check_inline(sb: &Super, inode: &Inode, tail: u64) -> Result<(), C
     let offset = inode.body_end();
     let block = sb.block_size();
     if (offset & block.saturating_sub(1)).saturating_add(tail) > block {
-        return Err(Corruption::new(Fault::DataInlineCrosses)
+        return Err(Corruption::new(CorruptionKind::DataInlineCrosses)
             .nid(inode.nid)
             .at(offset)
             .detail(format_args!("{tail} bytes")));

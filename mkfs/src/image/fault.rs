@@ -6,15 +6,15 @@
 use std::fmt;
 use std::io;
 
-/// Declares [`Fault`], its codes and its texts in one table.
+/// Declares [`CorruptionKind`], its codes and its texts in one table.
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
         /// What is wrong with a structure of an image.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
-        pub enum Fault { $($(#[$doc])* #[doc = $text] $name,)* }
+        pub enum CorruptionKind { $($(#[$doc])* #[doc = $text] $name,)* }
 
-        impl Fault {
+        impl CorruptionKind {
             /// Every fault there is.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
@@ -139,7 +139,7 @@ faults! {
     LimitFindings = "limit-findings", "more findings than the limit; the rest is not reported";
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for CorruptionKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())
     }
@@ -149,7 +149,7 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corruption {
     /// Which rule is broken.
-    pub fault: Fault,
+    pub fault: CorruptionKind,
     /// The inode, where the fault belongs to one.
     pub nid: Option<u64>,
     /// Byte offset of the structure: in the image, or in the metabox for an inode that is there.
@@ -161,7 +161,7 @@ pub struct Corruption {
 impl Corruption {
     /// A fault without a place.
     #[must_use]
-    pub fn new(fault: Fault) -> Self {
+    pub fn new(fault: CorruptionKind) -> Self {
         Self { fault, nid: None, offset: None, detail: String::new() }
     }
 
@@ -280,8 +280,8 @@ impl From<Corruption> for Error {
     }
 }
 
-impl From<Fault> for Error {
-    fn from(fault: Fault) -> Self {
+impl From<CorruptionKind> for Error {
+    fn from(fault: CorruptionKind) -> Self {
         Self::Corrupt(Corruption::new(fault))
     }
 }
@@ -298,16 +298,16 @@ impl From<Error> for io::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::Fault;
+    use super::CorruptionKind;
 
     #[test]
     fn codes_are_unique_and_kebab_case() {
-        let mut codes: Vec<&str> = Fault::ALL.iter().map(|f| f.code()).collect();
+        let mut codes: Vec<&str> = CorruptionKind::ALL.iter().map(|f| f.code()).collect();
         for code in &codes {
             assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{code}");
         }
         codes.sort_unstable();
         codes.dedup();
-        assert_eq!(codes.len(), Fault::ALL.len());
+        assert_eq!(codes.len(), CorruptionKind::ALL.len());
     }
 }

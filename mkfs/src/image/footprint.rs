@@ -2,7 +2,7 @@
 
 use super::Image;
 use super::extent::Chunks;
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::{Data, Inode};
 use super::xattr::parse_entry;
 use super::zmap::Map;
@@ -36,7 +36,7 @@ impl<R: ReadAt> Image<R> {
         for id in area.shared() {
             let bytes = self.shared_xattr(id).map_err(|e| e.in_inode(inode.nid))?;
             let (_, len) = parse_entry(&bytes)
-                .ok_or_else(|| Corruption::new(Fault::XattrEntry).nid(inode.nid))?;
+                .ok_or_else(|| Corruption::new(CorruptionKind::XattrEntry).nid(inode.nid))?;
             let unit = SHARED_ID_SIZE as u64;
             let start = u64::from(id).saturating_mul(unit);
             let start = start.saturating_add(self.superblock().xattr_start);

@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use super::superblock::{NID_METABOX, Super};
 use crate::format::{
     CHUNK_BITS_MASK, CHUNK_FORMAT_48BIT, CHUNK_FORMAT_INDEXES, CompactInode, ExtendedInode,
@@ -102,38 +102,40 @@ impl Inode {
 
     /// Decodes the inode `nid` found at byte `offset` from `bytes`, which start there.
     pub(crate) fn decode(sb: &Super, nid: u64, offset: u64, bytes: &[u8]) -> Result<Self, Error> {
-        let bad = |fault: Fault| Corruption::new(fault).nid(nid).at(offset);
+        let bad = |fault: CorruptionKind| Corruption::new(fault).nid(nid).at(offset);
         let extended = Self::header_size(bytes) == Some(size_of::<ExtendedInode>());
         let (mut inode, fields) = if extended {
-            let (raw, _) =
-                ExtendedInode::read_from_prefix(bytes).map_err(|_| bad(Fault::InodeOutside))?;
+            let (raw, _) = ExtendedInode::read_from_prefix(bytes)
+                .map_err(|_| bad(CorruptionKind::InodeOutside))?;
             Self::from_extended(&raw)
         } else {
-            let (raw, _) =
-                CompactInode::read_from_prefix(bytes).map_err(|_| bad(Fault::InodeOutside))?;
-            Self::from_compact(sb, &raw).ok_or_else(|| bad(Fault::InodeTime))?
+            let (raw, _) = CompactInode::read_from_prefix(bytes)
+                .map_err(|_| bad(CorruptionKind::InodeOutside))?;
+            Self::from_compact(sb, &raw).ok_or_else(|| bad(CorruptionKind::InodeTime))?
         };
         inode.nid = nid;
         inode.offset = offset;
         if fields.format & !0x1F != 0 {
-            return Err(bad(Fault::InodeFormat)
+            return Err(bad(CorruptionKind::InodeFormat)
                 .detail(format_args!("{:#x}", fields.format))
                 .into());
         }
         if inode.mtime.nsec >= 1_000_000_000 {
-            return Err(bad(Fault::InodeTime).detail(inode.mtime.nsec).into());
+            return Err(bad(CorruptionKind::InodeTime).detail(inode.mtime.nsec).into());
         }
         // The kernel keeps sizes in a signed type and refuses what does not fit.
         if i64::try_from(inode.size).is_err() {
-            return Err(bad(Fault::InodeSize).detail(inode.size).into());
+            return Err(bad(CorruptionKind::InodeSize).detail(inode.size).into());
         }
         inode.layout = Layout::from_format(fields.format)
-            .map_err(|layout| bad(Fault::InodeLayout).detail(layout))?;
-        let kind = FileType::from_mode(fields.mode)
-            .ok_or_else(|| bad(Fault::InodeType).detail(format_args!("{:#o}", fields.mode)))?;
+            .map_err(|layout| bad(CorruptionKind::InodeLayout).detail(layout))?;
+        let kind = FileType::from_mode(fields.mode).ok_or_else(|| {
+            bad(CorruptionKind::InodeType).detail(format_args!("{:#o}", fields.mode))
+        })?;
         inode.dot_omitted = kind == FileType::Directory && fields.format & FORMAT_BIT4 != 0;
-        inode.data = Self::decode_data(sb, kind, inode.layout, &fields)
-            .map_err(|format| bad(Fault::ChunkFormat).detail(format_args!("{format:#x}")))?;
+        inode.data = Self::decode_data(sb, kind, inode.layout, &fields).map_err(|format| {
+            bad(CorruptionKind::ChunkFormat).detail(format_args!("{format:#x}"))
+        })?;
         inode.compressed_blocks = u64::from(fields.u) | (u64::from(fields.high) << 32);
         Ok(inode)
     }

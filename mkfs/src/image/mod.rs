@@ -56,8 +56,8 @@ pub(crate) use zmap::{Map, Metadata};
 
 pub use content::Reader;
 pub use dir::{DirEntry, ReadDir};
-pub use extent::{Extent, Place};
-pub use fault::{Corruption, Error, Fault};
+pub use extent::{Extent, ExtentLocation};
+pub use fault::{Corruption, CorruptionKind, Error};
 pub use footprint::Footprint;
 pub use inode::{Data, Inode, Space};
 pub use superblock::{Algorithm, Compression, Device, Super};
@@ -92,13 +92,13 @@ impl<R: ReadAt> Image<R> {
     /// follow the image on the same storage, as the kernel does, and what is not there cannot be read.
     ///
     /// # Errors
-    /// A superblock that the kernel would refuse, [`Fault::DeviceCount`], a fault in an inode or table that
+    /// A superblock that the kernel would refuse, [`CorruptionKind::DeviceCount`], a fault in an inode or table that
     /// all others depend on.
     pub fn open(primary: R, devices: Vec<R>) -> Result<Self, Error> {
         let sb = Super::read(&primary)?;
         if !devices.is_empty() && devices.len() != sb.devices.len() {
             let detail = format!("{} given, {} in the table", devices.len(), sb.devices.len());
-            return Err(Corruption::new(Fault::DeviceCount).detail(detail).into());
+            return Err(Corruption::new(CorruptionKind::DeviceCount).detail(detail).into());
         }
         let mut image = Self {
             primary,
@@ -121,7 +121,10 @@ impl<R: ReadAt> Image<R> {
     fn special(&self, nid: u64) -> Result<Inode, Error> {
         let inode = self.stat(nid)?;
         if !inode.is_file() {
-            return Err(Corruption::new(Fault::InodeType).nid(nid).at(inode.offset).into());
+            return Err(Corruption::new(CorruptionKind::InodeType)
+                .nid(nid)
+                .at(inode.offset)
+                .into());
         }
         Ok(inode)
     }
@@ -144,11 +147,14 @@ impl<R: ReadAt> Image<R> {
     /// The root directory.
     ///
     /// # Errors
-    /// [`Fault::RootType`], and what [`Image::stat`] reports.
+    /// [`CorruptionKind::RootType`], and what [`Image::stat`] reports.
     pub fn root(&self) -> Result<Inode, Error> {
         let inode = self.stat(self.sb.root)?;
         if !inode.is_dir() {
-            return Err(Corruption::new(Fault::RootType).nid(inode.nid).at(inode.offset).into());
+            return Err(Corruption::new(CorruptionKind::RootType)
+                .nid(inode.nid)
+                .at(inode.offset)
+                .into());
         }
         Ok(inode)
     }
@@ -156,19 +162,21 @@ impl<R: ReadAt> Image<R> {
     /// The inode with number `nid`.
     ///
     /// # Errors
-    /// [`Fault::InodeOutside`], and any fault in the inode itself.
+    /// [`CorruptionKind::InodeOutside`], and any fault in the inode itself.
     pub fn stat(&self, nid: u64) -> Result<Inode, Error> {
-        let outside = || Corruption::new(Fault::InodeOutside).nid(nid);
+        let outside = || Corruption::new(CorruptionKind::InodeOutside).nid(nid);
         let space =
             if nid & superblock::NID_METABOX == 0 { Space::Primary } else { Space::Metabox };
         if space == Space::Metabox && self.metabox.is_none() {
-            return Err(Corruption::new(Fault::MetaboxNid).nid(nid).into());
+            return Err(Corruption::new(CorruptionKind::MetaboxNid).nid(nid).into());
         }
         let offset = self.sb.inode_offset(nid).ok_or_else(outside)?;
         let mut raw = [0; 64];
         let read = |part: &mut [u8]| {
             self.read_meta(space, offset, part).map_err(|e| match e {
-                Error::Corrupt(c) if c.fault == Fault::DataOutside => outside().at(offset).into(),
+                Error::Corrupt(c) if c.fault == CorruptionKind::DataOutside => {
+                    outside().at(offset).into()
+                }
                 other => other.in_inode(nid),
             })
         };
@@ -185,7 +193,7 @@ impl<R: ReadAt> Image<R> {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// [`Error::NotASymlink`], [`Fault::SymlinkEmpty`], [`Fault::SymlinkLong`], [`Fault::SymlinkNul`], and
+    /// [`Error::NotASymlink`], [`CorruptionKind::SymlinkEmpty`], [`CorruptionKind::SymlinkLong`], [`CorruptionKind::SymlinkNul`], and
     /// any fault in its data.
     pub fn read_link(&self, inode: &Inode) -> Result<Vec<u8>, Error> {
         if !inode.is_symlink() {
@@ -193,14 +201,14 @@ impl<R: ReadAt> Image<R> {
         }
         let bad = |fault| Corruption::new(fault).nid(inode.nid).at(inode.offset);
         if inode.size == 0 {
-            return Err(bad(Fault::SymlinkEmpty).into());
+            return Err(bad(CorruptionKind::SymlinkEmpty).into());
         }
         if inode.size > SYMLINK_MAX {
-            return Err(bad(Fault::SymlinkLong).detail(inode.size).into());
+            return Err(bad(CorruptionKind::SymlinkLong).detail(inode.size).into());
         }
         let target = self.read_small(inode, SYMLINK_MAX)?;
         if target.contains(&0) {
-            return Err(bad(Fault::SymlinkNul).into());
+            return Err(bad(CorruptionKind::SymlinkNul).into());
         }
         Ok(target)
     }
@@ -268,9 +276,9 @@ impl<R: ReadAt> Metadata for Image<R> {
         if space == Space::Primary {
             return self.pages.read(&self.primary, buf, offset);
         }
-        let metabox = self.metabox.ok_or(Fault::MetaboxNid)?;
+        let metabox = self.metabox.ok_or(CorruptionKind::MetaboxNid)?;
         if self.read_at(&metabox, buf, offset)? != buf.len() {
-            return Err(Corruption::new(Fault::DataOutside).at(offset).into());
+            return Err(Corruption::new(CorruptionKind::DataOutside).at(offset).into());
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use crate::io::ReadAt;
 
 /// Bytes of a page. Metadata of neighbours lies close together; larger pages would read more file data
@@ -34,7 +34,7 @@ impl Pages {
     /// Fills `buf` with the bytes of `device` at `offset`.
     ///
     /// # Errors
-    /// [`Fault::DataOutside`] when the bytes are not all there; what the storage reports.
+    /// [`CorruptionKind::DataOutside`] when the bytes are not all there; what the storage reports.
     pub(super) fn read(
         &self,
         device: &dyn ReadAt,
@@ -45,14 +45,16 @@ impl Pages {
             let number = offset / PAGE;
             let within = usize::try_from(offset % PAGE).unwrap_or(0);
             let slot = usize::try_from(number % SLOTS).unwrap_or(0);
-            let Some(slot) = self.slots.get(slot) else { return Err(Fault::DataOutside.into()) };
+            let Some(slot) = self.slots.get(slot) else {
+                return Err(CorruptionKind::DataOutside.into());
+            };
             // A page is replaced whole; a thread that died while holding it left it empty or complete.
             let mut page = slot.lock().unwrap_or_else(PoisonError::into_inner);
             if page.number != number.saturating_add(1) {
                 load(&mut page, device, number)?;
             }
             let Some(have) = page.data.get(within..).filter(|h| !h.is_empty()) else {
-                return Err(Corruption::new(Fault::DataOutside).at(offset).into());
+                return Err(Corruption::new(CorruptionKind::DataOutside).at(offset).into());
             };
             let n = have.len().min(buf.len());
             let (now, rest) = buf.split_at_mut(n);

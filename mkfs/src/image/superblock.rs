@@ -4,7 +4,7 @@ use std::io;
 
 use zerocopy::FromBytes;
 
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use crate::format::{
     DeviceSlot, MAX_BLOCK_BITS, MIN_BLOCK_BITS, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock,
     checksum, compat, incompat,
@@ -117,11 +117,11 @@ impl Super {
     /// Reads and checks the superblock, its extension, the device table and the compression records.
     ///
     /// # Errors
-    /// The first [`Fault`] found, in the order in which the kernel would refuse; what the storage reports.
+    /// The first [`CorruptionKind`] found, in the order in which the kernel would refuse; what the storage reports.
     pub fn read(image: &dyn ReadAt) -> Result<Self, Error> {
         let mut head = vec![0; size_of::<Superblock>()];
         read_super(image, &mut head, SUPER_OFFSET)?;
-        let raw = Superblock::read_from_bytes(&head).map_err(|_| Fault::SuperShort)?;
+        let raw = Superblock::read_from_bytes(&head).map_err(|_| CorruptionKind::SuperShort)?;
         check_fields(&raw)?;
         check_sum(image, &raw)?;
         let block_bits = raw.blkszbits;
@@ -149,7 +149,7 @@ impl Super {
         };
         this.metabox = this.read_metabox_nid(image)?;
         if [this.packed, this.metabox].iter().flatten().any(|nid| nid & NID_METABOX != 0) {
-            return Err(Corruption::new(Fault::SuperSpecialNid).at(SUPER_OFFSET).into());
+            return Err(Corruption::new(CorruptionKind::SuperSpecialNid).at(SUPER_OFFSET).into());
         }
         this.devices = this.read_devices(image)?;
         this.compression = this.read_compression(image)?;
@@ -208,7 +208,7 @@ impl Super {
             return Ok(None);
         }
         if self.raw.sb_extslots == 0 {
-            return Err(Corruption::new(Fault::SuperExtension).at(SUPER_OFFSET).into());
+            return Err(Corruption::new(CorruptionKind::SuperExtension).at(SUPER_OFFSET).into());
         }
         let mut nid = [0; 8];
         read_super(image, &mut nid, SUPER_OFFSET.saturating_add(size_of::<Superblock>() as u64))?;
@@ -222,7 +222,7 @@ impl Super {
         }
         let start = u64::from(self.raw.devt_slotoff.get()).saturating_mul(DEVICE_SLOT);
         let len = (count as u64).saturating_mul(DEVICE_SLOT);
-        let outside = || Corruption::new(Fault::DeviceTable).at(start);
+        let outside = || Corruption::new(CorruptionKind::DeviceTable).at(start);
         if start.saturating_add(len) > image.size() {
             return Err(outside().into());
         }
@@ -252,7 +252,7 @@ impl Super {
         }
         let mut config = Compression { algorithms: self.raw.u1.get(), ..Compression::default() };
         if config.algorithms & !0xF != 0 {
-            return Err(Corruption::new(Fault::ComprConfig)
+            return Err(Corruption::new(CorruptionKind::ComprConfig)
                 .at(SUPER_OFFSET)
                 .detail(format_args!("algorithm bitmap {:#x}", config.algorithms))
                 .into());
@@ -270,7 +270,7 @@ impl Super {
             let part = record.get_mut(..used).unwrap_or_default();
             read_super(image, part, offset.saturating_add(2))?;
             if usize::from(len) < used || !self.apply_record(&mut config, algorithm, &record) {
-                return Err(Corruption::new(Fault::ComprConfig)
+                return Err(Corruption::new(CorruptionKind::ComprConfig)
                     .at(offset)
                     .detail(algorithm.name())
                     .into());
@@ -310,23 +310,23 @@ fn check_fields(raw: &Superblock) -> Result<(), Error> {
     let bad =
         |fault, detail: String| Err(Corruption::new(fault).at(SUPER_OFFSET).detail(detail).into());
     if raw.magic.get() != SUPER_MAGIC {
-        return bad(Fault::SuperMagic, format!("{:#010x}", raw.magic.get()));
+        return bad(CorruptionKind::SuperMagic, format!("{:#010x}", raw.magic.get()));
     }
     if !(MIN_BLOCK_BITS..=MAX_BLOCK_BITS).contains(&raw.blkszbits) {
-        return bad(Fault::SuperBlockSize, format!("2^{}", raw.blkszbits));
+        return bad(CorruptionKind::SuperBlockSize, format!("2^{}", raw.blkszbits));
     }
     let unknown = raw.feature_incompat.get() & !incompat::ALL;
     if unknown != 0 {
-        return bad(Fault::SuperIncompat, format!("{unknown:#x}"));
+        return bad(CorruptionKind::SuperIncompat, format!("{unknown:#x}"));
     }
     if raw.dirblkbits != 0 {
-        return bad(Fault::SuperDirBlock, format!("dirblkbits {}", raw.dirblkbits));
+        return bad(CorruptionKind::SuperDirBlock, format!("dirblkbits {}", raw.dirblkbits));
     }
     if super_size(raw) > SUPER_MAX {
-        return bad(Fault::SuperExtension, format!("{} slots", raw.sb_extslots));
+        return bad(CorruptionKind::SuperExtension, format!("{} slots", raw.sb_extslots));
     }
     if raw.fixed_nsec.get() >= 1_000_000_000 {
-        return bad(Fault::SuperNanoseconds, raw.fixed_nsec.get().to_string());
+        return bad(CorruptionKind::SuperNanoseconds, raw.fixed_nsec.get().to_string());
     }
     Ok(())
 }
@@ -341,10 +341,13 @@ fn check_sum(image: &dyn ReadAt, raw: &Superblock) -> Result<(), Error> {
     let covered = if block > 1024 { block.saturating_sub(1024) } else { block };
     let mut bytes = vec![0; covered];
     read_super(image, &mut bytes, SUPER_OFFSET)?;
-    let computed = checksum(&bytes).ok_or(Fault::SuperShort)?;
+    let computed = checksum(&bytes).ok_or(CorruptionKind::SuperShort)?;
     if computed != raw.checksum.get() {
         let detail = format!("stored {:#010x}, computed {computed:#010x}", raw.checksum.get());
-        return Err(Corruption::new(Fault::SuperChecksum).at(SUPER_OFFSET).detail(detail).into());
+        return Err(Corruption::new(CorruptionKind::SuperChecksum)
+            .at(SUPER_OFFSET)
+            .detail(detail)
+            .into());
     }
     Ok(())
 }
@@ -352,7 +355,9 @@ fn check_sum(image: &dyn ReadAt, raw: &Superblock) -> Result<(), Error> {
 fn read_super(image: &dyn ReadAt, buf: &mut [u8], offset: u64) -> Result<(), Error> {
     let len = buf.len();
     image.read_exact_at(buf, offset).map_err(|source| match source.kind() {
-        io::ErrorKind::UnexpectedEof => Corruption::new(Fault::SuperShort).at(offset).into(),
+        io::ErrorKind::UnexpectedEof => {
+            Corruption::new(CorruptionKind::SuperShort).at(offset).into()
+        }
         _ => Error::Io { device: 0, offset, len, source },
     })
 }

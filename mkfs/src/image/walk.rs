@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Image;
 use super::dir::ReadDir;
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::Inode;
 use crate::io::ReadAt;
 use crate::names;
@@ -54,8 +54,8 @@ impl<'a, R: ReadAt> Walk<'a, R> {
     /// that is to blame.
     ///
     /// # Errors
-    /// Any fault in an inode or a directory; [`Fault::DirTwice`] for a second way to a directory, which a
-    /// cycle is too; [`Fault::DirDeep`] below [`DEPTH_MAX`].
+    /// Any fault in an inode or a directory; [`CorruptionKind::DirTwice`] for a second way to a directory, which a
+    /// cycle is too; [`CorruptionKind::DirDeep`] below [`DEPTH_MAX`].
     pub fn next_entry(&mut self) -> Result<Option<WalkEntry<'_>>, Error> {
         if let Some(nid) = self.start.take() {
             let inode = self.image.stat(nid)?;
@@ -86,9 +86,9 @@ impl<'a, R: ReadAt> Walk<'a, R> {
             return Ok(());
         }
         let fault = if !self.seen.insert(inode.nid) {
-            Some(Fault::DirTwice)
+            Some(CorruptionKind::DirTwice)
         } else if self.stack.len() >= DEPTH_MAX {
-            Some(Fault::DirDeep)
+            Some(CorruptionKind::DirDeep)
         } else {
             None
         };

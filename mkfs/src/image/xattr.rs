@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
 use super::Image;
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::{Inode, Space};
 use super::superblock::Super;
 use super::zmap::Metadata;
@@ -66,7 +66,7 @@ impl Area {
             }
             let Some((raw, used)) = parse_entry(rest) else {
                 rest = &[];
-                return Some(Err(Corruption::new(Fault::XattrEntry)));
+                return Some(Err(Corruption::new(CorruptionKind::XattrEntry)));
             };
             rest = rest.get(used.next_multiple_of(4)..).unwrap_or_default();
             Some(Ok(raw))
@@ -95,7 +95,7 @@ pub(crate) fn full_name(
     let rest_is_empty = name.len() == prefix.len();
     if name.len() > NAME_MAX || name.contains(&0) || whole != rest_is_empty {
         let seen = name.get(..name.len().min(NAME_MAX)).unwrap_or_default().escape_ascii();
-        return Err(Corruption::new(Fault::XattrName).detail(seen));
+        return Err(Corruption::new(CorruptionKind::XattrName).detail(seen));
     }
     Ok(Some(name))
 }
@@ -106,7 +106,8 @@ pub(crate) fn split_index(prefixes: &[LongPrefix], index: u8) -> Result<(u8, &[u
         return Ok((index, &[]));
     }
     let long = prefixes.get(usize::from(index & !LONG));
-    let long = long.ok_or_else(|| Corruption::new(Fault::XattrPrefix).detail(index & !LONG))?;
+    let long =
+        long.ok_or_else(|| Corruption::new(CorruptionKind::XattrPrefix).detail(index & !LONG))?;
     Ok((long.base, &long.infix))
 }
 
@@ -125,7 +126,7 @@ impl<R: ReadAt> Image<R> {
             if let Some(name) = full_name(self.prefixes(), raw)? {
                 if !names.insert(name.clone()) {
                     let seen = name.escape_ascii();
-                    return Err(Corruption::new(Fault::XattrDuplicate).detail(seen));
+                    return Err(Corruption::new(CorruptionKind::XattrDuplicate).detail(seen));
                 }
                 found.insert(Xattr { name, value: raw.value.to_vec() });
             }
@@ -136,7 +137,7 @@ impl<R: ReadAt> Image<R> {
         }
         for id in area.shared() {
             let bytes = self.shared_xattr(id).map_err(|e| e.in_inode(inode.nid))?;
-            let (raw, _) = parse_entry(&bytes).ok_or(Fault::XattrEntry)?;
+            let (raw, _) = parse_entry(&bytes).ok_or(CorruptionKind::XattrEntry)?;
             take(&raw).map_err(bad)?;
         }
         Ok(found.into_iter().collect())
@@ -152,17 +153,19 @@ impl<R: ReadAt> Image<R> {
         }
         // The kernel answers every question about such an inode with an error.
         if len == size_of::<XattrHeader>() {
-            return Err(bad(Fault::XattrHeader).into());
+            return Err(bad(CorruptionKind::XattrHeader).into());
         }
         let mut bytes = vec![0; len];
         self.read_meta(inode.space(), at, &mut bytes).map_err(|e| match e {
-            Error::Corrupt(c) if c.fault == Fault::DataOutside => bad(Fault::XattrOutside).into(),
+            Error::Corrupt(c) if c.fault == CorruptionKind::DataOutside => {
+                bad(CorruptionKind::XattrOutside).into()
+            }
             other => other.in_inode(inode.nid),
         })?;
         let (header, rest) =
-            XattrHeader::read_from_prefix(&bytes).map_err(|_| bad(Fault::XattrHeader))?;
+            XattrHeader::read_from_prefix(&bytes).map_err(|_| bad(CorruptionKind::XattrHeader))?;
         if usize::from(header.shared_count).saturating_mul(4) > rest.len() {
-            return Err(bad(Fault::XattrEntry).detail("shared ids").into());
+            return Err(bad(CorruptionKind::XattrEntry).detail("shared ids").into());
         }
         Ok(Some(Area { header, bytes }))
     }
@@ -177,15 +180,16 @@ impl<R: ReadAt> Image<R> {
         };
         let at = u64::from(id).saturating_mul(4).saturating_add(sb.xattr_start);
         let bad = |e: Error| match e {
-            Error::Corrupt(_) => {
-                Corruption::new(Fault::XattrShared).at(at).detail(format_args!("id {id}")).into()
-            }
+            Error::Corrupt(_) => Corruption::new(CorruptionKind::XattrShared)
+                .at(at)
+                .detail(format_args!("id {id}"))
+                .into(),
             other => other,
         };
         let mut bytes = vec![0; size_of::<XattrEntry>()];
         self.read_meta(space, at, &mut bytes).map_err(bad)?;
         let (head, _) = XattrEntry::read_from_prefix(&bytes)
-            .map_err(|_| Corruption::new(Fault::XattrShared))?;
+            .map_err(|_| Corruption::new(CorruptionKind::XattrShared))?;
         let body = usize::from(head.name_len).saturating_add(usize::from(head.value_size.get()));
         let start = bytes.len();
         bytes.resize(start.saturating_add(body), 0);
@@ -202,7 +206,7 @@ impl<R: ReadAt> Image<R> {
             return Ok(Vec::new());
         }
         let mut at = u64::from(sb.raw.xattr_prefix_start.get()).saturating_mul(4);
-        let bad = |at: u64| Corruption::new(Fault::PrefixTable).at(at);
+        let bad = |at: u64| Corruption::new(CorruptionKind::PrefixTable).at(at);
         if count > PREFIXES_MAX {
             return Err(bad(at).detail(count).into());
         }
@@ -233,13 +237,13 @@ impl<R: ReadAt> Image<R> {
             _ if sb.metabox.is_some() => self.read_meta(Space::Metabox, at, buf),
             Some(packed) => match self.read_at(&packed, buf, at) {
                 Ok(n) if n == buf.len() => Ok(()),
-                Ok(_) => Err(Fault::PrefixTable.into()),
+                Ok(_) => Err(CorruptionKind::PrefixTable.into()),
                 Err(e) => Err(e),
             },
             None => self.read_meta(Space::Primary, at, buf),
         };
         result.map_err(|e| match e {
-            Error::Corrupt(_) => Corruption::new(Fault::PrefixTable).at(at).into(),
+            Error::Corrupt(_) => Corruption::new(CorruptionKind::PrefixTable).at(at).into(),
             other => other,
         })
     }

@@ -14,7 +14,7 @@ type Job = (Vec<u8>, u64);
 
 /// A file with a thread that writes it. Regions may come in any order and must not overlap.
 #[derive(Debug)]
-pub(crate) struct Behind {
+pub(crate) struct WriteBehind {
     file: Followed,
     worker: Option<Worker>,
 }
@@ -28,7 +28,7 @@ struct Worker {
     thread: JoinHandle<()>,
 }
 
-impl Behind {
+impl WriteBehind {
     /// Takes the file. Where no thread can be had, writes are done by the caller.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl Behind {
         Ok(Self { file, worker })
     }
 
-    /// The file, of which nothing is certain until [`Behind::settle`].
+    /// The file, of which nothing is certain until [`WriteBehind::settle`].
     pub(crate) fn file(&self) -> &File {
         self.file.file()
     }
@@ -93,7 +93,7 @@ impl Worker {
     }
 }
 
-impl Drop for Behind {
+impl Drop for WriteBehind {
     /// Nothing is written any more once this returns.
     fn drop(&mut self) {
         if let Some(Worker { jobs, done, thread, .. }) = self.worker.take() {
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_is_written_behind_is_there_once_settled() {
-        let mut behind = Behind::new(tempfile::tempfile().unwrap()).unwrap();
+        let mut behind = WriteBehind::new(tempfile::tempfile().unwrap()).unwrap();
         let mut buf = Vec::new();
         for i in 0..40_u8 {
             buf.extend_from_slice(&[i; 1000]);
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn an_error_is_told_by_a_later_call_and_by_nothing_after_it() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let mut behind = Behind::new(full).unwrap();
+        let mut behind = WriteBehind::new(full).unwrap();
         let told = behind.write(vec![1], 0).and_then(|_| behind.settle()).unwrap_err();
         assert_eq!(told.kind(), io::ErrorKind::StorageFull);
         behind.settle().unwrap();

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::behind::Behind;
+use super::behind::WriteBehind;
 use super::follower::{Followed, Follower};
 use super::{Input, ReadAt, Sink};
 use crate::blockhash::Known;
@@ -30,7 +30,7 @@ pub struct FileSink {
     file: Followed,
     scratch: Scratch,
     /// Made when there is something large to write.
-    behind: Mutex<Option<Behind>>,
+    behind: Mutex<Option<WriteBehind>>,
     follower: Mutex<Option<Follower>>,
 }
 
@@ -98,7 +98,7 @@ impl FileSink {
 }
 
 impl FileSink {
-    fn behind(&self) -> MutexGuard<'_, Option<Behind>> {
+    fn behind(&self) -> MutexGuard<'_, Option<WriteBehind>> {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -116,13 +116,13 @@ impl Sink for FileSink {
         }
         let mut behind = self.behind();
         if behind.is_none() {
-            *behind = Some(Behind::new(self.file.try_clone()?)?);
+            *behind = Some(WriteBehind::new(self.file.try_clone()?)?);
         }
         behind.as_mut().map_or_else(|| Ok(Vec::new()), |behind| behind.write(data, offset))
     }
 
     fn settle(&self) -> io::Result<()> {
-        self.behind().as_mut().map_or(Ok(()), Behind::settle)
+        self.behind().as_mut().map_or(Ok(()), WriteBehind::settle)
     }
 
     fn copy_from(

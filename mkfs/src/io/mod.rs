@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub(crate) use behind::Behind;
+pub(crate) use behind::WriteBehind;
 pub use file::{FileInput, FileSink, copy_range, scratch_in};
 
 /// Bytes that can be read at any offset: an image, a device of it, a plain tar.

@@ -5,7 +5,7 @@ use super::content::Content;
 use super::links::{self, Aliases};
 use super::{Attributes, Marks, Node, Owners, Shown, Stack};
 use crate::Error;
-use crate::directory::Found;
+use crate::directory::HostEntry;
 use crate::format::FileType;
 use crate::image::{DEPTH_MAX, Image, Inode};
 use crate::meta::{Meta, Xattr};
@@ -17,7 +17,7 @@ const PIECE: usize = 128 << 10;
 
 /// How two stacks are compared.
 #[derive(Debug, Clone, Default)]
-pub struct How {
+pub struct DiffOptions {
     /// What is part of a layer.
     pub attributes: Attributes,
     /// The maps of the container that wrote to the upper directory.
@@ -49,7 +49,7 @@ pub struct Differences {
 
 /// What became of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum ChangeKind {
     /// Nothing. It is on the way to changes, or the root.
     Kept,
     /// It is new.
@@ -66,7 +66,7 @@ pub struct Change {
     /// The path, without a slash at either end; empty for the root.
     pub path: Vec<u8>,
     /// What became of it.
-    pub what: What,
+    pub what: ChangeKind,
     /// A directory of which nothing shows through that was there before.
     pub hides: bool,
     /// Owner, permissions and time; the owner is that of the container. Nothing for what is gone.
@@ -139,7 +139,7 @@ impl Change {
     /// Calls `look` with the file that the content is in, if that is in a directory.
     pub(crate) fn with_found<T>(
         &self,
-        look: impl FnOnce(&Found<'_>) -> Result<T, Error>,
+        look: impl FnOnce(&HostEntry<'_>) -> Result<T, Error>,
     ) -> Option<Result<T, Error>> {
         self.new.as_ref().and_then(Shown::data)?.with_found(look)
     }
@@ -160,7 +160,7 @@ fn file_size(node: &Node) -> u64 {
 pub fn changes<E: From<Error>>(
     old: &Stack,
     new: &Stack,
-    how: &How,
+    how: &DiffOptions,
     mut go_on: impl FnMut() -> Result<(), E>,
 ) -> Result<Vec<Change>, E> {
     let new = &new.with_index(&mut go_on)?;
@@ -180,7 +180,7 @@ pub fn changes<E: From<Error>>(
 
 /// Leaves out what did not change and is on the way to nothing.
 fn prune(mut list: Vec<Change>) -> Vec<Change> {
-    let mut wanted: Vec<bool> = list.iter().map(|change| change.what != What::Kept).collect();
+    let mut wanted: Vec<bool> = list.iter().map(|change| change.what != ChangeKind::Kept).collect();
     for (index, change) in list.iter().enumerate().rev() {
         let is_wanted = wanted.get(index).copied().unwrap_or_default() || index == 0;
         for index in [index, change.parent] {
@@ -197,7 +197,7 @@ fn prune(mut list: Vec<Change>) -> Vec<Change> {
 struct Comparison<'a> {
     old: &'a Stack,
     new: &'a Stack,
-    how: &'a How,
+    how: &'a DiffOptions,
     /// Only the upper directory is listed.
     is_upper: bool,
     aliases: Aliases,
@@ -213,7 +213,7 @@ struct Frame {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(old: &'a Stack, new: &'a Stack, how: &'a How) -> Self {
+    fn new(old: &'a Stack, new: &'a Stack, how: &'a DiffOptions) -> Self {
         Self { old, new, how, is_upper: new.is_over(old), aliases: Aliases::default() }
     }
 
@@ -272,15 +272,15 @@ impl<'a> Comparison<'a> {
         &self,
         old: Option<&Shown>,
         new: &Shown,
-    ) -> Result<(What, Meta, Vec<Xattr>), Error> {
+    ) -> Result<(ChangeKind, Meta, Vec<Xattr>), Error> {
         let (meta, xattrs) = self.attributes(self.new, new, &[])?;
         if self.how.attributes == Attributes::Local {
-            return Ok((What::Kept, meta, xattrs));
+            return Ok((ChangeKind::Kept, meta, xattrs));
         }
         let said = |meta: Meta| (meta.mode, meta.uid, meta.gid);
         let is_default = said(meta) == said(IMPLICIT_DIR) && xattrs.is_empty();
         let Some(old) = old else {
-            let what = if is_default { What::Kept } else { What::Added };
+            let what = if is_default { ChangeKind::Kept } else { ChangeKind::Added };
             let meta = if is_default { IMPLICIT_DIR } else { meta };
             return Ok((what, meta, xattrs));
         };
@@ -292,9 +292,9 @@ impl<'a> Comparison<'a> {
             ..Differences::default()
         };
         if (is_default && self.is_upper) || found == Differences::default() {
-            return Ok((What::Kept, was, had));
+            return Ok((ChangeKind::Kept, was, had));
         }
-        Ok((What::Modified(found), meta, xattrs))
+        Ok((ChangeKind::Modified(found), meta, xattrs))
     }
 
     /// Compares what has one name. Returns a directory, to be entered.
@@ -309,7 +309,7 @@ impl<'a> Comparison<'a> {
         let takes = |node: &Node| self.how.attributes.takes(node.file_type());
         let new = new.filter(|new| new.node().is_some_and(takes));
         let (mut meta, mut xattrs) = (Meta::default(), Vec::new());
-        let (mut what, mut hides) = (What::Removed, false);
+        let (mut what, mut hides) = (ChangeKind::Removed, false);
         match (&old, &new) {
             (None, None) => return Ok(None),
             (Some(old), Some(new)) if old.is_same(new) && !self.is_alias(&path) => return Ok(None),
@@ -318,7 +318,7 @@ impl<'a> Comparison<'a> {
                 (meta, xattrs) = self.attributes(self.new, new, &path)?;
                 hides = old.as_ref().is_some_and(|old| self.hides(new, old));
                 what = match old {
-                    None => What::Added,
+                    None => ChangeKind::Added,
                     Some(old) => {
                         let start = Differences { content: hides, ..Differences::default() };
                         self.compare(old, new, (meta, &xattrs), &path, start)?
@@ -406,8 +406,10 @@ impl<'a> Comparison<'a> {
         (meta, xattrs): (Meta, &[Xattr]),
         path: &[u8],
         known: Differences,
-    ) -> Result<What, Error> {
-        let (Some(one), Some(other)) = (old.node(), new.node()) else { return Ok(What::Added) };
+    ) -> Result<ChangeKind, Error> {
+        let (Some(one), Some(other)) = (old.node(), new.node()) else {
+            return Ok(ChangeKind::Added);
+        };
         let (was, had) = self.attributes(self.old, old, path)?;
         let mut found = Differences {
             kind: one.file_type() != other.file_type(),
@@ -420,7 +422,11 @@ impl<'a> Comparison<'a> {
         if !found.kind && (self.how.thorough || found == Differences::default()) {
             found.content |= !is_same_content(old, new, one, other)?;
         }
-        Ok(if found == Differences::default() { What::Kept } else { What::Modified(found) })
+        Ok(if found == Differences::default() {
+            ChangeKind::Kept
+        } else {
+            ChangeKind::Modified(found)
+        })
     }
 }
 

@@ -16,23 +16,23 @@ use crate::tree::shown;
 /// The content of a file, read from front to back. It must not change meanwhile.
 #[derive(Debug)]
 pub struct Content<'a> {
-    source: Source<'a>,
+    source: ContentSource<'a>,
     left: u64,
 }
 
 #[derive(Debug)]
-enum Source<'a> {
+enum ContentSource<'a> {
     Image(Reader<'a, Arc<dyn ReadAt>>),
     File { node: &'a Node, file: OwnedFd },
 }
 
 impl<'a> Content<'a> {
     pub(super) fn of_image(image: &'a Image, inode: &Inode) -> Self {
-        Self { source: Source::Image(image.reader(inode)), left: inode.size }
+        Self { source: ContentSource::Image(image.reader(inode)), left: inode.size }
     }
 
     pub(super) fn of_file(node: &'a Node, file: OwnedFd) -> Self {
-        Self { source: Source::File { node, file }, left: node.size() }
+        Self { source: ContentSource::File { node, file }, left: node.size() }
     }
 
     /// Reads more of it; 0 bytes at its end, when it is also known to be of one state.
@@ -47,11 +47,11 @@ impl<'a> Content<'a> {
             return Ok(0);
         }
         let n = match &mut self.source {
-            Source::Image(reader) => reader.read(part).and_then(|n| match n {
+            ContentSource::Image(reader) => reader.read(part).and_then(|n| match n {
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),
                 n => Ok(n),
             }),
-            Source::File { node, file } => {
+            ContentSource::File { node, file } => {
                 match retry_on_intr(|| rustix::io::read(&*file, &mut *part)) {
                     Ok(0) => return Err(Error::Changed { what: shown(node.path()) }),
                     read => read.map_err(io::Error::from),
@@ -65,13 +65,15 @@ impl<'a> Content<'a> {
 
     fn failed(&self, source: io::Error) -> Error {
         match &self.source {
-            Source::Image(_) => Error::Input { what: "a file of an image".to_owned(), source },
-            Source::File { node, .. } => failed(node.path(), source),
+            ContentSource::Image(_) => {
+                Error::Input { what: "a file of an image".to_owned(), source }
+            }
+            ContentSource::File { node, .. } => failed(node.path(), source),
         }
     }
 
     fn verify(&self) -> Result<(), Error> {
-        let Source::File { node, file } = &self.source else { return Ok(()) };
+        let ContentSource::File { node, file } = &self.source else { return Ok(()) };
         node.with_found(|found| found.verify_unchanged(file)).unwrap_or(Ok(()))
     }
 }

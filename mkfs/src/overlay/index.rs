@@ -13,7 +13,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::layer::Named;
-use super::{Layer, Node, Stack};
+use super::{Node, OverlayLayer, Stack};
 use crate::Error;
 use crate::names;
 use crate::tree::shown;
@@ -196,7 +196,7 @@ impl Index {
     fn find_in<E: From<Error>>(
         &mut self,
         number: usize,
-        layer: &Arc<Layer>,
+        layer: &Arc<OverlayLayer>,
         ask: Option<&Arc<dyn FileHandles>>,
         handles: &Handles,
         go_on: &mut dyn FnMut() -> Result<(), E>,
@@ -248,7 +248,7 @@ pub(super) type Visit<'a> = dyn FnMut(&[u8], &Node) -> Result<(), Error> + 'a;
 
 /// Shows `visit` every name in a layer that is not a directory's.
 pub(super) fn walk<E: From<Error>>(
-    layer: &Arc<Layer>,
+    layer: &Arc<OverlayLayer>,
     go_on: &mut dyn FnMut() -> Result<(), E>,
     visit: &mut Visit<'_>,
 ) -> Result<(), E> {

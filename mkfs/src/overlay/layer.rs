@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::content::Content;
 use super::index::{FileHandle, FileHandles, IndexDir};
 use crate::Error;
-use crate::directory::{Found, Seen, failed, open_dir, sorted_names};
+use crate::directory::{HostEntry, Seen, failed, open_dir, sorted_names};
 use crate::format::FileType;
 use crate::image::{Image, Inode};
 use crate::io::ReadAt;
@@ -18,7 +18,7 @@ use crate::names;
 
 /// A tree of files that a stack is made of. Nothing of an image may be taken for granted before it was checked.
 #[derive(Debug)]
-pub enum Layer {
+pub enum OverlayLayer {
     /// An EROFS image.
     Image(Box<Image>),
     /// A directory.
@@ -37,12 +37,12 @@ pub struct Directory {
 
 #[derive(Debug, Clone)]
 struct Opened {
-    place: Place,
+    place: BaseDir,
     path: Arc<[u8]>,
     fd: Arc<OwnedFd>,
 }
 
-impl Layer {
+impl OverlayLayer {
     /// The image in `file`, with its devices behind it, as a layer.
     ///
     /// # Errors
@@ -72,13 +72,13 @@ impl Layer {
         if dir.index.is_none() {
             return Ok(None);
         }
-        let fd = dir.open(Place::Index, &[], None)?;
+        let fd = dir.open(BaseDir::Index, &[], None)?;
         let mut entries = Vec::new();
         for name in sorted_names(&fd).map_err(|e| failed(&[], e))? {
             let path = name.to_bytes();
             // One that is gone by now was the last name of its file.
             let Some(seen) = Seen::at(fd.as_fd(), &name, path)? else { continue };
-            let at = At::Dir { place: Place::Index, path: path.into(), seen };
+            let at = NodeSource::Dir { place: BaseDir::Index, path: path.into(), seen };
             entries.push((path.to_vec(), Node { layer: Arc::clone(self), at }));
         }
         Ok(Some(entries))
@@ -106,11 +106,11 @@ impl Layer {
     /// What the storage reports, and any fault of the image.
     pub fn root(self: &Arc<Self>) -> Result<Node, Error> {
         let at = match &**self {
-            Self::Image(image) => At::Image(image.root()?),
+            Self::Image(image) => NodeSource::Image(image.root()?),
             Self::Dir(dir) => {
                 let seen = Seen::at(dir.root.as_fd(), c".", &[])?;
                 let seen = seen.ok_or_else(|| failed(&[], Errno::NOENT))?;
-                At::Dir { place: Place::Tree, path: Arc::from([]), seen }
+                NodeSource::Dir { place: BaseDir::Tree, path: Arc::from([]), seen }
             }
         };
         Ok(Node { layer: Arc::clone(self), at })
@@ -121,7 +121,7 @@ impl Directory {
     /// The directory at `path`, which must be the inode `id`, if that is known.
     fn open(
         &self,
-        place: Place,
+        place: BaseDir,
         path: &[u8],
         id: Option<(u64, u64)>,
     ) -> Result<Arc<OwnedFd>, Error> {
@@ -131,9 +131,9 @@ impl Directory {
             return Ok(Arc::clone(&opened.fd));
         }
         let root = match (place, &self.index) {
-            (Place::Tree, _) => &self.root,
-            (Place::Index, Some(index)) => &index.dir,
-            (Place::Index, None) => return Err(failed(path, Errno::NOENT)),
+            (BaseDir::Tree, _) => &self.root,
+            (BaseDir::Index, Some(index)) => &index.dir,
+            (BaseDir::Index, None) => return Err(failed(path, Errno::NOENT)),
         };
         let fd = Arc::new(open_dir(root.as_fd(), path, id)?);
         *last = Some(Opened { place, path: path.into(), fd: Arc::clone(&fd) });
@@ -147,19 +147,19 @@ pub(super) type Named = (Vec<u8>, Node);
 /// An inode of a layer, as it was when it was looked up.
 #[derive(Debug, Clone)]
 pub struct Node {
-    layer: Arc<Layer>,
-    at: At,
+    layer: Arc<OverlayLayer>,
+    at: NodeSource,
 }
 
 #[derive(Debug, Clone)]
-enum At {
+enum NodeSource {
     Image(Inode),
-    Dir { place: Place, path: Arc<[u8]>, seen: Seen },
+    Dir { place: BaseDir, path: Arc<[u8]>, seen: Seen },
 }
 
 /// Where a path begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum BaseDir {
     /// In the directory that is the layer.
     Tree,
     /// In the index of an upper directory.
@@ -174,15 +174,15 @@ impl Node {
     }
 
     /// The layer it is in.
-    pub(super) fn layer(&self) -> &Arc<Layer> {
+    pub(super) fn layer(&self) -> &Arc<OverlayLayer> {
         &self.layer
     }
 
     /// What tells it from others of its layer.
     pub(super) fn id(&self) -> (u64, u64) {
         match &self.at {
-            At::Image(inode) => (0, inode.nid),
-            At::Dir { seen, .. } => seen.id(),
+            NodeSource::Image(inode) => (0, inode.nid),
+            NodeSource::Dir { seen, .. } => seen.id(),
         }
     }
 
@@ -190,21 +190,21 @@ impl Node {
     pub(super) fn links(&self) -> u64 {
         match &self.at {
             _ if self.is_dir() => 1,
-            At::Image(inode) => u64::from(inode.nlink),
-            At::Dir { seen, .. } => seen.links(),
+            NodeSource::Image(inode) => u64::from(inode.nlink),
+            NodeSource::Dir { seen, .. } => seen.links(),
         }
     }
 
     /// Has the inode other names? A copy in the index is shown by all names of the file below, whatever its count says.
     pub(super) fn has_other_names(&self) -> bool {
-        self.links() > 1 || matches!(self.at, At::Dir { place: Place::Index, .. })
+        self.links() > 1 || matches!(self.at, NodeSource::Dir { place: BaseDir::Index, .. })
     }
 
     /// The number of the inode in its image; nothing in a directory.
     pub(super) fn nid(&self) -> Option<u64> {
         match &self.at {
-            At::Image(inode) => Some(inode.nid),
-            At::Dir { .. } => None,
+            NodeSource::Image(inode) => Some(inode.nid),
+            NodeSource::Dir { .. } => None,
         }
     }
 
@@ -213,7 +213,9 @@ impl Node {
     /// # Errors
     /// What it reports.
     pub(super) fn file_handle(&self, ask: &Arc<dyn FileHandles>) -> Result<FileHandle, Error> {
-        let (Layer::Dir(dir), At::Dir { place, path, .. }) = (&*self.layer, &self.at) else {
+        let (OverlayLayer::Dir(dir), NodeSource::Dir { place, path, .. }) =
+            (&*self.layer, &self.at)
+        else {
             return Err(failed(&[], Errno::INVAL));
         };
         let (parent, name) = names::split(path);
@@ -225,8 +227,8 @@ impl Node {
     #[must_use]
     pub fn file_type(&self) -> FileType {
         match &self.at {
-            At::Image(inode) => inode.file_type(),
-            At::Dir { seen, .. } => seen.file_type(),
+            NodeSource::Image(inode) => inode.file_type(),
+            NodeSource::Dir { seen, .. } => seen.file_type(),
         }
     }
 
@@ -240,8 +242,8 @@ impl Node {
     #[must_use]
     pub fn meta(&self) -> Meta {
         match &self.at {
-            At::Image(inode) => inode.meta(),
-            At::Dir { seen, .. } => seen.meta(),
+            NodeSource::Image(inode) => inode.meta(),
+            NodeSource::Dir { seen, .. } => seen.meta(),
         }
     }
 
@@ -249,8 +251,8 @@ impl Node {
     #[must_use]
     pub fn size(&self) -> u64 {
         match &self.at {
-            At::Image(inode) => inode.size,
-            At::Dir { seen, .. } => seen.size(),
+            NodeSource::Image(inode) => inode.size,
+            NodeSource::Dir { seen, .. } => seen.size(),
         }
     }
 
@@ -258,8 +260,8 @@ impl Node {
     #[must_use]
     pub fn rdev(&self) -> (u32, u32) {
         match &self.at {
-            At::Image(inode) => inode.rdev().unwrap_or_default(),
-            At::Dir { seen, .. } => seen.rdev(),
+            NodeSource::Image(inode) => inode.rdev().unwrap_or_default(),
+            NodeSource::Dir { seen, .. } => seen.rdev(),
         }
     }
 
@@ -269,13 +271,13 @@ impl Node {
     /// What the storage reports, and any fault of the image.
     pub fn names(&self) -> Result<Vec<Vec<u8>>, Error> {
         match (&*self.layer, &self.at) {
-            (Layer::Image(image), At::Image(inode)) => {
+            (OverlayLayer::Image(image), NodeSource::Image(inode)) => {
                 let names = image.read_dir(inode.nid)?.map(|entry| Ok(entry?.name));
                 let mut names = names.collect::<Result<Vec<_>, Error>>()?;
                 names.sort_unstable();
                 Ok(names)
             }
-            (Layer::Dir(dir), At::Dir { place, path, seen }) => {
+            (OverlayLayer::Dir(dir), NodeSource::Dir { place, path, seen }) => {
                 let fd = dir.open(*place, path, Some(seen.id()))?;
                 let names = sorted_names(&fd).map_err(|e| failed(path, e))?;
                 Ok(names.into_iter().map(CString::into_bytes).collect())
@@ -290,15 +292,15 @@ impl Node {
     /// What the storage reports, and any fault of the image.
     pub fn child(&self, name: &[u8]) -> Result<Option<Self>, Error> {
         let at = match (&*self.layer, &self.at) {
-            (Layer::Image(image), At::Image(inode)) => {
+            (OverlayLayer::Image(image), NodeSource::Image(inode)) => {
                 let nid = image.lookup_in(inode, name)?;
-                nid.map(|nid| image.stat(nid)).transpose()?.map(At::Image)
+                nid.map(|nid| image.stat(nid)).transpose()?.map(NodeSource::Image)
             }
-            (Layer::Dir(dir), At::Dir { place, path, seen }) => {
+            (OverlayLayer::Dir(dir), NodeSource::Dir { place, path, seen }) => {
                 let child = names::join(path, name);
                 let fd = dir.open(*place, path, Some(seen.id()))?;
                 let found = Seen::at(fd.as_fd(), &c_name(&child, name)?, &child)?;
-                found.map(|seen| At::Dir { place: *place, path: child.into(), seen })
+                found.map(|seen| NodeSource::Dir { place: *place, path: child.into(), seen })
             }
             _ => None,
         };
@@ -311,8 +313,10 @@ impl Node {
     /// What the storage reports, and any fault of the image.
     pub fn xattrs(&self) -> Result<Vec<Xattr>, Error> {
         let mut xattrs = match (&*self.layer, &self.at) {
-            (Layer::Image(image), At::Image(inode)) => image.xattrs(inode)?,
-            (Layer::Dir(dir), At::Dir { .. }) => self.found(dir, |found| found.xattrs())?,
+            (OverlayLayer::Image(image), NodeSource::Image(inode)) => image.xattrs(inode)?,
+            (OverlayLayer::Dir(dir), NodeSource::Dir { .. }) => {
+                self.found(dir, |found| found.xattrs())?
+            }
             _ => Vec::new(),
         };
         xattrs.sort_unstable();
@@ -325,8 +329,10 @@ impl Node {
     /// What the storage reports, and any fault of the image.
     pub fn read_link(&self) -> Result<Vec<u8>, Error> {
         match (&*self.layer, &self.at) {
-            (Layer::Image(image), At::Image(inode)) => Ok(image.read_link(inode)?),
-            (Layer::Dir(dir), At::Dir { .. }) => self.found(dir, |found| found.read_link()),
+            (OverlayLayer::Image(image), NodeSource::Image(inode)) => Ok(image.read_link(inode)?),
+            (OverlayLayer::Dir(dir), NodeSource::Dir { .. }) => {
+                self.found(dir, |found| found.read_link())
+            }
             _ => Ok(Vec::new()),
         }
     }
@@ -337,8 +343,10 @@ impl Node {
     /// [`Error::Changed`] when there is another inode by now, and what the storage reports.
     pub fn content(&self) -> Result<Content<'_>, Error> {
         match (&*self.layer, &self.at) {
-            (Layer::Image(image), At::Image(inode)) => Ok(Content::of_image(image, inode)),
-            (Layer::Dir(dir), At::Dir { .. }) => {
+            (OverlayLayer::Image(image), NodeSource::Image(inode)) => {
+                Ok(Content::of_image(image, inode))
+            }
+            (OverlayLayer::Dir(dir), NodeSource::Dir { .. }) => {
                 let file = self.found(dir, |found| found.open())?;
                 Ok(Content::of_file(self, file))
             }
@@ -349,15 +357,15 @@ impl Node {
     /// The path from the root of a directory of the host; empty in an image.
     pub(super) fn path(&self) -> &[u8] {
         match &self.at {
-            At::Image(_) => &[],
-            At::Dir { path, .. } => path,
+            NodeSource::Image(_) => &[],
+            NodeSource::Dir { path, .. } => path,
         }
     }
 
     /// The image and the inode in it, if it is in one.
     pub(crate) fn in_image(&self) -> Option<(&Image, &Inode)> {
         match (&*self.layer, &self.at) {
-            (Layer::Image(image), At::Image(inode)) => Some((image, inode)),
+            (OverlayLayer::Image(image), NodeSource::Image(inode)) => Some((image, inode)),
             _ => None,
         }
     }
@@ -365,26 +373,26 @@ impl Node {
     /// Calls `look` with the name in its directory, if it is in one.
     pub(crate) fn with_found<T>(
         &self,
-        look: impl FnOnce(&Found<'_>) -> Result<T, Error>,
+        look: impl FnOnce(&HostEntry<'_>) -> Result<T, Error>,
     ) -> Option<Result<T, Error>> {
         match &*self.layer {
-            Layer::Dir(dir) => Some(self.found(dir, look)),
-            Layer::Image(_) => None,
+            OverlayLayer::Dir(dir) => Some(self.found(dir, look)),
+            OverlayLayer::Image(_) => None,
         }
     }
 
     fn found<T>(
         &self,
         dir: &Directory,
-        look: impl FnOnce(&Found<'_>) -> Result<T, Error>,
+        look: impl FnOnce(&HostEntry<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let At::Dir { place, path, seen } = &self.at else {
+        let NodeSource::Dir { place, path, seen } = &self.at else {
             return Err(failed(&[], Errno::INVAL));
         };
         let (parent, name) = names::split(path);
         let name = if path.is_empty() { c".".to_owned() } else { c_name(path, name)? };
         let fd = dir.open(*place, parent, None)?;
-        look(&Found::known(fd.as_fd(), &name, path, *seen))
+        look(&HostEntry::known(fd.as_fd(), &name, path, *seen))
     }
 }
 

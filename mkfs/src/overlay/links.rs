@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::changes::{Change, Differences, What};
+use super::changes::{Change, ChangeKind, Differences};
 use super::index::walk;
-use super::{Layer, Node, Shown, Stack};
+use super::{Node, OverlayLayer, Shown, Stack};
 use crate::Error;
 
 /// Names that are looked at although they are not in the upper directory: they show a file that a name in there shows, or
@@ -100,7 +100,7 @@ struct Groups {
 }
 
 /// A layer, and an inode in it.
-type Key = (*const Layer, (u64, u64));
+type Key = (*const OverlayLayer, (u64, u64));
 
 impl Groups {
     fn new(list: &[Change], node: impl Fn(&Change) -> Option<&Node>) -> Self {
@@ -127,7 +127,8 @@ impl Groups {
 pub(super) fn settle(list: &mut [Change], is_upper: bool) {
     let olds = Groups::new(list, |change| change.old.as_ref());
     let news = Groups::new(list, |change| change.new.as_ref().and_then(Shown::node));
-    let mut changed: Vec<bool> = list.iter().map(|change| change.what != What::Kept).collect();
+    let mut changed: Vec<bool> =
+        list.iter().map(|change| change.what != ChangeKind::Kept).collect();
     for (index, (change, changed)) in list.iter().zip(&mut changed).enumerate() {
         let known = olds.with(index).len().max(1) as u64;
         let is_parted = is_upper && change.old.as_ref().is_some_and(|old| old.links() > known);
@@ -143,8 +144,9 @@ pub(super) fn settle(list: &mut [Change], is_upper: bool) {
         }
     }
     for (change, changed) in list.iter_mut().zip(changed) {
-        if changed && change.what == What::Kept {
-            change.what = What::Modified(Differences { links: true, ..Differences::default() });
+        if changed && change.what == ChangeKind::Kept {
+            change.what =
+                ChangeKind::Modified(Differences { links: true, ..Differences::default() });
         }
     }
 }

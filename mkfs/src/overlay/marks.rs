@@ -75,7 +75,7 @@ impl Marks {
 
 /// What the marks of one inode say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct OverlayXattrState {
     /// A directory hides what is below it.
     pub(super) opaque: bool,
     /// A directory, or the content of a file, is to be looked for under another name below: an absolute path, or a name
@@ -87,7 +87,7 @@ pub(super) struct Said {
     pub(super) origin: bool,
 }
 
-impl Said {
+impl OverlayXattrState {
     pub(super) fn of(xattrs: &[Xattr], marks: Marks) -> Self {
         let mut said = Self::default();
         for xattr in xattrs {
@@ -219,7 +219,8 @@ mod tests {
             ("user.overlay.opaque", false, true),
             ("user.fuseoverlayfs.opaque", false, true),
         ] {
-            let got = [Marks::Trusted, Marks::User].map(|m| Said::of(&opaque(name), m).opaque);
+            let got = [Marks::Trusted, Marks::User]
+                .map(|m| OverlayXattrState::of(&opaque(name), m).opaque);
             assert_eq!(got, [of_trusted, of_user], "{name}");
         }
     }

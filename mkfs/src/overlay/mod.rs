@@ -1,4 +1,4 @@
-//! What overlayfs makes of layers, read without mounting anything: a [`Layer`] is an image or a directory, a [`Stack`]
+//! What overlayfs makes of layers, read without mounting anything: a [`OverlayLayer`] is an image or a directory, a [`Stack`]
 //! shows several of them as the kernel would, and [`changes`] says what one stack has that another has not.
 //!
 //! When the new stack is an upper directory over the old one, only the upper is listed; the layers below are asked for
@@ -16,10 +16,10 @@ mod stack;
 #[cfg(test)]
 mod tests;
 
-pub use changes::{Change, Differences, How, What, changes};
+pub use changes::{Change, ChangeKind, DiffOptions, Differences, changes};
 pub use content::Content;
 pub use index::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin};
-pub use layer::{Layer, Node};
+pub use layer::{Node, OverlayLayer};
 pub use marks::{Attributes, Marks};
 pub use owners::Owners;
 pub use ranges::{BadMap, Range};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::content::Content;
 use super::index::Index;
-use super::marks::{Said, is_whiteout};
-use super::{Layer, Marks, Node};
+use super::marks::{OverlayXattrState, is_whiteout};
+use super::{Marks, Node, OverlayLayer};
 use crate::Error;
 use crate::format::FileType;
 use crate::image::Inode;
@@ -17,7 +17,7 @@ use crate::tree::shown;
 /// Layers, the topmost first.
 #[derive(Debug, Clone, Default)]
 pub struct Stack {
-    layers: Vec<Arc<Layer>>,
+    layers: Vec<Arc<OverlayLayer>>,
     marks: Marks,
     /// The topmost layer is one that is written to.
     has_upper: bool,
@@ -98,13 +98,13 @@ fn same(nodes: &[(usize, Node)], others: &[(usize, Node)]) -> bool {
 impl Stack {
     /// Layers that are only read, the topmost first.
     #[must_use]
-    pub fn new(layers: Vec<Arc<Layer>>, marks: Marks) -> Self {
+    pub fn new(layers: Vec<Arc<OverlayLayer>>, marks: Marks) -> Self {
         Self { layers, marks, has_upper: false, index: Arc::default() }
     }
 
     /// The same with an upper directory over it.
     #[must_use]
-    pub fn with_upper(&self, upper: Arc<Layer>) -> Self {
+    pub fn with_upper(&self, upper: Arc<OverlayLayer>) -> Self {
         let layers = [upper].into_iter().chain(self.layers.iter().cloned()).collect();
         Self { layers, marks: self.marks, has_upper: true, index: Arc::default() }
     }
@@ -127,12 +127,12 @@ impl Stack {
     }
 
     /// The upper directory, if there is one.
-    pub(super) fn upper(&self) -> Option<&Arc<Layer>> {
+    pub(super) fn upper(&self) -> Option<&Arc<OverlayLayer>> {
         self.layers.first().filter(|_| self.has_upper)
     }
 
     /// The layers that are only read, with their numbers.
-    pub(super) fn lowers(&self) -> impl Iterator<Item = (usize, &Arc<Layer>)> {
+    pub(super) fn lowers(&self) -> impl Iterator<Item = (usize, &Arc<OverlayLayer>)> {
         self.layers.iter().enumerate().skip(usize::from(self.has_upper))
     }
 
@@ -140,7 +140,7 @@ impl Stack {
     /// there (`ovl_get_indexdir` in `fs/overlayfs/super.c`).
     pub(super) fn was_indexed(&self) -> Result<bool, Error> {
         let Some(upper) = self.upper() else { return Ok(false) };
-        Ok(Said::of(&upper.root()?.xattrs()?, self.marks).origin)
+        Ok(OverlayXattrState::of(&upper.root()?.xattrs()?, self.marks).origin)
     }
 
     /// What overlayfs' marks are called in it.
@@ -156,7 +156,8 @@ impl Stack {
     /// Is it `below` with an upper directory over it?
     pub(super) fn is_over(&self, below: &Self) -> bool {
         let rest = self.layers.get(1..).unwrap_or_default();
-        let is_same = |(one, other): (&Arc<Layer>, &Arc<Layer>)| Arc::ptr_eq(one, other);
+        let is_same =
+            |(one, other): (&Arc<OverlayLayer>, &Arc<OverlayLayer>)| Arc::ptr_eq(one, other);
         self.has_upper
             && !below.has_upper
             && rest.len() == below.layers.len()
@@ -204,7 +205,7 @@ impl Stack {
         let copy = below.and_then(|(layer, node)| self.index.copy_of(*layer, node));
         let (Some(copy), Some((_, below))) = (copy, below) else { return Ok(found) };
         let xattrs = copy.xattrs()?;
-        let data = match Said::of(&xattrs, self.marks).metacopy {
+        let data = match OverlayXattrState::of(&xattrs, self.marks).metacopy {
             true => Some(content_of(Some(below.clone()), copy.size(), path)?),
             false => None,
         };
@@ -225,7 +226,7 @@ impl Stack {
             if self.is_whiteout(&node, &xattrs) {
                 break;
             }
-            let said = Said::of(&xattrs, self.marks);
+            let said = OverlayXattrState::of(&xattrs, self.marks);
             if (said.redirect.is_some() || said.metacopy) && !self.is_upper(*layer) {
                 let why = "a layer below refers to another one; mount it, and give the mount";
                 return Err(Error::Overlay { what: shown(path), why });

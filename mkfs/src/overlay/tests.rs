@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 use tempfile::TempDir;
 
-use super::{Change, Differences, How, Layer, Marks, Stack, What, changes};
+use super::{Change, ChangeKind, DiffOptions, Differences, Marks, OverlayLayer, Stack, changes};
 use crate::Error;
 
-fn layer(dir: &Path) -> Arc<Layer> {
-    Layer::dir(File::open(dir).unwrap().into())
+fn layer(dir: &Path) -> Arc<OverlayLayer> {
+    OverlayLayer::dir(File::open(dir).unwrap().into())
 }
 
 struct Site {
@@ -46,18 +46,18 @@ impl Site {
     }
 
     fn changes(&self) -> Result<Vec<Change>, Error> {
-        changes(&self.lowers, &self.all, &How::default(), || Ok(()))
+        changes(&self.lowers, &self.all, &DiffOptions::default(), || Ok(()))
     }
 
     /// Paths with a sign for what became of them; `=` for what only leads to others.
     fn said(&self) -> Vec<String> {
         let line = |change: &Change| {
             let sign = match change.what {
-                What::Added => '+',
-                What::Removed => '-',
+                ChangeKind::Added => '+',
+                ChangeKind::Removed => '-',
                 // Whether two directories were made in the same tick of the clock is nobody's matter.
-                What::Kept | What::Modified(Differences { content: false, .. }) => '=',
-                What::Modified(_) => '*',
+                ChangeKind::Kept | ChangeKind::Modified(Differences { content: false, .. }) => '=',
+                ChangeKind::Modified(_) => '*',
             };
             let hides = if change.hides { " opaque" } else { "" };
             format!("{sign}{}{hides}", String::from_utf8_lossy(&change.path))
@@ -129,6 +129,6 @@ fn it_can_be_called_off() {
     let site = Site::new();
     site.file("upper/file");
     let stop = || Err(Error::Options("enough"));
-    let error = changes(&site.lowers, &site.all, &How::default(), stop).unwrap_err();
+    let error = changes(&site.lowers, &site.all, &DiffOptions::default(), stop).unwrap_err();
     assert_eq!(error.code(), "bad-options");
 }

@@ -17,7 +17,7 @@ use crate::format::{
     compat, incompat,
 };
 use crate::meta::{Meta, Time};
-use crate::tree::{Node, NodeId, NodeKind, SealedTree, Tree, XattrSetId};
+use crate::tree::{FileTree, Node, NodeId, NodeKind, SealedTree, XattrSetId};
 
 pub(crate) use dirs::{serialise, sorted};
 pub(crate) use xattrs::XattrPlan;
@@ -38,7 +38,7 @@ pub(crate) struct PlanOptions {
 
 /// The form of one inode.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
+pub(crate) struct InodeShape {
     pub(crate) extended: bool,
     pub(crate) layout: Layout,
     pub(crate) size: u64,
@@ -52,7 +52,7 @@ pub(crate) struct Shape {
     pub(crate) body_blocks: u64,
 }
 
-impl Shape {
+impl InodeShape {
     pub(crate) fn core(&self) -> u64 {
         if self.extended {
             size_of::<ExtendedInode>() as u64
@@ -150,7 +150,7 @@ impl Plan {
         self.order.sort_unstable_by_key(|id| slots.get(id.index()).copied());
     }
 
-    fn set_features(&mut self, tree: &Tree) {
+    fn set_features(&mut self, tree: &FileTree) {
         let features = &mut self.features;
         features.compat = compat::SB_CHKSUM | compat::MTIME;
         for &id in &self.order {
@@ -230,9 +230,9 @@ impl Plan {
     }
 
     /// The form of an inode: a function of the node and of what the whole image shares.
-    pub(crate) fn shape(&self, sealed: &SealedTree, node: &Node) -> Shape {
+    pub(crate) fn shape(&self, sealed: &SealedTree, node: &Node) -> InodeShape {
         let block = 1u64 << self.options.block_bits;
-        let mut shape = Shape {
+        let mut shape = InodeShape {
             extended: false,
             layout: Layout::FlatPlain,
             size: 0,
@@ -288,7 +288,7 @@ impl Plan {
 
 /// Lays out data that belongs to the zone: whole blocks in its body area, the rest behind the inode unless
 /// it would leave no room for the inode there.
-fn flat_in_zone(shape: &mut Shape, size: u64, block: u64) {
+fn flat_in_zone(shape: &mut InodeShape, size: u64, block: u64) {
     shape.size = size;
     let tail = size % block;
     if tail > 0 && tail <= block - 64 {
@@ -309,7 +309,7 @@ fn windows(order: &[NodeId]) -> impl Iterator<Item = &[NodeId]> {
 
 /// Nodes in the order in which they are placed: the root, then directory by directory all children of one,
 /// depth first. A node with several names comes with the first.
-fn walk_order(tree: &Tree) -> Vec<NodeId> {
+fn walk_order(tree: &FileTree) -> Vec<NodeId> {
     let mut seen = vec![false; tree.len()];
     let mut order = vec![NodeId::ROOT];
     let mut todo = vec![NodeId::ROOT];
@@ -331,7 +331,7 @@ fn walk_order(tree: &Tree) -> Vec<NodeId> {
 
 /// The modification time of most inodes: those need no extended form. Kernels before 6.15 show the epoch as
 /// the time of every compact inode.
-fn common_time(tree: &Tree, live: &[NodeId]) -> Time {
+fn common_time(tree: &FileTree, live: &[NodeId]) -> Time {
     let mut times: Vec<Time> = live.iter().map(|&id| tree.node(id).meta.mtime).collect();
     times.retain(|t| t.sec >= 0);
     times.sort_unstable();
@@ -339,7 +339,7 @@ fn common_time(tree: &Tree, live: &[NodeId]) -> Time {
     most.and_then(|run| run.first()).copied().unwrap_or_default()
 }
 
-fn plan_xattrs(tree: &Tree, live: &[NodeId], share_above: Option<u64>) -> XattrPlan {
+fn plan_xattrs(tree: &FileTree, live: &[NodeId], share_above: Option<u64>) -> XattrPlan {
     let mut uses: Vec<u64> = Vec::new();
     for &id in live {
         let set = tree.node(id).xattrs.0 as usize;
@@ -356,7 +356,7 @@ fn plan_xattrs(tree: &Tree, live: &[NodeId], share_above: Option<u64>) -> XattrP
 }
 
 /// Whether some block lies beyond 32 bits. The zone itself has room for 2^31 blocks behind the data.
-fn needs_48bit(tree: &Tree, live: &[NodeId], options: &PlanOptions) -> bool {
+fn needs_48bit(tree: &FileTree, live: &[NodeId], options: &PlanOptions) -> bool {
     let far = u64::from(u32::MAX) >> 1;
     let far_start = |id: &NodeId| match &tree.node(*id).kind {
         NodeKind::File { content: Content::Chunks(chunks), .. } => chunks.runs.iter().any(|r| {

@@ -8,7 +8,7 @@ use crate::data::Content;
 use crate::format::FileType;
 use crate::io::Sink;
 use crate::names;
-use crate::overlay::{Change, What};
+use crate::overlay::{Change, ChangeKind};
 use crate::tree::{self, NodeId, NodeKind, OverlayXattrs, XattrPolicy, XattrSetId};
 
 use super::dir::device;
@@ -62,7 +62,7 @@ impl<S: Sink> Builder<S> {
     }
 
     fn kind_of_change(&mut self, change: &Change, parent: NodeId) -> Result<NodeKind, Error> {
-        if change.what == What::Removed {
+        if change.what == ChangeKind::Removed {
             return Ok(NodeKind::Whiteout);
         }
         Ok(match change.file_type() {

@@ -9,7 +9,7 @@ use super::KERNEL_COPY;
 use crate::Error;
 use crate::build::Builder;
 use crate::data::Content;
-use crate::directory::{Found, walk};
+use crate::directory::{HostEntry, walk};
 use crate::format::{FileType, encode_rdev};
 use crate::io::Sink;
 use crate::meta::Xattr;
@@ -39,14 +39,14 @@ impl<S: Sink> Builder<S> {
         })
     }
 
-    fn add_root(&mut self, found: &Found<'_>) -> Result<NodeId, Error> {
+    fn add_root(&mut self, found: &HostEntry<'_>) -> Result<NodeId, Error> {
         let xattrs = found.xattrs()?;
         let set = self.kept(found, &xattrs)?;
         self.tree.describe_root(found.meta(), set);
         Ok(NodeId::ROOT)
     }
 
-    fn kept(&mut self, found: &Found<'_>, xattrs: &[Xattr]) -> Result<XattrSetId, Error> {
+    fn kept(&mut self, found: &HostEntry<'_>, xattrs: &[Xattr]) -> Result<XattrSetId, Error> {
         self.tree
             .xattr_set(found.path(), xattrs, found.file_type(), self.options.layer.xattrs)
             .map_err(|source| Error::Tree { offset: 0, source })
@@ -56,7 +56,7 @@ impl<S: Sink> Builder<S> {
     fn add_name_from(
         &mut self,
         parent: NodeId,
-        found: &Found<'_>,
+        found: &HostEntry<'_>,
         links: &mut Links,
     ) -> Result<Option<NodeId>, Error> {
         if let Some(&node) = links.get(&found.id()) {
@@ -76,7 +76,7 @@ impl<S: Sink> Builder<S> {
         Ok((found.file_type() == FileType::Directory).then_some(node))
     }
 
-    fn kind_from(&mut self, parent: NodeId, found: &Found<'_>) -> Result<NodeKind, Error> {
+    fn kind_from(&mut self, parent: NodeId, found: &HostEntry<'_>) -> Result<NodeKind, Error> {
         Ok(match found.file_type() {
             FileType::Directory => tree::new_dir(parent),
             FileType::Regular => {
@@ -91,7 +91,7 @@ impl<S: Sink> Builder<S> {
     }
 
     /// Stores the content of a regular file.
-    pub(super) fn store_found(&mut self, found: &Found<'_>) -> Result<Content, Error> {
+    pub(super) fn store_found(&mut self, found: &HostEntry<'_>) -> Result<Content, Error> {
         let (file, size) = (found.open()?, found.size());
         let content = if size >= KERNEL_COPY {
             self.data.copy_file(file.as_fd(), 0, size)
@@ -105,7 +105,7 @@ impl<S: Sink> Builder<S> {
 
     fn store_small(
         &mut self,
-        found: &Found<'_>,
+        found: &HostEntry<'_>,
         file: &OwnedFd,
         size: u64,
     ) -> Result<Content, Error> {

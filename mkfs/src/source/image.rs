@@ -7,7 +7,7 @@ use crate::Error;
 use crate::build::Builder;
 use crate::data::Content;
 use crate::format::{FileType, encode_rdev};
-use crate::image::{Data, Image, Inode, Place};
+use crate::image::{Data, ExtentLocation, Image, Inode};
 use crate::io::{ReadAt, Sink};
 use crate::meta::Segment;
 use crate::tree::{self, NodeId, NodeKind, shown};
@@ -129,7 +129,7 @@ fn stored_segments<R: ReadAt>(image: &Image<R>, inode: &Inode) -> Result<Vec<Seg
     let mut segments: Vec<Segment> = Vec::new();
     for extent in image.extents(inode) {
         let extent = extent?;
-        if extent.place == Place::Hole {
+        if extent.place == ExtentLocation::Hole {
             continue;
         }
         let len = extent.len.min(inode.size.saturating_sub(extent.start));

@@ -2,7 +2,7 @@
 //! (`layer.md`) as containerd's `pkg/archive` applies them.
 
 use super::path::{Missing, Names, clean};
-use super::{Dir, Error, Node, NodeId, NodeKind, Note, Tree, XattrPolicy, shown};
+use super::{Dir, Error, FileTree, Node, NodeId, NodeKind, Note, XattrPolicy, shown};
 use crate::data::Content;
 use crate::format::{FileType, encode_rdev};
 use crate::meta::Meta;
@@ -51,10 +51,10 @@ impl Default for LayerOptions {
     }
 }
 
-/// What [`Tree::apply`] did.
+/// What [`FileTree::apply`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// A regular file whose content is wanted: give it to [`Tree::set_content`].
+    /// A regular file whose content is wanted: give it to [`FileTree::set_content`].
     File(NodeId),
     /// Everything else; content, if there is any, is passed over.
     Done,
@@ -94,7 +94,7 @@ fn meaning<'a>(path: &[u8], parts: &[&'a [u8]]) -> Result<Meaning<'a>, Error> {
     }
 }
 
-impl Tree {
+impl FileTree {
     /// Makes one member of an archive part of the tree.
     ///
     /// # Errors

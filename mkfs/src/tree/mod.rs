@@ -19,7 +19,7 @@ use crate::meta::{Meta, Xattr};
 
 pub use layer::{Applied, LayerOptions};
 pub(crate) use layer::{WHITEOUT, WHITEOUT_OPAQUE};
-pub use seal::{Lower, LowerDir, SealedTree};
+pub use seal::{LowerDir, LowerTree, SealedTree};
 pub use xattrs::{DroppedXattrs, OverlayXattrs, XattrPolicy, XattrSetId};
 
 use xattrs::XattrSets;
@@ -318,20 +318,20 @@ impl Note {
 
 /// The tree of one layer.
 #[derive(Debug)]
-pub struct Tree {
+pub struct FileTree {
     nodes: Vec<Node>,
     sets: XattrSets,
     notes: BTreeMap<Note, u64>,
     dropped: DroppedXattrs,
 }
 
-impl Default for Tree {
+impl Default for FileTree {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Tree {
+impl FileTree {
     /// An empty tree: a root directory that nobody described.
     #[must_use]
     pub fn new() -> Self {

@@ -1,6 +1,6 @@
 //! Names and symbolic links: which node a path in an archive means.
 
-use super::{Dir, Error, IMPLICIT_DIR, NodeId, NodeKind, Tree, WHITEOUT, XattrSetId, shown};
+use super::{Dir, Error, FileTree, IMPLICIT_DIR, NodeId, NodeKind, WHITEOUT, XattrSetId, shown};
 use crate::format::NAME_MAX;
 
 /// Longest path that a program can open, `PATH_MAX` without its NUL.
@@ -63,7 +63,7 @@ pub(super) enum Missing {
     Stop,
 }
 
-impl Tree {
+impl FileTree {
     /// The directory that `parents` leads to, following symbolic links of this layer inside its root.
     /// Missing directories are made and marked implicit, or end the search with `None`.
     ///
@@ -99,7 +99,7 @@ impl Tree {
         Ok(Some(at))
     }
 
-    /// The rest of [`Tree::walk`] from the first symbolic link on: components are owned from here.
+    /// The rest of [`FileTree::walk`] from the first symbolic link on: components are owned from here.
     fn walk_links(
         &mut self,
         path: &[u8],

@@ -1,6 +1,6 @@
 //! What can be decided only when the whole layer is known.
 
-use super::{Dir, Node, NodeId, NodeKind, Tree};
+use super::{Dir, FileTree, Node, NodeId, NodeKind};
 use crate::meta::{Meta, Xattr};
 
 /// The xattr that hides the same directory of the layers below.
@@ -20,12 +20,12 @@ pub enum LowerDir {
 }
 
 /// A layer below the one being built.
-pub trait Lower {
+pub trait LowerTree {
     /// What this layer knows of the directory with these components.
     fn directory(&self, path: &[&[u8]]) -> LowerDir;
 }
 
-impl Lower for Tree {
+impl LowerTree for FileTree {
     fn directory(&self, path: &[&[u8]]) -> LowerDir {
         let mut at = NodeId::ROOT;
         let mut hidden = false;
@@ -54,12 +54,12 @@ impl Lower for Tree {
 
 /// A tree that is finished: what it holds can be written without any further decision about layers.
 #[derive(Debug)]
-pub struct SealedTree(Tree);
+pub struct SealedTree(FileTree);
 
 impl SealedTree {
     /// The tree.
     #[must_use]
-    pub fn tree(&self) -> &Tree {
+    pub fn tree(&self) -> &FileTree {
         &self.0
     }
 
@@ -76,7 +76,7 @@ impl SealedTree {
     }
 }
 
-impl Tree {
+impl FileTree {
     /// Whether some directory takes its attributes from the layers below, if there are any.
     #[must_use]
     pub fn has_implicit_dirs(&self) -> bool {
@@ -86,7 +86,7 @@ impl Tree {
 
     /// Gives directories that nobody described the attributes that they have in the layers below, the
     /// nearest first: this layer's directory would otherwise show its defaults instead.
-    pub fn inherit(&mut self, lowers: &[&dyn Lower]) {
+    pub fn inherit(&mut self, lowers: &[&dyn LowerTree]) {
         // Depth first with one path for all: a chain of 2000 directories must not cost 2000 paths.
         let mut path: Vec<Box<[u8]>> = Vec::new();
         let mut todo: Vec<(usize, Box<[u8]>, NodeId)> = vec![(0, Box::default(), NodeId::ROOT)];
@@ -107,7 +107,7 @@ impl Tree {
         }
     }
 
-    fn inherit_one(&mut self, id: NodeId, path: &[Box<[u8]>], lowers: &[&dyn Lower]) {
+    fn inherit_one(&mut self, id: NodeId, path: &[Box<[u8]>], lowers: &[&dyn LowerTree]) {
         let parts: Vec<&[u8]> = path.iter().map(AsRef::as_ref).collect();
         for lower in lowers {
             match lower.directory(&parts) {

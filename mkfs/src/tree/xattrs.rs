@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Error, Note, Tree, shown};
+use super::{Error, FileTree, Note, shown};
 use crate::format::{FileType, NAME_MAX, prefix_of};
 use crate::interpreted::{self, Set};
 use crate::meta::Xattr;
@@ -165,7 +165,7 @@ impl fmt::Display for DroppedXattrs {
     }
 }
 
-impl Tree {
+impl FileTree {
     /// The set of the attributes of a file that are kept.
     ///
     /// # Errors

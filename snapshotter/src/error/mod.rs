@@ -8,7 +8,7 @@ use erolith_mkfs::dmverity::sidecar::Sidecar;
 use rustix::io::Errno;
 
 use crate::errno::describe;
-use crate::protect::Fault;
+use crate::protect::FsVerityMismatch;
 use crate::store;
 
 pub use status::Status;
@@ -290,7 +290,7 @@ pub enum Error {
         /// The image.
         image: String,
         /// What is wrong.
-        fault: Fault,
+        fault: FsVerityMismatch,
     },
     /// A layer was found damaged, now or before, and is quarantined.
     #[error("layer {name} (snapshot {id}) is damaged and quarantined: {reason}")]
@@ -393,9 +393,9 @@ impl Error {
             Self::Raced { .. } => "raced",
             Self::Storage { .. } => "storage",
             Self::Convert { source, .. } => source.code(),
-            Self::Unsealed { fault: Fault::Changed { .. }, .. } => "verity-mismatch",
-            Self::Unsealed { fault: Fault::Lost { .. }, .. } => "verity-lost",
-            Self::Unsealed { fault: Fault::Missing, .. } => "verity-missing",
+            Self::Unsealed { fault: FsVerityMismatch::Changed { .. }, .. } => "verity-mismatch",
+            Self::Unsealed { fault: FsVerityMismatch::Lost { .. }, .. } => "verity-lost",
+            Self::Unsealed { fault: FsVerityMismatch::Missing, .. } => "verity-missing",
             Self::Damaged { .. } => "layer-damaged",
             Self::NoVerity { .. } => "verity-unavailable",
             Self::Limit { .. } => "limit",
@@ -424,7 +424,7 @@ impl Error {
             | Self::Limit { .. }
             | Self::DatabaseSound { .. }
             | Self::Raced { .. } => Class::Usage,
-            Self::Unsealed { fault: Fault::Missing, .. } => Class::Environment,
+            Self::Unsealed { fault: FsVerityMismatch::Missing, .. } => Class::Environment,
             Self::Verity { source: erolith_mkfs::dmverity::Error::Io { .. }, .. } => Class::Io,
             Self::NotErofs { .. }
             | Self::Truncated { .. }
@@ -525,7 +525,7 @@ impl Error {
             Self::NoVerity { .. } => {
                 "`erolith doctor` says what is missing (for ext4: tune2fs -O verity); or let `fs_verity` be \"if-possible\""
             }
-            Self::Unsealed { fault: Fault::Missing, .. } => {
+            Self::Unsealed { fault: FsVerityMismatch::Missing, .. } => {
                 "pull the image again, or let `fs_verity` be \"if-possible\""
             }
             Self::Unsealed { .. } => "somebody changed or replaced the file: pull the image again",

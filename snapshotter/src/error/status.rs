@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::Error;
-use crate::protect::Fault;
+use crate::protect::FsVerityMismatch;
 
 /// What a caller of the service has to know of an error: the codes of containerd's errdefs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Error {
             | Self::Unprotected { .. }
             | Self::Untrusted { .. }
             | Self::Program { .. }
-            | Self::Unsealed { fault: Fault::Missing, .. }
+            | Self::Unsealed { fault: FsVerityMismatch::Missing, .. }
             | Self::NoVerity { .. }
             | Self::DatabaseMissing { .. }
             | Self::DatabaseSound { .. } => Status::FailedPrecondition,

@@ -62,7 +62,7 @@ pub struct Explanation {
 
 /// Where something was tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ProbeDir {
     /// Release of the kernel, only to be shown.
     pub release: String,
     /// The directory.
@@ -74,7 +74,7 @@ pub struct Place {
 /// What a kernel and a directory can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelCaps {
-    place: Place,
+    place: ProbeDir,
     findings: BTreeMap<Feature, Finding>,
 }
 
@@ -90,7 +90,7 @@ impl KernelCaps {
     /// Capabilities as values, for plans and tests. A feature that is not named was not tried.
     #[must_use]
     pub fn from_parts(
-        place: Place,
+        place: ProbeDir,
         findings: impl IntoIterator<Item = (Feature, Finding)>,
     ) -> Self {
         Self { place, findings: findings.into_iter().collect() }
@@ -98,7 +98,7 @@ impl KernelCaps {
 
     /// Where this was found.
     #[must_use]
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &ProbeDir {
         &self.place
     }
 
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn caps(present: &[Feature]) -> KernelCaps {
-        let place = Place {
+        let place = ProbeDir {
             release: "6.1".to_owned(),
             dir: PathBuf::from("/x"),
             fs_type: "ext4".to_owned(),

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::images::{self, EMPTY, Node, PLAIN, Spec};
-use super::{Feature, Finding, KernelCaps, Place, State, directio};
+use super::{Feature, Finding, KernelCaps, ProbeDir, State, directio};
 use crate::errno::describe;
 use crate::files::{make_dir, open_dir, unnamed};
 use crate::layerdir::remove_tree;
@@ -74,7 +74,7 @@ pub(super) fn probe(dir: &Path) -> Result<KernelCaps> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(Error::kernel_on("open", dir))?;
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let place = Place { release, dir: dir.to_owned(), fs_type: fs_type(&fd) };
+    let place = ProbeDir { release, dir: dir.to_owned(), fs_type: fs_type(&fd) };
     let mut prober = Prober { dir: fd, caps: KernelCaps::from_parts(place, []) };
     for feature in super::ALL {
         let finding = prober.attempt(feature).into();

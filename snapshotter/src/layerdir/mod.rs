@@ -107,7 +107,7 @@ pub(crate) fn make(dir: &Path, kind: Kind) -> Result<()> {
 }
 
 /// Puts an image away that is not what it should be. Returns whether there was one.
-pub(crate) fn put_away(dir: &Path) -> Result<bool> {
+pub(crate) fn quarantine(dir: &Path) -> Result<bool> {
     let image = dir.join(IMAGE);
     // It could not be renamed.
     protect::clear_immutable(&image)?;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use erolith_mkfs::dmverity::sidecar::{self, LIMIT, SUFFIX, Sidecar};
-use erolith_mkfs::dmverity::{self, Header, Signature, Verity};
+use erolith_mkfs::dmverity::{self, DmVerityTree, Header, Signature};
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
@@ -22,7 +22,7 @@ pub(crate) fn sidecar_path(image: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`Error::Verity`] for a sidecar or a tree that cannot be used, or that do not belong together; [`Error::Storage`].
-pub fn sidecar_of(image: &Path) -> Result<Option<Verity>> {
+pub fn sidecar_of(image: &Path) -> Result<Option<DmVerityTree>> {
     let Some(sidecar) = read_sidecar(image)? else { return Ok(None) };
     let file = File::open(image).map_err(failed("opening", image))?;
     tree_of(image, &file, &sidecar).map(|(header, root)| Some(header.verity(root)))
@@ -44,7 +44,7 @@ pub(crate) fn link_sidecar(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Writes the sidecar of an image that has this tree and is yet to get its name, durably where that is wanted.
-pub(crate) fn write_sidecar(image: &Path, tree: &Verity, is_durable: bool) -> Result<()> {
+pub(crate) fn write_sidecar(image: &Path, tree: &DmVerityTree, is_durable: bool) -> Result<()> {
     let path = sidecar_path(image);
     unlink(&path)?;
     make_file(&path, 0o644)?;

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 use rustix::mount::UnmountFlags;
 
 use super::space::{self, MAP, PLAIN_SPACE};
-use super::{BATCH, Lower, Lowers, unmount};
+use super::{BATCH, LowerId, LowerMounts, unmount};
 use crate::Result;
 use crate::files::{failed, names};
 
@@ -24,13 +24,13 @@ pub(crate) struct Mapped {
     /// The maps, as [`super::IdMaps::text`] has them.
     pub(crate) maps: String,
     /// What is mounted for overlays.
-    pub(crate) lowers: Vec<Lower>,
+    pub(crate) lowers: Vec<LowerId>,
 }
 
 /// Which of the mounts in these spaces are still needed, in the same order.
-pub(crate) type Needed<'a> = &'a dyn Fn(&[Mapped]) -> Result<Vec<Vec<Lower>>>;
+pub(crate) type Needed<'a> = &'a dyn Fn(&[Mapped]) -> Result<Vec<Vec<LowerId>>>;
 
-impl Lowers {
+impl LowerMounts {
     /// Undoes the mounts of mapped layers that `needed` does not name, in spaces from which nothing was handed out for
     /// `idle`. It is asked while nothing is handed out. Returns how many are left. Failures are logged: the next call
     /// tries again.
@@ -69,7 +69,7 @@ impl Lowers {
             if dir.file_name().is_some_and(|name| name == PLAIN_SPACE) {
                 continue;
             }
-            let lowers = names(&dir)?.into_iter().filter_map(|name| Lower::from_name(&name));
+            let lowers = names(&dir)?.into_iter().filter_map(|name| LowerId::from_name(&name));
             let lowers: Vec<_> = lowers.filter(|lower| !lower.bare).collect();
             if let (false, Ok(maps)) = (lowers.is_empty(), std::fs::read_to_string(dir.join(MAP))) {
                 found.push(Mapped { dir, maps, lowers });
@@ -94,7 +94,7 @@ fn is_idle(dir: &Path, idle: Duration, now: SystemTime) -> bool {
     touched.is_ok_and(|touched| now.duration_since(touched).map_or(true, |since| since >= idle))
 }
 
-fn unneeded(spaces: &[Mapped], needed: &[Vec<Lower>]) -> Vec<PathBuf> {
+fn unneeded(spaces: &[Mapped], needed: &[Vec<LowerId>]) -> Vec<PathBuf> {
     let pairs = spaces.iter().zip(needed);
     let each = pairs.flat_map(|(space, needed)| {
         let unneeded = space.lowers.iter().filter(|lower| !needed.contains(lower));
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_not_needed_goes_and_nothing_else() {
-        let lower = |id| Lower { id, bare: false };
+        let lower = |id| LowerId { id, bare: false };
         let space = |dir: &str, ids: &[u64]| Mapped {
             dir: dir.into(),
             maps: String::new(),

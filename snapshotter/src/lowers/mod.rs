@@ -34,7 +34,7 @@ use crate::fault::point;
 use crate::files::{ensure_dir, failed, names};
 use crate::layerdir::open_image;
 use crate::mounts::plan::lower_attributes;
-use crate::mounts::{self, Backing, Layer, MountOptions, Request};
+use crate::mounts::{self, Backing, MountLayer, MountOptions, Request};
 use crate::sys::idmap;
 use crate::sys::userns::UserNamespace;
 use crate::verity::Devices;
@@ -51,14 +51,14 @@ const BATCH: usize = 16;
 
 /// One mount of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Lower {
+pub(crate) struct LowerId {
     /// The snapshot whose layer it is.
     pub(crate) id: u64,
     /// Seen by a container as it is, and not through an overlay.
     pub(crate) bare: bool,
 }
 
-impl Lower {
+impl LowerId {
     /// Its name below the directory of a space.
     pub(crate) fn name(self) -> String {
         format!("{}{}", self.id, if self.bare { "v" } else { "" })
@@ -92,7 +92,7 @@ pub(crate) trait Layers {
     fn require_tree(&self, id: u64, image: &Path) -> Result<()>;
 
     /// Refuses an image that is not what it should be otherwise. `file` is the descriptor that is mounted then.
-    fn require_sound(&self, id: u64, image: &Path, file: &File) -> Result<()>;
+    fn require_intact(&self, id: u64, image: &Path, file: &File) -> Result<()>;
 
     /// Is told of the layer that could not be mounted.
     fn failed(&self, id: u64, error: &Error);
@@ -100,7 +100,7 @@ pub(crate) trait Layers {
 
 /// The mounts below the state directory.
 #[derive(Debug)]
-pub(crate) struct Lowers {
+pub(crate) struct LowerMounts {
     state: PathBuf,
     backing: Backing,
     devices: Devices,
@@ -111,7 +111,7 @@ pub(crate) struct Lowers {
     _owner: File,
 }
 
-impl Lowers {
+impl LowerMounts {
     /// Takes the state directory. Mounts that another root left there are undone: their numbers mean other layers.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Lowers {
     }
 
     /// Whether all of these are mounted. For those who hold.
-    pub(crate) fn are_mounted(&self, space: &Space, lowers: &[Lower]) -> Result<bool> {
+    pub(crate) fn are_mounted(&self, space: &Space, lowers: &[LowerId]) -> Result<bool> {
         for lower in lowers {
             if !is_mounted(&space.dir().join(lower.name()))? {
                 return Ok(false);
@@ -172,7 +172,7 @@ impl Lowers {
     pub(crate) fn ensure(
         &self,
         space: &Space,
-        lowers: &[Lower],
+        lowers: &[LowerId],
         layers: &dyn Layers,
     ) -> Result<()> {
         let mut namespace = None;
@@ -195,7 +195,7 @@ impl Lowers {
     fn make(
         &self,
         space: &Space,
-        lower: Lower,
+        lower: LowerId,
         place: &Path,
         layers: &dyn Layers,
         namespace: &mut Option<UserNamespace>,
@@ -237,14 +237,14 @@ impl Lowers {
         let mounted = mounted.try_clone().map_err(failed("opening", image))?;
         let name = image.display().to_string();
         let request = Request {
-            layers: vec![Layer { name, image: mounted, devices: Vec::new() }],
+            layers: vec![MountLayer { name, image: mounted, devices: Vec::new() }],
             target: place.to_owned(),
             backing,
             options: MountOptions { attributes: lower_attributes(), erofs: Vec::new() },
             route: None,
         };
         // On the inode that is mounted then. The mount itself compares sizes.
-        let check = |_: &Layer| Ok(layers.require_sound(id, image, &file)?);
+        let check = |_: &MountLayer| Ok(layers.require_intact(id, image, &file)?);
         mounts::mount(request, &check).map_err(|error| match &device {
             Some(device) => device.explain(image, &file, own(error)),
             None => own(error),
@@ -262,7 +262,7 @@ impl Lowers {
         for dir in space::all(&self.state)? {
             for bare in [false, true] {
                 unmount(
-                    &dir.join(Lower { id, bare }.name()),
+                    &dir.join(LowerId { id, bare }.name()),
                     UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
                 )?;
             }
@@ -280,7 +280,7 @@ impl Lowers {
         loop {
             let mut unused = Vec::new();
             for dir in &spaces {
-                let lowers = names(dir)?.into_iter().filter_map(|name| Lower::from_name(&name));
+                let lowers = names(dir)?.into_iter().filter_map(|name| LowerId::from_name(&name));
                 unused.extend(lowers.map(|lower| (dir, lower)));
             }
             let ids: Vec<u64> = unused.iter().map(|(_, lower)| lower.id).collect();
@@ -372,18 +372,18 @@ mod tests {
     #[test]
     fn names_go_there_and_back_and_others_are_not_ours() {
         for (id, bare, name) in [(1, false, "1"), (987_654, true, "987654v")] {
-            let lower = Lower { id, bare };
+            let lower = LowerId { id, bare };
             assert_eq!(lower.name(), name);
-            assert_eq!(Lower::from_name(name), Some(lower));
+            assert_eq!(LowerId::from_name(name), Some(lower));
         }
         for name in ["map", "v", "", "-1", "+1", "1x", "1vv", "99999999999999999999999", "new-1"] {
-            assert_eq!(Lower::from_name(name), None, "{name}");
+            assert_eq!(LowerId::from_name(name), None, "{name}");
         }
     }
 
     #[test]
     fn what_a_container_sees_is_read_only_and_nothing_else() {
-        let seen = |bare| lower_attributes().difference(Lower { id: 1, bare }.lifted());
+        let seen = |bare| lower_attributes().difference(LowerId { id: 1, bare }.lifted());
         assert_eq!(seen(true), MountAttrFlags::MOUNT_ATTR_RDONLY);
         assert_eq!(seen(false), lower_attributes());
     }

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::{Lower, space, unmount};
+use super::{LowerId, space, unmount};
 use crate::files::{failed, names};
 use crate::{Error, Result};
 
@@ -49,7 +49,7 @@ fn disown(state: &Path) -> Result<()> {
     let spaces = space::all(state)?;
     let uppers = state.join(crate::uppers::PLACE);
     for dir in spaces.iter().chain([&uppers]) {
-        for name in names(dir)?.iter().filter(|name| Lower::from_name(name).is_some()) {
+        for name in names(dir)?.iter().filter(|name| LowerId::from_name(name).is_some()) {
             unmount(&dir.join(name), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?;
         }
     }

@@ -10,7 +10,7 @@ mod umount;
 
 pub use image::{ImageFacts, inspect};
 pub use options::MountOptions;
-pub use perform::{Check, Layer, Mounted, MountedLayer, MountedLoop, Request, mount};
+pub use perform::{Check, MountLayer, Mounted, MountedLayer, MountedLoop, Request, mount};
 pub use plan::{Backing, MountPlan, OverlayRoute};
 pub use umount::{UmountOptions, mounted_at, umount};
 

@@ -28,7 +28,7 @@ use crate::{Error, Result};
 
 /// A layer as it comes in: open files, so that what is checked is what is mounted.
 #[derive(Debug)]
-pub struct Layer {
+pub struct MountLayer {
     /// What errors call it: a path, or a digest.
     pub name: String,
     /// The image, open for reading.
@@ -38,13 +38,14 @@ pub struct Layer {
 }
 
 /// A structural check of one layer, given by the caller because this crate reads no trees.
-pub type Check<'a> = &'a dyn Fn(&Layer) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub type Check<'a> =
+    &'a dyn Fn(&MountLayer) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// What shall be mounted.
 #[derive(Debug)]
 pub struct Request {
     /// Bottom first.
-    pub layers: Vec<Layer>,
+    pub layers: Vec<MountLayer>,
     /// An existing directory.
     pub target: PathBuf,
     /// How images get under the filesystem.
@@ -103,7 +104,7 @@ pub fn mount(request: Request, check: Check<'_>) -> Result<Mounted> {
     Ok(mounted)
 }
 
-fn examine(layer: &Layer, check: Check<'_>) -> Result<ImageFacts> {
+fn examine(layer: &MountLayer, check: Check<'_>) -> Result<ImageFacts> {
     let facts = image::inspect(&layer.name, &layer.image, &layer.devices)?;
     check(layer).map_err(|source| Error::Check { image: layer.name.clone(), source })?;
     Ok(facts)
@@ -115,7 +116,7 @@ fn open_target(target: &Path) -> Result<OwnedFd> {
 }
 
 /// The finished tree as one detached mount.
-fn assemble(plan: &MountPlan, layers: Vec<Layer>) -> Result<(OwnedFd, Mounted)> {
+fn assemble(plan: &MountPlan, layers: Vec<MountLayer>) -> Result<(OwnedFd, Mounted)> {
     let overlay = plan.overlay.as_ref().map(|overlay| overlay.route);
     let mut mounted = Mounted { layers: Vec::with_capacity(layers.len()), overlay };
     let mut mounts = Vec::with_capacity(layers.len());
@@ -134,7 +135,7 @@ fn assemble(plan: &MountPlan, layers: Vec<Layer>) -> Result<(OwnedFd, Mounted)> 
 
 type LayerMount = (OwnedFd, Vec<MountedLoop>);
 
-fn mount_layer(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+fn mount_layer(step: &LayerStep, layer: &MountLayer) -> Result<LayerMount> {
     match step.backing {
         Backing::File => mount_file(step, layer),
         Backing::Loop => mount_loop(step, layer),
@@ -148,7 +149,7 @@ fn mount_layer(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
 
 /// Through loop devices when they read directly. Where they do not, or there are none, content is in memory twice either
 /// way, and the file itself is the shorter one.
-fn mount_by_loop_first(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+fn mount_by_loop_first(step: &LayerStep, layer: &MountLayer) -> Result<LayerMount> {
     let by_loop = mount_loop(step, layer);
     if by_loop.as_ref().is_ok_and(|(_, loops)| loops.iter().all(|device| device.direct_io)) {
         return by_loop;
@@ -160,7 +161,7 @@ fn mount_by_loop_first(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
     }
 }
 
-fn mount_file(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+fn mount_file(step: &LayerStep, layer: &MountLayer) -> Result<LayerMount> {
     if reads_directly(step, layer)
         && let Ok(mounted) = mount_direct_file(step, layer)
     {
@@ -171,22 +172,22 @@ fn mount_file(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
 
 /// Whether the files of a layer can be read past their page cache: what is read is cached by the mounted files, once more
 /// would be of no use.
-fn reads_directly(step: &LayerStep, layer: &Layer) -> bool {
+fn reads_directly(step: &LayerStep, layer: &MountLayer) -> bool {
     let mut files = std::iter::once(&layer.image).chain(&layer.devices);
     directio::is_sound_here() && files.all(|file| directio::is_aligned(file, step.block))
 }
 
-fn mount_direct_file(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+fn mount_direct_file(step: &LayerStep, layer: &MountLayer) -> Result<LayerMount> {
     let context = erofs_context(step)?;
     context.flag("directio")?;
     mount_file_in(&context, step, layer)
 }
 
-fn mount_buffered_file(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+fn mount_buffered_file(step: &LayerStep, layer: &MountLayer) -> Result<LayerMount> {
     mount_file_in(&erofs_context(step)?, step, layer)
 }
 
-fn mount_file_in(context: &FsContext, step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+fn mount_file_in(context: &FsContext, step: &LayerStep, layer: &MountLayer) -> Result<LayerMount> {
     context.file("source", layer.image.as_fd())?;
     for device in &layer.devices {
         context.file("device", device.as_fd())?;
@@ -195,7 +196,7 @@ fn mount_file_in(context: &FsContext, step: &LayerStep, layer: &Layer) -> Result
     Ok((mount, Vec::new()))
 }
 
-fn mount_loop(step: &LayerStep, layer: &Layer) -> Result<LayerMount> {
+fn mount_loop(step: &LayerStep, layer: &MountLayer) -> Result<LayerMount> {
     let context = erofs_context(step)?;
     // The devices live until the mount holds them.
     let mut devices = Vec::with_capacity(layer.devices.len() + 1);

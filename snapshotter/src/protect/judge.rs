@@ -9,7 +9,7 @@ use crate::sys::verity::Measured;
 
 /// Whether layers are to be protected by fs-verity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Verity {
+pub enum FsVerityPolicy {
     /// They are not, and nothing is compared.
     Off,
     /// Where kernel and filesystem can do that, and a layer that once had it must keep it. Where they cannot, digests are
@@ -31,15 +31,19 @@ pub struct Pin {
 
 impl Pin {
     /// Whether an image whose bytes have the digest `computed`, and which the kernel measures as `measured`, is this one.
-    pub(crate) fn judge(self, computed: Digest, measured: Option<Measured>) -> Result<(), Fault> {
-        judge(Verity::IfPossible, Some(self), measured)?;
+    pub(crate) fn judge(
+        self,
+        computed: Digest,
+        measured: Option<Measured>,
+    ) -> Result<(), FsVerityMismatch> {
+        judge(FsVerityPolicy::IfPossible, Some(self), measured)?;
         same(self.digest, Measured::Sha256(computed.bytes()))
     }
 }
 
 /// Why the image of a layer is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum FsVerityMismatch {
     /// It is another file than the one that was committed. Nothing measured: it has some other algorithm.
     Changed {
         /// What it was.
@@ -56,14 +60,14 @@ pub enum Fault {
     Missing,
 }
 
-impl Fault {
+impl FsVerityMismatch {
     /// Is the image another one than it should be? Then it is put away, so that it comes again.
     pub(crate) fn is_damage(self) -> bool {
         !matches!(self, Self::Missing)
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FsVerityMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Changed { pinned, measured: Some(measured) } => {
@@ -86,23 +90,29 @@ impl fmt::Display for Fault {
 
 /// Whether a layer may be used that is known as `pin` and that the kernel measures as `measured`.
 pub(crate) fn judge(
-    verity: Verity,
+    verity: FsVerityPolicy,
     pin: Option<Pin>,
     measured: Option<Measured>,
-) -> Result<(), Fault> {
-    let is_required = verity == Verity::Required;
+) -> Result<(), FsVerityMismatch> {
+    let is_required = verity == FsVerityPolicy::Required;
     match (pin, measured) {
-        _ if verity == Verity::Off => Ok(()),
+        _ if verity == FsVerityPolicy::Off => Ok(()),
         (Some(pin), Some(measured)) => same(pin.digest, measured),
-        (Some(Pin { digest: pinned, is_enforced: true }), None) => Err(Fault::Lost { pinned }),
-        (_, None) if is_required => Err(Fault::Missing),
+        (Some(Pin { digest: pinned, is_enforced: true }), None) => {
+            Err(FsVerityMismatch::Lost { pinned })
+        }
+        (_, None) if is_required => Err(FsVerityMismatch::Missing),
         (Some(_), None) | (None, _) => Ok(()),
     }
 }
 
-fn same(pinned: Digest, measured: Measured) -> Result<(), Fault> {
+fn same(pinned: Digest, measured: Measured) -> Result<(), FsVerityMismatch> {
     let measured = sha256(measured);
-    if measured == Some(pinned) { Ok(()) } else { Err(Fault::Changed { pinned, measured }) }
+    if measured == Some(pinned) {
+        Ok(())
+    } else {
+        Err(FsVerityMismatch::Changed { pinned, measured })
+    }
 }
 
 fn sha256(measured: Measured) -> Option<Digest> {
@@ -120,27 +130,27 @@ pub(crate) enum Step {
     /// Seals the image first.
     Seal,
     /// Nothing: the image is refused.
-    Refuse(Fault),
+    Refuse(FsVerityMismatch),
 }
 
 /// What a commit does about an image that carries the note `noted` and is measured as `measured`. `is_shared`: its inode
 /// has more names than those that are surely ours.
 pub(crate) fn at_commit(
-    verity: Verity,
+    verity: FsVerityPolicy,
     is_shared: bool,
     noted: Option<Digest>,
     measured: Option<Measured>,
 ) -> Step {
     let enforced = |digest| Step::Remember(Some(Pin { digest, is_enforced: true }));
     match (measured, noted) {
-        _ if verity == Verity::Off => Step::Remember(None),
+        _ if verity == FsVerityPolicy::Off => Step::Remember(None),
         (Some(measured), Some(noted)) => match same(noted, measured) {
             Ok(()) => enforced(noted),
             Err(fault) => Step::Refuse(fault),
         },
         // A digest of another kind is enforced too, but cannot be told by us.
         (Some(measured), None) => sha256(measured).map_or(Step::Remember(None), enforced),
-        (None, _) if verity == Verity::Required => Step::Seal,
+        (None, _) if verity == FsVerityPolicy::Required => Step::Seal,
         // It was tried when the image was written.
         (None, Some(digest)) => Step::Remember(Some(Pin { digest, is_enforced: false })),
         // To whom else it belongs decides that; reading all of it would hold up everybody.
@@ -150,13 +160,13 @@ pub(crate) fn at_commit(
 }
 
 /// What came of enabling fs-verity: is the file protected, or why is it not to be used?
-pub(super) fn enabled(verity: Verity, outcome: Result<(), Errno>) -> Result<bool, Errno> {
+pub(super) fn enabled(verity: FsVerityPolicy, outcome: Result<(), Errno>) -> Result<bool, Errno> {
     match outcome {
         // EEXIST: it has it already.
         Ok(()) | Err(Errno::EXIST) => Ok(true),
         // Then the bytes themselves may be lost.
         Err(errno @ (Errno::IO | Errno::NOSPC | Errno::DQUOT | Errno::UCLEAN)) => Err(errno),
-        Err(errno) if verity == Verity::Required => Err(errno),
+        Err(errno) if verity == FsVerityPolicy::Required => Err(errno),
         Err(_) => Ok(false),
     }
 }
@@ -173,13 +183,13 @@ mod tests {
 
     #[test]
     fn a_layer_is_used_when_it_is_what_it_was() {
-        use Verity::{IfPossible, Off, Required};
+        use FsVerityPolicy::{IfPossible, Off, Required};
         let (held, noted) = (
             Some(Pin { digest: A, is_enforced: true }),
             Some(Pin { digest: A, is_enforced: false }),
         );
-        let changed = |measured| Err(Fault::Changed { pinned: A, measured });
-        let lost = Err(Fault::Lost { pinned: A });
+        let changed = |measured| Err(FsVerityMismatch::Changed { pinned: A, measured });
+        let lost = Err(FsVerityMismatch::Lost { pinned: A });
         let table = [
             (held, SEEN_A, Ok(()), Ok(())),
             (held, SEEN_B, changed(Some(B)), changed(Some(B))),
@@ -187,10 +197,10 @@ mod tests {
             (held, None, lost, lost),
             (noted, SEEN_A, Ok(()), Ok(())),
             (noted, SEEN_B, changed(Some(B)), changed(Some(B))),
-            (noted, None, Ok(()), Err(Fault::Missing)),
+            (noted, None, Ok(()), Err(FsVerityMismatch::Missing)),
             (None, SEEN_B, Ok(()), Ok(())),
             (None, OTHER, Ok(()), Ok(())),
-            (None, None, Ok(()), Err(Fault::Missing)),
+            (None, None, Ok(()), Err(FsVerityMismatch::Missing)),
         ];
         for (pin, seen, if_possible, required) in table {
             assert_eq!(judge(IfPossible, pin, seen), if_possible, "{pin:?} {seen:?}");
@@ -207,14 +217,15 @@ mod tests {
             let fault = fault.unwrap_err();
             assert!(fault.is_damage() && fault.to_string().contains(&A.to_string()), "{fault}");
         }
-        assert!(!Fault::Missing.is_damage());
+        assert!(!FsVerityMismatch::Missing.is_damage());
     }
 
     #[test]
     fn a_commit_remembers_what_the_kernel_says_or_was_noted() {
-        use Verity::{IfPossible, Off, Required};
+        use FsVerityPolicy::{IfPossible, Off, Required};
         let pin = |digest, is_enforced| Step::Remember(Some(Pin { digest, is_enforced }));
-        let refuse = |pinned, measured| Step::Refuse(Fault::Changed { pinned, measured });
+        let refuse =
+            |pinned, measured| Step::Refuse(FsVerityMismatch::Changed { pinned, measured });
         let nothing = Step::Remember(None);
         let table = [
             (IfPossible, false, Some(A), SEEN_A, pin(A, true)),
@@ -239,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_enabled_matters_where_it_is_required_or_storage_fails() {
-        use Verity::{IfPossible, Required};
+        use FsVerityPolicy::{IfPossible, Required};
         for errno in [Errno::OPNOTSUPP, Errno::NOTTY, Errno::TXTBSY, Errno::PERM, Errno::INVAL] {
             assert_eq!(enabled(IfPossible, Err(errno)), Ok(false));
             assert_eq!(enabled(Required, Err(errno)), Err(errno));

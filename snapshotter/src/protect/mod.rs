@@ -19,7 +19,7 @@ pub use erolith_mkfs::fsverity::Digest;
 #[cfg(test)]
 pub(crate) use immutable::is_immutable;
 pub(crate) use immutable::{clear as clear_immutable, remove_image, set_immutable};
-pub use judge::{Fault, Pin, Verity};
+pub use judge::{FsVerityMismatch, FsVerityPolicy, Pin};
 pub(crate) use judge::{Step, at_commit, judge};
 pub use seal::Protector;
-pub(crate) use seal::{Found, try_out};
+pub(crate) use seal::{FsVerityState, try_out};

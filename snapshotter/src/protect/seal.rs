@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::judge::{Fault, Pin, Verity, enabled};
+use super::judge::{FsVerityMismatch, FsVerityPolicy, Pin, enabled};
 use super::{Digest, Step, at_commit};
 use crate::fault::point;
 use crate::files::{failed, open_dir, unnamed};
@@ -31,14 +31,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protector {
     /// Whether by fs-verity.
-    pub verity: Verity,
+    pub verity: FsVerityPolicy,
 }
 
 impl Protector {
     /// Are new images sealed, so that it is good to know their digest?
     #[must_use]
     pub fn seals(self) -> bool {
-        self.verity != Verity::Off
+        self.verity != FsVerityPolicy::Off
     }
 
     /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
@@ -91,10 +91,10 @@ impl Protector {
     /// # Errors
     /// As [`Self::seal`].
     pub(crate) fn commit(self, file: &File, name: &Path) -> Result<Option<Pin>> {
-        if self.verity == Verity::Off {
+        if self.verity == FsVerityPolicy::Off {
             return Ok(None);
         }
-        let Found { noted, measured, is_shared } = Found::of(file, name)?;
+        let FsVerityState { noted, measured, is_shared } = FsVerityState::of(file, name)?;
         match at_commit(self.verity, is_shared, noted, measured) {
             Step::Remember(pin) => Ok(pin),
             Step::Refuse(fault) => Err(unsealed(name, fault)),
@@ -115,7 +115,7 @@ impl Protector {
     /// # Errors
     /// [`Error::Unsealed`], and [`Error::Kernel`] when it cannot be measured.
     pub(crate) fn require(self, file: &File, name: &Path, pin: Option<Pin>) -> Result<()> {
-        if self.verity == Verity::Off {
+        if self.verity == FsVerityPolicy::Off {
             return Ok(());
         }
         let measured = measure(file, name)?;
@@ -130,7 +130,7 @@ impl Protector {
     ///
     /// # Errors
     /// [`Error::Storage`].
-    pub fn is_beyond_fsync(self, file: &File, name: &Path) -> Result<bool> {
+    pub fn needs_syncfs(self, file: &File, name: &Path) -> Result<bool> {
         let found = rustix::fs::fstatfs(file).map_err(failed("examining", name))?;
         let is_btrfs = u64::try_from(found.f_type) == Ok(BTRFS_SUPER_MAGIC);
         Ok(is_btrfs && self.seals() && measure(file, name)?.is_some())
@@ -141,7 +141,7 @@ impl Protector {
     /// # Errors
     /// [`Error::Storage`].
     pub(crate) fn settle(self, file: &File, name: &Path) -> Result<()> {
-        if self.is_beyond_fsync(file, name)? {
+        if self.needs_syncfs(file, name)? {
             rustix::fs::syncfs(file).map_err(failed("syncing the filesystem of", name))?;
         }
         Ok(())
@@ -162,7 +162,7 @@ impl Protector {
 
 /// What is known of an image from its file alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FsVerityState {
     /// The note on it.
     pub(crate) noted: Option<Digest>,
     /// What the kernel says.
@@ -171,7 +171,7 @@ pub(crate) struct Found {
     pub(crate) is_shared: bool,
 }
 
-impl Found {
+impl FsVerityState {
     /// Of the image at `name`, open in `file`.
     pub(crate) fn of(file: &File, name: &Path) -> Result<Self> {
         let stat = rustix::fs::fstat(file).map_err(failed("examining", name))?;
@@ -196,7 +196,7 @@ impl Found {
 pub(crate) fn try_out(dir: &Path) -> Result<()> {
     let file = unnamed(open_dir(dir)?.as_fd()).map_err(failed("making a file in", dir))?;
     rustix::io::write(&file, &[7; 5000]).map_err(failed("writing a file in", dir))?;
-    Protector { verity: Verity::Required }.seal(file, dir, false, None).map(drop)
+    Protector { verity: FsVerityPolicy::Required }.seal(file, dir, false, None).map(drop)
 }
 
 /// The digest of a file, while it is synced.
@@ -244,7 +244,7 @@ fn noted(file: &File) -> Option<Digest> {
     Digest::parse(std::str::from_utf8(buffer.get(..len)?).ok()?)
 }
 
-fn unsealed(name: &Path, fault: Fault) -> Error {
+fn unsealed(name: &Path, fault: FsVerityMismatch) -> Error {
     Error::Unsealed { image: name.display().to_string(), fault }
 }
 

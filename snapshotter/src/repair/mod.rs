@@ -22,8 +22,8 @@ use crate::service::{DATABASE, SNAPSHOTS, number, take};
 use crate::store::{Health, Store};
 use crate::{Error, Result};
 
-use plan::Found;
-pub use plan::{Fault, Plan, Problem};
+use plan::LayerDirState;
+pub use plan::{Inconsistency, Plan, Problem};
 
 /// Where directories go that nothing is known of.
 const LOST: &str = "lost";
@@ -166,8 +166,8 @@ impl Repair {
 }
 
 /// What there is in one directory.
-fn look(dir: &Path, id: u64) -> Result<Found> {
-    Ok(Found {
+fn look(dir: &Path, id: u64) -> Result<LayerDirState> {
+    Ok(LayerDirState {
         id,
         record: record::read(dir, RECORD, id),
         announced: record::read(dir, COMMITTING, id),

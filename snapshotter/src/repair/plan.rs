@@ -16,7 +16,7 @@ const LARGEST: u64 = 1 << 60;
 
 /// What there is in the directory of one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct LayerDirState {
     /// The directory's number.
     pub(super) id: u64,
     /// Its record.
@@ -29,7 +29,7 @@ pub(super) struct Found {
 
 /// What is wrong with one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum Inconsistency {
     /// There is no record.
     NoRecord,
     /// There is one that says nothing.
@@ -46,7 +46,7 @@ pub enum Fault {
     NoImage,
 }
 
-impl Fault {
+impl Inconsistency {
     /// Does the snapshot have a row all the same?
     #[must_use]
     pub fn is_kept(&self) -> bool {
@@ -68,7 +68,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Inconsistency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRecord => f.write_str("it has no record"),
@@ -92,7 +92,7 @@ pub struct Problem {
     /// The key, where it is known.
     pub key: Option<String>,
     /// What is wrong.
-    pub fault: Fault,
+    pub fault: Inconsistency,
 }
 
 /// What is to be done.
@@ -114,7 +114,7 @@ impl Plan {
 }
 
 /// Decides about every directory. `used` are other ids that must not come again.
-pub(super) fn plan(found: Vec<Found>, used: &BTreeSet<u64>) -> Plan {
+pub(super) fn plan(found: Vec<LayerDirState>, used: &BTreeSet<u64>) -> Plan {
     let ids = found.iter().map(|found| found.id).chain(used.iter().copied());
     let next = ids.filter(|id| *id <= LARGEST).max().unwrap_or(0) + 1 + MARGIN;
     let mut problems = Vec::new();
@@ -124,7 +124,7 @@ pub(super) fn plan(found: Vec<Found>, used: &BTreeSet<u64>) -> Plan {
         match state(found) {
             Ok(mut entry) => {
                 if entry.kind == Kind::Committed && !has_image && entry.damage.is_none() {
-                    let (key, fault) = (Some(entry.key.clone()), Fault::NoImage);
+                    let (key, fault) = (Some(entry.key.clone()), Inconsistency::NoImage);
                     entry.damage =
                         Some("its image was gone when the database was made anew".into());
                     problems.push(Problem { id, key, fault });
@@ -149,27 +149,27 @@ pub(super) fn plan(found: Vec<Found>, used: &BTreeSet<u64>) -> Plan {
 
 /// What a snapshot is. What a commit announced holds as soon as there is an image: it was whole by then, and whether the
 /// database had it nobody knows.
-fn state(found: Found) -> Result<Entry, Fault> {
+fn state(found: LayerDirState) -> Result<Entry, Inconsistency> {
     match (found.announced, found.record) {
-        _ if found.id > LARGEST => Err(Fault::NoRecord),
+        _ if found.id > LARGEST => Err(Inconsistency::NoRecord),
         (Some(Ok(entry)), _) if found.has_image => Ok(entry),
-        (_, Some(record)) => record.map_err(Fault::Unreadable),
-        (Some(Err(why)), None) => Err(Fault::Unreadable(why)),
-        (Some(Ok(_)) | None, None) => Err(Fault::NoRecord),
+        (_, Some(record)) => record.map_err(Inconsistency::Unreadable),
+        (Some(Err(why)), None) => Err(Inconsistency::Unreadable(why)),
+        (Some(Ok(_)) | None, None) => Err(Inconsistency::NoRecord),
     }
 }
 
 /// Those whose key a later one has.
-fn taken(rows: &BTreeMap<u64, Entry>) -> BTreeMap<u64, Fault> {
+fn taken(rows: &BTreeMap<u64, Entry>) -> BTreeMap<u64, Inconsistency> {
     let owners: BTreeMap<&str, u64> =
         rows.values().map(|entry| (entry.key.as_str(), entry.id)).collect();
     let owner = |entry: &Entry| owners.get(entry.key.as_str()).copied().unwrap_or(entry.id);
     let losers = rows.values().filter(|entry| owner(entry) != entry.id);
-    losers.map(|entry| (entry.id, Fault::KeyTaken(owner(entry)))).collect()
+    losers.map(|entry| (entry.id, Inconsistency::KeyTaken(owner(entry)))).collect()
 }
 
 /// The ids of those that can have a row, parents first. The others go to `faults`.
-fn order(rows: &BTreeMap<u64, Entry>, faults: &mut BTreeMap<u64, Fault>) -> Vec<u64> {
+fn order(rows: &BTreeMap<u64, Entry>, faults: &mut BTreeMap<u64, Inconsistency>) -> Vec<u64> {
     let mut children: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     let (mut ready, mut out) = (VecDeque::new(), VecDeque::from_iter(faults.keys().copied()));
     for (id, entry) in rows.iter().filter(|(id, _)| !faults.contains_key(id)) {
@@ -190,17 +190,17 @@ fn order(rows: &BTreeMap<u64, Entry>, faults: &mut BTreeMap<u64, Fault>) -> Vec<
         if rows.get(&id).is_some_and(|entry| entry.kind == Kind::Committed) {
             ready.extend(above);
         } else {
-            faults.extend(above.iter().map(|child| (*child, Fault::ParentNotLayer(id))));
+            faults.extend(above.iter().map(|child| (*child, Inconsistency::ParentNotLayer(id))));
             out.extend(above);
         }
     }
     // What stands on what is left out is left out, whatever else is wrong with it.
     while let Some(id) = out.pop_front() {
         let above = children.remove(&id).unwrap_or_default();
-        faults.extend(above.iter().map(|child| (*child, Fault::ParentMissing(id))));
+        faults.extend(above.iter().map(|child| (*child, Inconsistency::ParentMissing(id))));
         out.extend(above);
     }
-    faults.extend(children.into_values().flatten().map(|child| (child, Fault::Circle)));
+    faults.extend(children.into_values().flatten().map(|child| (child, Inconsistency::Circle)));
     order
 }
 

@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::layerdir::{self, IMAGE, Images};
 use crate::mounts;
-use crate::protect::{Digest, Found, Pin};
-use crate::service::{put_away, root_parts};
+use crate::protect::{Digest, FsVerityState, Pin};
+use crate::service::{quarantine, root_parts};
 use crate::store::{Filters, Kind, Origin, OriginBlob, Store};
 use crate::{Error, Result};
 
@@ -133,8 +133,8 @@ impl Scrub {
     ///
     /// # Errors
     /// [`Error::Storage`], and those of the database.
-    pub fn put_away(&self, id: u64, reason: &str) -> Result<bool> {
-        put_away(&self.store, &self.images, &self.snapshots.join(id.to_string()), id, reason)
+    pub fn quarantine(&self, id: u64, reason: &str) -> Result<bool> {
+        quarantine(&self.store, &self.images, &self.snapshots.join(id.to_string()), id, reason)
     }
 
     fn judge(&self, id: u64, path: &Path, told: &mut dyn FnMut(u64)) -> Result<Proof> {
@@ -209,7 +209,8 @@ pub(crate) fn judge(
         return Err(Error::Check { image: name, source: finding.to_string().into() });
     }
     let Some(pin) = pin else { return Ok(Proof::Structure) };
-    let measured = if layerdir::is_link(path)? { None } else { Found::of(&file, path)?.measured };
+    let measured =
+        if layerdir::is_link(path)? { None } else { FsVerityState::of(&file, path)?.measured };
     pin.judge(digest, measured).map_err(|fault| Error::Unsealed { image: name, fault })?;
     Ok(if measured.is_some() { Proof::Verity } else { Proof::Digest })
 }

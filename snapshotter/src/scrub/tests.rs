@@ -64,7 +64,7 @@ fn every_damage_is_found_and_named_and_nothing_else() {
     ];
     let good = layer(&site, &service, "good");
     let images: Vec<_> = damages.iter().map(|(name, ..)| layer(&site, &service, name)).collect();
-    let proof = match Found::of(&File::open(&good).unwrap(), &good).unwrap().measured {
+    let proof = match FsVerityState::of(&File::open(&good).unwrap(), &good).unwrap().measured {
         Some(_) => Proof::Verity,
         None => Proof::Digest,
     };
@@ -86,13 +86,13 @@ fn what_is_put_away_is_not_stood_upon_by_the_daemon() {
     let service = site.open();
     let image = layer(&site, &service, "layer");
     let scrub = Scrub::open(&site.root()).unwrap();
-    assert!(scrub.put_away(1, "found by scrub").unwrap());
-    assert!(!scrub.put_away(99, "no such layer").unwrap());
+    assert!(scrub.quarantine(1, "found by scrub").unwrap());
+    assert!(!scrub.quarantine(99, "no such layer").unwrap());
     assert!(!image.exists());
     let error = service.view("v", "layer", &Labels::new()).unwrap_err();
     assert_eq!(error.code(), "layer-damaged");
-    let put_away = Verdict::PutAway("found by scrub".to_owned());
-    assert_eq!(scrubbed(&site), [("layer".to_owned(), put_away)]);
+    let quarantine = Verdict::PutAway("found by scrub".to_owned());
+    assert_eq!(scrubbed(&site), [("layer".to_owned(), quarantine)]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use erolith_mkfs::dmverity::sidecar::SUFFIX;
 
 use crate::layerdir::{IMAGE, RWLAYER, UPPER, WORK};
-use crate::lowers::{IdMaps, Lower};
+use crate::lowers::{IdMaps, LowerId};
 use crate::mounts::plan::{MAX_LAYERS, OVERLAY_OPTIONS};
 use crate::store::Kind;
 use crate::uppers::{IMAGE_UPPER, IMAGE_WORK, Upper};
@@ -26,7 +26,7 @@ const MAX_MANAGED: usize = 254;
 
 /// What decides the mounts of a snapshot.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape<'a> {
+pub(super) struct SnapshotShape<'a> {
     pub(super) kind: Kind,
     pub(super) id: u64,
     /// An active snapshot whose layer is already there.
@@ -61,7 +61,7 @@ pub(super) struct Places<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Planned {
     pub(super) mounts: Vec<Mount>,
-    pub(super) lowers: Vec<Lower>,
+    pub(super) lowers: Vec<LowerId>,
 }
 
 impl Places<'_> {
@@ -69,7 +69,7 @@ impl Places<'_> {
         format!("{}/{id}/{name}", self.snapshots)
     }
 
-    fn lower(&self, lower: Lower) -> String {
+    fn lower(&self, lower: LowerId) -> String {
         format!("{}/{}", self.lowers, lower.name())
     }
 }
@@ -78,22 +78,22 @@ impl Places<'_> {
 ///
 /// A snapshot whose layer is there has it on top of its parents and is read-only: what would be written into its
 /// upper directory now would never become part of the layer.
-pub(super) fn plain(shape: &Shape<'_>, places: &Places<'_>) -> Result<Planned> {
+pub(super) fn plain(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<Planned> {
     let is_writable = shape.kind == Kind::Active && !shape.applied;
     let own = shape.applied.then_some(shape.id);
     let stack: Vec<u64> = own.into_iter().chain(shape.parents.iter().copied()).collect();
     let (mount, bare) = match (is_writable, stack.as_slice()) {
         (true, []) if shape.beside => (over_nothing(shape, places), false),
         (_, []) => (bind(upper_and_work(shape, places).0, is_writable), false),
-        (false, &[id]) => (bind(places.lower(Lower { id, bare: true }), false), true),
+        (false, &[id]) => (bind(places.lower(LowerId { id, bare: true }), false), true),
         _ => (plain_overlay(shape, places, is_writable, &stack)?, false),
     };
-    let lowers = stack.into_iter().map(|id| Lower { id, bare }).collect();
+    let lowers = stack.into_iter().map(|id| LowerId { id, bare }).collect();
     Ok(Planned { mounts: vec![mount], lowers })
 }
 
 fn plain_overlay(
-    shape: &Shape<'_>,
+    shape: &SnapshotShape<'_>,
     places: &Places<'_>,
     is_writable: bool,
     stack: &[u64],
@@ -107,7 +107,8 @@ fn plain_overlay(
     if is_writable {
         options.extend(upper_options(shape, places));
     }
-    let lowers: Vec<_> = stack.iter().map(|&id| places.lower(Lower { id, bare: false })).collect();
+    let lowers: Vec<_> =
+        stack.iter().map(|&id| places.lower(LowerId { id, bare: false })).collect();
     options.push(format!("lowerdir={}", lowers.join(":")));
     options.extend_from_slice(places.overlay_options);
     let bytes = options.iter().map(|option| option.len() + 1).sum::<usize>();
@@ -120,7 +121,7 @@ fn plain_overlay(
 /// An upper directory over nothing, for a layer whose parent comes with the commit. Seeing an overlay, containerd's differ
 /// writes what the layer deletes as overlayfs has it, which it does not in a bare directory. So does containerd's unpacker
 /// see to it for overlayfs (`bindToOverlay` in core/unpack), and for no other snapshotter.
-fn over_nothing(shape: &Shape<'_>, places: &Places<'_>) -> Mount {
+fn over_nothing(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Mount {
     let mut options = upper_options(shape, places).to_vec();
     options.push(format!("lowerdir={}", places.nothing));
     options.extend_from_slice(places.overlay_options);
@@ -128,8 +129,8 @@ fn over_nothing(shape: &Shape<'_>, places: &Places<'_>) -> Mount {
 }
 
 /// The mounts of the profile `managed`. A writable layer that is a filesystem of its own comes first.
-pub(super) fn managed(shape: &Shape<'_>, places: &Places<'_>) -> Result<Vec<Mount>> {
-    let Shape { id, .. } = *shape;
+pub(super) fn managed(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<Vec<Mount>> {
+    let SnapshotShape { id, .. } = *shape;
     let is_writable = shape.kind == Kind::Active && !shape.applied && shape.upper != Upper::None;
     let filesystem = match shape.upper {
         Upper::Image(bytes) if !shape.applied => Some(filesystem(places, id, bytes)),
@@ -196,12 +197,12 @@ fn make_dir_option(name: &str) -> String {
     format!("X-containerd.mkdir.path={FIRST}/{name}:0755")
 }
 
-fn upper_options(shape: &Shape<'_>, places: &Places<'_>) -> [String; 2] {
+fn upper_options(shape: &SnapshotShape<'_>, places: &Places<'_>) -> [String; 2] {
     let (upper, work) = upper_and_work(shape, places);
     [format!("workdir={work}"), format!("upperdir={upper}")]
 }
 
-fn upper_and_work(shape: &Shape<'_>, places: &Places<'_>) -> (String, String) {
+fn upper_and_work(shape: &SnapshotShape<'_>, places: &Places<'_>) -> (String, String) {
     let id = shape.id;
     match shape.upper {
         Upper::Directory | Upper::None => (places.of(id, UPPER), places.of(id, WORK)),

@@ -27,13 +27,14 @@ use erolith_mkfs::format::FileType;
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::meta::Meta;
 use erolith_mkfs::overlay::{
-    Attributes, Change, How, IndexDir, Layer, Marks, Shown, Stack, What, changes,
+    Attributes, Change, ChangeKind, DiffOptions, IndexDir, Marks, OverlayLayer, Shown, Stack,
+    changes,
 };
-use erolith_mkfs::protect::{Error as Unprotected, Protected, Wanted};
+use erolith_mkfs::protect::{Error as Unprotected, ProtectOptions, Protected};
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
 
-use super::target::Written;
+use super::target::UpperChanges;
 use super::{Snapshotter, unpack, usage};
 use crate::fault::point;
 use crate::files::{self, failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
@@ -263,7 +264,7 @@ struct Target<'a> {
 
 /// What an image is made of.
 struct Changed {
-    written: Written,
+    written: UpperChanges,
     /// Images of the layers below, the nearest first.
     below: Vec<PathBuf>,
     /// When it was written, by a differ that did not see those layers.
@@ -297,7 +298,7 @@ fn convert(
     layerdir::remove_sidecar(&dir.join(IMAGE))?;
     let file = unnamed(dir_fd).map_err(failed("making an image in", dir))?;
     let image = dir.join(IMAGE);
-    let wanted = Wanted { fs_verity: protector.seals(), dm_verity: is_hashed };
+    let wanted = ProtectOptions { fs_verity: protector.seals(), dm_verity: is_hashed };
     let built = build(&file, dir_fd, dir, changed, wanted);
     let Protected { digest, verity } = built.map_err(|error| match error {
         Fill::Storage(error) => error,
@@ -341,18 +342,18 @@ fn build(
     dir: BorrowedFd<'_>,
     path: &Path,
     changed: Changed,
-    wanted: Wanted,
+    wanted: ProtectOptions,
 ) -> Result<Protected, Fill> {
     let storage = |what| move |e: std::io::Error| Fill::Storage(failed(what, path)(e));
     let output = file.try_clone().map_err(storage("opening an image in"))?;
     let scratch = dir.try_clone_to_owned().map_err(storage("opening"))?;
-    let Changed { written: Written { upper, index, owners }, below, made } = changed;
+    let Changed { written: UpperChanges { upper, index, owners }, below, made } = changed;
     let lowers = below.iter().map(|image| open_layer(image)).collect::<Result<_, _>>()?;
     let lowers = Stack::new(lowers, Marks::Trusted);
     // The layers below are images, so nothing has to be asked what it calls inodes of directories.
     let index = index.map(|dir| IndexDir { dir, handles: None });
-    let upper = lowers.with_upper(Layer::upper(upper, index));
-    let how = How { attributes: Attributes::Local, owners, ..How::default() };
+    let upper = lowers.with_upper(OverlayLayer::upper(upper, index));
+    let how = DiffOptions { attributes: Attributes::Local, owners, ..DiffOptions::default() };
     let mut changes = changes::<Fill>(&lowers, &upper, &how, || Ok(()))?;
     if let Some(made) = made {
         changes.iter_mut().try_for_each(|change| inherit(change, &lowers, &made))?;
@@ -380,7 +381,7 @@ fn inherit(
     let time = mtime.sec.saturating_mul(1_000_000_000).saturating_add(i64::from(mtime.nsec));
     let is_plain = (mode, uid, gid) == (0o755, 0, 0) && change.xattrs.is_empty();
     let is_laid_over = change.file_type() == FileType::Directory
-        && !matches!(change.what, What::Removed | What::Added)
+        && !matches!(change.what, ChangeKind::Removed | ChangeKind::Added)
         && !change.hides;
     if !is_plain || !is_laid_over || change.path.is_empty() || !made.contains(&time) {
         return Ok(());
@@ -399,9 +400,9 @@ fn inherit(
     Ok(())
 }
 
-fn open_layer(image: &Path) -> Result<Arc<Layer>, Fill> {
+fn open_layer(image: &Path) -> Result<Arc<OverlayLayer>, Fill> {
     let file = File::open(image).map_err(failed("opening", image)).map_err(Fill::Storage)?;
-    Ok(Layer::image(Arc::new(file))?)
+    Ok(OverlayLayer::image(Arc::new(file))?)
 }
 
 /// Makes the names in the directory of a snapshot durable, once something there was undone.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::limit;
 use crate::mounts::Backing;
-use crate::protect::Verity;
+use crate::protect::FsVerityPolicy;
 use crate::uppers::LimitBy;
 use crate::verity::DmVerity;
 use crate::{Error, Result};
@@ -40,7 +40,7 @@ pub struct Config {
     /// How writable layers are kept to their limits.
     pub limit_by: LimitBy,
     /// Whether the images of layers are sealed with fs-verity. Required, a layer from a cache cannot be used.
-    pub verity: Verity,
+    pub verity: FsVerityPolicy,
     /// Whether the images of committed layers become immutable, where that can be and the inode is theirs alone. Then
     /// images are not shared between layers with the same content.
     pub immutable: bool,
@@ -64,7 +64,7 @@ impl Config {
             sync: true,
             default_size: 0,
             limit_by: LimitBy::default(),
-            verity: Verity::default(),
+            verity: FsVerityPolicy::default(),
             immutable: false,
             dm_verity: DmVerity::default(),
             caches: Vec::new(),
@@ -80,7 +80,7 @@ impl Config {
                 Error::Config { setting, value, reason }
             })?;
         }
-        if let (Verity::Required, Some(cache)) = (self.verity, self.caches.first()) {
+        if let (FsVerityPolicy::Required, Some(cache)) = (self.verity, self.caches.first()) {
             let value = cache.display().to_string();
             let reason = "what lies there is not erolith's to seal, and fs-verity is required";
             return Err(Error::Config { setting: "cache", value, reason });
@@ -174,7 +174,7 @@ mod tests {
         let mut config = Config::new(PathBuf::from("/r"));
         config.caches = vec![PathBuf::from("/c")];
         config.validate().unwrap();
-        config.verity = Verity::Required;
+        config.verity = FsVerityPolicy::Required;
         assert!(config.validate().is_err());
         let mut config = Config::new(PathBuf::from("/r"));
         for (size, is_good) in [(0, true), (1, false), ((16 << 20) - 1, false), (16 << 20, true)] {

@@ -15,7 +15,7 @@ use super::sound::known;
 use crate::fault::point;
 use crate::files::{failed, stat, sync_dir};
 use crate::layerdir::{self, DAMAGED, IMAGE, record};
-use crate::protect::{self, Digest, Fault, Pin};
+use crate::protect::{self, Digest, FsVerityMismatch, Pin};
 use crate::store::{Kind, Origin, Snapshot};
 use crate::{Error, Result, scrub};
 
@@ -149,7 +149,7 @@ fn same(image: &Path, pinned: Pin) -> Result<Pin> {
         Some(found) if found.digest == pinned.digest => Ok(found),
         _ => Err(Error::Unsealed {
             image: image.display().to_string(),
-            fault: Fault::Changed { pinned: pinned.digest, measured },
+            fault: FsVerityMismatch::Changed { pinned: pinned.digest, measured },
         }),
     }
 }

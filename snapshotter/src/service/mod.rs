@@ -45,8 +45,8 @@ use erolith_mkfs::overlay::INDEX_DIR;
 use crate::fault::point;
 use crate::files::{ensure_dir, open_dir, open_dir_if_there, stat, sync_dir};
 use crate::layerdir::{self, Images, record};
-use crate::lowers::Lowers;
-use crate::protect::{self, Protector, Verity};
+use crate::lowers::LowerMounts;
+use crate::protect::{self, FsVerityPolicy, Protector};
 use crate::store::{self, Filters, Info, Kind, Labels, Origin, Store, UpdateMask, Usage};
 use crate::{Error, Result};
 
@@ -59,9 +59,11 @@ pub use config::{Config, Profile};
 pub use heal::Broken;
 pub use paths::Paths;
 pub(crate) use root::{DATABASE, SNAPSHOTS, parts as root_parts, take};
-pub(crate) use sound::put_away;
-pub use target::Written;
-pub use unpack::{Below, DIFF_ID_LABEL, PARENT_CHAIN_LABEL, REF_LABEL, Staging, namespace_of};
+pub(crate) use sound::quarantine;
+pub use target::UpperChanges;
+pub use unpack::{
+    DIFF_ID_LABEL, PARENT_CHAIN_LABEL, ParentChain, REF_LABEL, Staging, namespace_of,
+};
 
 /// Below the state directory: what a layer is over that is unpacked beside those below it.
 const NOTHING: &str = "empty";
@@ -102,7 +104,7 @@ pub struct Snapshotter {
     paths: Paths,
     store: Store,
     images: Images,
-    lowers: Lowers,
+    lowers: LowerMounts,
     uppers: Uppers,
     /// Shared while a directory is made and its row is not yet committed; exclusive while directories without a row
     /// are looked for.
@@ -134,14 +136,14 @@ impl Snapshotter {
         let snapshots = root.join(root::SNAPSHOTS);
         ensure_dir(&snapshots, 0o700)?;
         let images = Images::open(root, !config.immutable)?;
-        if config.verity == Verity::Required {
+        if config.verity == FsVerityPolicy::Required {
             protect::try_out(&snapshots).map_err(|error| root::no_verity(&snapshots, &error))?;
         }
         let protector = Protector { verity: config.verity };
         let identity = root::identity(root)?;
         sync_dir(root)?;
         let devices = Devices::new(config.dm_verity, &identity)?;
-        let lowers = Lowers::open(&config.state, &identity, config.backing, devices)?;
+        let lowers = LowerMounts::open(&config.state, &identity, config.backing, devices)?;
         let uppers = Uppers::open(&config.state, &snapshots, &identity, config.limit_by)?;
         if config.default_size > 0 {
             uppers.try_out(&snapshots);

@@ -11,7 +11,7 @@ use crate::uppers::Upper;
 use crate::verity;
 use crate::{Error, Result};
 
-use super::arrays::{self, Places, Planned, Shape};
+use super::arrays::{self, Places, Planned, SnapshotShape};
 use super::config::Profile;
 use super::sound::Judged;
 use super::unpack;
@@ -75,11 +75,15 @@ impl Snapshotter {
                 Profile::Plain => self.plain(&shape, &layers),
             }
         };
-        mounts.map_err(|error| layers.put_away(error))
+        mounts.map_err(|error| layers.quarantine(error))
     }
 
     /// What decides the mounts of a snapshot, as its directory has it.
-    fn shape<'a>(&self, snapshot: &'a Snapshot, maps: Option<&'a IdMaps>) -> Result<Shape<'a>> {
+    fn shape<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        maps: Option<&'a IdMaps>,
+    ) -> Result<SnapshotShape<'a>> {
         let &Snapshot { id, kind, ref parents, .. } = snapshot;
         self.require_undamaged(parents)?;
         let dir = self.dir(id);
@@ -95,7 +99,7 @@ impl Snapshotter {
             Kind::View | Kind::Committed => Upper::Directory,
         };
         let beside = kind == Kind::Active && unpack::chain_below(&snapshot.labels).is_some();
-        Ok(Shape { kind, id, applied, beside, upper, parents, maps })
+        Ok(SnapshotShape { kind, id, applied, beside, upper, parents, maps })
     }
 
     fn places<'a>(&'a self, lowers: &'a Path, verity: &'a BTreeSet<u64>) -> Places<'a> {
@@ -109,7 +113,7 @@ impl Snapshotter {
         }
     }
 
-    fn managed(&self, shape: &Shape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
+    fn managed(&self, shape: &SnapshotShape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
         let own = shape.applied.then_some(shape.id);
         for &id in own.iter().chain(shape.parents) {
             self.require_image(id, layers).inspect_err(|error| layers.failed(id, error))?;
@@ -127,7 +131,7 @@ impl Snapshotter {
         arrays::managed(shape, &self.places(Path::new(""), &protected))
     }
 
-    fn plain(&self, shape: &Shape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
+    fn plain(&self, shape: &SnapshotShape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
         let (space, Planned { mounts, lowers }) = self.planned(shape)?;
         self.lowers.ensure(&space, &lowers, layers)?;
         if let Upper::Image(_) = shape.upper {
@@ -137,7 +141,7 @@ impl Snapshotter {
     }
 
     /// The mounts of the profile `plain`, and where its layers belong.
-    fn planned(&self, shape: &Shape<'_>) -> Result<(Space, Planned)> {
+    fn planned(&self, shape: &SnapshotShape<'_>) -> Result<(Space, Planned)> {
         // Without layers there is nothing to map: the upper directory has its owners already.
         let has_layers = shape.applied || !shape.parents.is_empty();
         let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
@@ -151,6 +155,6 @@ impl Snapshotter {
         let file = layerdir::open_image(id, &path)?;
         inspect(&path.display().to_string(), &file, &[])?;
         layers.require_tree(id, &path)?;
-        layers.require_sound(id, &path, &file)
+        layers.require_intact(id, &path, &file)
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::root::SNAPSHOTS;
 use crate::layerdir::UPPER;
-use crate::lowers::Lower;
+use crate::lowers::LowerId;
 use crate::uppers::{IMAGE_UPPER, PLACE};
 
 /// Where a service keeps the directories of snapshots, and where it mounts what is in them.
@@ -43,7 +43,7 @@ impl Paths {
         if space == PLACE {
             return None;
         }
-        Lower::from_name(name.to_str()?).map(|lower| lower.id)
+        LowerId::from_name(name.to_str()?).map(|lower| lower.id)
     }
 
     /// The layer directory that `path` is the upper directory of: `fs` in it or, for a writable layer that is a

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Snapshotter;
 use crate::Result;
 use crate::layerdir::UPPER;
-use crate::lowers::{IdMaps, Lower, Mapped};
+use crate::lowers::{IdMaps, LowerId, Mapped};
 use crate::mounts::table::{self, MountEntry};
 use crate::store::{Filters, Kind, Snapshot};
 
@@ -29,7 +29,7 @@ impl Snapshotter {
     }
 
     /// The layers in each of these spaces whose overlay is yet to come.
-    fn needed(&self, spaces: &[Mapped]) -> Result<Vec<Vec<Lower>>> {
+    fn needed(&self, spaces: &[Mapped]) -> Result<Vec<Vec<LowerId>>> {
         let table = table::read()?;
         let mut needed = vec![Vec::new(); spaces.len()];
         for info in self.store.list(&Filters::parse(&MAPPED.map(str::to_owned))?)? {
@@ -43,7 +43,7 @@ impl Snapshotter {
             for (space, needed) in of_these.filter(|(space, _)| space.maps == maps.text()) {
                 if !self.is_standing(&snapshot, &space.dir, &table) {
                     let ids = snapshot.parents.iter().copied().chain([snapshot.id]);
-                    needed.extend(ids.map(|id| Lower { id, bare: false }));
+                    needed.extend(ids.map(|id| LowerId { id, bare: false }));
                 }
             }
         }
@@ -59,7 +59,7 @@ impl Snapshotter {
             Kind::Active => vec![upper(&self.dir(id).join(UPPER)), upper(&self.uppers.upper(id))],
             Kind::View | Kind::Committed => {
                 let place =
-                    |&id| space.join(Lower { id, bare: false }.name()).display().to_string();
+                    |&id| space.join(LowerId { id, bare: false }.name()).display().to_string();
                 let places: Vec<_> = parents.iter().map(place).collect();
                 vec![format!("lowerdir={}", places.join(":"))]
             }

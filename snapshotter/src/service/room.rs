@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::arrays::{Places, Shape, plain};
+use super::arrays::{Places, SnapshotShape, plain};
 use super::{Config, Profile};
 use crate::lowers::PLAIN_SPACE;
 use crate::store::Kind;
@@ -36,7 +36,7 @@ impl Config {
             let parents = parents.get(..*count).unwrap_or_default();
             let kind = Kind::Active;
             let upper = Upper::Directory;
-            let shape = Shape {
+            let shape = SnapshotShape {
                 kind,
                 id: LARGE,
                 applied: false,

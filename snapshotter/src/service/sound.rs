@@ -17,7 +17,7 @@ use super::Snapshotter;
 use crate::files::failed;
 use crate::layerdir::{self, IMAGE, Images, record};
 use crate::lowers::Layers;
-use crate::protect::{Digest, Found, Pin};
+use crate::protect::{Digest, FsVerityState, Pin};
 use crate::store::Store;
 use crate::{Error, Result};
 
@@ -73,7 +73,7 @@ impl Snapshotter {
 ///
 /// The order makes it whole whenever it is cut short: an image by diffID would come back as the layer, so that goes first;
 /// a layer whose image has no name is found damaged once more.
-pub(crate) fn put_away(
+pub(crate) fn quarantine(
     store: &Store,
     images: &Images,
     dir: &Path,
@@ -84,7 +84,7 @@ pub(crate) fn put_away(
         return Ok(false);
     }
     images.forget(&dir.join(IMAGE))?;
-    layerdir::put_away(dir)?;
+    layerdir::quarantine(dir)?;
     let is_layer = store.set_damaged(id, reason)?;
     record::refresh_if_possible(store, dir, id);
     Ok(is_layer)
@@ -111,7 +111,7 @@ pub(super) fn known(image: &Path) -> Result<Option<Pin>> {
         return Ok(None);
     }
     let file = File::open(image).map_err(failed("opening", image))?;
-    let found = Found::of(&file, image)?;
+    let found = FsVerityState::of(&file, image)?;
     if found.measured.is_some() {
         return Ok(found.digest().map(|digest| Pin { digest, is_enforced: true }));
     }
@@ -132,11 +132,11 @@ impl<'s> Judged<'s> {
     }
 
     /// Puts the layer away that failed, if that is because it is damaged. Nobody holds the mounts meanwhile.
-    pub(super) fn put_away(&self, error: Error) -> Error {
+    pub(super) fn quarantine(&self, error: Error) -> Error {
         let Some(id) = self.failed.get().filter(|_| error.is_damage()) else { return error };
         let Snapshotter { store, images, lowers, .. } = self.service;
         let reason = error.to_string();
-        let is_layer = put_away(store, images, &self.service.dir(id), id, &reason)
+        let is_layer = quarantine(store, images, &self.service.dir(id), id, &reason)
             .and_then(|is_layer| lowers.forget(id).map(|()| is_layer));
         match is_layer {
             Ok(true) => {
@@ -165,7 +165,7 @@ impl Layers for Judged<'_> {
         require_tree(image, self.service.store.tree_of(id)?)
     }
 
-    fn require_sound(&self, id: u64, image: &Path, file: &File) -> Result<()> {
+    fn require_intact(&self, id: u64, image: &Path, file: &File) -> Result<()> {
         let is_link = layerdir::is_link(image)?;
         if !is_link {
             let pin = self.service.store.pin_of(id)?;

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 
 /// What a container wrote.
 #[derive(Debug)]
-pub struct Written {
+pub struct UpperChanges {
     /// The upper directory, open.
     pub upper: OwnedFd,
     /// The index of the overlay (`index=on`), open, if it has one.
@@ -51,16 +51,16 @@ impl Snapshotter {
     /// # Errors
     /// [`Error::Finished`] for one of our directories whose snapshot is not active, [`Error::Gone`], and what mounting
     /// gives.
-    pub fn written_in(&self, dir: &Path) -> Result<Option<Written>> {
+    pub fn written_in(&self, dir: &Path) -> Result<Option<UpperChanges>> {
         let Some(id) = self.require_active(dir)? else { return Ok(None) };
         self.written(id, &self.store.labels_of(id)?).map(Some)
     }
 
     /// What was written into the active snapshot `id`, which has these labels.
-    pub(super) fn written(&self, id: u64, labels: &Labels) -> Result<Written> {
+    pub(super) fn written(&self, id: u64, labels: &Labels) -> Result<UpperChanges> {
         let owners = IdMaps::from_labels(labels)?.map(|maps| maps.owners()).unwrap_or_default();
         let (upper, index) = self.open_upper(id)?;
-        Ok(Written { upper, index, owners })
+        Ok(UpperChanges { upper, index, owners })
     }
 
     /// The number of the active snapshot whose directory this is; nothing for those of others.

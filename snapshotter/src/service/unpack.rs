@@ -16,7 +16,7 @@ use super::{Mount, Snapshotter};
 use crate::layerdir::{self, IMAGE};
 use crate::lowers::IdMaps;
 use crate::mounts::plan::MAX_LAYERS;
-use crate::store::{Found, Kind, Labels};
+use crate::store::{FoundSnapshot, Kind, Labels};
 use crate::{Error, Result};
 
 use super::limit::SIZE_LABEL;
@@ -40,7 +40,7 @@ pub trait Staging {
 
 /// The layers below a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Below {
+pub enum ParentChain {
     /// All are there: their images, the nearest first.
     Complete(Vec<PathBuf>),
     /// The layer that ends this chain has no image yet.
@@ -48,7 +48,7 @@ pub enum Below {
         /// The chain.
         chain: String,
         /// The active snapshots that it is unpacked into, the newest first.
-        active: Vec<Found>,
+        active: Vec<FoundSnapshot>,
     },
 }
 
@@ -114,8 +114,10 @@ impl Snapshotter {
     ///
     /// # Errors
     /// [`Error::Damaged`] for a layer that cannot be used, [`Error::TooManyLayers`], and what the database gives.
-    pub fn layers_below(&self, id: u64) -> Result<Below> {
-        let Some(entry) = self.store.entry(id)? else { return Ok(Below::Complete(Vec::new())) };
+    pub fn layers_below(&self, id: u64) -> Result<ParentChain> {
+        let Some(entry) = self.store.entry(id)? else {
+            return Ok(ParentChain::Complete(Vec::new()));
+        };
         let namespace = namespace_of(&entry.key);
         let mut next = chain_below(&entry.labels).map(str::to_owned);
         let mut ids = Vec::new();
@@ -126,7 +128,7 @@ impl Snapshotter {
             let found = self.ends_of(&chain, namespace)?;
             let (key, nearest) = match self.whole(&found)? {
                 Some(whole) => (whole.key.clone(), whole.id),
-                None => return Ok(Below::Missing { chain, active: found }),
+                None => return Ok(ParentChain::Missing { chain, active: found }),
             };
             let snapshot = self.store.snapshot(&key)?;
             ids.push(nearest);
@@ -135,25 +137,29 @@ impl Snapshotter {
             ids.extend(snapshot.parents);
         }
         self.require_undamaged(&ids)?;
-        Ok(Below::Complete(ids.into_iter().map(|id| self.dir(id).join(IMAGE)).collect()))
+        Ok(ParentChain::Complete(ids.into_iter().map(|id| self.dir(id).join(IMAGE)).collect()))
     }
 
     /// The snapshots of the namespace that end this chain, the newest first, and views never. A committed one whose caller
     /// gave no label is known by its name.
-    fn ends_of(&self, chain: &str, namespace: &str) -> Result<Vec<Found>> {
+    fn ends_of(&self, chain: &str, namespace: &str) -> Result<Vec<FoundSnapshot>> {
         let mut found = self.store.with_ref(chain)?;
         found.retain(|end| end.kind != Kind::View && namespace_of(&end.key) == namespace);
         if found.is_empty()
             && let Ok(snapshot) = self.store.snapshot(chain)
             && snapshot.kind == Kind::Committed
         {
-            found.push(Found { id: snapshot.id, key: chain.to_owned(), kind: snapshot.kind });
+            found.push(FoundSnapshot {
+                id: snapshot.id,
+                key: chain.to_owned(),
+                kind: snapshot.kind,
+            });
         }
         Ok(found)
     }
 
     /// One of them that is a layer, or has the image of one.
-    fn whole<'f>(&self, found: &'f [Found]) -> Result<Option<&'f Found>> {
+    fn whole<'f>(&self, found: &'f [FoundSnapshot]) -> Result<Option<&'f FoundSnapshot>> {
         if let Some(layer) = found.iter().find(|end| end.kind == Kind::Committed) {
             return Ok(Some(layer));
         }

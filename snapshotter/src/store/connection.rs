@@ -86,12 +86,12 @@ impl Writer {
         conn.pragma_update(None, "synchronous", "FULL")?;
         conn.pragma_update(None, "journal_size_limit", LOG_LIMIT)?;
         match found {
-            schema::Found::Nothing => {
+            schema::SchemaState::Nothing => {
                 schema::create(&mut conn)?;
                 sync_directory(path)?;
             }
-            schema::Found::Older => schema::migrate(&mut conn)?,
-            schema::Found::Ours => {}
+            schema::SchemaState::Older => schema::migrate(&mut conn)?,
+            schema::SchemaState::Ours => {}
         }
         schema::check(&conn)?;
         Ok(Self { conn, ids: Ids { next: 0, end: 0 }, is_syncing: true })
@@ -102,7 +102,7 @@ impl Writer {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         configure(&conn)?;
-        if schema::look(&conn)? != schema::Found::Ours {
+        if schema::look(&conn)? != schema::SchemaState::Ours {
             return Err(Error::TooOld { path: PathBuf::new() });
         }
         conn.pragma_update(None, "synchronous", "FULL")?;

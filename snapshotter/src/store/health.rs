@@ -45,15 +45,15 @@ fn judge(path: &Path, is_thorough: bool) -> Result<Health, Error> {
     }
     let looked = look_only(path).and_then(|conn| {
         let found = schema::look(&conn)?;
-        if is_thorough && found == schema::Found::Ours {
+        if is_thorough && found == schema::SchemaState::Ours {
             schema::check(&conn)?;
         }
         Ok(found)
     });
     match looked.map_err(|error| error.located(path)) {
-        Ok(schema::Found::Nothing) => Ok(Health::Blank),
-        Ok(schema::Found::Ours) => Ok(Health::Sound),
-        Ok(schema::Found::Older) | Err(Error::TooNew { .. }) => Ok(Health::OtherVersion),
+        Ok(schema::SchemaState::Nothing) => Ok(Health::Blank),
+        Ok(schema::SchemaState::Ours) => Ok(Health::Sound),
+        Ok(schema::SchemaState::Older) | Err(Error::TooNew { .. }) => Ok(Health::OtherVersion),
         Err(Error::Corrupt { reason, .. }) => Ok(Health::Damaged(reason)),
         Err(error) => Err(error),
     }

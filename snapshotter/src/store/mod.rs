@@ -37,8 +37,8 @@ pub use self::filters::Filters;
 pub use self::health::Health;
 pub(crate) use self::types::now;
 pub use self::types::{
-    Content, Entry, Found, Info, Kind, Labels, Origin, OriginBlob, Snapshot, Timestamp, UpdateMask,
-    Usage,
+    Content, Entry, FoundSnapshot, Info, Kind, Labels, Origin, OriginBlob, Snapshot, Timestamp,
+    UpdateMask, Usage,
 };
 pub(crate) use self::update::without_empty;
 

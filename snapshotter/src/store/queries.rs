@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Rows};
 use super::error::{Error, Result};
 use super::filters::Filters;
 use super::rows::{Record, get, integer, labels_of, unsigned};
-use super::types::{Found, Info, Kind, Labels, Snapshot, Usage};
+use super::types::{FoundSnapshot, Info, Kind, Labels, Snapshot, Usage};
 use super::{Store, sql};
 
 impl Store {
@@ -45,7 +45,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub fn with_ref(&self, chain: &str) -> crate::Result<Vec<Found>> {
+    pub fn with_ref(&self, chain: &str) -> crate::Result<Vec<FoundSnapshot>> {
         self.read(|conn| found(conn, sql::WITH_REF, chain))
     }
 
@@ -54,7 +54,7 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub fn with_diff_id(&self, diff_id: &str) -> crate::Result<Vec<Found>> {
+    pub fn with_diff_id(&self, diff_id: &str) -> crate::Result<Vec<FoundSnapshot>> {
         self.read(|conn| found(conn, sql::WITH_DIFF_ID, diff_id))
     }
 
@@ -118,13 +118,13 @@ impl Store {
 }
 
 /// The snapshots that a statement about a label finds.
-fn found(conn: &Connection, sql: &str, value: &str) -> Result<Vec<Found>> {
+fn found(conn: &Connection, sql: &str, value: &str) -> Result<Vec<FoundSnapshot>> {
     let mut statement = conn.prepare_cached(sql)?;
     let rows = statement.query_map([value], |row| {
         let number: i64 = row.get(2)?;
         let kind = Kind::from_number(number)
             .ok_or_else(|| rusqlite::Error::IntegralValueOutOfRange(2, number))?;
-        Ok(Found { id: unsigned(row, 0)?, key: row.get(1)?, kind })
+        Ok(FoundSnapshot { id: unsigned(row, 0)?, key: row.get(1)?, kind })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -92,7 +92,7 @@ const VERSIONS: [&str; 3] = [TABLES_1, TABLES_2, TABLES_3];
 
 /// What stands in the file before anything is written to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum SchemaState {
     /// No table at all: a new file, or one whose making was cut short.
     Nothing,
     /// Our tables, as an earlier version has them.
@@ -105,12 +105,12 @@ pub(super) enum Found {
 ///
 /// # Errors
 /// [`Error::TooNew`]; [`Error::Corrupt`] for files of others.
-pub(super) fn look(conn: &Connection) -> Result<Found> {
+pub(super) fn look(conn: &Connection) -> Result<SchemaState> {
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0))?;
     if tables == 0 && version == 0 {
-        return Ok(Found::Nothing);
+        return Ok(SchemaState::Nothing);
     }
     if application != APPLICATION || version < 1 {
         return Err(Error::corrupt("a SQLite database, but not one of erolith"));
@@ -118,7 +118,7 @@ pub(super) fn look(conn: &Connection) -> Result<Found> {
     if version > VERSION {
         return Err(Error::TooNew { path: PathBuf::new(), version, known: VERSION });
     }
-    Ok(if version < VERSION { Found::Older } else { Found::Ours })
+    Ok(if version < VERSION { SchemaState::Older } else { SchemaState::Ours })
 }
 
 /// Makes the tables, all or none.

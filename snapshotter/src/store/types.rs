@@ -187,7 +187,7 @@ pub struct Snapshot {
 
 /// A snapshot that was found by one of its labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundSnapshot {
     /// Names its directory.
     pub id: u64,
     /// The key of an active snapshot or a view, the name of a committed one.

@@ -43,7 +43,7 @@ pub enum DmVerity {
 
 /// What becomes of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum DmVerityMode {
     Verity,
     Plain,
     Refused(&'static str),
@@ -55,14 +55,18 @@ impl DmVerity {
         self != Self::Off
     }
 
-    fn way(self, has_sidecar: bool, has_kernel: bool) -> Way {
+    fn way(self, has_sidecar: bool, has_kernel: bool) -> DmVerityMode {
         match (self, has_sidecar, has_kernel) {
-            (Self::Off, _, _) | (Self::Auto, false, _) | (Self::Auto, true, false) => Way::Plain,
-            (_, true, true) => Way::Verity,
-            (Self::On | Self::Signed, false, _) => {
-                Way::Refused("the layer has no sidecar with a root hash")
+            (Self::Off, _, _) | (Self::Auto, false, _) | (Self::Auto, true, false) => {
+                DmVerityMode::Plain
             }
-            (Self::On | Self::Signed, true, false) => Way::Refused("this kernel has no dm-verity"),
+            (_, true, true) => DmVerityMode::Verity,
+            (Self::On | Self::Signed, false, _) => {
+                DmVerityMode::Refused("the layer has no sidecar with a root hash")
+            }
+            (Self::On | Self::Signed, true, false) => {
+                DmVerityMode::Refused("this kernel has no dm-verity")
+            }
         }
     }
 
@@ -91,9 +95,9 @@ impl DmVerity {
         let has_sidecar = read_sidecar(image)?.is_some();
         let has_kernel = self != Self::Auto || (has_sidecar && is_in_kernel()?);
         match self.way(has_sidecar, has_kernel) {
-            Way::Verity => Ok(true),
-            Way::Plain => Ok(false),
-            Way::Refused(why) => Err(unprotected(image, why)),
+            DmVerityMode::Verity => Ok(true),
+            DmVerityMode::Plain => Ok(false),
+            DmVerityMode::Refused(why) => Err(unprotected(image, why)),
         }
     }
 }
@@ -151,10 +155,10 @@ impl Devices {
             None => None,
         };
         match (self.mode.way(sidecar.is_some(), mapper.is_some()), sidecar, mapper) {
-            (Way::Verity, Some(sidecar), Some(mapper)) => {
+            (DmVerityMode::Verity, Some(sidecar), Some(mapper)) => {
                 self.make(id, image, file, &sidecar, mapper).map(Some)
             }
-            (Way::Refused(why), _, _) => Err(unprotected(image, why)),
+            (DmVerityMode::Refused(why), _, _) => Err(unprotected(image, why)),
             (_, Some(_), _) => {
                 tracing::warn!(id, "this kernel has no dm-verity: a layer is mounted without");
                 Ok(None)

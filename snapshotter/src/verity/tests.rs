@@ -23,20 +23,20 @@ pub(crate) fn device_mapper() -> Option<DeviceMapper> {
 #[test]
 fn what_is_required_is_never_left_out() {
     use DmVerity::{Auto, Off, On, Signed};
-    let no_sidecar = Way::Refused("the layer has no sidecar with a root hash");
-    let no_kernel = Way::Refused("this kernel has no dm-verity");
+    let no_sidecar = DmVerityMode::Refused("the layer has no sidecar with a root hash");
+    let no_kernel = DmVerityMode::Refused("this kernel has no dm-verity");
     // Mode, sidecar, kernel.
     let table = [
-        (Off, true, true, Way::Plain),
-        (Off, false, false, Way::Plain),
-        (Auto, true, true, Way::Verity),
-        (Auto, true, false, Way::Plain),
-        (Auto, false, true, Way::Plain),
-        (On, true, true, Way::Verity),
+        (Off, true, true, DmVerityMode::Plain),
+        (Off, false, false, DmVerityMode::Plain),
+        (Auto, true, true, DmVerityMode::Verity),
+        (Auto, true, false, DmVerityMode::Plain),
+        (Auto, false, true, DmVerityMode::Plain),
+        (On, true, true, DmVerityMode::Verity),
         (On, true, false, no_kernel),
         (On, false, true, no_sidecar),
         (On, false, false, no_sidecar),
-        (Signed, true, true, Way::Verity),
+        (Signed, true, true, DmVerityMode::Verity),
         (Signed, true, false, no_kernel),
         (Signed, false, true, no_sidecar),
     ];

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use erolith_differ::commit::layout::{self, Addition, Written};
+use erolith_differ::commit::layout::{self, Addition, WrittenBlob};
 use erolith_differ::compare::{self, Compare, Compared};
 use erolith_differ::content::Staging as _;
 use erolith_differ::decode::Cancel;
-use erolith_differ::oci::{Destination, Location, Select, Source};
+use erolith_differ::oci::{Destination, ImageSource, Location, Select};
 use erolith_differ::publish::{Sync, Unnamed};
-use erolith_mkfs::overlay::{Layer, Marks, Stack};
+use erolith_mkfs::overlay::{Marks, OverlayLayer, Stack};
 
 use super::Args;
 use super::options::{latest, layer_format, note, owners};
@@ -30,7 +30,7 @@ struct Sides {
 }
 
 impl Sides {
-    fn of(args: &Args, upper: &Path, lowers: Vec<Arc<Layer>>) -> anyhow::Result<Self> {
+    fn of(args: &Args, upper: &Path, lowers: Vec<Arc<OverlayLayer>>) -> anyhow::Result<Self> {
         let marks = if args.userxattr == Some(true) { Marks::User } else { Marks::Trusted };
         let old = Stack::new(lowers, marks);
         let new = old.with_upper(compare::upper(upper, args.work.as_deref())?);
@@ -99,7 +99,7 @@ pub(super) fn image(
     let scratch = destination.path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let line = args.line();
     let compare = compare(args, scratch, cancel, &line)?;
-    let source = Source::open(base, &Select::default(), scratch)
+    let source = ImageSource::open(base, &Select::default(), scratch)
         .with_context(|| format!("the image below, {base}"))?;
     let [below] = source.images.as_slice() else {
         return Err(Usage(format!("{base} is not a single image")).into());
@@ -118,7 +118,7 @@ pub(super) fn image(
         let compared = sides.write(&compare, staging.file(), &line)?;
         line.step("storing the image", Count::Nothing);
         let Compared { digest, size, diff_id, .. } = compared;
-        Ok(Written { digest, size, diff_id })
+        Ok(WrittenBlob { digest, size, diff_id })
     })?;
     Ok(Made::Image(Box::new(Committed {
         image: destination.to_string(),

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use erolith_differ::commit::{self, Change, Layer};
+use erolith_differ::commit::{self, Change, CommittedLayer};
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::{CONFIG, Config, Descriptor, MANIFEST, Manifest};
 use erolith_differ::{Compression, Digest, LayerType};
@@ -17,7 +17,7 @@ use tonic::Code;
 use super::Args;
 use super::options::{Format, address, latest, layer_format, namespace, note};
 use super::show::{Committed, Made};
-use super::subject::{Below, Named, Subject, descriptor};
+use super::subject::{CommitBase, Named, Subject, descriptor};
 use crate::containerd::labels::{Labels, UNCOMPRESSED};
 use crate::containerd::lease::Leased;
 use crate::containerd::snapshots::Snapshots;
@@ -193,7 +193,7 @@ impl Work<'_> {
         let below = self.subject.below(self.containerd, self.lease.scope())?;
         // What is wrong with the changes is said before anything is done.
         let config = Change::apply_all(&self.args.change, &below.config)?;
-        let below = Below { config, ..below };
+        let below = CommitBase { config, ..below };
         let layer = self.layer(media_type)?;
         self.cancel.check()?;
         let note = note(self.args, self.latest, self.subject.command());
@@ -211,7 +211,7 @@ impl Work<'_> {
     }
 
     /// Has containerd make the layer, while the container does not change.
-    fn layer(&self, media_type: String) -> anyhow::Result<Layer> {
+    fn layer(&self, media_type: String) -> anyhow::Result<CommittedLayer> {
         let made = self.diff(media_type);
         // Rather than what the call that was called off came to.
         self.cancel.check()?;
@@ -219,7 +219,7 @@ impl Work<'_> {
         self.containerd.protect(self.lease, &made.digest)?;
         let made = descriptor(&made).context("the layer that containerd made")?;
         let diff_id = self.diff_id(&made)?;
-        Ok(Layer::new(made, diff_id)?)
+        Ok(CommittedLayer::new(made, diff_id)?)
     }
 
     fn diff(&self, media_type: String) -> anyhow::Result<types::Descriptor> {

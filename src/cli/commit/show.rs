@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use erolith_differ::Digest;
-use erolith_differ::commit::Layer;
+use erolith_differ::commit::CommittedLayer;
 use erolith_differ::compare::Compared;
 
 /// What was made.
@@ -51,7 +51,7 @@ pub(super) struct Committed {
     pub(super) image: String,
     pub(super) manifest: Digest,
     pub(super) config: Digest,
-    pub(super) layer: Layer,
+    pub(super) layer: CommittedLayer,
     /// Name and manifest of the image below.
     pub(super) base: Option<(String, Digest)>,
 }

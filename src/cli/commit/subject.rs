@@ -25,7 +25,7 @@ pub(super) struct Subject {
 }
 
 /// The image below the new layer.
-pub(super) struct Below {
+pub(super) struct CommitBase {
     pub(super) manifest: Manifest,
     pub(super) config: Config,
     /// Nothing when the layer is the first one.
@@ -87,11 +87,15 @@ impl Subject {
     ///
     /// # Errors
     /// When no image has exactly the layers below the snapshot.
-    pub(super) fn below(&self, containerd: &Containerd, scope: &Scope) -> anyhow::Result<Below> {
+    pub(super) fn below(
+        &self,
+        containerd: &Containerd,
+        scope: &Scope,
+    ) -> anyhow::Result<CommitBase> {
         let parent = &self.snapshot.parent;
         if parent.is_empty() {
             let (manifest, config) = Base::scratch();
-            return Ok(Below { manifest, config, image: None });
+            return Ok(CommitBase { manifest, config, image: None });
         }
         let store = Store { containerd, scope };
         let image = self.container.as_ref().map(|container| container.image.as_str());
@@ -186,7 +190,7 @@ impl Documents for Store<'_> {
 
 impl Store<'_> {
     /// The image whose layers are called `chain`: the one that is thought to be it, or the first that is.
-    fn search(&self, likely: Option<&str>, chain: &Digest) -> anyhow::Result<Option<Below>> {
+    fn search(&self, likely: Option<&str>, chain: &Digest) -> anyhow::Result<Option<CommitBase>> {
         if let Some(image) =
             likely.map(|name| self.containerd.image(self.scope, name)).transpose()?
             && let Some(image) = image
@@ -205,7 +209,7 @@ impl Store<'_> {
         Ok(None)
     }
 
-    fn matching(&self, image: &Image, chain: &Digest) -> anyhow::Result<Option<Below>> {
+    fn matching(&self, image: &Image, chain: &Digest) -> anyhow::Result<Option<CommitBase>> {
         let context = || format!("image {:?}", image.name);
         let Some(target) = &image.target else { return Ok(None) };
         let target = descriptor(target).with_context(context)?;
@@ -213,7 +217,7 @@ impl Store<'_> {
         Ok(found.map(|Base { digest, manifest, config }| {
             let origin = Origin::new(Some(&image.name), &target.digest, &digest);
             let image = Some(Named { name: image.name.clone(), digest, origin });
-            Below { manifest, config, image }
+            CommitBase { manifest, config, image }
         }))
     }
 }

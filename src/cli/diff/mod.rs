@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::Platform;
-use erolith_mkfs::overlay::{Change, How, What, changes};
+use erolith_mkfs::overlay::{Change, ChangeKind, DiffOptions, changes};
 
 use crate::cli::layers::Opener;
 use crate::exit::NO;
@@ -88,7 +88,7 @@ fn compare(args: &Args, cancel: &Cancel) -> anyhow::Result<Vec<Change>> {
         }
     };
     line.step("comparing", Count::Names);
-    let how = How { thorough: true, ..How::default() };
+    let how = DiffOptions { thorough: true, ..DiffOptions::default() };
     let list = changes::<erolith_differ::Error>(&old, &new, &how, || {
         line.advance(1);
         cancel.check()
@@ -98,9 +98,9 @@ fn compare(args: &Args, cancel: &Cancel) -> anyhow::Result<Vec<Change>> {
 
 fn is_shown(change: &Change, ignore_times: bool) -> bool {
     match change.what {
-        What::Kept => false,
-        What::Added | What::Removed => true,
-        What::Modified(mut found) => {
+        ChangeKind::Kept => false,
+        ChangeKind::Added | ChangeKind::Removed => true,
+        ChangeKind::Modified(mut found) => {
             found.time &= !ignore_times;
             found != Default::default() || change.hides
         }

@@ -4,24 +4,24 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use erolith_mkfs::format::FileType;
-use erolith_mkfs::overlay::{Change, Differences, What};
+use erolith_mkfs::overlay::{Change, ChangeKind, Differences};
 use serde_json::{Value, json};
 
 use crate::json;
 use crate::text::{self, Align, Table, Visible};
 
 /// What a kind of change is called: in a line, and for machines.
-fn names(what: What) -> (&'static str, &'static str) {
+fn names(what: ChangeKind) -> (&'static str, &'static str) {
     match what {
-        What::Added => ("A", "added"),
-        What::Removed => ("D", "removed"),
-        What::Kept | What::Modified(_) => ("C", "changed"),
+        ChangeKind::Added => ("A", "added"),
+        ChangeKind::Removed => ("D", "removed"),
+        ChangeKind::Kept | ChangeKind::Modified(_) => ("C", "changed"),
     }
 }
 
 /// In what something changed.
 fn words(change: &Change) -> Vec<&'static str> {
-    let What::Modified(found) = change.what else { return Vec::new() };
+    let ChangeKind::Modified(found) = change.what else { return Vec::new() };
     let Differences { kind, content, mode, owner, time, xattrs, links } = found;
     let words = [
         (kind, "type"),
@@ -48,8 +48,8 @@ fn sizes(change: &Change) -> String {
     let (old, new) = (change.old_size(), change.size());
     match change.what {
         _ if change.file_type() != FileType::Regular => String::new(),
-        What::Added => text::human(new),
-        What::Removed => text::human(old),
+        ChangeKind::Added => text::human(new),
+        ChangeKind::Removed => text::human(old),
         _ if old == new => text::human(new),
         _ => format!("{} -> {}", text::human(old), text::human(new)),
     }
@@ -83,8 +83,8 @@ pub(super) fn objects(list: &[Change], out: &mut dyn Write) -> io::Result<()> {
             object["in"] = words.into();
         }
         if change.file_type() == FileType::Regular {
-            let old = (change.what != What::Added).then(|| change.old_size());
-            let new = (change.what != What::Removed).then(|| change.size());
+            let old = (change.what != ChangeKind::Added).then(|| change.old_size());
+            let new = (change.what != ChangeKind::Removed).then(|| change.size());
             object["oldSize"] = old.into();
             object["size"] = new.into();
         }
@@ -109,14 +109,14 @@ struct Totals {
 impl Totals {
     fn add(&mut self, change: &Change) {
         match change.what {
-            What::Added => self.added += 1,
-            What::Removed => self.removed += 1,
-            What::Kept | What::Modified(_) => self.changed += 1,
+            ChangeKind::Added => self.added += 1,
+            ChangeKind::Removed => self.removed += 1,
+            ChangeKind::Kept | ChangeKind::Modified(_) => self.changed += 1,
         }
         let is_written = match change.what {
-            What::Added => change.first.is_none(),
-            What::Modified(found) => found.content || found.kind,
-            What::Kept | What::Removed => false,
+            ChangeKind::Added => change.first.is_none(),
+            ChangeKind::Modified(found) => found.content || found.kind,
+            ChangeKind::Kept | ChangeKind::Removed => false,
         };
         self.written += if is_written { change.size() } else { 0 };
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Row;
-use super::files::{Files, Found, Value};
+use super::files::{Files, SettingMatch, Value};
 use crate::proto::introspection::Plugin;
 use crate::serve::registration::{DIFFER, REMAP_IDS, SNAPSHOTTER, Version};
 
@@ -64,7 +64,7 @@ impl Facts<'_> {
         })
     }
 
-    fn get(&self, keys: &[&str]) -> Option<Found<'_>> {
+    fn get(&self, keys: &[&str]) -> Option<SettingMatch<'_>> {
         self.files.get(self.version(), keys)
     }
 
@@ -92,7 +92,7 @@ impl Facts<'_> {
         let declared = self.get(&["proxy_plugins", id, "address"]);
         let address = Value::Text(self.address.display().to_string());
         let elsewhere = declared.as_ref().filter(|found| *found.value != address);
-        if let Some(Found { place, value: Value::Text(other), .. }) = elsewhere {
+        if let Some(SettingMatch { place, value: Value::Text(other), .. }) = elsewhere {
             let evidence =
                 format!("{place}: {other}, and the daemon serves {}", self.address.display());
             let advice = "give both the same socket, and restart containerd";
@@ -106,7 +106,7 @@ impl Facts<'_> {
                 (false, error.message.clone(), PRINTED)
             }
             (Some(_), _) => (true, id.to_owned(), PRINTED),
-            (None, Some(Found { place, .. })) => {
+            (None, Some(SettingMatch { place, .. })) => {
                 let evidence = format!("declared in {place}, and containerd does not have it");
                 (false, evidence, "restart containerd: systemctl restart containerd")
             }
@@ -139,7 +139,7 @@ impl Facts<'_> {
             declared.filter(|found| matches!(found.value, Value::Texts(list) if has(list)));
         match (has(&plugin.capabilities), declared) {
             (true, _) => Row::found(NAME, true, plugin.capabilities.join(" "), ""),
-            (false, Some(Found { place, .. })) => {
+            (false, Some(SettingMatch { place, .. })) => {
                 let evidence =
                     format!("{REMAP_IDS} is declared in {place}, and containerd does not know it");
                 let advice = "restart containerd; it needs 1.7.23, and before copies images for each user namespace";
@@ -157,7 +157,7 @@ impl Facts<'_> {
     fn differs(&self) -> Row {
         const NAME: &str = "differ-order";
         let found = self.get(&["plugins", "io.containerd.service.v1.diff-service", "default"]);
-        let Some(Found { value: Value::Texts(order), place, .. }) = found else {
+        let Some(SettingMatch { value: Value::Texts(order), place, .. }) = found else {
             let evidence = format!("not set, so that {WALKING} takes all layers");
             return Row::found(NAME, false, evidence, PRINTED).required();
         };
@@ -210,7 +210,7 @@ impl Facts<'_> {
         }
         let found = self.files.cri_snapshotter(self.version());
         let (ok, evidence) = match found {
-            Some(Found { value: Value::Text(snapshotter), place, .. }) => {
+            Some(SettingMatch { value: Value::Text(snapshotter), place, .. }) => {
                 (snapshotter == SNAPSHOTTER, format!("{place}: {snapshotter}"))
             }
             _ => (false, "not set: pods run on containerd's default, overlayfs".to_owned()),

@@ -187,7 +187,7 @@ fn ask<T>(
 
 #[cfg(test)]
 mod tests {
-    use erolith_snapshotter::kernel::{Finding, Place, State};
+    use erolith_snapshotter::kernel::{Finding, ProbeDir, State};
 
     use super::*;
 
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn limits_need_one_of_two_ways() {
-        let place = Place { release: "6.1".into(), dir: "/x".into(), fs_type: "xfs".into() };
+        let place = ProbeDir { release: "6.1".into(), dir: "/x".into(), fs_type: "xfs".into() };
         let found = Finding { state: State::Present, evidence: String::new() };
         let caps = |features: &[Feature]| {
             let found = features.iter().map(|&feature| (feature, found.clone()));

@@ -35,7 +35,7 @@ struct File {
 
 /// What a key is set to, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found<'f> {
+pub(super) struct SettingMatch<'f> {
     pub(super) value: &'f Value,
     /// `file:line`.
     pub(super) place: String,
@@ -104,14 +104,14 @@ impl Files {
 
     /// What a key is in the end. Of the tables that containerd does not merge, all of it is the last file's: those of
     /// proxies in every version, and those of plugins in 1.7 (`mergeConfig`).
-    pub(super) fn get(&self, version: Version, keys: &[&str]) -> Option<Found<'_>> {
+    pub(super) fn get(&self, version: Version, keys: &[&str]) -> Option<SettingMatch<'_>> {
         let whole = keys.first() == Some(&"proxy_plugins")
             || (version == Version::V1_7 && keys.first() == Some(&"plugins"));
         let table = keys.get(..2).filter(|_| whole);
         for (index, file) in self.files.iter().enumerate().rev() {
             if let Some(setting) = file.get(keys) {
                 let place = format!("{}:{}", file.path.display(), setting.line);
-                return Some(Found { value: &setting.value, place, file: index });
+                return Some(SettingMatch { value: &setting.value, place, file: index });
             }
             if table.is_some_and(|table| file.get(table).is_some()) {
                 return None;
@@ -121,7 +121,7 @@ impl Files {
     }
 
     /// Which snapshotter CRI takes by default, by the tables that this containerd looks at.
-    pub(super) fn cri_snapshotter(&self, version: Version) -> Option<Found<'_>> {
+    pub(super) fn cri_snapshotter(&self, version: Version) -> Option<SettingMatch<'_>> {
         let new = || self.get(version, &["plugins", "io.containerd.cri.v1.images", "snapshotter"]);
         let old = || {
             let keys = ["plugins", "io.containerd.grpc.v1.cri", "containerd", "snapshotter"];

@@ -227,7 +227,7 @@ fn is_way(caps: &KernelCaps, feature: Feature) -> bool {
 mod tests {
     use std::io::Write as _;
 
-    use erolith_snapshotter::kernel::{Finding, Place};
+    use erolith_snapshotter::kernel::{Finding, ProbeDir};
 
     use super::*;
 
@@ -237,8 +237,8 @@ mod tests {
         file.write_all(text.as_bytes()).unwrap();
     }
 
-    fn place() -> Place {
-        Place {
+    fn place() -> ProbeDir {
+        ProbeDir {
             release: "6.1.0".to_owned(),
             dir: Path::new("/images").to_owned(),
             fs_type: "ext4".to_owned(),

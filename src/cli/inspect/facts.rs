@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use erolith_mkfs::dmverity::{self, Header, RootHash};
 use erolith_mkfs::format::{FileType, Layout};
-use erolith_mkfs::image::{Coding, Data, Error, Extent, Inode, Place, Space, WalkEntry};
+use erolith_mkfs::image::{Coding, Data, Error, Extent, ExtentLocation, Inode, Space, WalkEntry};
 use erolith_mkfs::io::ReadAt as _;
 
 use super::grid::{Grid, Kind};
@@ -290,25 +290,27 @@ impl Gather<'_> {
         let content = extent.len.min(inode.size.saturating_sub(extent.start));
         let inline = if kind == Kind::Data { Kind::Inline } else { kind };
         let (device, start, len) = match extent.place {
-            Place::Hole => {
+            ExtentLocation::Hole => {
                 if file.is_some() {
                     self.facts.holes = self.facts.holes.saturating_add(content);
                 }
                 return 0;
             }
-            Place::Inline { space, offset } => return self.inline(space, offset, content, inline),
-            Place::EncodedInline { space, offset, len, coding } => {
+            ExtentLocation::Inline { space, offset } => {
+                return self.inline(space, offset, content, inline);
+            }
+            ExtentLocation::EncodedInline { space, offset, len, coding } => {
                 self.encoded(content, len, coding, kind);
                 return self.inline(space, offset, len, inline);
             }
-            Place::Fragment { .. } => {
+            ExtentLocation::Fragment { .. } => {
                 // Its share of what the packed inode takes.
                 let (taken, whole) = self.packed;
                 let share = u128::from(content) * u128::from(taken) / u128::from(whole);
                 return u64::try_from(share).unwrap_or(u64::MAX);
             }
-            Place::Device { device, offset } => (device, offset, content),
-            Place::Encoded { device, offset, len, coding } => {
+            ExtentLocation::Device { device, offset } => (device, offset, content),
+            ExtentLocation::Encoded { device, offset, len, coding } => {
                 self.encoded(content, len, coding, kind);
                 (device, offset, len)
             }

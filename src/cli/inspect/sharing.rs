@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use erolith_mkfs::image::{Error, Place};
+use erolith_mkfs::image::{Error, ExtentLocation};
 use sha2::{Digest as _, Sha256};
 
 use super::facts::{Facts, File};
@@ -94,19 +94,18 @@ pub(super) fn duplicates(image: &Opened, facts: &Facts) -> Result<Vec<Duplicate>
 type PlaceKey = (u16, u64);
 
 /// Something that is the same for extents in the same place, and for no others of one image.
-fn place_key(place: Place) -> PlaceKey {
+fn place_key(place: ExtentLocation) -> PlaceKey {
     // There are fewer devices than that.
     const BEHIND_INODE: u16 = u16::MAX;
     const PACKED: u16 = u16::MAX - 1;
     match place {
-        Place::Hole => (0, 0),
-        Place::Device { device, offset } | Place::Encoded { device, offset, .. } => {
-            (device, offset)
-        }
-        Place::Inline { offset, .. } | Place::EncodedInline { offset, .. } => {
+        ExtentLocation::Hole => (0, 0),
+        ExtentLocation::Device { device, offset }
+        | ExtentLocation::Encoded { device, offset, .. } => (device, offset),
+        ExtentLocation::Inline { offset, .. } | ExtentLocation::EncodedInline { offset, .. } => {
             (BEHIND_INODE, offset)
         }
-        Place::Fragment { offset } => (PACKED, offset),
+        ExtentLocation::Fragment { offset } => (PACKED, offset),
     }
 }
 
@@ -119,7 +118,7 @@ fn digest(image: &Opened, file: &File) -> Result<([u8; 32], PlaceKey), Error> {
     let mut first = None;
     for extent in image.extents(&inode) {
         let extent = extent?;
-        if extent.place == Place::Hole {
+        if extent.place == ExtentLocation::Hole {
             continue;
         }
         first.get_or_insert(place_key(extent.place));

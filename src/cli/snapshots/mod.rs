@@ -25,11 +25,11 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
-    what: What,
+    what: SnapshotsCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum SnapshotsCommand {
     /// List them, one a line.
     Ls {
         /// Only those that one of these matches, for example `kind==active` or `labels.name==value`.
@@ -54,14 +54,14 @@ enum What {
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(args.address.as_ref().unwrap_or(&Config::default().address))?;
     match &args.what {
-        What::Ls { filter } => show::list(&client.list(filter)?, args.json, out)?,
-        What::Tree => tree::write(&client.list(&[])?, args.json, out)?,
-        What::Inspect { key } => {
+        SnapshotsCommand::Ls { filter } => show::list(&client.list(filter)?, args.json, out)?,
+        SnapshotsCommand::Tree => tree::write(&client.list(&[])?, args.json, out)?,
+        SnapshotsCommand::Inspect { key } => {
             for key in key {
                 show::details(&client.details(key)?, args.json, out)?;
             }
         }
-        What::Usage { key } => {
+        SnapshotsCommand::Usage { key } => {
             let keys = if key.is_empty() {
                 client.list(&[])?.into_iter().map(|info| info.name).collect()
             } else {

@@ -16,16 +16,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share, Source};
+use erolith_differ::apply::layer::{
+    self, Applied, ApplyMethod, LayerInput, LayerSpec, Options, Share,
+};
 use erolith_differ::apply::{self, Times, sidecar, verity};
 use erolith_differ::decode::Cancel;
-use erolith_differ::publish::{Place, Seal, SealError, Sync};
+use erolith_differ::publish::{FileProtector, PublishTarget, SealError, Sync};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
 use erolith_mkfs::dmverity;
 use erolith_mkfs::fsverity;
 use erolith_snapshotter::layerdir::{self, IMAGE};
-use erolith_snapshotter::protect::{Protector, Verity};
+use erolith_snapshotter::protect::{FsVerityPolicy, Protector};
 use erolith_snapshotter::service::Mount;
 use erolith_snapshotter::store::Origin;
 use prost::Message;
@@ -47,7 +49,7 @@ use crate::serve::snapshots::from_mounts;
 #[derive(Debug)]
 struct Sealed(Protector);
 
-impl Seal for Sealed {
+impl FileProtector for Sealed {
     fn seal(
         &self,
         file: File,
@@ -62,13 +64,16 @@ impl Seal for Sealed {
         self.0.seals()
     }
 
-    fn is_beyond_fsync(&self, file: &File, path: &Path) -> Result<bool, SealError> {
-        Ok(self.0.is_beyond_fsync(file, path)?)
+    fn needs_syncfs(&self, file: &File, path: &Path) -> Result<bool, SealError> {
+        Ok(self.0.needs_syncfs(file, path)?)
     }
 }
 
 /// A layer as its descriptor describes it, with numbers that can be, and what there is for its processors.
-pub(super) fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) -> Result<Layer> {
+pub(super) fn layer_of(
+    descriptor: Descriptor,
+    payloads: BTreeMap<String, Any>,
+) -> Result<LayerSpec> {
     let Descriptor { media_type, digest, size, annotations } = descriptor;
     let bad_size = |_| Error::Request(format!("blob {digest}: a size of {size} bytes"));
     let size = u64::try_from(size).map_err(bad_size)?;
@@ -84,17 +89,17 @@ pub(super) fn layer_of(descriptor: Descriptor, payloads: BTreeMap<String, Any>) 
         _ => (None, None, None),
     };
     let (digest, diff_id) = (digest.parse()?, None);
-    Ok(Layer { media_type, digest, size, diff_id, payloads, verity, signature, fsverity })
+    Ok(LayerSpec { media_type, digest, size, diff_id, payloads, verity, signature, fsverity })
 }
 
 /// How an image came to be, in logs and metrics.
-fn name(how: How) -> &'static str {
+fn name(how: ApplyMethod) -> &'static str {
     match how {
-        How::Converted => "converted",
-        How::Unpacked => "unpacked",
-        How::Linked => "linked",
-        How::Reflinked => "reflinked",
-        How::Copied => "copied",
+        ApplyMethod::Converted => "converted",
+        ApplyMethod::Unpacked => "unpacked",
+        ApplyMethod::Linked => "linked",
+        ApplyMethod::Reflinked => "reflinked",
+        ApplyMethod::Copied => "copied",
     }
 }
 
@@ -105,14 +110,14 @@ fn is_tar(layer_type: LayerType) -> bool {
 
 /// Whether a converted image has the fs-verity digest that the layer promises, if it does. One that has not is made once
 /// more, and judged then.
-fn is_promised(image: &Path, layer: &Layer) -> bool {
+fn is_promised(image: &Path, layer: &LayerSpec) -> bool {
     let Some(promised) = layer.fsverity else { return true };
     let digest = File::open(image).and_then(|file| fsverity::Digest::of(&file, &mut |_| {}));
     digest.is_ok_and(|digest| digest == promised)
 }
 
 /// The diffID and size of an archive that is not compressed: those of its blob.
-fn own_diff_id(layer: &Layer, layer_type: LayerType) -> Option<(String, u64)> {
+fn own_diff_id(layer: &LayerSpec, layer_type: LayerType) -> Option<(String, u64)> {
     let plain = matches!(layer_type, LayerType::Tar { compression: Compression::None, .. });
     plain.then(|| (layer.digest.to_string(), layer.size))
 }
@@ -197,12 +202,12 @@ impl Differ {
     }
 
     /// What a layer is; nothing for one that a processor of the user turns into another.
-    fn type_of(&self, layer: &Layer) -> Result<Option<LayerType>> {
+    fn type_of(&self, layer: &LayerSpec) -> Result<Option<LayerType>> {
         Ok(if self.is_processed(layer) { None } else { Some(LayerType::parse(&layer.media_type)?) })
     }
 
     /// Whether a processor of the user turns this layer into another.
-    pub(super) fn is_processed(&self, layer: &Layer) -> bool {
+    pub(super) fn is_processed(&self, layer: &LayerSpec) -> bool {
         self.processors.iter().any(|program| program.accepts.contains(&layer.media_type))
     }
 
@@ -217,7 +222,7 @@ impl Differ {
 
     /// Refuses a blob that the caller's namespace does not have. Where containerd does not answer there are no namespaces
     /// to tell apart.
-    fn require_blob(&self, layer: &Layer, scope: &Scope) -> Result<()> {
+    fn require_blob(&self, layer: &LayerSpec, scope: &Scope) -> Result<()> {
         match self.containerd.info(scope, &layer.digest) {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
@@ -236,7 +241,7 @@ impl Differ {
     /// Links the image of a layer that was converted before, if there is one.
     fn reuse(
         &self,
-        layer: &Layer,
+        layer: &LayerSpec,
         layer_type: Option<LayerType>,
         target: &Target,
     ) -> Result<Option<Done>> {
@@ -259,7 +264,7 @@ impl Differ {
             .map_err(|source| Error::Storage { action: "opening", path: image.clone(), source })
             .and_then(|file| {
                 sidecar::publish(&to, verity.as_ref(), layer.signature.as_ref(), target.sync)?;
-                Ok(Place::new(&to)?.publish(&file, target.sync)?)
+                Ok(PublishTarget::new(&to)?.publish(&file, target.sync)?)
             });
         if let Err(error) = linked {
             // It went meanwhile, or has as many names as the filesystem allows: it can be made once more.
@@ -273,7 +278,7 @@ impl Differ {
 
     /// The hash tree of a converted image that is to be linked; nothing for one that lacks the tree that it shall have. The
     /// topmost block is compared: so much that the image belongs to its sidecar.
-    fn verity_of(&self, image: &Path, layer: &Layer) -> Option<Option<dmverity::Verity>> {
+    fn verity_of(&self, image: &Path, layer: &LayerSpec) -> Option<Option<dmverity::DmVerityTree>> {
         let found = match layerdir::sidecar_of(image) {
             Ok(found) => found,
             Err(error) => {
@@ -290,7 +295,7 @@ impl Differ {
     /// as none. It is not for callers of other namespaces: labels of one say nothing in another.
     fn take_kept(
         &self,
-        layer: &Layer,
+        layer: &LayerSpec,
         layer_type: Option<LayerType>,
         target: &Target,
         scope: &Scope,
@@ -327,10 +332,10 @@ impl Differ {
         target: &Target,
         scope: &Scope,
         cancel: &Cancel,
-    ) -> Result<How> {
+    ) -> Result<ApplyMethod> {
         let Kept { digest, size, .. } = kept;
         let source = self.containerd.open(scope, &self.containerd_root, digest, *size)?;
-        let layer = Layer {
+        let layer = LayerSpec {
             media_type: EROFS_LAYER.to_owned(),
             digest: digest.clone(),
             size: *size,
@@ -357,11 +362,11 @@ impl Differ {
 
     fn convert(
         &self,
-        layer: &Layer,
+        layer: &LayerSpec,
         layer_type: Option<LayerType>,
         target: &Target,
         (scope, cancel): (&Scope, &Cancel),
-        apply: impl FnOnce(Source, &Path, &Options) -> Result<Applied>,
+        apply: impl FnOnce(LayerInput, &Path, &Options) -> Result<Applied>,
     ) -> Result<Done> {
         let root = &self.containerd_root;
         let source = self.containerd.open(scope, root, &layer.digest, layer.size)?;
@@ -372,7 +377,7 @@ impl Differ {
         // What a power cut may have damaged is not for others either. Nor is another name of a blob: it would keep the bytes
         // of a blob that containerd has deleted, and the blob itself is linked as fast.
         let for_others = layer_type.is_some() && target.is_ours && target.sync == Sync::Durable;
-        let for_others = for_others && applied.how != How::Linked;
+        let for_others = for_others && applied.how != ApplyMethod::Linked;
         let remembered =
             for_others && !applied.inherits && self.remember(&layer.digest, &applied, &image);
         let to_keep = remembered && layer_type.is_some_and(is_tar);
@@ -391,12 +396,12 @@ impl Differ {
         // The flags that another snapshotter sets on its images would be those of containerd's blob. And that is not ours
         // to seal.
         let protector = self.snapshotter.protector();
-        let is_foreign = !target.is_ours || protector.verity == Verity::Required;
+        let is_foreign = !target.is_ours || protector.verity == FsVerityPolicy::Required;
         let share = match self.share {
             Share::Link if is_foreign => Share::Reflink,
             share => share,
         };
-        let seal: Arc<dyn Seal> = Arc::new(Sealed(protector));
+        let seal: Arc<dyn FileProtector> = Arc::new(Sealed(protector));
         Options {
             build,
             share,

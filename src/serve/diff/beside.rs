@@ -12,13 +12,13 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use erolith_differ::apply::Lowers;
-use erolith_differ::apply::layer::{self, Applied, Layer, Options, Source};
+use erolith_differ::apply::ParentImages;
+use erolith_differ::apply::layer::{self, Applied, LayerInput, LayerSpec, Options};
 use erolith_differ::content::Blob;
 use erolith_differ::decode::Cancel;
 use erolith_differ::gate::Pass;
-use erolith_snapshotter::service::{Below, namespace_of};
-use erolith_snapshotter::store::Found;
+use erolith_snapshotter::service::{ParentChain, namespace_of};
+use erolith_snapshotter::store::FoundSnapshot;
 use tokio::sync::SemaphorePermit;
 use tracing::debug;
 
@@ -113,8 +113,8 @@ impl Waiting {
     /// The images below; nothing as long as one is missing that may still come.
     fn look(&mut self, differ: &Differ) -> Result<Option<Vec<PathBuf>>> {
         let (chain, active) = match differ.snapshotter.layers_below(self.id)? {
-            Below::Complete(images) => return Ok(Some(images)),
-            Below::Missing { chain, active } => (chain, active),
+            ParentChain::Complete(images) => return Ok(Some(images)),
+            ParentChain::Missing { chain, active } => (chain, active),
         };
         let sight = match active.first() {
             None => Sight::Nothing,
@@ -140,7 +140,8 @@ impl Waiting {
             return Ok(());
         }
         self.asked = Instant::now();
-        let Below::Missing { chain, active } = differ.snapshotter.layers_below(self.id)? else {
+        let ParentChain::Missing { chain, active } = differ.snapshotter.layers_below(self.id)?
+        else {
             return Ok(());
         };
         let Some(newest) = active.first().filter(|end| differ.board.of(end.id).is_none()) else {
@@ -151,7 +152,7 @@ impl Waiting {
         match snapshots.stat(scope, key) {
             Ok(Some(_)) => self.sign = Instant::now(),
             Ok(None) => {
-                let missing = Below::Missing { chain: chain.clone(), active: active.clone() };
+                let missing = ParentChain::Missing { chain: chain.clone(), active: active.clone() };
                 // It may have been committed since, which takes that key away.
                 if differ.snapshotter.layers_below(self.id)? == missing {
                     return Err(Error::Below { chain, source: Missing::Removed });
@@ -184,7 +185,7 @@ impl Waiting {
 }
 
 /// What containerd's clients call a snapshot: its key without namespace and number.
-fn clients_key(found: &Found) -> Option<&str> {
+fn clients_key(found: &FoundSnapshot) -> Option<&str> {
     let is_containerds = !namespace_of(&found.key).is_empty();
     found.key.splitn(3, '/').nth(2).filter(|_| is_containerds)
 }
@@ -222,8 +223,8 @@ impl<'a> Beside<'a> {
     /// As [`layer::apply`], and [`Error::Below`].
     pub(super) fn apply(
         &self,
-        source: Source,
-        layer: &Layer,
+        source: LayerInput,
+        layer: &LayerSpec,
         image: &Path,
         options: &Options,
     ) -> Result<Applied> {
@@ -255,7 +256,7 @@ impl<'a> Beside<'a> {
     }
 }
 
-impl Lowers for Beside<'_> {
+impl ParentImages for Beside<'_> {
     fn images(&self) -> erolith_differ::Result<Vec<Blob>> {
         match self.wait() {
             Ok(images) => images.images(),
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn clients_know_keys_without_what_containerd_puts_before() {
-        let found = |key: &str| Found {
+        let found = |key: &str| FoundSnapshot {
             id: 1,
             key: key.to_owned(),
             kind: erolith_snapshotter::store::Kind::Active,

@@ -9,15 +9,15 @@ use std::time::Instant;
 use erolith_differ::Compression;
 use erolith_differ::compare::{self, Compare, Compared, Format};
 use erolith_differ::decode::Cancel;
-use erolith_mkfs::overlay::{Layer, Owners, Stack as Layers};
+use erolith_mkfs::overlay::{OverlayLayer, Owners, Stack as Layers};
 use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
 use tracing::info;
 
 use super::Differ;
-use super::stack::{Lower, Stack, Top};
+use super::stack::{LowerRef, Stack, Top};
 use crate::containerd::Scope;
 use crate::containerd::labels::Labels;
-use crate::containerd::upload::Written;
+use crate::containerd::upload::UploadInfo;
 use crate::proto::diff::DiffRequest;
 use crate::proto::types::Descriptor;
 use crate::serve::error::{Error, Result};
@@ -37,16 +37,16 @@ const FOREIGN: Error = Error::NotOurs("the mounts are of a kind that is not read
 
 /// Layers that are open, each once: what both sides have is then known to be the same.
 #[derive(Default)]
-pub(crate) struct Opened(BTreeMap<Lower, Arc<Layer>>);
+pub(crate) struct Opened(BTreeMap<LowerRef, Arc<OverlayLayer>>);
 
 impl Opened {
-    fn lower(&mut self, lower: &Lower) -> Result<Arc<Layer>> {
+    fn lower(&mut self, lower: &LowerRef) -> Result<Arc<OverlayLayer>> {
         if let Some(layer) = self.0.get(lower) {
             return Ok(Arc::clone(layer));
         }
         let layer = match lower {
-            Lower::Image(path) => open_image(path)?,
-            Lower::Dir(path) => compare::directory(path)?,
+            LowerRef::Image(path) => open_image(path)?,
+            LowerRef::Dir(path) => compare::directory(path)?,
         };
         self.0.insert(lower.clone(), Arc::clone(&layer));
         Ok(layer)
@@ -59,9 +59,9 @@ impl Opened {
     }
 }
 
-fn open_image(path: &Path) -> Result<Arc<Layer>> {
+fn open_image(path: &Path) -> Result<Arc<OverlayLayer>> {
     let failed = |source| Error::Storage { action: "opening", path: path.to_owned(), source };
-    let layer = Layer::image(Arc::new(File::open(path).map_err(failed)?));
+    let layer = OverlayLayer::image(Arc::new(File::open(path).map_err(failed)?));
     Ok(layer.map_err(erolith_differ::Error::from)?)
 }
 
@@ -100,7 +100,7 @@ impl Differ {
         };
         let compared = compare.write(&old, &new, &mut upload)?;
         let Compared { digest, diff_id, size, entries, .. } = compared;
-        let written = Written { digest: &digest, diff_id: &diff_id, size };
+        let written = UploadInfo { digest: &digest, diff_id: &diff_id, size };
         let leased = upload.commit(&written, request.labels, Labels::new())?;
         self.containerd.hand_over(&leased, &digest.to_string(), &request.r#ref)?;
         let took = start.elapsed();

@@ -17,9 +17,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use erolith_differ::Digest;
-use erolith_differ::apply::layer::{self, Applied, How, Layer, Options, Share, Trust};
+use erolith_differ::apply::layer::{self, Applied, ApplyMethod, LayerSpec, Options, Share, Trust};
 use erolith_differ::decode::Cancel;
-use erolith_differ::publish::{Seal, SealError, Sync};
+use erolith_differ::publish::{FileProtector, SealError, Sync};
 use erolith_mkfs::fsverity;
 use erolith_snapshotter::layerdir::IMAGE;
 use erolith_snapshotter::protect::Protector;
@@ -184,7 +184,7 @@ struct Expected {
     pinned: Option<fsverity::Digest>,
 }
 
-impl Seal for Expected {
+impl FileProtector for Expected {
     fn seal(
         &self,
         file: File,
@@ -203,8 +203,8 @@ impl Seal for Expected {
         false
     }
 
-    fn is_beyond_fsync(&self, file: &File, path: &Path) -> Result<bool, SealError> {
-        Ok(self.protector.is_beyond_fsync(file, path)?)
+    fn needs_syncfs(&self, file: &File, path: &Path) -> Result<bool, SealError> {
+        Ok(self.protector.needs_syncfs(file, path)?)
     }
 }
 
@@ -307,7 +307,7 @@ impl Differ {
         let applied = written?;
         self.mark(&over);
         self.snapshotter.healed(broken.id)?;
-        if !applied.inherits && applied.how != How::Linked {
+        if !applied.inherits && applied.how != ApplyMethod::Linked {
             self.remember(&layer.digest, &applied, &broken.dir.join(IMAGE));
         }
         Ok(())
@@ -317,7 +317,7 @@ impl Differ {
     fn write(
         &self,
         broken: &Broken,
-        layer: &Layer,
+        layer: &LayerSpec,
         target: &Target,
         scope: &Scope,
         cancel: &Cancel,
@@ -345,7 +345,7 @@ impl Differ {
 }
 
 /// What an error of a rebuild says about the blob.
-fn unhealed(error: erolith_differ::Error, layer: &Layer, scope: &Scope) -> Unhealed {
+fn unhealed(error: erolith_differ::Error, layer: &LayerSpec, scope: &Scope) -> Unhealed {
     if let erolith_differ::Error::Seal { source, .. } = &error
         && let Some(&Differing { pinned, found }) = source.downcast_ref()
     {

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use crate::containerd::labels::{Labels, UNCOMPRESSED};
-use crate::containerd::upload::{Upload, Written};
+use crate::containerd::upload::{Upload, UploadInfo};
 use crate::containerd::{Containerd, Scope};
 use crate::exit::causes;
 use crate::proto::content::Info;
@@ -176,7 +176,7 @@ impl Keeper {
             Stopped::Cancelled(error) => error.into(),
             Stopped::Io(source) => Error::Storage { action: "keeping", path, source },
         })?;
-        let written = Written { digest: &digest, diff_id: &digest, size };
+        let written = UploadInfo { digest: &digest, diff_id: &digest, size };
         let about = [
             (SOURCE_DIFF_ID.to_owned(), job.diff_id.to_string()),
             (SOURCE_SIZE.to_owned(), job.size.to_string()),

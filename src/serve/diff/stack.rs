@@ -12,7 +12,7 @@ pub(crate) struct Places(Option<Paths>);
 
 /// A layer that is only read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Lower {
+pub(crate) enum LowerRef {
     /// An EROFS image.
     Image(PathBuf),
     /// A directory of another snapshotter.
@@ -39,7 +39,7 @@ pub(crate) struct Stack {
     /// What is written to, or is the tree itself.
     pub(crate) top: Option<Top>,
     /// The layers below, the nearest first.
-    pub(crate) lowers: Vec<Lower>,
+    pub(crate) lowers: Vec<LowerRef>,
     /// What overlayfs' marks are called in them.
     pub(crate) marks: Marks,
 }
@@ -48,8 +48,8 @@ impl Stack {
     /// The layers below, if all of them are images.
     pub(super) fn images(self) -> Option<Vec<PathBuf>> {
         let image = |lower| match lower {
-            Lower::Image(path) => Some(path),
-            Lower::Dir(_) => None,
+            LowerRef::Image(path) => Some(path),
+            LowerRef::Dir(_) => None,
         };
         self.lowers.into_iter().map(image).collect()
     }
@@ -104,7 +104,7 @@ impl Places {
         &self,
         source: &str,
         filesystem: Option<&Mount>,
-    ) -> Option<(Option<Top>, Vec<Lower>)> {
+    ) -> Option<(Option<Top>, Vec<LowerRef>)> {
         match self.top(source, None, filesystem)? {
             Top::Dir { .. } => Some((None, vec![self.lower(source)?])),
             ours => Some((Some(ours), Vec::new())),
@@ -126,11 +126,11 @@ impl Places {
     }
 
     /// Whose layer this is.
-    fn lower(&self, dir: &str) -> Option<Lower> {
+    fn lower(&self, dir: &str) -> Option<LowerRef> {
         let image = |paths: &Paths| Some(paths.dir(paths.layer_at(Path::new(dir))?).join(IMAGE));
         match self.0.as_ref().and_then(image) {
-            Some(image) => Some(Lower::Image(image)),
-            None => foreign(dir).map(Lower::Dir),
+            Some(image) => Some(LowerRef::Image(image)),
+            None => foreign(dir).map(LowerRef::Dir),
         }
     }
 }
@@ -142,8 +142,8 @@ fn foreign(path: &str) -> Option<PathBuf> {
 }
 
 /// The image that is mounted by itself.
-fn image_of_mount(mount: &Mount) -> Option<Lower> {
-    (mount.fs_type == "erofs").then(|| Lower::Image(PathBuf::from(&mount.source)))
+fn image_of_mount(mount: &Mount) -> Option<LowerRef> {
+    (mount.fs_type == "erofs").then(|| LowerRef::Image(PathBuf::from(&mount.source)))
 }
 
 #[cfg(test)]
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn known(top: Option<&str>, lowers: &[&str]) -> Option<Stack> {
-        let lowers = lowers.iter().map(|lower| Lower::Image(PathBuf::from(lower))).collect();
+        let lowers = lowers.iter().map(|lower| LowerRef::Image(PathBuf::from(lower))).collect();
         let top = top.map(|top| Top::Ours(PathBuf::from(top)));
         Some(Stack { top, lowers, marks: Marks::Trusted })
     }
@@ -209,9 +209,9 @@ mod tests {
 
     #[test]
     fn mounts_of_others_are_what_they_say() {
-        let dir = |path: &str| Lower::Dir(PathBuf::from(path));
-        let ours = Lower::Image(PathBuf::from("/r/snapshots/3/layer.erofs"));
-        let other = |lowers: Vec<Lower>| Stack { lowers, ..Stack::default() };
+        let dir = |path: &str| LowerRef::Dir(PathBuf::from(path));
+        let ours = LowerRef::Image(PathBuf::from("/r/snapshots/3/layer.erofs"));
+        let other = |lowers: Vec<LowerRef>| Stack { lowers, ..Stack::default() };
         let over = |upper: &str, lowers| Stack {
             top: Some(Top::Dir { upper: upper.into(), work: Some("/o/2/work".into()) }),
             lowers,
@@ -222,7 +222,7 @@ mod tests {
             (mount("bind", "/s/w/5/work", &["rw"]), other(vec![dir("/s/w/5/work")])),
             (
                 mount("erofs", "/o/3/layer.erofs", &["ro", "loop"]),
-                other(vec![Lower::Image(PathBuf::from("/o/3/layer.erofs"))]),
+                other(vec![LowerRef::Image(PathBuf::from("/o/3/layer.erofs"))]),
             ),
             (
                 mount("overlay", "overlay", &["lowerdir=/s/l/3:/o/1/fs"]),

@@ -28,7 +28,7 @@ struct Rpc {
 
 /// How a layer came to be.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct How {
+struct MethodLabel {
     how: &'static str,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Counted {
 pub(crate) struct Metrics {
     registry: Registry,
     rpc: Family<Rpc, Histogram, fn() -> Histogram>,
-    apply: Family<How, Histogram, fn() -> Histogram>,
+    apply: Family<MethodLabel, Histogram, fn() -> Histogram>,
     apply_stage: Family<Stage, Histogram, fn() -> Histogram>,
     apply_running: Gauge,
     apply_read: Counter,
@@ -196,7 +196,7 @@ impl Metrics {
 
     /// A layer came in: from a blob of `read` bytes to `written` uncompressed ones.
     pub(crate) fn applied(&self, how: &'static str, took: Duration, read: u64, written: u64) {
-        self.apply.get_or_create(&How { how }).observe(took.as_secs_f64());
+        self.apply.get_or_create(&MethodLabel { how }).observe(took.as_secs_f64());
         self.apply_read.inc_by(read);
         self.apply_written.inc_by(written);
     }

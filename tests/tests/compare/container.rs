@@ -11,7 +11,7 @@ use erolith_differ::compare::{Compare, Compared, Format, upper};
 use erolith_mkfs::build::Options;
 use erolith_mkfs::check;
 use erolith_mkfs::io::Stream;
-use erolith_mkfs::overlay::{Layer, Marks, Stack};
+use erolith_mkfs::overlay::{Marks, OverlayLayer, Stack};
 use erolith_tests::containerd::Oracle;
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::Mounted;
@@ -118,7 +118,7 @@ impl Container {
 
     /// The layers below and all of them, as directories. The index is found where it is.
     pub fn dirs(&self) -> (Stack, Stack) {
-        let dir = |path: PathBuf| Layer::dir(File::open(path).unwrap().into());
+        let dir = |path: PathBuf| OverlayLayer::dir(File::open(path).unwrap().into());
         let lowers = self.lower_dirs().into_iter().map(dir).collect();
         let lowers = Stack::new(lowers, self.kind.marks);
         let all = lowers.with_upper(upper(&self.path("upper"), None).unwrap());
@@ -127,8 +127,9 @@ impl Container {
 
     /// The same with images below, and the work directory named.
     pub fn images(&self) -> (Stack, Stack) {
-        let image =
-            |name: &str| Layer::image(Arc::new(File::open(self.image(name)).unwrap())).unwrap();
+        let image = |name: &str| {
+            OverlayLayer::image(Arc::new(File::open(self.image(name)).unwrap())).unwrap()
+        };
         let lowers = Stack::new(vec![image("lower"), image("base")], self.kind.marks);
         let work = self.path("work");
         let all = lowers.with_upper(upper(&self.path("upper"), Some(&work)).unwrap());
@@ -147,7 +148,7 @@ impl Container {
     /// Both sides mounted, as a differ that knows nothing of overlays compares them.
     fn mounts(&self) -> (Stack, Stack) {
         let (lowers, _) = self.dirs();
-        let seen = Layer::dir(File::open(self.root()).unwrap().into());
+        let seen = OverlayLayer::dir(File::open(self.root()).unwrap().into());
         (lowers, Stack::new(vec![seen], self.kind.marks))
     }
 

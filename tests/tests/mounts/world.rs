@@ -16,7 +16,7 @@ use erolith_mkfs::tree::{LayerOptions, OverlayXattrs, XattrPolicy};
 use erolith_snapshotter::Result;
 use erolith_snapshotter::kernel::{Feature, KernelCaps};
 use erolith_snapshotter::mounts::{
-    Backing, Layer, MountOptions, Mounted, OverlayRoute, Request, mount, table,
+    Backing, MountLayer, MountOptions, Mounted, OverlayRoute, Request, mount, table,
 };
 use erolith_tests::mount::available;
 use erolith_tests::tools::skipped;
@@ -237,9 +237,9 @@ pub(crate) fn mount_with(
     mount(request, &|_| Ok(()))
 }
 
-pub(crate) fn layer(image: &Path) -> Layer {
+pub(crate) fn layer(image: &Path) -> MountLayer {
     let name = image.file_name().unwrap().to_string_lossy().into_owned();
-    Layer { name, image: File::open(image).unwrap(), devices: Vec::new() }
+    MountLayer { name, image: File::open(image).unwrap(), devices: Vec::new() }
 }
 
 /// The whole tree at `dir` as sorted lines: path, type, and content or link target.

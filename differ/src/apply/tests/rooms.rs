@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-use crate::apply::{Lowers, Room, Times};
+use crate::apply::{ParentImages, Room, Times};
 use crate::decode::{Budget, Cancel};
 use crate::sandbox;
 
@@ -17,10 +17,16 @@ fn worker(mark: &str) -> Room {
 }
 
 /// What came of a layer: the answer without its times, the image, and how many bytes it was told were read.
-type Came = Result<(Applied, Vec<u8>, u64), (&'static str, String)>;
+type ApplyResult = Result<(Applied, Vec<u8>, u64), (&'static str, String)>;
 
 /// Applies a layer, from a stream or from a file.
-fn run(room: &Room, layer: &Layer, blob: &[u8], options: &Options, is_stored: bool) -> Came {
+fn run(
+    room: &Room,
+    layer: &LayerSpec,
+    blob: &[u8],
+    options: &Options,
+    is_stored: bool,
+) -> ApplyResult {
     let (store, dir) = (Dir::new(), Dir::new());
     let read = Arc::new(AtomicU64::new(0));
     let sum = Arc::clone(&read);
@@ -32,8 +38,8 @@ fn run(room: &Room, layer: &Layer, blob: &[u8], options: &Options, is_stored: bo
     let path = store.0.path().join("blob");
     write(&path, &[b"before", blob].concat());
     let source = match is_stored {
-        true => Source::Stored(stored(&path, 6, blob.len() as u64)),
-        false => Source::Stream(Box::new(io::Cursor::new(blob.to_vec()))),
+        true => LayerInput::Stored(stored(&path, 6, blob.len() as u64)),
+        false => LayerInput::Stream(Box::new(io::Cursor::new(blob.to_vec()))),
     };
     let applied = apply(source, layer, &dir.image(), &Vec::<PathBuf>::new(), &options);
     match applied {
@@ -130,8 +136,8 @@ fn a_worker_gives_the_same_errors() {
     torn[middle] ^= 0xff;
     damaged[1024 + 16] ^= 0xff;
     let of = |media_type: &str, blob: &[u8]| layer(media_type, blob);
-    let lied = Layer { digest: other.clone(), ..of(OCI_LAYER, &tar) };
-    let of_diff = Layer { diff_id: Some(other.clone()), ..of(OCI_LAYER, &tar) };
+    let lied = LayerSpec { digest: other.clone(), ..of(OCI_LAYER, &tar) };
+    let of_diff = LayerSpec { diff_id: Some(other.clone()), ..of(OCI_LAYER, &tar) };
     let there = worker("errors");
     for (layer, blob, options) in [
         (of(OCI_LAYER, b"other"), &tar, &good),
@@ -179,9 +185,9 @@ fn a_stored_image_is_checked_in_the_worker_however_it_is_taken() {
 }
 
 /// More layers below than descriptors fit into one message.
-struct Below(Vec<PathBuf>, bool);
+struct TestParents(Vec<PathBuf>, bool);
 
-impl Lowers for Below {
+impl ParentImages for TestParents {
     fn images(&self) -> crate::Result<Vec<Blob>> {
         if self.1 { Err(Error::Busy { reference: "below".into() }) } else { self.0.images() }
     }
@@ -198,9 +204,9 @@ fn a_worker_asks_for_the_layers_below() {
     let layer = layer(OCI_LAYER, &blob);
     let applied = |room, fails| {
         let above = Dir::new();
-        let source = Source::Stream(Box::new(io::Cursor::new(blob.clone())));
+        let source = LayerInput::Stream(Box::new(io::Cursor::new(blob.clone())));
         let options = Options { room, ..Options::default() };
-        let lowers = Below(lowers.clone(), fails);
+        let lowers = TestParents(lowers.clone(), fails);
         let applied = apply(source, &layer, &above.image(), &lowers, &options)?;
         assert!(applied.inherits);
         Ok::<_, Error>(fs::read(above.image()).unwrap())
@@ -249,7 +255,7 @@ fn stalled(mark: &str, options: Options, then: impl FnOnce() + Send + 'static) -
     let (dir, over, blob) = (Dir::new(), Cancel::default(), gzip(&large()));
     let half = blob[..blob.len() / 2].to_vec();
     let (first, cancel) = (io::Cursor::new(half), over.clone());
-    let source = Source::Stream(Box::new(Stalls { first, then: Some(then), cancel }));
+    let source = LayerInput::Stream(Box::new(Stalls { first, then: Some(then), cancel }));
     let options = Options { room: worker(mark), ..options };
     let layer = layer(GZIP, &blob);
     let start = Instant::now();
@@ -312,8 +318,8 @@ fn why_a_stream_ended_is_told_by_who_read_it() {
     }
     let (dir, layer) = (Dir::new(), layer(OCI_LAYER, b"any"));
     let options = Options { room: worker("fails"), ..Options::default() };
-    let layer = Layer { size: 1 << 20, ..layer };
-    let source = Source::Stream(Box::new(Fails(0)));
+    let layer = LayerSpec { size: 1 << 20, ..layer };
+    let source = LayerInput::Stream(Box::new(Fails(0)));
     let applied = apply(source, &layer, &dir.image(), &Vec::<PathBuf>::new(), &options);
     assert_eq!(applied.unwrap_err().code(), "blob-missing");
 }
@@ -345,7 +351,7 @@ fn nothing_is_left_of_workers_that_worked_or_failed() {
     let before = open();
     for room in [Room::Here, room] {
         run(&room, &layer, &tar, &Options::default(), false).unwrap();
-        let source = Source::Stream(Box::new(io::Cursor::new(tar.clone())));
+        let source = LayerInput::Stream(Box::new(io::Cursor::new(tar.clone())));
         let target = Path::new(&small).join("layer.erofs");
         let options = Options { room, ..Options::default() };
         let error = apply(source, &layer, &target, &Vec::<PathBuf>::new(), &options).unwrap_err();

@@ -1,13 +1,13 @@
 //! Images with hash trees, and their sidecars.
 
 use erolith_mkfs::dmverity::sidecar::{self, Sidecar};
-use erolith_mkfs::dmverity::{self, RootHash, Signature, Verity};
+use erolith_mkfs::dmverity::{self, DmVerityTree, RootHash, Signature};
 
 use super::*;
 
 impl Dir {
     /// The tree that the sidecar tells of, compared with the image.
-    fn verified(&self) -> Option<Verity> {
+    fn verified(&self) -> Option<DmVerityTree> {
         let bytes = fs::read(self.0.path().join("layer.erofs.dmverity")).ok()?;
         let Sidecar { root, hash_offset } = Sidecar::parse(&bytes).unwrap();
         let file = File::open(self.image()).unwrap();
@@ -50,8 +50,8 @@ fn a_converted_layer_gets_a_tree_and_a_sidecar() {
     assert_eq!(applied.verity.unwrap().hash_offset, without.len() as u64);
     // What is said of an archive is about something else.
     let root = RootHash([1; 32]);
-    let verity = Some(Verity { root, hash_offset: 4096, block_size: 4096 });
-    let annotated = Layer { verity, signature: signature(), ..layer(OCI_LAYER, &tar) };
+    let verity = Some(DmVerityTree { root, hash_offset: 4096, block_size: 4096 });
+    let annotated = LayerSpec { verity, signature: signature(), ..layer(OCI_LAYER, &tar) };
     assert_eq!(dir.apply_as(&annotated, &tar, &with_trees()).unwrap().verity, applied.verity);
     assert_eq!(dir.signature(), None);
     // Without a tree, the sidecar of the image before goes.
@@ -69,7 +69,7 @@ fn native_layers_get_sidecars_from_promises_that_hold() {
     let bytes = fs::read(&blob).unwrap();
     let zstd = zstd::encode_all(bytes.as_slice(), 1).unwrap();
     let promising =
-        Layer { verity: Some(made), signature: signature(), ..layer(EROFS_LAYER, &bytes) };
+        LayerSpec { verity: Some(made), signature: signature(), ..layer(EROFS_LAYER, &bytes) };
     // Whether trees are wanted or not; stored or streamed, packed or not.
     for options in [Options::default(), with_trees()] {
         for share in [Share::Link, Share::Never] {
@@ -77,18 +77,20 @@ fn native_layers_get_sidecars_from_promises_that_hold() {
             let applied = dir.share(&blob, &promising, &options).unwrap();
             assert_eq!((applied.verity, dir.verified()), (Some(made), Some(made)));
             assert_eq!(dir.signature(), signature());
-            assert_eq!(applied.how == How::Linked, share == Share::Link);
+            assert_eq!(applied.how == ApplyMethod::Linked, share == Share::Link);
         }
         let dir = Dir::new();
-        let packed = Layer { verity: Some(made), ..layer(EROFS_LAYER_ZSTD, &zstd) };
+        let packed = LayerSpec { verity: Some(made), ..layer(EROFS_LAYER_ZSTD, &zstd) };
         assert_eq!(dir.apply_as(&packed, &zstd, &options).unwrap().verity, Some(made));
         assert_eq!(fs::read(dir.image()).unwrap(), bytes);
         assert_eq!(dir.verified(), Some(made));
     }
     // A promise about another image.
-    let lied = Layer { verity: Some(Verity { root: RootHash([1; 32]), ..made }), ..promising };
-    let sized = Layer { verity: Some(Verity { block_size: 512, ..made }), ..lied.clone() };
-    let missing = Layer { verity: Some(made), ..layer(EROFS_LAYER, &plain) };
+    let lied =
+        LayerSpec { verity: Some(DmVerityTree { root: RootHash([1; 32]), ..made }), ..promising };
+    let sized =
+        LayerSpec { verity: Some(DmVerityTree { block_size: 512, ..made }), ..lied.clone() };
+    let missing = LayerSpec { verity: Some(made), ..layer(EROFS_LAYER, &plain) };
     let bare = store.0.path().join("bare");
     write(&bare, &plain);
     for (layer, blob, code) in [
@@ -112,7 +114,7 @@ fn native_layers_without_a_tree_get_one_where_it_is_wanted() {
     for share in [Share::Link, Share::Reflink, Share::Never] {
         let (dir, options) = (Dir::new(), Options { share, ..with_trees() });
         let applied = dir.share(&blob, &layer(EROFS_LAYER, &plain), &options).unwrap();
-        assert_ne!(applied.how, How::Linked, "the blob stays what it is");
+        assert_ne!(applied.how, ApplyMethod::Linked, "the blob stays what it is");
         assert_eq!(applied.verity, dir.verified());
         assert_eq!(dir.sorted(), BOTH);
         assert_eq!(fs::read(&blob).unwrap(), plain);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use erolith_mkfs::dmverity::{self, RootHash, Signature, Verity};
+use erolith_mkfs::dmverity::{self, DmVerityTree, RootHash, Signature};
 
 use super::*;
 use crate::convert::Sign;
@@ -20,7 +20,7 @@ fn annotations(layout: &OciLayout) -> Vec<serde_json::Map<String, Value>> {
 fn verify(
     layout: &OciLayout,
     digest: &Digest,
-    verity: &Verity,
+    verity: &DmVerityTree,
 ) -> std::result::Result<(), dmverity::Error> {
     let blob = layout.open(digest).unwrap();
     dmverity::verify(&blob, verity.hash_offset, verity.root, &|| false).map(drop)
@@ -91,7 +91,7 @@ fn native_layers_keep_their_trees_or_get_one() {
     let (raw, _) = bench.run(&Options::default()).unwrap();
     let (first, _) =
         bench.run_as("oci:source", "oci:trees:new", &Select::default(), &with_trees()).unwrap();
-    let layers = |report: &Report| -> Vec<(Digest, Option<Verity>)> {
+    let layers = |report: &Report| -> Vec<(Digest, Option<DmVerityTree>)> {
         report.images[0].layers.iter().map(|l| (l.diff_id.clone(), l.verity)).collect()
     };
     // With trees, whether asked for or not, packed or not.

@@ -20,7 +20,7 @@ const UNKNOWN: &str = "layer-invalid";
 
 /// An [`Error`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) enum Fault {
+pub(in crate::sandbox) enum WireError {
     OutputBudget { limit: u64 },
     RatioBudget { compressed: u64, expanded: u64, ratio: u64 },
     TimeBudget { seconds: u64 },
@@ -89,7 +89,7 @@ impl From<Cause> for io::Error {
     }
 }
 
-impl From<Error> for Fault {
+impl From<Error> for WireError {
     fn from(error: Error) -> Self {
         use erolith_mkfs::Error as Build;
         match error {
@@ -119,33 +119,33 @@ impl From<Error> for Fault {
     }
 }
 
-impl From<Fault> for Error {
-    fn from(fault: Fault) -> Self {
+impl From<WireError> for Error {
+    fn from(fault: WireError) -> Self {
         use erolith_mkfs::Error as Build;
         match fault {
-            Fault::OutputBudget { limit } => Self::OutputBudget { limit },
-            Fault::RatioBudget { compressed, expanded, ratio } => {
+            WireError::OutputBudget { limit } => Self::OutputBudget { limit },
+            WireError::RatioBudget { compressed, expanded, ratio } => {
                 Self::RatioBudget { compressed, expanded, ratio }
             }
-            Fault::TimeBudget { seconds } => Self::TimeBudget { seconds },
-            Fault::BlobSize { digest, expected, actual } => {
+            WireError::TimeBudget { seconds } => Self::TimeBudget { seconds },
+            WireError::BlobSize { digest, expected, actual } => {
                 Self::BlobSize { digest, expected, actual }
             }
-            Fault::BlobDigest { expected, actual } => Self::BlobDigest { expected, actual },
-            Fault::DiffId { expected, actual } => Self::DiffId { expected, actual },
-            Fault::BadImage { code, reason, path } => {
+            WireError::BlobDigest { expected, actual } => Self::BlobDigest { expected, actual },
+            WireError::DiffId { expected, actual } => Self::DiffId { expected, actual },
+            WireError::BadImage { code, reason, path } => {
                 Self::BadImage { code: known(&code), reason: clean(reason), path: cut(path) }
             }
-            Fault::Input { what, source } => {
+            WireError::Input { what, source } => {
                 Self::Build(Build::Input { what: clean(what), source: source.into() })
             }
-            Fault::Output(source) => Self::Build(Build::Output(source.into())),
-            Fault::Io { action, source } => {
+            WireError::Output(source) => Self::Build(Build::Output(source.into())),
+            WireError::Io { action, source } => {
                 Self::Io { action: clean(action), source: source.into() }
             }
-            Fault::Ended(ended) => Self::Worker { ended: clean(ended) },
-            Fault::Cancelled => Self::Cancelled,
-            Fault::Other { code, text } => Self::Told { code: known(&code), text: clean(text) },
+            WireError::Ended(ended) => Self::Worker { ended: clean(ended) },
+            WireError::Cancelled => Self::Cancelled,
+            WireError::Other { code, text } => Self::Told { code: known(&code), text: clean(text) },
         }
     }
 }
@@ -186,13 +186,13 @@ mod tests {
     use super::*;
     use crate::decode::{Defect, Format};
     use crate::sandbox::socket::MAX_BYTES;
-    use crate::sandbox::wire::{Said, from_bytes, to_bytes};
+    use crate::sandbox::wire::{WorkerMessage, from_bytes, to_bytes};
 
     fn arrived(error: Error) -> Error {
-        let bytes = to_bytes(&Said::Failed(error.into())).unwrap();
+        let bytes = to_bytes(&WorkerMessage::Failed(error.into())).unwrap();
         assert!(bytes.len() <= MAX_BYTES);
         match from_bytes(&bytes).unwrap() {
-            Said::Failed(fault) => fault.into(),
+            WorkerMessage::Failed(fault) => fault.into(),
             other => panic!("{other:?}"),
         }
     }

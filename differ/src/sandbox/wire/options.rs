@@ -2,7 +2,7 @@
 //! not compile here until it is sent too.
 
 use erolith_mkfs::build::{Options, Owner, Timestamp};
-use erolith_mkfs::protect::Wanted;
+use erolith_mkfs::protect::ProtectOptions;
 use erolith_mkfs::tree::{LayerOptions, OverlayXattrs, XattrPolicy};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub(super) struct BuildOptions {
     timestamp: Timestamp,
     #[serde(with = "Owners")]
     owner: Owner,
-    #[serde(with = "OfLayer")]
+    #[serde(with = "WireLayerOptions")]
     layer: LayerOptions,
     share_xattrs_above: Option<u64>,
     force_extended: bool,
@@ -27,7 +27,7 @@ pub(super) struct BuildOptions {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Wanted")]
+#[serde(remote = "ProtectOptions")]
 pub(super) struct Hashes {
     fs_verity: bool,
     dm_verity: bool,
@@ -52,7 +52,7 @@ struct Owners {
 
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "LayerOptions")]
-struct OfLayer {
+struct WireLayerOptions {
     whiteouts: bool,
     base: bool,
     root_meta: bool,

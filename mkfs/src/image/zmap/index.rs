@@ -1,7 +1,7 @@
 //! Tables with one entry for each lcluster.
 
-use super::super::fault::{Corruption, Error, Fault};
-use super::{Coding, DECODED_MAX, Form, Map, Metadata, Piece, Source, Tail, advise};
+use super::super::fault::{Corruption, CorruptionKind, Error};
+use super::{Coding, DECODED_MAX, Form, Map, MappedSource, Metadata, Piece, Tail, advise};
 
 /// Marks a distance that is a count of blocks instead. No blocks at all are a hole, since Linux 7.2.
 const BLOCK_COUNT: u16 = 0x800;
@@ -118,7 +118,7 @@ impl Map {
         let twos = self.advise & advise::COMPACTED_2B != 0 && rest >= 16;
         let pairs = if twos { rest & !15 } else { 0 };
         if self.cluster_bits > 14 || (pairs != 0 && self.cluster_bits > 12) {
-            return Err(Corruption::new(Fault::MapHeader)
+            return Err(Corruption::new(CorruptionKind::MapHeader)
                 .detail(format_args!("lclusters of 2^{} bytes", self.cluster_bits)));
         }
         self.form = Form::Compact { initial, pairs };
@@ -164,7 +164,7 @@ impl Map {
         if let Lcluster::Head { offset, .. } = entry
             && u64::from(offset) >= 1 << self.cluster_bits
         {
-            return Err(self.fault(Fault::MapEntry, at, format_args!("offset {offset}")));
+            return Err(self.fault(CorruptionKind::MapEntry, at, format_args!("offset {offset}")));
         }
         Ok(entry)
     }
@@ -174,7 +174,7 @@ impl Map {
         let is_head = adv & ADVISE_KIND != u16::from(NONHEAD);
         let known = ADVISE_KIND | ADVISE_PARTIAL | if is_head { ADVISE_HOLE } else { 0 };
         if adv & !known != 0 {
-            return Err(Corruption::new(Fault::MapEntry).detail(format_args!("{adv:#x}")));
+            return Err(Corruption::new(CorruptionKind::MapEntry).detail(format_args!("{adv:#x}")));
         }
         let kind = match adv & ADVISE_KIND {
             0 => HeadKind::Stored,
@@ -244,7 +244,9 @@ impl Map {
                 at = at.saturating_sub(1);
             } else {
                 let Some(back) = low.checked_sub(2) else {
-                    return Err(Corruption::new(Fault::MapEntry).detail("distance below 2"));
+                    return Err(
+                        Corruption::new(CorruptionKind::MapEntry).detail("distance below 2")
+                    );
                 };
                 // Leads to the entry behind the head, which holds the count.
                 match at.checked_sub(usize::from(back)) {
@@ -262,7 +264,9 @@ impl Map {
             return Ok((raw, None));
         }
         if self.advise & (advise::BIG_1 | advise::BIG_2) == 0 {
-            return Err(Corruption::new(Fault::MapBlockCount).detail(format_args!("{raw:#x}")));
+            return Err(
+                Corruption::new(CorruptionKind::MapBlockCount).detail(format_args!("{raw:#x}"))
+            );
         }
         Ok((1, Some(raw & !BLOCK_COUNT)))
     }
@@ -314,11 +318,19 @@ impl Map {
                 Some(to) if back != 0 => to,
                 _ => {
                     let detail = format!("lcluster {lcn}, distance {back}");
-                    return Err(self.fault(Fault::MapLookback, self.locate(lcn).0, detail));
+                    return Err(self.fault(
+                        CorruptionKind::MapLookback,
+                        self.locate(lcn).0,
+                        detail,
+                    ));
                 }
             };
             if first.saturating_sub(lcn) > farthest {
-                return Err(self.fault(Fault::MapTooLarge, self.locate(lcn).0, "lookback"));
+                return Err(self.fault(
+                    CorruptionKind::MapTooLarge,
+                    self.locate(lcn).0,
+                    "lookback",
+                ));
             }
         }
     }
@@ -337,7 +349,11 @@ impl Map {
                 // A head at the end of the file only closes the extent before it.
                 (Some(_), _) if promised > lcn => {
                     let detail = format!("lcluster {lcn}, promised {promised}");
-                    return Err(self.fault(Fault::MapLookahead, self.locate(lcn).0, detail));
+                    return Err(self.fault(
+                        CorruptionKind::MapLookahead,
+                        self.locate(lcn).0,
+                        detail,
+                    ));
                 }
                 (Some(next), _) => return Ok((next.start.min(self.size), blocks)),
                 (None, Lcluster::NonHead { back, forward, blocks: count }) => {
@@ -345,18 +361,22 @@ impl Map {
                     let distance = lcn.saturating_sub(head.lcn);
                     let at = self.locate(lcn).0;
                     if back == 0 || u64::from(back) > distance {
-                        return Err(self.fault(Fault::MapLookback, at, "past the head"));
+                        return Err(self.fault(CorruptionKind::MapLookback, at, "past the head"));
                     }
                     match count {
                         Some(count) if distance == 1 => blocks = Blocks::Given(count),
                         Some(_) => {
-                            return Err(self.fault(Fault::MapBlockCount, at, "not behind a head"));
+                            return Err(self.fault(
+                                CorruptionKind::MapBlockCount,
+                                at,
+                                "not behind a head",
+                            ));
                         }
                         None if distance == 1 && self.is_big(head.kind) => blocks = Blocks::Missing,
                         None => {}
                     }
                     if distance > farthest {
-                        return Err(self.fault(Fault::MapTooLarge, at, "lookahead"));
+                        return Err(self.fault(CorruptionKind::MapTooLarge, at, "lookahead"));
                     }
                 }
                 (None, Lcluster::Head { .. }) => {}
@@ -377,16 +397,20 @@ impl Map {
         head: &Head,
         end: u64,
         blocks: Blocks,
-    ) -> Result<Source, Error> {
+    ) -> Result<MappedSource, Error> {
         let at = self.locate(head.lcn).0;
         let last = end == self.size;
         if head.hole && last && self.tail != Tail::Plain {
-            return Err(self.fault(Fault::MapHole, at, "the tail of the file is elsewhere"));
+            return Err(self.fault(
+                CorruptionKind::MapHole,
+                at,
+                "the tail of the file is elsewhere",
+            ));
         }
         if let (true, Tail::Fragment { low }) = (last, self.tail) {
             // Full tables have room for the high half of the offset.
             let high = if self.form == Form::Full { u64::from(head.block) << 32 } else { 0 };
-            return Ok(Source::Fragment { offset: high | u64::from(low) });
+            return Ok(MappedSource::Fragment { offset: high | u64::from(low) });
         }
         let coding = match head.kind {
             HeadKind::Stored => self.stored(),
@@ -402,19 +426,19 @@ impl Map {
             let len = u64::from(len);
             let block = meta.superblock().block_size();
             if (offset & block.saturating_sub(1)).saturating_add(len) > block {
-                return Err(self.fault(Fault::DataInlineCrosses, offset, len));
+                return Err(self.fault(CorruptionKind::DataInlineCrosses, offset, len));
             }
-            return Ok(Source::Inline { offset, len, coding });
+            return Ok(MappedSource::Inline { offset, len, coding });
         }
         let blocks = match blocks {
             _ if head.hole => 0,
             Blocks::Given(blocks) if self.is_big(head.kind) => blocks,
             Blocks::Missing => {
-                return Err(self.fault(Fault::MapBlockCount, at, "none behind a head"));
+                return Err(self.fault(CorruptionKind::MapBlockCount, at, "none behind a head"));
             }
             Blocks::Given(_) | Blocks::One => 1,
         };
-        Ok(Source::Blocks {
+        Ok(MappedSource::Blocks {
             address: u64::from(head.block) << self.block_bits,
             len: u64::from(blocks) << self.block_bits,
             coding,

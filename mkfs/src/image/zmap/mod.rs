@@ -11,7 +11,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use super::fault::{Corruption, Error, Fault};
+use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::{Inode, Space};
 use super::superblock::{Algorithm, Super};
 use crate::format::{Layout, incompat};
@@ -65,7 +65,7 @@ pub enum Coding {
 
 /// Where the bytes of a piece of a compressed file are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum MappedSource {
     /// Nowhere: zeros.
     Hole,
     /// In the packed inode, from this offset of its content.
@@ -84,7 +84,7 @@ pub(crate) struct Piece {
     /// First byte behind it.
     pub(crate) end: u64,
     /// Where it is.
-    pub(crate) source: Source,
+    pub(crate) source: MappedSource,
 }
 
 /// The form of the table.
@@ -132,7 +132,8 @@ pub(crate) struct Map {
 impl Map {
     /// Reads the map header of a compressed inode.
     pub(crate) fn read(meta: &dyn Metadata, inode: &Inode) -> Result<Self, Error> {
-        let header = inode.body_end().checked_next_multiple_of(8).ok_or(Fault::MapOutside)?;
+        let header =
+            inode.body_end().checked_next_multiple_of(8).ok_or(CorruptionKind::MapOutside)?;
         let mut raw = [0; 8];
         meta.read_meta(inode.space(), header, &mut raw).map_err(|e| outside(e, inode, header))?;
         Self::parse(meta.superblock(), inode, header, raw)
@@ -185,13 +186,13 @@ impl Map {
             || (compact && big == [false, true])
             || (compact && big == [true, false])
         {
-            return bad(Fault::MapHeader);
+            return bad(CorruptionKind::MapHeader);
         }
         if (big != [false, false] && !sb.has_incompat(incompat::COMPR_CFGS))
             || (self.advise & INLINE != 0 && !sb.has_incompat(incompat::ZTAILPACKING))
             || (self.advise & (FRAGMENT | INTERLACED) != 0 && !sb.has_incompat(incompat::FRAGMENTS))
         {
-            return bad(Fault::MapFeature);
+            return bad(CorruptionKind::MapFeature);
         }
         Ok(())
     }
@@ -206,7 +207,7 @@ impl Map {
         let [_, _, b2, b3] = low.to_le_bytes();
         let len = u16::from_le_bytes([b2, b3]);
         if u64::from(len) > sb.block_size() {
-            return Err(Corruption::new(Fault::DataInlineCrosses).detail(len));
+            return Err(Corruption::new(CorruptionKind::DataInlineCrosses).detail(len));
         }
         Ok(if len == 0 { Tail::Plain } else { Tail::Inline { len } })
     }
@@ -236,15 +237,15 @@ impl Map {
     ) -> Result<Piece, Error> {
         let mut piece = match self.form {
             Form::Fragment { offset } => {
-                Piece { start: 0, end: self.size, source: Source::Fragment { offset } }
+                Piece { start: 0, end: self.size, source: MappedSource::Fragment { offset } }
             }
             Form::Full | Form::Compact { .. } => self.find_index(meta, pos)?,
             Form::Records { .. } => self.find_record(meta, pos, hint)?,
         };
         self.check_piece(meta.superblock(), &piece).map_err(|c| c.nid(self.nid).at(self.start))?;
         // A cluster without blocks is a hole (Linux 7.2), within the bounds of any other cluster.
-        if matches!(piece.source, Source::Blocks { len: 0, .. }) {
-            piece.source = Source::Hole;
+        if matches!(piece.source, MappedSource::Blocks { len: 0, .. }) {
+            piece.source = MappedSource::Hole;
         }
         Ok(piece)
     }
@@ -253,15 +254,15 @@ impl Map {
     fn check_piece(&self, sb: &Super, piece: &Piece) -> Result<(), Corruption> {
         let decoded = piece.end.saturating_sub(piece.start);
         let (len, coding) = match piece.source {
-            Source::Hole => return Ok(()),
-            Source::Fragment { .. } if sb.packed.is_none() => {
-                return Err(Corruption::new(Fault::MapFeature).detail("fragment"));
+            MappedSource::Hole => return Ok(()),
+            MappedSource::Fragment { .. } if sb.packed.is_none() => {
+                return Err(Corruption::new(CorruptionKind::MapFeature).detail("fragment"));
             }
-            Source::Fragment { .. } if sb.packed == Some(self.nid) => {
-                return Err(Corruption::new(Fault::FragmentRecursion));
+            MappedSource::Fragment { .. } if sb.packed == Some(self.nid) => {
+                return Err(Corruption::new(CorruptionKind::FragmentRecursion));
             }
-            Source::Fragment { .. } => return Ok(()),
-            Source::Blocks { len, coding, .. } | Source::Inline { len, coding, .. } => {
+            MappedSource::Fragment { .. } => return Ok(()),
+            MappedSource::Blocks { len, coding, .. } | MappedSource::Inline { len, coding, .. } => {
                 (len, coding)
             }
         };
@@ -270,18 +271,18 @@ impl Map {
             Err(Corruption::new(fault).detail(detail))
         };
         if len > super::superblock::PCLUSTER_MAX || decoded > DECODED_MAX {
-            return bad(Fault::MapTooLarge);
+            return bad(CorruptionKind::MapTooLarge);
         }
         match coding {
             Coding::Compressed { algorithm, .. } if !sb.compression.has(algorithm) => {
-                Err(Corruption::new(Fault::ComprAlgorithm).detail(algorithm.name()))
+                Err(Corruption::new(CorruptionKind::ComprAlgorithm).detail(algorithm.name()))
             }
-            Coding::Stored | Coding::Interlaced if decoded > len => bad(Fault::MapStored),
+            Coding::Stored | Coding::Interlaced if decoded > len => bad(CorruptionKind::MapStored),
             // In a cluster of less than a block there is nothing to wrap around.
             Coding::Interlaced if len < sb.block_size() => {
                 let within = piece.start & sb.block_size().saturating_sub(1);
                 if within.saturating_add(decoded) > len {
-                    return bad(Fault::MapInterlaced);
+                    return bad(CorruptionKind::MapInterlaced);
                 }
                 Ok(())
             }
@@ -291,21 +292,22 @@ impl Map {
 
     fn algorithm(&self, second: bool) -> Result<Algorithm, Corruption> {
         let id = if second { self.algorithms >> 4 } else { self.algorithms & 0xF };
-        Algorithm::from_id(id).ok_or_else(|| Corruption::new(Fault::ComprAlgorithm).detail(id))
+        Algorithm::from_id(id)
+            .ok_or_else(|| Corruption::new(CorruptionKind::ComprAlgorithm).detail(id))
     }
 
     fn stored(&self) -> Coding {
         if self.advise & advise::INTERLACED != 0 { Coding::Interlaced } else { Coding::Stored }
     }
 
-    fn fault(&self, fault: Fault, offset: u64, detail: impl std::fmt::Display) -> Error {
+    fn fault(&self, fault: CorruptionKind, offset: u64, detail: impl std::fmt::Display) -> Error {
         Corruption::new(fault).nid(self.nid).at(offset).detail(detail).into()
     }
 
     fn read_index(&self, meta: &dyn Metadata, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         meta.read_meta(self.space, offset, buf).map_err(|e| match e {
-            Error::Corrupt(c) if c.fault == Fault::DataOutside => {
-                self.fault(Fault::MapOutside, offset, "")
+            Error::Corrupt(c) if c.fault == CorruptionKind::DataOutside => {
+                self.fault(CorruptionKind::MapOutside, offset, "")
             }
             other => other.in_inode(self.nid),
         })
@@ -314,8 +316,8 @@ impl Map {
 
 fn outside(e: Error, inode: &Inode, offset: u64) -> Error {
     match e {
-        Error::Corrupt(c) if c.fault == Fault::DataOutside => {
-            Corruption::new(Fault::MapOutside).nid(inode.nid).at(offset).into()
+        Error::Corrupt(c) if c.fault == CorruptionKind::DataOutside => {
+            Corruption::new(CorruptionKind::MapOutside).nid(inode.nid).at(offset).into()
         }
         other => other.in_inode(inode.nid),
     }

@@ -1,7 +1,7 @@
 //! Tables of extent records, of 48-bit images: byte-granular, and found by search.
 
-use super::super::fault::{Corruption, Error, Fault};
-use super::{Algorithm, Coding, Form, Map, Metadata, Piece, Source, Tail, advise};
+use super::super::fault::{Corruption, CorruptionKind, Error};
+use super::{Algorithm, Coding, Form, Map, MappedSource, Metadata, Piece, Tail, advise};
 
 /// Bits of `plen` that count encoded bytes.
 const LEN_MASK: u32 = 0x1F_FFFF;
@@ -33,7 +33,7 @@ impl Map {
         let [b0, b1, b2, b3, _, _, b6, b7] = raw;
         let size = 4u64 << ((self.advise >> 1) & 3);
         let known = advise::EXTENTS | 6 | advise::INTERLACED | advise::FRAGMENT;
-        let bad = |detail| Corruption::new(Fault::MapHeader).detail(detail);
+        let bad = |detail| Corruption::new(CorruptionKind::MapHeader).detail(detail);
         if self.advise & !known != 0 {
             return Err(bad(format!("{:#x}", self.advise)));
         }
@@ -69,7 +69,7 @@ impl Map {
         hint: &mut Hint,
     ) -> Result<Piece, Error> {
         let Form::Records { size, count } = self.form else {
-            return Err(self.fault(Fault::MapHeader, self.start, "no records"));
+            return Err(self.fault(CorruptionKind::MapHeader, self.start, "no records"));
         };
         let (index, record, end) = if size <= 8 {
             let index = pos >> self.cluster_bits;
@@ -87,17 +87,21 @@ impl Map {
         Ok(Piece { start: record.start, end, source })
     }
 
-    fn record_source(&self, index: u64, count: u64, record: Record) -> Result<Source, Error> {
+    fn record_source(&self, index: u64, count: u64, record: Record) -> Result<MappedSource, Error> {
         if index.saturating_add(1) == count && matches!(self.tail, Tail::Fragment { .. }) {
             let high = (record.address >> 32 == 0).then_some(record.address << 32);
             let Some(high) = high else {
-                return Err(self.fault(Fault::FragmentOutside, self.start, record.address));
+                return Err(self.fault(
+                    CorruptionKind::FragmentOutside,
+                    self.start,
+                    record.address,
+                ));
             };
-            return Ok(Source::Fragment { offset: high | u64::from(record.plen) });
+            return Ok(MappedSource::Fragment { offset: high | u64::from(record.plen) });
         }
         let len = u64::from(record.plen & LEN_MASK);
         if len == 0 {
-            return Ok(Source::Hole);
+            return Ok(MappedSource::Hole);
         }
         let reserved = record.plen & !(LEN_MASK | PARTIAL | 0xF << FORMAT_SHIFT);
         let format = u8::try_from(record.plen >> FORMAT_SHIFT).unwrap_or(0);
@@ -108,13 +112,13 @@ impl Map {
                     algorithm,
                     partial: record.plen & PARTIAL != 0,
                 })
-                .ok_or_else(|| self.fault(Fault::ComprAlgorithm, self.start, id))?,
+                .ok_or_else(|| self.fault(CorruptionKind::ComprAlgorithm, self.start, id))?,
         };
         if reserved != 0 {
             let detail = format!("record {index}: {:#x}", record.plen);
-            return Err(self.fault(Fault::MapEntry, self.start, detail));
+            return Err(self.fault(CorruptionKind::MapEntry, self.start, detail));
         }
-        Ok(Source::Blocks { address: record.address, len, coding })
+        Ok(MappedSource::Blocks { address: record.address, len, coding })
     }
 
     /// Stored bytes are rotated only where address and length are whole blocks.
@@ -191,7 +195,7 @@ impl Map {
             let start = self.record(meta, index, size)?.start;
             if start < least || start >= self.size || (index == 0 && start != 0) {
                 let at = self.start.saturating_add(index.saturating_mul(size));
-                return Err(self.fault(Fault::MapExtentOrder, at, start));
+                return Err(self.fault(CorruptionKind::MapExtentOrder, at, start));
             }
             least = start.saturating_add(1);
         }
@@ -215,7 +219,7 @@ impl Map {
                 || found.is_some_and(|(_, before)| record.start <= before.start);
             if unordered {
                 let at = self.start.saturating_add(middle.saturating_mul(size));
-                return Err(self.fault(Fault::MapExtentOrder, at, record.start));
+                return Err(self.fault(CorruptionKind::MapExtentOrder, at, record.start));
             }
             if record.start > pos {
                 right = middle;
@@ -227,7 +231,9 @@ impl Map {
         }
         match found {
             Some((index, record)) => Ok((index, record, end)),
-            None => Err(self.fault(Fault::MapExtentOrder, self.start, "nothing at the start")),
+            None => {
+                Err(self.fault(CorruptionKind::MapExtentOrder, self.start, "nothing at the start"))
+            }
         }
     }
 }

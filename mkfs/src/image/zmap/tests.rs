@@ -65,7 +65,7 @@ impl World {
         Ok(pieces)
     }
 
-    fn fault(&self) -> Fault {
+    fn fault(&self) -> CorruptionKind {
         self.pieces().unwrap_err().corruption().unwrap().fault
     }
 }
@@ -74,7 +74,7 @@ impl Metadata for World {
     fn read_meta(&self, _: Space, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         let bytes = self.bytes.get(at..).and_then(|b| b.get(..buf.len()));
-        buf.copy_from_slice(bytes.ok_or(Fault::DataOutside)?);
+        buf.copy_from_slice(bytes.ok_or(CorruptionKind::DataOutside)?);
         Ok(())
     }
 
@@ -83,16 +83,16 @@ impl Metadata for World {
     }
 }
 
-fn lz4(address: u64, len: u64) -> Source {
+fn lz4(address: u64, len: u64) -> MappedSource {
     let coding = Coding::Compressed { algorithm: Algorithm::Lz4, partial: false };
-    Source::Blocks { address, len, coding }
+    MappedSource::Blocks { address, len, coding }
 }
 
-fn stored(address: u64, len: u64) -> Source {
-    Source::Blocks { address, len, coding: Coding::Stored }
+fn stored(address: u64, len: u64) -> MappedSource {
+    MappedSource::Blocks { address, len, coding: Coding::Stored }
 }
 
-fn piece(start: u64, end: u64, source: Source) -> Piece {
+fn piece(start: u64, end: u64, source: MappedSource) -> Piece {
     Piece { start, end, source }
 }
 
@@ -123,7 +123,7 @@ fn inline_tails_follow_the_table() {
     let map = "00006c0009000000 0010022000000000 0220ba1f01000000 a00f000002000000";
     let world = World::new(Layout::CompressedCompact, SIZE, INCOMPAT, map);
     let coding = Coding::Compressed { algorithm: Algorithm::Lz4, partial: false };
-    let last = Source::Inline { offset: 0x520, len: 108, coding };
+    let last = MappedSource::Inline { offset: 0x520, len: 108, coding };
     let expected = [piece(0, 16_314, lz4(4096, 4096)), piece(16_314, 20_384, last)];
     assert_eq!(world.pieces().unwrap(), expected);
 }
@@ -139,7 +139,7 @@ fn extent_records_of_every_size_say_the_same() {
     let thirty_two = "0200000007000000 0000000000000000 0000000000000000 0000000000000000
         00200010 00100000 00000000 00000000 00000000 000000000000000000000000
         00000000 00000000 00000000 00800000 00000000 000000000000000000000000";
-    let expected = [piece(0, 32_768, lz4(4096, 8192)), piece(32_768, 65_536, Source::Hole)];
+    let expected = [piece(0, 32_768, lz4(4096, 8192)), piece(32_768, 65_536, MappedSource::Hole)];
     for map in [four, eight, sixteen, thirty_two] {
         let world = World::new(Layout::CompressedFull, 65_536, INCOMPAT, map);
         assert_eq!(world.pieces().unwrap(), expected, "{map}");
@@ -149,7 +149,7 @@ fn extent_records_of_every_size_say_the_same() {
 #[test]
 fn a_whole_file_can_be_a_fragment() {
     let world = World::new(Layout::CompressedFull, 100, INCOMPAT, "3930000000000080");
-    let expected = [piece(0, 100, Source::Fragment { offset: 0x3039 })];
+    let expected = [piece(0, 100, MappedSource::Fragment { offset: 0x3039 })];
     assert_eq!(world.pieces().unwrap(), expected);
 }
 
@@ -157,7 +157,7 @@ fn a_whole_file_can_be_a_fragment() {
 fn the_high_half_of_a_fragment_offset_is_in_the_last_head_of_a_full_table() {
     let map = "7856341220000000 0000000000000000 0000000007000000";
     let world = World::new(Layout::CompressedFull, 100, INCOMPAT, map);
-    let expected = [piece(0, 100, Source::Fragment { offset: 7 << 32 | 0x1234_5678 })];
+    let expected = [piece(0, 100, MappedSource::Fragment { offset: 7 << 32 | 0x1234_5678 })];
     assert_eq!(world.pieces().unwrap(), expected);
 }
 
@@ -179,7 +179,7 @@ fn holes_are_flags_or_counts_of_nothing() {
     let compact = "0000000006000000 0010002801000000 0220001005000000 0128000006000000";
     let big = INCOMPAT | incompat::COMPR_CFGS;
     let (full, packed) = (Layout::CompressedFull, Layout::CompressedCompact);
-    let hole = Source::Hole;
+    let hole = MappedSource::Hole;
     for (layout, incompat, map, expected) in [
         (
             full,
@@ -210,7 +210,7 @@ fn holes_are_flags_or_counts_of_nothing() {
 #[test]
 fn a_hole_is_no_larger_than_any_extent() {
     // lclusters of 32 KiB, one extent.
-    for (clusters, fault) in [(384u32, None), (385, Some(Fault::MapTooLarge))] {
+    for (clusters, fault) in [(384u32, None), (385, Some(CorruptionKind::MapTooLarge))] {
         let mut map = "0000000000000003 0000000000000000 0140000001000000".to_owned();
         for lcn in 1..clusters {
             let (back, forward) = (lcn.to_le_bytes(), (clusters - lcn).to_le_bytes());
@@ -227,61 +227,96 @@ fn a_hole_is_no_larger_than_any_extent() {
 }
 
 /// What is wrong, the fault it is, and what in the full table is replaced by what; nothing for all of it.
-const BROKEN: &[(&str, Fault, &str, &str)] = &[
-    ("undefined advice", Fault::MapHeader, "", "0000000040000000"),
-    ("reserved cluster bits", Fault::MapHeader, "", "0000000000000010"),
-    ("block counts without the feature", Fault::MapFeature, "", "0000000002000000"),
-    ("a whole lcluster as offset", Fault::MapEntry, "0000ba0f02000000", "0000001002000000"),
-    ("undefined bits of an entry", Fault::MapEntry, "0100000001000000", "0110000001000000"),
-    ("no head at the start", Fault::MapLookback, "0100000001000000", "0200000001000000"),
-    ("a head that starts late", Fault::MapLookback, "0100000001000000", "0100010001000000"),
-    ("a distance of nothing", Fault::MapLookback, "0200000002000100", "0200000000000100"),
-    ("a distance past the head", Fault::MapLookback, "0200000002000100", "0200000003000100"),
-    ("a promise past the next head", Fault::MapLookahead, "0200000002000100", "0200000002000200"),
-    ("an unexpected block count", Fault::MapBlockCount, "0200000001000200", "0200000001080200"),
-    ("a hole that is no head", Fault::MapEntry, "0200000001000200", "0240000001000200"),
-    ("a hole that is stored", Fault::MapStored, "0000ba0f02000000", "0040ba0f02000000"),
+const BROKEN: &[(&str, CorruptionKind, &str, &str)] = &[
+    ("undefined advice", CorruptionKind::MapHeader, "", "0000000040000000"),
+    ("reserved cluster bits", CorruptionKind::MapHeader, "", "0000000000000010"),
+    ("block counts without the feature", CorruptionKind::MapFeature, "", "0000000002000000"),
+    (
+        "a whole lcluster as offset",
+        CorruptionKind::MapEntry,
+        "0000ba0f02000000",
+        "0000001002000000",
+    ),
+    (
+        "undefined bits of an entry",
+        CorruptionKind::MapEntry,
+        "0100000001000000",
+        "0110000001000000",
+    ),
+    ("no head at the start", CorruptionKind::MapLookback, "0100000001000000", "0200000001000000"),
+    (
+        "a head that starts late",
+        CorruptionKind::MapLookback,
+        "0100000001000000",
+        "0100010001000000",
+    ),
+    ("a distance of nothing", CorruptionKind::MapLookback, "0200000002000100", "0200000000000100"),
+    (
+        "a distance past the head",
+        CorruptionKind::MapLookback,
+        "0200000002000100",
+        "0200000003000100",
+    ),
+    (
+        "a promise past the next head",
+        CorruptionKind::MapLookahead,
+        "0200000002000100",
+        "0200000002000200",
+    ),
+    (
+        "an unexpected block count",
+        CorruptionKind::MapBlockCount,
+        "0200000001000200",
+        "0200000001080200",
+    ),
+    ("a hole that is no head", CorruptionKind::MapEntry, "0200000001000200", "0240000001000200"),
+    ("a hole that is stored", CorruptionKind::MapStored, "0000ba0f02000000", "0040ba0f02000000"),
     (
         "a hole whose bytes are behind the table",
-        Fault::MapHole,
+        CorruptionKind::MapHole,
         "",
         "00006c0008000000 0000000000000000
         0140000001000000 0200000001000400 0200000002000300 0200000003000200 0200000004000100",
     ),
     (
         "a hole in the packed inode",
-        Fault::MapHole,
+        CorruptionKind::MapHole,
         "",
         "7856341220000000 0000000000000000
         0140000001000000 0200000001000400 0200000002000300 0200000003000200 0200000004000100",
     ),
     (
         "a hole of an algorithm not announced",
-        Fault::ComprAlgorithm,
+        CorruptionKind::ComprAlgorithm,
         "",
         "0000000000000200 0000000000000000
         0140000001000000 0200000001000400 0200000002000300 0200000003000200 0200000004000100",
     ),
-    ("an algorithm not announced", Fault::ComprAlgorithm, "0000000000000000 ", "0000000000000200 "),
+    (
+        "an algorithm not announced",
+        CorruptionKind::ComprAlgorithm,
+        "0000000000000000 ",
+        "0000000000000200 ",
+    ),
     (
         "more stored than there is room",
-        Fault::MapStored,
+        CorruptionKind::MapStored,
         "",
         "0000000000000000 0000000000000000
         0000000001000000 0200000001000400 0200000002000300 0200000003000200 0200000004000100",
     ),
-    ("a tail longer than a block", Fault::DataInlineCrosses, "", "0000011008000000"),
+    ("a tail longer than a block", CorruptionKind::DataInlineCrosses, "", "0000011008000000"),
     (
         "records out of order",
-        Fault::MapExtentOrder,
+        CorruptionKind::MapExtentOrder,
         "",
         "0200000005000000 0000000000000000
         00200010 00100000 00000000 00000000 00000000 00000000 00000000 00000000",
     ),
-    ("more records than bytes", Fault::MapHeader, "", "FFFFFFFF05000000"),
+    ("more records than bytes", CorruptionKind::MapHeader, "", "FFFFFFFF05000000"),
     (
         "a record of 2 MiB",
-        Fault::MapTooLarge,
+        CorruptionKind::MapTooLarge,
         "",
         "0100000005000000 0000000000000000 FFFF1F10 00100000 00000000 00000000",
     ),
@@ -303,5 +338,5 @@ fn a_decoded_size_above_12_mib_is_refused() {
     let world = World::new(Layout::CompressedFull, 12 << 20, INCOMPAT, map);
     assert_eq!(world.pieces().unwrap().len(), 1);
     let world = World::new(Layout::CompressedFull, (12 << 20) + 1, INCOMPAT, map);
-    assert_eq!(world.fault(), Fault::MapTooLarge);
+    assert_eq!(world.fault(), CorruptionKind::MapTooLarge);
 }

@@ -20,7 +20,7 @@ pub(crate) fn has_verity() -> bool {
     }
 }
 
-fn protector(verity: Verity) -> Protector {
+fn protector(verity: FsVerityPolicy) -> Protector {
     Protector { verity }
 }
 
@@ -39,11 +39,11 @@ fn name(file: &File, path: &Path) {
 #[test]
 fn a_sealed_file_carries_its_digest_and_gets_a_name() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let protector = protector(Verity::IfPossible);
+    let protector = protector(FsVerityPolicy::IfPossible);
     for is_durable in [false, true] {
         let sealed = protector.seal(filled(dir.path()), dir.path(), is_durable, None).unwrap();
         let digest = Digest::of(&sealed, &mut |_| {}).unwrap();
-        let found = Found::of(&sealed, dir.path()).unwrap();
+        let found = FsVerityState::of(&sealed, dir.path()).unwrap();
         assert_eq!((found.digest(), found.is_shared), (Some(digest), false));
         let path = dir.path().join(format!("image {is_durable}"));
         name(&sealed, &path);
@@ -59,7 +59,7 @@ fn a_sealed_file_carries_its_digest_and_gets_a_name() {
 fn if_possible_keeps_a_digest_everywhere() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let can = try_out(dir.path()).is_ok();
-    let protector = protector(Verity::IfPossible);
+    let protector = protector(FsVerityPolicy::IfPossible);
     let path = dir.path().join("image");
     let plain = filled(dir.path());
     name(&plain, &path);
@@ -72,9 +72,9 @@ fn if_possible_keeps_a_digest_everywhere() {
 #[test]
 fn off_means_that_nothing_is_done() {
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let off = protector(Verity::Off);
+    let off = protector(FsVerityPolicy::Off);
     let file = off.seal(filled(dir.path()), dir.path(), true, None).unwrap();
-    assert_eq!(Found::of(&file, dir.path()).unwrap().digest(), None);
+    assert_eq!(FsVerityState::of(&file, dir.path()).unwrap().digest(), None);
     assert_eq!(off.commit(&file, dir.path()).unwrap(), None);
     let pin = Pin { digest: Digest::from_bytes([0; 32]), is_enforced: true };
     off.require(&file, dir.path(), Some(pin)).unwrap();
@@ -87,7 +87,7 @@ fn without_fs_verity_what_is_required_is_refused() {
         println!("skipped: /var/tmp has fs-verity");
         return;
     }
-    let required = protector(Verity::Required);
+    let required = protector(FsVerityPolicy::Required);
     let error = required.seal(filled(dir.path()), dir.path(), false, None).unwrap_err();
     assert_eq!(error.code(), "kernel");
     let file = filled(dir.path());
@@ -101,12 +101,12 @@ fn a_sealed_file_is_measured_and_cannot_be_written() {
         return;
     }
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    let protector = protector(Verity::Required);
+    let protector = protector(FsVerityPolicy::Required);
     let path = dir.path().join("image");
     let sealed = protector.seal(filled(dir.path()), &path, true, None).unwrap();
     name(&sealed, &path);
     let digest = Digest::of(&sealed, &mut |_| {}).unwrap();
-    let found = Found::of(&sealed, &path).unwrap();
+    let found = FsVerityState::of(&sealed, &path).unwrap();
     assert_eq!((found.noted, found.digest()), (Some(digest), Some(digest)));
     let denied = File::options().write(true).open(&path).unwrap_err();
     assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
@@ -138,9 +138,9 @@ fn a_writer_that_goes_away_is_waited_for() {
             std::thread::sleep(PAUSE * 5);
             drop(writer);
         });
-        let protector = protector(Verity::Required);
+        let protector = protector(FsVerityPolicy::Required);
         let sealed = protector.seal(file, dir.path(), false, None).unwrap();
-        assert!(Found::of(&sealed, dir.path()).unwrap().measured.is_some());
+        assert!(FsVerityState::of(&sealed, dir.path()).unwrap().measured.is_some());
     });
 }
 
@@ -154,7 +154,7 @@ fn a_file_that_somebody_else_wrote_is_sealed_at_the_commit() {
     let path = dir.path().join("image");
     File::create(&path).unwrap().write_all(&[9; 8192]).unwrap();
     let file = File::open(&path).unwrap();
-    let pin = protector(Verity::IfPossible).commit(&file, &path).unwrap().unwrap();
+    let pin = protector(FsVerityPolicy::IfPossible).commit(&file, &path).unwrap().unwrap();
     assert!(pin.is_enforced);
-    assert_eq!(protector(Verity::IfPossible).commit(&file, &path).unwrap(), Some(pin));
+    assert_eq!(protector(FsVerityPolicy::IfPossible).commit(&file, &path).unwrap(), Some(pin));
 }

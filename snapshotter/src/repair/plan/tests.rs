@@ -20,39 +20,39 @@ fn entry(id: u64, key: &str, parent: Option<u64>, kind: Kind) -> Entry {
     }
 }
 
-fn found(entry: Entry) -> Found {
+fn found(entry: Entry) -> LayerDirState {
     let has_image = entry.kind == Kind::Committed;
-    Found { id: entry.id, record: Some(Ok(entry)), announced: None, has_image }
+    LayerDirState { id: entry.id, record: Some(Ok(entry)), announced: None, has_image }
 }
 
 /// A layer called after its number.
-fn layer(id: u64, parent: impl Into<Option<u64>>) -> Found {
+fn layer(id: u64, parent: impl Into<Option<u64>>) -> LayerDirState {
     found(entry(id, &id.to_string(), parent.into(), Kind::Committed))
 }
 
-fn active(id: u64, key: &str, parent: impl Into<Option<u64>>) -> Found {
+fn active(id: u64, key: &str, parent: impl Into<Option<u64>>) -> LayerDirState {
     found(entry(id, key, parent.into(), Kind::Active))
 }
 
-fn bare(id: u64) -> Found {
-    Found { id, record: None, announced: None, has_image: false }
+fn bare(id: u64) -> LayerDirState {
+    LayerDirState { id, record: None, announced: None, has_image: false }
 }
 
 fn rows(plan: &Plan) -> Vec<u64> {
     plan.entries.iter().map(|entry| entry.id).collect()
 }
 
-fn faults(plan: &Plan) -> Vec<(u64, Fault)> {
+fn faults(plan: &Plan) -> Vec<(u64, Inconsistency)> {
     plan.problems.iter().map(|problem| (problem.id, problem.fault.clone())).collect()
 }
 
 /// What is said of a case, what is found, the rows in their order, and what is wrong.
-type Case = (&'static str, Vec<Found>, Vec<u64>, Vec<(u64, Fault)>);
+type Case = (&'static str, Vec<LayerDirState>, Vec<u64>, Vec<(u64, Inconsistency)>);
 
 fn records() -> Vec<Case> {
-    use Fault::*;
+    use Inconsistency::*;
     let unreadable = || super::Unreadable::Version(9);
-    let bad = Found { record: Some(Err(unreadable())), ..bare(1) };
+    let bad = LayerDirState { record: Some(Err(unreadable())), ..bare(1) };
     let name = |id| found(entry(id, "n", None, Kind::Committed));
     let key = |id| active(id, "k", None);
     vec![
@@ -73,8 +73,8 @@ fn records() -> Vec<Case> {
 }
 
 fn parents() -> Vec<Case> {
-    use Fault::*;
-    let gone = |found| Found { has_image: false, ..found };
+    use Inconsistency::*;
+    let gone = |found| LayerDirState { has_image: false, ..found };
     vec![
         (
             "a missing parent takes along what is above",
@@ -147,26 +147,27 @@ fn a_commit_that_was_cut_short_is_done_when_there_is_an_image() {
         (old.clone(), err.clone(), true, Ok(before)),
         (err.clone(), ok.clone(), true, Ok(after.clone())),
         (None, ok.clone(), true, Ok(after)),
-        (None, ok.clone(), false, Err(Fault::NoRecord)),
-        (err.clone(), ok, false, Err(Fault::Unreadable(bad.clone()))),
-        (None, err, true, Err(Fault::Unreadable(bad))),
+        (None, ok.clone(), false, Err(Inconsistency::NoRecord)),
+        (err.clone(), ok, false, Err(Inconsistency::Unreadable(bad.clone()))),
+        (None, err, true, Err(Inconsistency::Unreadable(bad))),
     ];
     for (record, announced, has_image, want) in table {
-        let found = Found { id: 1, record, announced, has_image };
+        let found = LayerDirState { id: 1, record, announced, has_image };
         assert_eq!(state(found.clone()), want, "{found:?}");
     }
 }
 
 #[test]
 fn damage_that_is_known_stays_known() {
-    let mut put_away = entry(1, "a", None, Kind::Committed);
-    put_away.damage = Some("cut off".to_owned());
-    let gone = Found { has_image: false, ..found(put_away) };
-    let plan = plan(vec![gone, Found { has_image: false, ..layer(2, None) }], &BTreeSet::new());
+    let mut quarantine = entry(1, "a", None, Kind::Committed);
+    quarantine.damage = Some("cut off".to_owned());
+    let gone = LayerDirState { has_image: false, ..found(quarantine) };
+    let plan =
+        plan(vec![gone, LayerDirState { has_image: false, ..layer(2, None) }], &BTreeSet::new());
     let reasons: Vec<_> = plan.entries.iter().map(|entry| entry.damage.as_deref()).collect();
     assert_eq!(reasons[0], Some("cut off"));
     assert!(reasons[1].unwrap().contains("gone"));
-    assert_eq!(faults(&plan), [(2, Fault::NoImage)]);
+    assert_eq!(faults(&plan), [(2, Inconsistency::NoImage)]);
 }
 
 #[test]

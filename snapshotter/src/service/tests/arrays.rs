@@ -6,8 +6,16 @@ use crate::store::Labels;
 const PLAIN_HEAD: [&str; 4] = ["redirect_dir=nofollow", "metacopy=off", "index=off", "xino=off"];
 const UPPER_OF_9: [&str; 2] = ["workdir=/r/9/work", "upperdir=/r/9/fs"];
 
-fn shape(kind: Kind, applied: bool, parents: &[u64]) -> Shape<'_> {
-    Shape { kind, id: 9, applied, beside: false, upper: Upper::Directory, parents, maps: None }
+fn shape(kind: Kind, applied: bool, parents: &[u64]) -> SnapshotShape<'_> {
+    SnapshotShape {
+        kind,
+        id: 9,
+        applied,
+        beside: false,
+        upper: Upper::Directory,
+        parents,
+        maps: None,
+    }
 }
 
 fn places(options: &[String]) -> Places<'_> {
@@ -35,8 +43,9 @@ fn plain_mounts_by_shape() {
         mount("overlay", "overlay", &[head, &[lowers.as_str(), "volatile"]].concat())
     };
     let bind = |source: &str, access: &str| mount("bind", source, &[access, "rbind"]);
-    let lowers_of =
-        |ids: &[u64], bare| -> Vec<Lower> { ids.iter().map(|&id| Lower { id, bare }).collect() };
+    let lowers_of = |ids: &[u64], bare| -> Vec<LowerId> {
+        ids.iter().map(|&id| LowerId { id, bare }).collect()
+    };
     type Row<'a> = (Kind, bool, &'a [u64], Mount, &'a [u64], bool);
     let table: [Row<'_>; 9] = [
         (Active, false, &[], bind("/r/9/fs", "rw"), &[], false),
@@ -107,7 +116,8 @@ fn managed_mounts_are_those_of_containerd() {
 
 #[test]
 fn a_layer_beside_those_below_it_is_over_nothing() {
-    let beside = |applied, parents| Shape { beside: true, ..shape(Kind::Active, applied, parents) };
+    let beside =
+        |applied, parents| SnapshotShape { beside: true, ..shape(Kind::Active, applied, parents) };
     let options = [&UPPER_OF_9[..], &["lowerdir=/s/empty"]].concat();
     let want = [mount("overlay", "overlay", &options)];
     assert_eq!(plain(&beside(false, &[]), &places(&[])).unwrap().mounts, want);
@@ -126,7 +136,8 @@ const WRITABLE: Upper = Upper::Image(64 << 20);
 
 #[test]
 fn plain_mounts_over_an_image_are_in_its_place() {
-    let limited = |parents| Shape { upper: WRITABLE, ..shape(Kind::Active, false, parents) };
+    let limited =
+        |parents| SnapshotShape { upper: WRITABLE, ..shape(Kind::Active, false, parents) };
     let bare = plain(&limited(&[]), &places(&[])).unwrap();
     assert_eq!(bare.mounts, [mount("bind", "/s/w/9/upper", &["rw", "rbind"])]);
     let planned = plain(&limited(&[5, 3]), &places(&[])).unwrap();
@@ -134,8 +145,8 @@ fn plain_mounts_over_an_image_are_in_its_place() {
     let options = [&PLAIN_HEAD[..], &over].concat();
     assert_eq!(planned.mounts, [mount("overlay", "overlay", &options)]);
     // Without an upper directory.
-    let sealed = Shape { upper: Upper::None, ..shape(Kind::Active, true, &[3]) };
-    let unlimited = Shape { upper: Upper::Directory, ..sealed };
+    let sealed = SnapshotShape { upper: Upper::None, ..shape(Kind::Active, true, &[3]) };
+    let unlimited = SnapshotShape { upper: Upper::Directory, ..sealed };
     assert_eq!(plain(&sealed, &places(&[])).unwrap(), plain(&unlimited, &places(&[])).unwrap());
 }
 
@@ -144,7 +155,8 @@ fn managed_mounts_over_an_image_are_those_of_containerds_block_mode() {
     let image = |id: u64| mount("erofs", &format!("/r/{id}/layer.erofs"), &["ro", "loop"]);
     let make = ["X-containerd.mkfs.fs=ext4", "X-containerd.mkfs.size=67108864", "rw", "loop"];
     let filesystem = || mount("mkfs/ext4", "/r/9/rwlayer.img", &make);
-    let limited = |parents| Shape { upper: WRITABLE, ..shape(Kind::Active, false, parents) };
+    let limited =
+        |parents| SnapshotShape { upper: WRITABLE, ..shape(Kind::Active, false, parents) };
     let make_upper = "X-containerd.mkdir.path={{ mount 0 }}/upper:0755";
     let bind = mount("format/mkdir/bind", "{{ mount 0 }}/upper", &[make_upper, "rw", "rbind"]);
     assert_eq!(managed(&limited(&[]), &places(&[])).unwrap(), [filesystem(), bind]);
@@ -162,7 +174,8 @@ fn managed_mounts_over_an_image_are_those_of_containerds_block_mode() {
     assert_eq!(one, [filesystem(), image(3), overlay("lowerdir={{ mount 1 }}")]);
     let two = managed(&limited(&[5, 3]), &places(&[])).unwrap();
     assert_eq!(two, [filesystem(), image(5), image(3), overlay("lowerdir={{ overlay 1 2 }}")]);
-    let sealed = |parents| Shape { upper: Upper::None, ..shape(Kind::Active, true, parents) };
+    let sealed =
+        |parents| SnapshotShape { upper: Upper::None, ..shape(Kind::Active, true, parents) };
     let over = mount("format/mkdir/overlay", "overlay", &["lowerdir={{ overlay 0 1 }}"]);
     assert_eq!(managed(&sealed(&[3]), &places(&[])).unwrap(), [image(9), image(3), over]);
     assert_eq!(managed(&sealed(&[]), &places(&[])).unwrap(), [image(9)]);
@@ -178,7 +191,7 @@ fn maps_are_left_to_the_mount_manager_and_done_by_us_in_plain() {
     let labels = ["uidmapping", "gidmapping"]
         .map(|kind| (format!("containerd.io/snapshot/{kind}"), "0:1000:10".to_owned()));
     let maps = IdMaps::from_labels(&Labels::from(labels)).unwrap();
-    let shape = Shape { maps: maps.as_ref(), ..shape(Kind::Active, false, &[3]) };
+    let shape = SnapshotShape { maps: maps.as_ref(), ..shape(Kind::Active, false, &[3]) };
     let managed = managed(&shape, &places(&[])).unwrap();
     let want =
         [&UPPER_OF_9[..], &["uidmap=0:1000:10", "gidmap=0:1000:10", "lowerdir={{ mount 0 }}"]];
@@ -197,7 +210,7 @@ fn options_are_whole_or_refused_with_numbers() {
     };
     let parents: Vec<u64> = (0..600).map(|i| 999_999 - i).collect();
     let plan = |kind, count: usize| {
-        plain(&Shape { id: 999_999, ..shape(kind, false, &parents[..count]) }, &places)
+        plain(&SnapshotShape { id: 999_999, ..shape(kind, false, &parents[..count]) }, &places)
     };
     // 128 layers with the default paths, numbers of six digits, mapped owners and an upper directory.
     for kind in [Kind::View, Kind::Active] {

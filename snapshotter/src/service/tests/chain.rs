@@ -7,7 +7,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use super::*;
 use crate::Status;
 
-fn fill_base(tree: &Tree) {
+fn fill_base(tree: &MountedTree) {
     assert_eq!(mode(&tree.0), 0o755);
     write(&tree.join("kept"), "kept");
     write(&tree.join("deleted"), "deleted");
@@ -29,7 +29,7 @@ fn fill_base(tree: &Tree) {
 }
 
 /// What a container needs of its root: devices open, programs run, setuid bits count.
-fn check_usable(tree: &Tree) {
+fn check_usable(tree: &MountedTree) {
     assert!(fs::symlink_metadata(tree.join("null")).unwrap().file_type().is_char_device());
     File::options().write(true).open(tree.join("null")).unwrap().write_all(b"x").unwrap();
     assert_eq!(mode(&tree.join("program")), 0o4755);
@@ -39,7 +39,7 @@ fn check_usable(tree: &Tree) {
     assert!(!flags.contains(hidden), "{flags:?}");
 }
 
-fn change(tree: &Tree) {
+fn change(tree: &MountedTree) {
     fs::remove_file(tree.join("deleted")).unwrap();
     write(&tree.join("changed"), "new");
     fs::remove_dir_all(tree.join("dir")).unwrap();
@@ -47,7 +47,7 @@ fn change(tree: &Tree) {
     write(&tree.join("dir/fresh"), "fresh");
 }
 
-fn check_changed(tree: &Tree) {
+fn check_changed(tree: &MountedTree) {
     let top = ["changed", "dir", "kept", "linked", "null", "pipe", "program", "symlink"];
     assert_eq!(tree.names(""), top);
     assert_eq!(tree.names("dir"), ["fresh"]);
@@ -62,7 +62,7 @@ fn what_is_written_is_seen_above_and_whiteouts_hide() {
     with_mounts(|site| {
         let service = site.open();
         let mounts = service.prepare("a", "", &none()).unwrap();
-        fill_base(&Tree::of(&mounts, site.target("a")));
+        fill_base(&MountedTree::of(&mounts, site.target("a")));
         service.commit("A", "a", "", &labels(&[("containerd.io/snapshot.ref", "r")])).unwrap();
         assert_eq!(status(service.stat("a")), Status::NotFound);
         let info = service.stat("A").unwrap();
@@ -71,7 +71,7 @@ fn what_is_written_is_seen_above_and_whiteouts_hide() {
 
         let mounts = service.prepare("b", "A", &none()).unwrap();
         assert_eq!(service.mounts("b").unwrap(), mounts);
-        let tree = Tree::of(&mounts, site.target("b"));
+        let tree = MountedTree::of(&mounts, site.target("b"));
         check_usable(&tree);
         assert_eq!(tree.read("dir/below/file"), "below");
         assert_eq!(mode(&tree.0), 0o755);
@@ -80,13 +80,13 @@ fn what_is_written_is_seen_above_and_whiteouts_hide() {
         drop(tree);
         service.commit("B", "b", "", &none()).unwrap();
 
-        let base = Tree::of(&service.view("vA", "A", &none()).unwrap(), site.target("vA"));
+        let base = MountedTree::of(&service.view("vA", "A", &none()).unwrap(), site.target("vA"));
         check_usable(&base);
         assert_eq!(base.read("deleted"), "deleted");
         assert_eq!(mode(&base.0), 0o755);
         let mut value = [0; 8];
         assert_eq!(rustix::fs::getxattr(base.join("dir"), "user.mark", &mut value), Ok(1));
-        let top = Tree::of(&service.view("vB", "B", &none()).unwrap(), site.target("vB"));
+        let top = MountedTree::of(&service.view("vB", "B", &none()).unwrap(), site.target("vB"));
         check_usable(&top);
         check_changed(&top);
         for tree in [&base, &top] {
@@ -166,7 +166,7 @@ fn a_commit_may_put_a_layer_on_a_parent() {
         layer(&service, "base", "");
         let mounts = service.prepare("k", "", &none()).unwrap();
         {
-            let tree = Tree::of(&mounts, site.target("k"));
+            let tree = MountedTree::of(&mounts, site.target("k"));
             mknodat(CWD, tree.join("base"), FileType::CharacterDevice, Mode::empty(), 0).unwrap();
             write(&tree.join("own"), "own");
         }
@@ -176,7 +176,7 @@ fn a_commit_may_put_a_layer_on_a_parent() {
         assert_eq!(service.mounts("k").unwrap(), mounts);
         service.commit("top", "k", "base", &none()).unwrap();
         assert_eq!(service.stat("top").unwrap().parent, "base");
-        let tree = Tree::of(&service.view("v", "top", &none()).unwrap(), site.target("v"));
+        let tree = MountedTree::of(&service.view("v", "top", &none()).unwrap(), site.target("v"));
         assert_eq!(tree.names(""), ["later", "own"]);
         drop(tree);
         let child = service.prepare("c", "top", &none()).unwrap();
@@ -219,7 +219,7 @@ fn bookkeeping_of_the_overlay_is_left_out() {
         fs::create_dir(Path::new(&mounts[0].source).join("dir")).unwrap();
         write(&Path::new(&mounts[0].source).join("dir/file"), "x");
         service.commit("A", "a", "", &none()).unwrap();
-        let tree = Tree::of(&service.prepare("b", "A", &none()).unwrap(), site.target("b"));
+        let tree = MountedTree::of(&service.prepare("b", "A", &none()).unwrap(), site.target("b"));
         let set = |path: PathBuf, name: &str| {
             rustix::fs::setxattr(path, name, b"y", rustix::fs::XattrFlags::empty()).unwrap();
         };
@@ -281,10 +281,11 @@ fn a_view_of_128_layers_shows_every_one() {
             layer(&service, &name, &parent);
             parent = name;
         }
-        let tree = Tree::of(&service.view("v", &parent, &none()).unwrap(), site.target("v"));
+        let tree = MountedTree::of(&service.view("v", &parent, &none()).unwrap(), site.target("v"));
         assert_eq!(tree.names("").len(), 128);
         assert_eq!((tree.read("L000"), tree.read("L127")), ("L000".into(), "L127".into()));
-        let child = Tree::of(&service.prepare("a", &parent, &none()).unwrap(), site.target("a"));
+        let child =
+            MountedTree::of(&service.prepare("a", &parent, &none()).unwrap(), site.target("a"));
         write(&child.join("L000"), "changed");
         assert_eq!((child.names("").len(), tree.read("L000")), (128, "L000".into()));
     });

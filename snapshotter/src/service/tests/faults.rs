@@ -171,7 +171,7 @@ fn check_promises(site: &Site, service: &Snapshotter, fault: &str) {
         if !missing(service, name) {
             assert!(missing(service, &key), "{fault}");
             let mounts = service.view("promise", name, &none()).unwrap();
-            let tree = Tree::of(&mounts, site.target("promise"));
+            let tree = MountedTree::of(&mounts, site.target("promise"));
             assert_eq!(tree.read(name), name, "{fault}");
             drop(tree);
             service.remove("promise").unwrap();

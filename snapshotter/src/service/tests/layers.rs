@@ -24,7 +24,7 @@ fn an_applied_layer_is_shown_read_only_and_committed_as_it_is() {
         let inode = fs::metadata(&image).unwrap();
         let mounts = service.mounts("a").unwrap();
         assert_eq!(mounts[0].options, ["ro", "rbind"]);
-        assert_eq!(Tree::of(&mounts, site.target("a")).names(""), ["one"]);
+        assert_eq!(MountedTree::of(&mounts, site.target("a")).names(""), ["one"]);
         assert_eq!(service.usage("a").unwrap().inodes, 2);
         // Its mount stays while it is active, though nobody stands on it.
         service.cleanup().unwrap();
@@ -38,11 +38,11 @@ fn an_applied_layer_is_shown_read_only_and_committed_as_it_is() {
         assert_eq!(site.lowers(), Vec::<String>::new());
 
         apply(&service.prepare("b", "A", &none()).unwrap(), &tree_with(site, "two"));
-        let shown = Tree::of(&service.mounts("b").unwrap(), site.target("b"));
+        let shown = MountedTree::of(&service.mounts("b").unwrap(), site.target("b"));
         assert_eq!(shown.names(""), ["one", "two"]);
         drop(shown);
         service.commit("B", "b", "", &none()).unwrap();
-        let view = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        let view = MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
         assert_eq!(view.names(""), ["one", "two"]);
     });
 }
@@ -56,16 +56,19 @@ fn a_layer_can_be_written_again_until_it_is_committed() {
         let dir = service.layer_dir(&first).unwrap().unwrap();
         apply(&first, &tree_with(site, "one"));
         let shown = service.mounts("a").unwrap();
-        assert_eq!(Tree::of(&shown, site.target("a")).names(""), ["one"]);
+        assert_eq!(MountedTree::of(&shown, site.target("a")).names(""), ["one"]);
         assert_eq!(service.layer_dir(&shown).unwrap(), Some(dir.clone()));
         assert_eq!(site.lowers(), Vec::<String>::new(), "the old layer is not shown any more");
         apply(&first, &tree_with(site, "two"));
-        assert_eq!(Tree::of(&service.mounts("a").unwrap(), site.target("b")).names(""), ["two"]);
+        assert_eq!(
+            MountedTree::of(&service.mounts("a").unwrap(), site.target("b")).names(""),
+            ["two"]
+        );
         // A differ of somebody else tells nobody.
         apply(&first, &tree_with(site, "three"));
         service.commit("A", "a", "", &none()).unwrap();
         let view = service.view("v", "A", &none()).unwrap();
-        assert_eq!(Tree::of(&view, site.target("v")).names(""), ["three"]);
+        assert_eq!(MountedTree::of(&view, site.target("v")).names(""), ["three"]);
         for mounts in [&first, &shown, &view] {
             let refused = service.layer_dir(mounts);
             assert_eq!(status(refused.map(|_| ())), Status::FailedPrecondition, "{mounts:?}");
@@ -143,7 +146,7 @@ fn a_layer_that_was_converted_once_is_linked() {
         };
         let mounts = staged("k", "", &unpack_labels());
         assert_eq!(mounts[0].options[0], "ro");
-        assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["A"]);
+        assert_eq!(MountedTree::of(&mounts, site.target("k")).names(""), ["A"]);
         service.commit("B", "k", "", &none()).unwrap();
         // Only for who unpacks a layer.
         let mut without = unpack_labels();
@@ -154,7 +157,7 @@ fn a_layer_that_was_converted_once_is_linked() {
         let parented = staged("p", "A", &unpack_labels());
         assert_eq!(parented[0].fs_type, "overlay");
         assert!(!parented[0].options.iter().any(|option| option.starts_with("upperdir=")));
-        assert_eq!(Tree::of(&parented, site.target("p")).names(""), ["A"]);
+        assert_eq!(MountedTree::of(&parented, site.target("p")).names(""), ["A"]);
         for key in ["A", "B", "m", "n", "p"].iter().rev() {
             service.remove(key).unwrap();
         }
@@ -193,7 +196,9 @@ fn a_diff_id_alone_gets_nothing() {
             let is_read_only = mounts[0].options.iter().any(|option| option == "ro");
             assert_eq!(is_read_only, is_staged, "{key}");
             if !is_staged {
-                assert!(Tree::of(&mounts, site.target(&number.to_string())).names("").is_empty());
+                assert!(
+                    MountedTree::of(&mounts, site.target(&number.to_string())).names("").is_empty()
+                );
             }
         }
     });
@@ -214,7 +219,7 @@ fn read_only_caches_are_linked_to_and_damaged_ones_passed_over() {
         let service = opened(Config { caches: caches.to_vec(), ..site.config() });
         let stranger = Stages { is_known: true, blob: None };
         let mounts = service.prepare_staged("k", "", &unpack_labels(), &stranger).unwrap();
-        assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["cached"]);
+        assert_eq!(MountedTree::of(&mounts, site.target("k")).names(""), ["cached"]);
         let link = fs::read_link(service.dir(1).join(layerdir::IMAGE)).unwrap();
         assert!(link.starts_with(&caches[1]), "{}", link.display());
         service.commit("K", "k", "", &none()).unwrap();
@@ -235,7 +240,7 @@ fn layers_are_mounted_once_and_go_with_their_last_user() {
         let keys = ["k1", "k2"];
         let trees = keys.map(|key| {
             let mounts = service.prepare(key, "B", &none()).unwrap();
-            Tree::of(&mounts, site.target(key))
+            MountedTree::of(&mounts, site.target(key))
         });
         assert_eq!(site.lowers(), ["l/1", "l/2"]);
         service.remove("k1").unwrap();
@@ -294,7 +299,8 @@ fn loop_devices_work_as_well_and_vanish() {
         let entry = mounted_at(Path::new(&mounts[0].source)).unwrap();
         let device = PathBuf::from(entry.source);
         assert!(
-            device.starts_with("/dev") && Tree::of(&mounts, site.target("v")).names("") == ["A"]
+            device.starts_with("/dev")
+                && MountedTree::of(&mounts, site.target("v")).names("") == ["A"]
         );
         let backing = || {
             let name = device.file_name().unwrap().to_str().unwrap();

@@ -53,7 +53,7 @@ fn a_container_cannot_write_beyond_its_limit_and_nobody_else_is_harmed() {
         let other = service.prepare("other", "A", &none()).unwrap();
         let upper = format!("upperdir={}/w/2/upper", site.state.path().display());
         assert!(mounts[0].options.contains(&upper), "{mounts:?}");
-        let tree = Tree::of(&mounts, site.target("k"));
+        let tree = MountedTree::of(&mounts, site.target("k"));
         assert_eq!(tree.names(""), ["A"]);
         let bytes = fill(&tree.join("full"));
         assert!((8 << 20..LIMIT).contains(&bytes), "{bytes}");
@@ -62,7 +62,7 @@ fn a_container_cannot_write_beyond_its_limit_and_nobody_else_is_harmed() {
         let usage = service.usage("k").unwrap();
         assert!((bytes..LIMIT).contains(&usage.size) && usage.inodes == 2, "{usage:?}");
         // Others write on, and so does who makes room.
-        write(&Tree::of(&other, site.target("other")).join("file"), "fine");
+        write(&MountedTree::of(&other, site.target("other")).join("file"), "fine");
         fs::remove_file(tree.join("full")).unwrap();
         write(&tree.join("small"), "fits");
         assert_eq!(tree.read("small"), "fits");
@@ -75,7 +75,7 @@ fn programs_and_devices_work_as_in_any_writable_layer() {
         let service = site.open();
         let mounts = service.prepare("k", "", &limited()).unwrap();
         assert_eq!(mounts[0].source, format!("{}/w/1/upper", site.state.path().display()));
-        let tree = Tree::of(&mounts, site.target("k"));
+        let tree = MountedTree::of(&mounts, site.target("k"));
         assert_eq!((mode(&tree.0), tree.names("")), (0o755, vec![]));
         let options = mounted_at(&tree.0).unwrap().options;
         assert!(!["nosuid", "nodev", "noexec"].iter().any(|word| options.contains(word)));
@@ -94,7 +94,7 @@ fn it_is_found_again_with_what_was_written_and_mounted_only_once() {
         let service = site.open();
         layer(&service, "A", "");
         let mounts = service.prepare("k", "A", &limited()).unwrap();
-        let tree = Tree::of(&mounts, site.target("k"));
+        let tree = MountedTree::of(&mounts, site.target("k"));
         write(&tree.join("written"), "before");
         drop(service);
         // Another process; then one whose mounts somebody undid while the container runs.
@@ -113,7 +113,7 @@ fn it_is_found_again_with_what_was_written_and_mounted_only_once() {
         loops_vanish(&site.dir.path().join("root"));
         let service = site.open();
         assert_eq!(service.mounts("k").unwrap(), mounts);
-        let tree = Tree::of(&mounts, site.target("k"));
+        let tree = MountedTree::of(&mounts, site.target("k"));
         assert_eq!(
             (tree.names(""), tree.read("written")),
             (vec!["A".into(), "written".into()], "before".into())
@@ -129,8 +129,10 @@ fn a_commit_takes_what_is_in_the_image_and_cleanup_leaves_nothing() {
             let service = site.open();
             layer(&service, "A", "");
             {
-                let tree =
-                    Tree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
+                let tree = MountedTree::of(
+                    &service.prepare("k", "A", &limited()).unwrap(),
+                    site.target("k"),
+                );
                 write(&tree.join("B"), "B");
                 fs::remove_file(tree.join("A")).unwrap();
             }
@@ -147,7 +149,7 @@ fn a_commit_takes_what_is_in_the_image_and_cleanup_leaves_nothing() {
             assert_eq!(left, [".erofslayer", "fs", "layer.erofs", "snapshot.json"]);
             drop(service);
             let service = site.open();
-            let tree = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+            let tree = MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
             assert_eq!((tree.names(""), tree.read("B")), (vec!["B".to_owned()], "B".to_owned()));
             drop(tree);
             for key in ["v", "B", "A"] {
@@ -165,7 +167,8 @@ fn an_image_that_was_not_unmounted_is_committed_whole() {
     with_mounts(|site| {
         let service = site.open();
         layer(&service, "A", "");
-        let tree = Tree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
+        let tree =
+            MountedTree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
         write(&tree.join("B"), "B");
         File::open(tree.join("B")).unwrap().sync_all().unwrap();
         let image = service.dir(2).join(layerdir::RWLAYER);
@@ -181,7 +184,7 @@ fn an_image_that_was_not_unmounted_is_committed_whole() {
         loops_vanish(site.dir.path());
         drop(service);
         let service = site.open();
-        let tree = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        let tree = MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
         assert_eq!((tree.names(""), tree.read("B")), (vec!["A".into(), "B".into()], "B".into()));
     });
 }
@@ -192,7 +195,8 @@ fn an_image_in_use_is_not_given_to_the_mount_manager() {
     with_mounts(|site| {
         let service = site.open();
         layer(&service, "A", "");
-        let tree = Tree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
+        let tree =
+            MountedTree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
         drop(service);
         let config = Config { profile: Profile::Managed, ..site.config() };
         let service = opened(config);
@@ -215,7 +219,8 @@ fn a_removed_one_stays_with_the_container_that_runs() {
     with_mounts(|site| {
         let service = site.open();
         layer(&service, "A", "");
-        let tree = Tree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
+        let tree =
+            MountedTree::of(&service.prepare("k", "A", &limited()).unwrap(), site.target("k"));
         service.remove("k").unwrap();
         service.cleanup().unwrap();
         assert_eq!((site.lowers(), site.directories()), (vec![], vec!["1".to_owned()]));

@@ -150,16 +150,16 @@ fn patiently<T, E>(
 }
 
 /// Something mounted, until this is dropped.
-struct Tree(PathBuf);
+struct MountedTree(PathBuf);
 
-impl Drop for Tree {
+impl Drop for MountedTree {
     fn drop(&mut self) {
         let unmount = || rustix::mount::unmount(&self.0, UnmountFlags::empty());
         patiently(|errno| *errno == rustix::io::Errno::BUSY, unmount).unwrap();
     }
 }
 
-impl Tree {
+impl MountedTree {
     /// Does what containerd does with the one mount of the plain profile.
     fn of(mounts: &[Mount], target: PathBuf) -> Self {
         let [mount] = mounts else { panic!("{mounts:?}") };

@@ -36,19 +36,23 @@ fn layers_are_seen_with_mapped_owners_and_others_see_them_as_they_are() {
         layer(&service, "B", "A");
         for host in [100_000, 200_000] {
             let key = host.to_string();
-            let tree =
-                Tree::of(&service.prepare(&key, "B", &mapped(host)).unwrap(), site.target(&key));
+            let tree = MountedTree::of(
+                &service.prepare(&key, "B", &mapped(host)).unwrap(),
+                site.target(&key),
+            );
             assert_eq!(owner(tree.0.clone()), (host, host));
             assert_eq!(owner(tree.join("file")), (host + 5, host + 6));
             write(&tree.join("file"), "changed");
             assert_eq!(owner(tree.join("file")), (host + 5, host + 6));
             let key = format!("v{host}");
-            let view =
-                Tree::of(&service.view(&key, "A", &mapped(host)).unwrap(), site.target(&key));
+            let view = MountedTree::of(
+                &service.view(&key, "A", &mapped(host)).unwrap(),
+                site.target(&key),
+            );
             assert_eq!(owner(view.join("file")), (host + 5, host + 6));
             assert_eq!(service.mounts(&key).unwrap()[0].options, ["ro", "rbind"]);
         }
-        let plain = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        let plain = MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
         assert_eq!(owner(plain.join("file")), (5, 6));
         let base = service.prepare("base", "", &mapped(300_000)).unwrap();
         assert_eq!(owner(PathBuf::from(&base[0].source)), (300_000, 300_000));
@@ -82,7 +86,7 @@ fn what_a_mapped_container_wrote_is_committed_with_owners_of_its_own() {
         let service = site.open();
         layer(&service, "A", "");
         let mounts = service.prepare("k", "A", &mapped(100_000)).unwrap();
-        let tree = Tree::of(&mounts, site.target("k"));
+        let tree = MountedTree::of(&mounts, site.target("k"));
         let file = tree.join("new");
         write(&file, "new");
         let error = service.commit("B", "k", "", &none()).unwrap_err();
@@ -90,7 +94,7 @@ fn what_a_mapped_container_wrote_is_committed_with_owners_of_its_own() {
         std::os::unix::fs::chown(&file, Some(100_007), Some(100_008)).unwrap();
         drop(tree);
         service.commit("B", "k", "", &none()).unwrap();
-        let view = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        let view = MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
         assert_eq!(owner(view.join("new")), (7, 8));
         assert_eq!(owner(view.0.clone()), (0, 0));
     });
@@ -105,7 +109,7 @@ fn a_copy_whose_owners_containerd_changed_is_not_mapped_again() {
         let image = service.prepare("ns/0/a", "", &none()).unwrap();
         write(&Path::new(&image[0].source).join("image"), "image");
         service.commit("ns/1/A", "ns/0/a", "", &none()).unwrap();
-        let tree = Tree::of(
+        let tree = MountedTree::of(
             &service.prepare("ns/2/A-100000-100000-remap", "ns/1/A", &none()).unwrap(),
             site.target("copy"),
         );
@@ -118,7 +122,7 @@ fn a_copy_whose_owners_containerd_changed_is_not_mapped_again() {
         service.commit(COPY, "ns/2/A-100000-100000-remap", "", &none()).unwrap();
         let mounts = service.prepare("ns/4/k", COPY, &mapped(100_000)).unwrap();
         assert_eq!(service.mounts("ns/4/k").unwrap(), mounts);
-        let tree = Tree::of(&mounts, site.target("k"));
+        let tree = MountedTree::of(&mounts, site.target("k"));
         assert_eq!(owner(tree.0.clone()), (100_000, 100_000));
         assert_eq!(owner(tree.join("file")), (100_000, 100_000));
         drop(tree);
@@ -150,7 +154,7 @@ fn mounts_do_not_grow_with_layers_times_pods_that_have_maps_of_their_own() {
             .map(|pod| {
                 let key = format!("pod {pod}");
                 let mounts = service.prepare(&key, &top, &mapped(base(pod))).unwrap();
-                Tree::of(&mounts, site.target(&key))
+                MountedTree::of(&mounts, site.target(&key))
             })
             .collect();
         let with_all = LAYERS * (1 + usize::try_from(PODS).unwrap());
@@ -173,7 +177,7 @@ fn mounts_do_not_grow_with_layers_times_pods_that_have_maps_of_their_own() {
         drop(trees);
         let again = service.mounts("pod 1").unwrap();
         assert_eq!(service.release_mapped(Duration::ZERO).unwrap(), LAYERS);
-        let tree = Tree::of(&again, site.target("again"));
+        let tree = MountedTree::of(&again, site.target("again"));
         assert_eq!((tree.read("L1"), tree.read("L0")), ("changed".to_owned(), "L0".to_owned()));
         assert_eq!(service.release_mapped(Duration::ZERO).unwrap(), 0);
         assert_eq!(site.lowers().len(), LAYERS);
@@ -195,15 +199,15 @@ fn mapped_layers_stay_mounted_for_whom_they_are_waiting() {
         let left = |wanted| assert_eq!(service.release_mapped(Duration::ZERO).unwrap(), wanted);
         assert_eq!(mapped_now(), 4);
         left(3);
-        let _first = Tree::of(&first, site.target("first"));
+        let _first = MountedTree::of(&first, site.target("first"));
         left(3);
-        let _second = Tree::of(&second, site.target("second"));
+        let _second = MountedTree::of(&second, site.target("second"));
         // Only the view is to come, and it has no top.
         left(2);
-        let view = Tree::of(&view, site.target("view"));
+        let view = MountedTree::of(&view, site.target("view"));
         left(0);
         assert_eq!((mapped_now(), owner(view.join("L1"))), (1, (100_000, 100_000)));
-        let bare = Tree::of(&bare, site.target("bare"));
+        let bare = MountedTree::of(&bare, site.target("bare"));
         assert_eq!(owner(bare.join("L0")), (100_000, 100_000));
         // One that is gone needs nothing.
         service.prepare("third", &top, &maps).unwrap();

@@ -98,9 +98,11 @@ fn a_container_cannot_write_beyond_its_quota_and_nobody_else_is_harmed() {
         layer(&service, "A", "");
         let mounts = service.prepare("k", "A", &limited()).unwrap();
         assert!(mounts[0].options.contains(&format!("upperdir={}/fs", service.dir(2).display())));
-        let tree = Tree::of(&mounts, site.target("k"));
-        let other = Tree::of(&service.prepare("other", "A", &limited()).unwrap(), site.target("o"));
-        let free = Tree::of(&service.prepare("free", "A", &none()).unwrap(), site.target("f"));
+        let tree = MountedTree::of(&mounts, site.target("k"));
+        let other =
+            MountedTree::of(&service.prepare("other", "A", &limited()).unwrap(), site.target("o"));
+        let free =
+            MountedTree::of(&service.prepare("free", "A", &none()).unwrap(), site.target("f"));
         let bytes = fill(&tree.join("full"));
         assert!((LIMIT - (1 << 20)..=LIMIT).contains(&bytes), "{bytes}");
         write(&other.join("file"), "fine");
@@ -135,7 +137,7 @@ fn limits_go_with_what_they_limit() {
         }
         let (applied, _) = projects(site)[1];
         assert_eq!(projects(site).len(), 3);
-        let tree = Tree::of(&service.mounts("committed").unwrap(), site.target("t"));
+        let tree = MountedTree::of(&service.mounts("committed").unwrap(), site.target("t"));
         write(&tree.join("B"), "B");
         fs::remove_file(tree.join("A")).unwrap();
         drop(tree);
@@ -149,7 +151,7 @@ fn limits_go_with_what_they_limit() {
         service.cleanup().unwrap();
         // The empty directories of what a differ applied.
         wait_for_projects(site, &[(applied, Amount::default())], "two are gone");
-        let tree = Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
+        let tree = MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v"));
         assert_eq!((tree.names(""), tree.read("B")), (vec!["B".to_owned()], "B".to_owned()));
         drop(tree);
         for key in ["v", "B", "C", "A"] {

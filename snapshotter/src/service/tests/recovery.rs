@@ -12,7 +12,7 @@ fn everything_is_found_again_and_nothing_is_mounted_twice() {
         layer(&service, "A", "");
         layer(&service, "B", "A");
         let mounts = service.prepare("k", "B", &none()).unwrap();
-        let tree = Tree::of(&mounts, site.target("k"));
+        let tree = MountedTree::of(&mounts, site.target("k"));
         write(&tree.join("written"), "before");
         drop(service);
         let service = site.open();
@@ -26,7 +26,7 @@ fn everything_is_found_again_and_nothing_is_mounted_twice() {
         unmount_below(site.state.path());
         let service = site.open();
         assert_eq!(service.mounts("k").unwrap(), mounts);
-        assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["A", "B", "written"]);
+        assert_eq!(MountedTree::of(&mounts, site.target("k")).names(""), ["A", "B", "written"]);
     });
 }
 
@@ -62,7 +62,7 @@ fn mounts_of_another_root_are_undone() {
         let service = site.open();
         assert_eq!(site.lowers(), Vec::<String>::new());
         layer(&service, "other", "");
-        let tree = Tree::of(&service.view("v", "other", &none()).unwrap(), site.target("v"));
+        let tree = MountedTree::of(&service.view("v", "other", &none()).unwrap(), site.target("v"));
         assert_eq!(tree.names(""), ["other"]);
     });
 }
@@ -94,7 +94,7 @@ fn leftovers_go_and_lost_directories_come_back_empty() {
         let upper = fs::metadata(lost.join("fs")).unwrap();
         assert_eq!((upper.uid(), upper.gid()), (3, 4));
         for key in ["lost", "half"] {
-            let tree = Tree::of(&service.mounts(key).unwrap(), site.target(key));
+            let tree = MountedTree::of(&service.mounts(key).unwrap(), site.target(key));
             assert_eq!(tree.names(""), ["A"]);
         }
         assert_eq!(fs::read_to_string(kept).unwrap(), "kept");
@@ -137,8 +137,10 @@ fn a_layer_without_an_upper_directory_is_not_lost() {
             let upper = fs::metadata(service.dir(id).join("fs")).unwrap();
             assert_eq!((upper.uid(), upper.gid()), (3, 4));
             let key = format!("on {parent}");
-            let tree =
-                Tree::of(&service.prepare(&key, parent, &none()).unwrap(), site.target(parent));
+            let tree = MountedTree::of(
+                &service.prepare(&key, parent, &none()).unwrap(),
+                site.target(parent),
+            );
             assert_eq!(tree.names(""), ["A", parent]);
         }
     });

@@ -7,7 +7,7 @@ use std::process::Command;
 use super::*;
 use crate::layerdir::DAMAGED;
 use crate::layerdir::record::{COMMITTING, RECORD};
-use crate::repair::{Done, Fault, Repair};
+use crate::repair::{Done, Inconsistency, Repair};
 use crate::store::{Health, Snapshot};
 
 /// Everything that callers can see of a service, and what its mounts have.
@@ -31,7 +31,7 @@ fn see(site: &Site, service: &Snapshotter) -> Seen {
     let mut trees = Vec::new();
     for info in infos.iter().filter(|info| info.kind != Kind::Committed) {
         if let Ok(mounts) = service.mounts(&info.name) {
-            let tree = Tree::of(&mounts, site.target("see"));
+            let tree = MountedTree::of(&mounts, site.target("see"));
             trees.push((info.name.clone(), tree.names("")));
         }
     }
@@ -173,7 +173,7 @@ fn what_nothing_is_known_of_is_put_away_and_not_deleted() {
         let faults: Vec<_> =
             repair.plan().problems.iter().map(|p| (p.id, p.fault.code())).collect();
         assert_eq!(faults, [(a, "record-form"), (b, "parent-missing"), (k, "no-record")]);
-        assert_eq!(repair.plan().problems[1].fault, Fault::ParentMissing(a));
+        assert_eq!(repair.plan().problems[1].fault, Inconsistency::ParentMissing(a));
         assert!(image.exists(), "nothing was changed yet");
         let done = repair.run().unwrap();
         drop(repair);
@@ -290,7 +290,8 @@ fn a_commit_that_was_cut_short_is_one_of_both() {
                         service.store.snapshot("A").unwrap().id
                     }
                 };
-                let tree = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
+                let tree =
+                    MountedTree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
                 assert_eq!(tree.read("A"), "A");
                 drop(tree);
                 assert!(!service.dir(id).join(COMMITTING).exists(), "{point}");

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use super::*;
 use crate::Status;
 use crate::layerdir::{DAMAGED, IMAGE};
-use crate::protect::{self, Verity, is_immutable};
+use crate::protect::{self, FsVerityPolicy, is_immutable};
 
 const DIFF_ID: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -99,7 +99,7 @@ fn a_damaged_layer_is_put_away_and_whole_again_when_it_is_pulled() {
                 service.stat("B").unwrap();
                 let mounts = service.prepare("k", "B", &none()).unwrap();
                 if profile == Profile::Plain {
-                    assert_eq!(Tree::of(&mounts, site.target("k")).names(""), ["A", "B"]);
+                    assert_eq!(MountedTree::of(&mounts, site.target("k")).names(""), ["A", "B"]);
                 }
             });
         }
@@ -119,7 +119,7 @@ fn a_layer_that_is_gone_heals_too_and_can_always_be_removed() {
         check_damaged(&service, &image, "gone");
         assert_eq!(pulled_again(site, &service, "A"), 1);
         assert_eq!(
-            Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""),
+            MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""),
             ["A", "B"]
         );
         service.remove("v").unwrap();
@@ -174,7 +174,7 @@ fn what_was_found_damaged_by_others_is_not_stood_upon() {
         let service = site.open();
         unpacked(site, &service, "A", "");
         let running = service.prepare("running", "A", &none()).unwrap();
-        let tree = Tree::of(&running, site.target("running"));
+        let tree = MountedTree::of(&running, site.target("running"));
         assert!(service.store.set_damaged(1, "by erolith scrub").unwrap());
         let error = service.prepare("k", "A", &none()).unwrap_err();
         assert!(error.to_string().contains("by erolith scrub"), "{error}");
@@ -188,7 +188,7 @@ fn what_was_found_damaged_by_others_is_not_stood_upon() {
 #[test]
 fn fs_verity_that_is_required_is_tried_at_the_start() {
     with_mounts(|site| {
-        let config = Config { verity: Verity::Required, ..site.config() };
+        let config = Config { verity: FsVerityPolicy::Required, ..site.config() };
         let has_verity = protect::try_out(site.dir.path()).is_ok();
         match Snapshotter::open(config) {
             Ok(service) => {
@@ -285,7 +285,7 @@ fn a_bit_that_flips_on_the_disk_is_an_error_and_not_data() {
         let image = unpacked(site, &service, "A", "");
         assert!(service.store.pin_of(1).unwrap().unwrap().is_enforced);
         assert!(flip(&device, &page, &image) >= 1);
-        let shown = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
+        let shown = MountedTree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
         let error = fs::read(shown.join("page")).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
         drop(shown);
@@ -302,7 +302,7 @@ fn a_bit_that_flips_on_the_disk_is_an_error_and_not_data() {
         let error = service.view("v", "A", &none()).unwrap_err();
         assert_eq!(error.code(), "layer-damaged", "{error}");
         assert_eq!(pulled_again(site, &service, "A"), 1);
-        let shown = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
+        let shown = MountedTree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
         assert_eq!(fs::read(shown.join("page")).unwrap(), page);
     });
 }
@@ -322,7 +322,7 @@ fn images_are_immutable_while_they_are_layers() {
         assert!(is_immutable(&theirs));
         assert!(!service.images().keep(DIFF_ID, &ours, BLOB).unwrap());
         assert_eq!(
-            Tree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""),
+            MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""),
             ["A", "B"]
         );
         // Somebody else's file is not ours to change, nor is it refused.

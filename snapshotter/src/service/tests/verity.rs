@@ -4,7 +4,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
 use erolith_mkfs::dmverity::sidecar::Sidecar;
-use erolith_mkfs::dmverity::{self, Holds, RootHash, Verity};
+use erolith_mkfs::dmverity::{self, BlockContents, DmVerityTree, RootHash};
 
 use super::*;
 use crate::sys::loopdev;
@@ -20,7 +20,7 @@ fn write_sidecar(image: &Path, sidecar: Sidecar) {
 }
 
 /// The committed layer `A` with a file `large` of 16 blocks, from block 1 of the image on, and a hash tree.
-fn protected(site: &Site, service: &Snapshotter) -> (PathBuf, Verity) {
+fn protected(site: &Site, service: &Snapshotter) -> (PathBuf, DmVerityTree) {
     let tree = site.dir.path().join("tree");
     fs::create_dir_all(&tree).unwrap();
     write(&tree.join("large"), &"content ".repeat(16 * 512));
@@ -42,7 +42,7 @@ fn flip(image: &Path, offset: u64) {
 }
 
 /// The layer of [`protected`] comes in again.
-fn heal(site: &Site, service: &Snapshotter, verity: &Verity) {
+fn heal(site: &Site, service: &Snapshotter, verity: &DmVerityTree) {
     let mounts = service.prepare("again", "", &none()).unwrap();
     let image = apply(&mounts, &site.dir.path().join("tree"));
     let file = File::options().read(true).write(true).open(&image).unwrap();
@@ -140,7 +140,7 @@ fn a_layer_is_read_through_a_device_that_goes_with_its_mount() {
     with_mounts(|site| {
         let service = open(site, DmVerity::On);
         let (image, verity) = protected(site, &service);
-        let view = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
+        let view = MountedTree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
         assert_eq!(view.read("large").len(), 16 * 4096);
         assert_eq!(devices(site).len(), 1);
         let mapper = device_mapper().unwrap();
@@ -171,13 +171,13 @@ fn a_changed_bit_of_a_file_cannot_be_read_and_is_named() {
         let service = open(site, DmVerity::Auto);
         let (image, verity) = protected(site, &service);
         flip(&image, 3 * 4096 + 17);
-        let view = Tree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
+        let view = MountedTree::of(&service.view("v", "A", &none()).unwrap(), site.target("v"));
         let refused = fs::read(view.join("large")).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
         assert!(device_mapper().unwrap().status(&devices(site)[0]).unwrap().starts_with('C'));
         let file = File::open(&image).unwrap();
         match dmverity::verify(&file, verity.hash_offset, verity.root, &|| false).unwrap_err() {
-            dmverity::Error::Block { holds: Holds::Data, block: 3, offset: 12288 } => {}
+            dmverity::Error::Block { holds: BlockContents::Data, block: 3, offset: 12288 } => {}
             other => panic!("{other}"),
         }
         drop(view);
@@ -209,7 +209,7 @@ fn what_does_not_fit_is_not_mounted_and_nothing_is_left() {
         nothing_left(site, &image);
         // Put right, it can be mounted.
         flip(&image, 1024 + 40);
-        let view = Tree::of(&service.view("x", "A", &none()).unwrap(), site.target("x"));
+        let view = MountedTree::of(&service.view("x", "A", &none()).unwrap(), site.target("x"));
         assert_eq!(view.names(""), ["large"]);
         drop(view);
         for key in ["v", "w", "x"] {
@@ -232,7 +232,7 @@ fn layers_without_a_tree_are_refused_where_one_is_required() {
         drop(service);
         for (mode, key) in [(DmVerity::Auto, "w"), (DmVerity::Off, "x")] {
             let service = open(site, mode);
-            let view = Tree::of(&service.view(key, "A", &none()).unwrap(), site.target(key));
+            let view = MountedTree::of(&service.view(key, "A", &none()).unwrap(), site.target(key));
             assert_eq!(view.names(""), ["A"]);
         }
     });

@@ -2,13 +2,13 @@
 
 /// Where a filter is wrong, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct FilterSyntaxError {
     /// Bytes from the start of the filter.
     pub(super) at: usize,
     pub(super) reason: String,
 }
 
-impl Fault {
+impl FilterSyntaxError {
     pub(super) fn new(at: usize, reason: impl Into<String>) -> Self {
         Self { at, reason: reason.into() }
     }
@@ -54,16 +54,16 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a character. NUL is in no text; U+FFFD stands for what was no text.
-    fn next(&mut self) -> Result<Option<char>, Fault> {
+    fn next(&mut self) -> Result<Option<char>, FilterSyntaxError> {
         let Some(c) = self.peek() else { return Ok(None) };
         if matches!(c, '\0' | '\u{fffd}') {
-            return Err(Fault::new(self.position, "a character that is no text"));
+            return Err(FilterSyntaxError::new(self.position, "a character that is no text"));
         }
         self.position += c.len_utf8();
         Ok(Some(c))
     }
 
-    fn skip_while(&mut self, belongs: impl Fn(char) -> bool) -> Result<(), Fault> {
+    fn skip_while(&mut self, belongs: impl Fn(char) -> bool) -> Result<(), FilterSyntaxError> {
         while self.peek().is_some_and(&belongs) {
             self.next()?;
         }
@@ -71,7 +71,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a word, and tells where it starts. Space before it does not count.
-    pub(super) fn scan(&mut self) -> Result<(usize, Token<'a>), Fault> {
+    pub(super) fn scan(&mut self) -> Result<(usize, Token<'a>), FilterSyntaxError> {
         self.skip_while(char::is_whitespace)?;
         let start = self.position;
         let Some(first) = self.next()? else { return Ok((start, Token::End)) };
@@ -105,25 +105,33 @@ impl<'a> Scanner<'a> {
     }
 
     /// The rest of a Go string, whose delimiter may also be `/` or `|`.
-    fn quoted(&mut self, start: usize, quote: char) -> Result<String, Fault> {
+    fn quoted(&mut self, start: usize, quote: char) -> Result<String, FilterSyntaxError> {
         let mut bytes = Vec::new();
         loop {
             match self.next()? {
-                None | Some('\n') => return Err(Fault::new(start, "a quote is not closed")),
+                None | Some('\n') => {
+                    return Err(FilterSyntaxError::new(start, "a quote is not closed"));
+                }
                 Some('\\') => self.escape(start, quote, &mut bytes)?,
                 Some(c) if c == quote => break,
                 Some(c) => push(&mut bytes, c),
             }
         }
-        String::from_utf8(bytes).map_err(|_| Fault::new(start, "the quoted bytes are not UTF-8"))
+        String::from_utf8(bytes)
+            .map_err(|_| FilterSyntaxError::new(start, "the quoted bytes are not UTF-8"))
     }
 
     /// What follows a backslash. `\x` and octal numbers are bytes, `\u` and `\U` characters.
-    fn escape(&mut self, start: usize, quote: char, bytes: &mut Vec<u8>) -> Result<(), Fault> {
+    fn escape(
+        &mut self,
+        start: usize,
+        quote: char,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), FilterSyntaxError> {
         let at = self.position - 1;
-        let bad = || Fault::new(at, "no such escape");
+        let bad = || FilterSyntaxError::new(at, "no such escape");
         let Some(c) = self.next()? else {
-            return Err(Fault::new(start, "a quote is not closed"));
+            return Err(FilterSyntaxError::new(start, "a quote is not closed"));
         };
         match c {
             'a' => bytes.push(0x07),

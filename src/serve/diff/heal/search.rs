@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use erolith_differ::apply::layer::Layer;
+use erolith_differ::apply::layer::LayerSpec;
 use erolith_differ::{Digest, EROFS_LAYER};
 use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
 use erolith_snapshotter::service::Broken;
@@ -82,13 +82,13 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    pub(super) fn layer(&self) -> Result<Layer> {
+    pub(super) fn layer(&self) -> Result<LayerSpec> {
         let OriginBlob { digest, media_type, size, annotations } = self.blob.clone();
         let bad_size = |_| Error::Request(format!("blob {digest}: a size of {size} bytes"));
         let size = i64::try_from(size).map_err(bad_size)?;
         let descriptor = Descriptor { media_type, digest, size, annotations };
         let layer = layer_of(descriptor, BTreeMap::new())?;
-        Ok(Layer { diff_id: Some(self.diff_id.clone()), ..layer })
+        Ok(LayerSpec { diff_id: Some(self.diff_id.clone()), ..layer })
     }
 }
 
