@@ -17,7 +17,7 @@ use erolith_mkfs::dmverity::sidecar::{LIMIT, Sidecar};
 use erolith_mkfs::dmverity::{DmVerityTree, Signature};
 use erolith_mkfs::protect::Protected;
 
-use crate::apply::{self, Order, ParentImages, Protect, Room, Task, sidecar, verity};
+use crate::apply::{self, Isolation, Order, ParentImages, Protect, Task, dm_verity, sidecar};
 use crate::content::{Blob, Staging as _};
 use crate::convert::{Event, Progress, promised, request};
 use crate::decode::{Budget, Cancel, OnBytes};
@@ -42,7 +42,7 @@ pub struct Options {
     /// Layers that are made at the same time.
     pub jobs: NonZeroUsize,
     /// Which process looks into layers.
-    pub room: Room,
+    pub room: Isolation,
     /// What decoding one of them may cost.
     pub budget: Budget,
     /// Calls it off.
@@ -220,7 +220,7 @@ impl Work<'_> {
             return Ok((!self.options.dm_verity).then_some((size, None)));
         };
         let Ok(sidecar) = Sidecar::parse(&sidecar) else { return Ok(None) };
-        match verity::of_sidecar(&blob, sidecar, &self.cancel) {
+        match dm_verity::of_sidecar(&blob, sidecar, &self.cancel) {
             Ok(verity) => Ok(Some((size, Some(verity)))),
             Err(error @ Error::Cancelled) => Err(error),
             Err(_) => Ok(None),
@@ -283,7 +283,7 @@ fn read_sidecar(image: &Path) -> Result<Option<Vec<u8>>> {
 fn signature(layer: &ImageLayer) -> Result<Option<Signature>> {
     match (layer.layer_type, layer.descriptor()) {
         (LayerType::Erofs { .. }, Some(descriptor)) => {
-            verity::signature_from_annotations(|key| descriptor.annotation(key))
+            dm_verity::signature_from_annotations(|key| descriptor.annotation(key))
         }
         _ => Ok(None),
     }

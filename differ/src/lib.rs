@@ -17,7 +17,7 @@ mod encode;
 mod error;
 pub mod fault;
 mod flusher;
-pub mod gate;
+pub mod keyed_semaphore;
 mod media;
 pub mod oci;
 pub mod processors;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use erolith_differ::apply::Room;
+use erolith_differ::apply::Isolation;
 use erolith_differ::cache::{self, Filled, Options, Outcome};
 use erolith_differ::convert::Progress;
 use erolith_differ::decode::{Budget, Cancel};
@@ -117,8 +117,8 @@ impl Fill {
         self.limits.apply(&mut budget);
         let here = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let room = match self.sandbox {
-            true => Room::Worker(Arc::new(Worker::this_program())),
-            false => Room::Here,
+            true => Isolation::Worker(Arc::new(Worker::this_program())),
+            false => Isolation::Here,
         };
         Options {
             dir: self.dir.clone(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use erolith_differ::apply::{Output, Room};
+use erolith_differ::apply::{Isolation, Output};
 use erolith_differ::convert::{
     self, ImageReport, NonDistributable, Options, Progress, Report, Sign,
 };
@@ -156,7 +156,7 @@ fn options(args: &Args) -> anyhow::Result<Options> {
     options.budget.zstd_window_log = args.zstd_window_max;
     args.limits.apply(&mut options.budget);
     if args.sandbox {
-        options.room = Room::Worker(Arc::new(Worker::this_program()));
+        options.room = Isolation::Worker(Arc::new(Worker::this_program()));
     }
     if args.convert_nondistributable {
         options.nondistributable = NonDistributable::Convert;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use erolith_differ::apply::Room;
+use erolith_differ::apply::Isolation;
 use erolith_differ::sandbox::Worker;
 use erolith_snapshotter::mounts::table;
 use erolith_snapshotter::service::Snapshotter;
@@ -135,9 +135,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Where layers are read. Whether there can be a worker is found out now, and not by the first image.
-async fn room(sandbox: bool) -> anyhow::Result<Room> {
+async fn room(sandbox: bool) -> anyhow::Result<Isolation> {
     if !sandbox {
-        return Ok(Room::Here);
+        return Ok(Isolation::Here);
     }
     let worker = Arc::new(Worker::this_program().with_spare());
     let probe = Arc::clone(&worker);
@@ -148,7 +148,7 @@ async fn room(sandbox: bool) -> anyhow::Result<Room> {
     if !protection.is_complete() {
         info!(%protection, "the sandbox of workers is not all that it could be");
     }
-    Ok(Room::Worker(worker))
+    Ok(Isolation::Worker(worker))
 }
 
 /// What the services share.

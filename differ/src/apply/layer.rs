@@ -14,7 +14,7 @@ use erolith_mkfs::protect::Protected;
 
 pub use super::LayerInput;
 use super::sidecar;
-use super::{Built, Order, ParentImages, Protect, Room, Task, Times, explain, native};
+use super::{Built, Isolation, Order, ParentImages, Protect, Task, Times, explain, native};
 use crate::content::Blob;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
@@ -91,7 +91,7 @@ pub struct Options {
     /// The programs that understand what is not understood here.
     pub processors: Vec<Processor>,
     /// Which process looks into the layer.
-    pub room: Room,
+    pub room: Isolation,
     /// What decoding may cost.
     pub budget: Budget,
     /// Calls it off.

@@ -9,7 +9,7 @@ use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
 use erolith_mkfs::io::ReadAt as _;
 use erolith_mkfs::protect::ProtectOptions;
 
-use super::work::{LayerInput, Order, Room, Task, check_image};
+use super::work::{Isolation, LayerInput, Order, Task, check_image};
 use super::{ParentImages, explain};
 use crate::content::{Blob, Nameless};
 use crate::decode::{Cancel, OnBytes, Request};
@@ -55,7 +55,7 @@ impl Look {
         let (source, told) = (LayerInput::Stored(blob), self.progress.clone());
         let wanted = ProtectOptions::default();
         let order = Order { task, source, told, request, wanted };
-        let built = Room::Here.convert(Nameless::new(&self.scratch)?, order, &below)?;
+        let built = Isolation::Here.convert(Nameless::new(&self.scratch)?, order, &below)?;
         let file = built.staging.into_file();
         let size = file.metadata().map_err(Error::io("examining an image"))?.len();
         Ok(Blob::new(Arc::new(file), 0, size))

@@ -1,19 +1,19 @@
 //! One layer becomes one EROFS image.
 //!
-//! [`Room`] decodes the layer and writes the image to a file that nobody looks at yet. What becomes of that file is
+//! [`Isolation`] decodes the layer and writes the image to a file that nobody looks at yet. What becomes of that file is
 //! another step: [`Built::seal`] puts it into a content store, under a digest that is computed then; [`layer`] puts it
 //! into the directory of a snapshot, where nobody needs that digest.
 
+pub mod dm_verity;
 pub mod fsverity;
 pub mod layer;
 mod look;
 mod lower;
 mod native;
-mod seal;
+mod output;
 pub mod sidecar;
 #[cfg(test)]
 mod tests;
-pub mod verity;
 mod work;
 
 use std::time::Duration;
@@ -27,9 +27,9 @@ use crate::decode::Decoded;
 
 pub use look::Look;
 pub use lower::ParentImages;
-pub use seal::{Output, Protect, Sealed, explain, verify_blob};
-pub(crate) use seal::{copy_blob, verify};
-pub use work::{LayerInput, Room};
+pub use output::{Output, Protect, Sealed, explain, verify_blob};
+pub(crate) use output::{copy_blob, verify};
+pub use work::{Isolation, LayerInput};
 pub(crate) use work::{Order, Outcome, Task, check_image, convert};
 
 /// UUID of the image of the layer with this diffID, the one that containerd's differ gives: version 5 in the

@@ -15,8 +15,8 @@ use erolith_mkfs::protect::Protected;
 use rustix::io::Errno;
 
 use super::layer::{ApplyMethod, LayerSpec, Options, Share, Trust, protect_of, staging};
-use super::seal::hash_all;
-use super::{Protect, sidecar, verity};
+use super::output::hash_all;
+use super::{Protect, dm_verity, sidecar};
 use crate::content::{Blob, Staging as _};
 use crate::publish::PublishTarget;
 use crate::{Error, Result};
@@ -70,7 +70,7 @@ pub(super) fn take(
     let size = staging.file().metadata().map_err(Error::io("examining an image"))?.len();
     verify(&Blob::new(Arc::new(clone(staging.file())?), 0, size), layer, options)?;
     let Protected { digest, verity } =
-        verity::protect(staging.file(), &protect, None, &options.cancel)?;
+        dm_verity::protect(staging.file(), &protect, None, &options.cancel)?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
     staging.publish_sealed(options.sync, options.seal.as_deref(), digest)?;
@@ -104,7 +104,7 @@ fn link(
     }
     verify(blob, layer, options)?;
     let protect = Protect { is_wanted: false, ..protect_of(layer, options, ApplyMethod::Linked) };
-    let Protected { verity, .. } = verity::protect(file, &protect, None, &options.cancel)?;
+    let Protected { verity, .. } = dm_verity::protect(file, &protect, None, &options.cancel)?;
     options.cancel.check()?;
     sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
     match place.publish(file, options.sync) {

@@ -1,7 +1,7 @@
 //! The work on the bytes of one layer, and where it is done.
 //!
 //! Everything that looks into bytes of strangers is in here: decompression, archives, the check of images, the attributes
-//! of the layers below. [`Room`] decides which process that is; the work itself is the same code in both.
+//! of the layers below. [`Isolation`] decides which process that is; the work itself is the same code in both.
 
 use std::fmt;
 use std::io::Read;
@@ -17,7 +17,7 @@ use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::LowerTree;
 
 use super::lower::LowerImage;
-use super::{Built, ParentImages, Times, image_uuid, verity};
+use super::{Built, ParentImages, Times, dm_verity, image_uuid};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, Decoded, LayerStream, OnBytes, Request, Watched};
 use crate::sandbox::Worker;
@@ -82,7 +82,7 @@ pub(crate) struct Outcome {
 
 /// The process that looks into bytes of strangers.
 #[derive(Debug, Clone, Default)]
-pub enum Room {
+pub enum Isolation {
     /// This one.
     #[default]
     Here,
@@ -90,7 +90,7 @@ pub enum Room {
     Worker(Arc<Worker>),
 }
 
-impl Room {
+impl Isolation {
     /// Writes the image of a layer to `staging`, which must be empty.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ pub(crate) fn convert(
     };
     let start = Instant::now();
     let protected = wanted.finish(&sink, &|| cancel.check().is_err());
-    outcome.protected = protected.map_err(verity::failed)?;
+    outcome.protected = protected.map_err(dm_verity::failed)?;
     outcome.times.build += start.elapsed();
     Ok(outcome)
 }

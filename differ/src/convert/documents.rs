@@ -9,7 +9,7 @@ use super::{
     ImageReport, LayerReport, Options, Report, SOURCE_DIFF_ID, SOURCE_DIGEST, SOURCE_LAYER,
     UNCOMPRESSED,
 };
-use crate::apply::{Output, copy_blob, fsverity, verity};
+use crate::apply::{Output, copy_blob, dm_verity, fsverity};
 use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::fault;
@@ -36,7 +36,7 @@ const ABOUT_BYTES: &[&str] = &[
 fn is_kept(key: &str, layer: &ImageLayer, has_same_bytes: bool) -> bool {
     match layer.layer_type {
         // What was found to be so is said anew.
-        _ if key.starts_with(verity::ANNOTATIONS) || key == fsverity::ANNOTATION => false,
+        _ if key.starts_with(dm_verity::ANNOTATIONS) || key == fsverity::ANNOTATION => false,
         LayerType::Erofs { .. } if has_same_bytes || key == ROLE => true,
         _ => !ABOUT_BYTES.iter().any(|about| key.starts_with(about)),
     }
@@ -144,10 +144,10 @@ impl Writer<'_> {
         if let Output::Zstd { .. } = self.options.output {
             to = to.with_annotation(UNCOMPRESSED, &sealed.diff_id.to_string());
         }
-        let tree = sealed.verity.as_ref().map(verity::to_annotations).into_iter().flatten();
+        let tree = sealed.verity.as_ref().map(dm_verity::to_annotations).into_iter().flatten();
         to = tree.fold(to, |to, (key, value)| to.with_annotation(key, &value));
         if let Some(signature) = self.signature(layer, sealed.verity.as_ref())? {
-            to = to.with_annotation(verity::SIGNATURE, &signature.to_string());
+            to = to.with_annotation(dm_verity::SIGNATURE, &signature.to_string());
         }
         if let Some(digest) = sealed.fsverity {
             to = to.with_annotation(fsverity::ANNOTATION, &digest.to_string());
@@ -169,8 +169,8 @@ impl Writer<'_> {
         match (&layer.place, layer.layer_type) {
             (LayerPosition::Listed(from), LayerType::Erofs { .. }) => {
                 let get = |key: &str| from.annotation(key);
-                let is_same = verity::from_annotations(get)? == Some(*tree);
-                let signature = verity::signature_from_annotations(get)?;
+                let is_same = dm_verity::from_annotations(get)? == Some(*tree);
+                let signature = dm_verity::signature_from_annotations(get)?;
                 Ok(signature.filter(|_| is_same))
             }
             _ => Ok(None),

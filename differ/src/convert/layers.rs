@@ -12,7 +12,7 @@ use erolith_mkfs::tree::DroppedXattrs;
 
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
-use crate::apply::{self, Order, Output, ParentImages, Protect, Sealed, Task, verity};
+use crate::apply::{self, Order, Output, ParentImages, Protect, Sealed, Task, dm_verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode, OciLayout, Provider, spool};
 use crate::decode::{Budget, Cancel, Digests, LayerStream, OnBytes, Request};
 use crate::oci::{ImageLayer, ImageSource};
@@ -135,7 +135,7 @@ pub(crate) fn promised(
     match (layer.layer_type, layer.descriptor()) {
         (LayerType::Erofs { .. }, Some(descriptor)) => {
             let get = |key: &str| descriptor.annotation(key);
-            Ok((verity::from_annotations(get)?, apply::fsverity::from_annotations(get)?))
+            Ok((dm_verity::from_annotations(get)?, apply::fsverity::from_annotations(get)?))
         }
         _ => Ok((None, None)),
     }

@@ -24,7 +24,7 @@ use erolith_mkfs::tree::DroppedXattrs;
 pub(crate) use layers::{promised, request};
 pub use progress::{Event, Progress};
 
-use crate::apply::{Output, Room};
+use crate::apply::{Isolation, Output};
 use crate::decode::{Budget, Cancel};
 use crate::oci::{Destination, ImageSource};
 use crate::{Digest, Result};
@@ -70,7 +70,7 @@ pub struct Options {
     /// Layers converted at the same time.
     pub jobs: NonZeroUsize,
     /// Which process looks into the layers.
-    pub room: Room,
+    pub room: Isolation,
     /// What one layer may cost.
     pub budget: Budget,
     /// Calls it off.
@@ -88,7 +88,7 @@ impl Default for Options {
             keep_original: false,
             nondistributable: NonDistributable::default(),
             jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            room: Room::default(),
+            room: Isolation::default(),
             budget: Budget::default(),
             cancel: Cancel::default(),
         }

@@ -7,7 +7,7 @@ use erolith_mkfs::dmverity::DmVerityTree;
 use serde_json::{Map, Value, json};
 
 use super::Options;
-use crate::apply::{self, Output, Protect, Sealed, fsverity, verity};
+use crate::apply::{self, Output, Protect, Sealed, dm_verity, fsverity};
 use crate::content::{Dir, OciLayout, Provider};
 use crate::decode::Cancel;
 use crate::fault;
@@ -95,7 +95,7 @@ pub(super) fn keep(layout: &OciLayout, keys: &Keys, inherits: bool, sealed: &Sea
     let step = |point| fault::point(point).map_err(Error::io("remembering a layer"));
     step("convert.before_record")?;
     let key = if inherits { &keys.chain } else { &keys.layer };
-    let tree = sealed.verity.as_ref().map(verity::to_annotations).into_iter().flatten();
+    let tree = sealed.verity.as_ref().map(dm_verity::to_annotations).into_iter().flatten();
     let digest = sealed.fsverity.map(|digest| (fsverity::ANNOTATION, digest.to_string()));
     let said: Map<String, Value> =
         tree.chain(digest).map(|(key, value)| (key.into(), value.into())).collect();
@@ -117,7 +117,7 @@ fn parse(bytes: &[u8]) -> Option<Sealed> {
         digest: digest("digest")?,
         size: value.get("size")?.as_u64()?,
         diff_id: digest("diffId")?,
-        verity: verity::from_annotations(annotation).ok()?,
+        verity: dm_verity::from_annotations(annotation).ok()?,
         fsverity: fsverity::from_annotations(annotation).ok()?,
     })
 }

@@ -3,8 +3,8 @@
 //!
 //! What the worker says is as untrusted as the layer that it reads: it is bounded, and every field is of a type.
 
-mod fault;
 mod options;
+mod wire_error;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,8 +17,8 @@ use erolith_mkfs::tree::{DroppedXattrs, Note};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(super) use fault::WireError;
 use options::{BuildOptions, Hashes};
+pub(super) use wire_error::WireError;
 
 use super::Protection;
 use crate::apply::{Outcome, Task, Times};

@@ -8,9 +8,9 @@
 
 mod chunk;
 mod dirent;
+mod dm_verity_super;
 mod inode;
 mod superblock;
-mod verity;
 mod xattr;
 
 pub use chunk::{
@@ -18,11 +18,11 @@ pub use chunk::{
     HOLE_BLOCK_48,
 };
 pub use dirent::{Dirent, FileType, NAME_MAX};
+pub use dm_verity_super::{VERITY_SIGNATURE, VeritySuper};
 pub use inode::{
     CompactInode, ExtendedInode, FORMAT_BIT4, Layout, SLOT_SIZE, decode_rdev, encode_rdev, mode,
 };
 pub use superblock::{SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, compat, incompat};
-pub use verity::{VERITY_SIGNATURE, VeritySuper};
 pub use xattr::{
     SHARED_ID_SIZE, XattrEntry, XattrHeader, filter_bit, ibody_size, icount, prefix_of, prefix_text,
 };

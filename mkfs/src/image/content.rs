@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::Image;
+use super::corruption::{Corruption, CorruptionKind, Error};
 use super::decode;
 use super::extent::{Extent, ExtentLocation};
-use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::{Data, Inode, Space};
 use super::zmap::{Coding, Metadata};
 use crate::io::ReadAt;

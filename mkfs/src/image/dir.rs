@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use zerocopy::FromBytes;
 
 use super::Image;
-use super::fault::{Corruption, CorruptionKind, Error};
+use super::corruption::{Corruption, CorruptionKind, Error};
 use super::inode::Inode;
 use crate::format::{Dirent, NAME_MAX};
 use crate::io::ReadAt;

@@ -1,7 +1,7 @@
 //! Where the bytes of a file are.
 
 use super::Image;
-use super::fault::{Corruption, CorruptionKind, Error};
+use super::corruption::{Corruption, CorruptionKind, Error};
 use super::inode::{Data, Inode, Space};
 use super::superblock::Super;
 use super::zmap::{Coding, Hint, Map, MappedSource, Metadata, Piece};

@@ -1,8 +1,8 @@
 //! What an inode takes among the metadata, for those who count bytes.
 
 use super::Image;
+use super::corruption::{Corruption, CorruptionKind, Error};
 use super::extent::Chunks;
-use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::{Data, Inode};
 use super::xattr::parse_entry;
 use super::zmap::Map;

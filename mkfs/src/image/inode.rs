@@ -2,7 +2,7 @@
 
 use zerocopy::FromBytes;
 
-use super::fault::{Corruption, CorruptionKind, Error};
+use super::corruption::{Corruption, CorruptionKind, Error};
 use super::superblock::{NID_METABOX, Super};
 use crate::format::{
     CHUNK_BITS_MASK, CHUNK_FORMAT_48BIT, CHUNK_FORMAT_INDEXES, CompactInode, ExtendedInode,

@@ -30,10 +30,10 @@
 
 mod cache;
 mod content;
+mod corruption;
 mod decode;
 mod dir;
 mod extent;
-mod fault;
 mod footprint;
 mod inode;
 mod pages;
@@ -55,9 +55,9 @@ pub(crate) use xattr::{RawXattr, full_name, parse_entry as parse_xattr, split_in
 pub(crate) use zmap::{Map, Metadata};
 
 pub use content::Reader;
+pub use corruption::{Corruption, CorruptionKind, Error};
 pub use dir::{DirEntry, ReadDir};
 pub use extent::{Extent, ExtentLocation};
-pub use fault::{Corruption, CorruptionKind, Error};
 pub use footprint::Footprint;
 pub use inode::{Data, Inode, Space};
 pub use superblock::{Algorithm, Compression, Device, Super};

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::fault::{Corruption, CorruptionKind, Error};
+use super::corruption::{Corruption, CorruptionKind, Error};
 use crate::io::ReadAt;
 
 /// Bytes of a page. Metadata of neighbours lies close together; larger pages would read more file data

@@ -4,7 +4,7 @@ use std::io;
 
 use zerocopy::FromBytes;
 
-use super::fault::{Corruption, CorruptionKind, Error};
+use super::corruption::{Corruption, CorruptionKind, Error};
 use crate::format::{
     DeviceSlot, MAX_BLOCK_BITS, MIN_BLOCK_BITS, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock,
     checksum, compat, incompat,

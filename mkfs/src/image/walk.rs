@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::Image;
+use super::corruption::{Corruption, CorruptionKind, Error};
 use super::dir::ReadDir;
-use super::fault::{Corruption, CorruptionKind, Error};
 use super::inode::Inode;
 use crate::io::ReadAt;
 use crate::names;

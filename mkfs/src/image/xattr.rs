@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
 use super::Image;
-use super::fault::{Corruption, CorruptionKind, Error};
+use super::corruption::{Corruption, CorruptionKind, Error};
 use super::inode::{Inode, Space};
 use super::superblock::Super;
 use super::zmap::Metadata;

@@ -9,8 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::behind::WriteBehind;
-use super::follower::{Followed, Follower};
+use super::background_hash::{Followed, Follower};
+use super::write_behind::WriteBehind;
 use super::{Input, ReadAt, Sink};
 use crate::blockhash::Known;
 

@@ -2,16 +2,16 @@
 //!
 //! None of them knows a path. Files enter as open descriptors.
 
-mod behind;
+mod background_hash;
 mod file;
-mod follower;
+mod write_behind;
 
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub(crate) use behind::WriteBehind;
 pub use file::{FileInput, FileSink, copy_range, scratch_in};
+pub(crate) use write_behind::WriteBehind;
 
 /// Bytes that can be read at any offset: an image, a device of it, a plain tar.
 pub trait ReadAt: Send + Sync + Debug {

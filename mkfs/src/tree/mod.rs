@@ -6,9 +6,9 @@
 //! are kept in a map ordered by bytes, because that is the order of an EROFS directory, and because no
 //! input can make it slow.
 
+mod finish;
 mod layer;
 mod path;
-mod seal;
 mod xattrs;
 
 use std::collections::BTreeMap;
@@ -17,9 +17,9 @@ use crate::data::Content;
 use crate::format::FileType;
 use crate::meta::{Meta, Xattr};
 
+pub use finish::{LowerDir, LowerTree, SealedTree};
 pub use layer::{Applied, LayerOptions};
 pub(crate) use layer::{WHITEOUT, WHITEOUT_OPAQUE};
-pub use seal::{LowerDir, LowerTree, SealedTree};
 pub use xattrs::{DroppedXattrs, OverlayXattrs, XattrPolicy, XattrSetId};
 
 use xattrs::XattrSets;

@@ -19,7 +19,7 @@ use crate::mounts::plan::OverlayStep;
 use crate::mounts::{FsContext, OverlayRoute, mount_overlay, table};
 use crate::sys::loopdev::{self, Access};
 use crate::sys::userns::UserNamespace;
-use crate::sys::{idmap, verity};
+use crate::sys::{fs_verity, idmap};
 use crate::{Error, Result};
 
 /// One attempt: what worked, in words, or why it did not.
@@ -344,7 +344,7 @@ impl Prober {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let read_only = rustix::fs::open(path, flags, Mode::empty())?;
         drop(file);
-        verity::enable(read_only.as_fd())?;
+        fs_verity::enable(read_only.as_fd())?;
         Ok("enabled on a file".to_owned())
     }
 

@@ -11,15 +11,15 @@
 //! mount asks the kernel, on the very descriptor that is mounted, whether it is still that digest. Where a kernel or a
 //! filesystem has no fs-verity the digest is what `erolith scrub` compares.
 
+mod enable;
 mod immutable;
-mod judge;
-mod seal;
+mod policy;
 
+pub use enable::Protector;
+pub(crate) use enable::{FsVerityState, try_out};
 pub use erolith_mkfs::fsverity::Digest;
 #[cfg(test)]
 pub(crate) use immutable::is_immutable;
 pub(crate) use immutable::{clear as clear_immutable, remove_image, set_immutable};
-pub use judge::{FsVerityMismatch, FsVerityPolicy, Pin};
-pub(crate) use judge::{Step, at_commit, judge};
-pub use seal::Protector;
-pub(crate) use seal::{FsVerityState, try_out};
+pub use policy::{FsVerityMismatch, FsVerityPolicy, Pin};
+pub(crate) use policy::{Step, at_commit, judge};

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::Snapshotter;
 use super::cleanup::number;
-use super::sound::known;
+use super::integrity::known;
 use crate::fault::point;
 use crate::files::{failed, stat, sync_dir};
 use crate::layerdir::{self, DAMAGED, IMAGE, record};

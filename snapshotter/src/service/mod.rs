@@ -14,21 +14,21 @@
 //! commits, then we answer. A directory without a layer follows from its row. Killed at any moment, the next start and
 //! one cleanup leave exactly what the database says.
 
-mod arrays;
+mod api_mounts;
 mod cleanup;
 mod commit;
 mod config;
 mod create;
 mod heal;
+mod integrity;
 mod limit;
 mod mounts;
+mod overlay_budget;
 mod paths;
 mod recover;
 mod release;
 mod remapped;
-mod room;
 mod root;
-mod sound;
 mod target;
 mod unpack;
 mod usage;
@@ -57,9 +57,9 @@ pub use crate::verity::DmVerity;
 pub(crate) use cleanup::number;
 pub use config::{Config, Profile};
 pub use heal::Broken;
+pub(crate) use integrity::quarantine;
 pub use paths::Paths;
 pub(crate) use root::{DATABASE, SNAPSHOTS, parts as root_parts, take};
-pub(crate) use sound::quarantine;
 pub use target::UpperChanges;
 pub use unpack::{
     DIFF_ID_LABEL, PARENT_CHAIN_LABEL, ParentChain, REF_LABEL, Staging, namespace_of,

@@ -11,9 +11,9 @@ use crate::uppers::Upper;
 use crate::verity;
 use crate::{Error, Result};
 
-use super::arrays::{self, Places, Planned, SnapshotShape};
+use super::api_mounts::{self, Places, Planned, SnapshotShape};
 use super::config::Profile;
-use super::sound::Judged;
+use super::integrity::CheckedLayers;
 use super::unpack;
 use super::{Mount, Snapshotter, text};
 
@@ -67,7 +67,7 @@ impl Snapshotter {
     /// The mounts of a snapshot, with the layers below them mounted. A layer that turns out to be damaged is put away.
     pub(super) fn arrays(&self, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<Vec<Mount>> {
         let shape = self.shape(snapshot, maps)?;
-        let layers = Judged::new(self);
+        let layers = CheckedLayers::new(self);
         let mounts = {
             let _held = self.lowers.hold();
             match self.config.profile {
@@ -113,7 +113,7 @@ impl Snapshotter {
         }
     }
 
-    fn managed(&self, shape: &SnapshotShape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
+    fn managed(&self, shape: &SnapshotShape<'_>, layers: &CheckedLayers<'_>) -> Result<Vec<Mount>> {
         let own = shape.applied.then_some(shape.id);
         for &id in own.iter().chain(shape.parents) {
             self.require_image(id, layers).inspect_err(|error| layers.failed(id, error))?;
@@ -128,10 +128,10 @@ impl Snapshotter {
                 protected.insert(id);
             }
         }
-        arrays::managed(shape, &self.places(Path::new(""), &protected))
+        api_mounts::managed(shape, &self.places(Path::new(""), &protected))
     }
 
-    fn plain(&self, shape: &SnapshotShape<'_>, layers: &Judged<'_>) -> Result<Vec<Mount>> {
+    fn plain(&self, shape: &SnapshotShape<'_>, layers: &CheckedLayers<'_>) -> Result<Vec<Mount>> {
         let (space, Planned { mounts, lowers }) = self.planned(shape)?;
         self.lowers.ensure(&space, &lowers, layers)?;
         if let Upper::Image(_) = shape.upper {
@@ -145,12 +145,12 @@ impl Snapshotter {
         // Without layers there is nothing to map: the upper directory has its owners already.
         let has_layers = shape.applied || !shape.parents.is_empty();
         let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
-        let planned = arrays::plain(shape, &self.places(space.dir(), &NONE))?;
+        let planned = api_mounts::plain(shape, &self.places(space.dir(), &NONE))?;
         Ok((space, planned))
     }
 
     /// Others will mount this: what is missing or unsound shall be our error, and not theirs later.
-    fn require_image(&self, id: u64, layers: &Judged<'_>) -> Result<()> {
+    fn require_image(&self, id: u64, layers: &CheckedLayers<'_>) -> Result<()> {
         let path = layers.image(id);
         let file = layerdir::open_image(id, &path)?;
         inspect(&path.display().to_string(), &file, &[])?;

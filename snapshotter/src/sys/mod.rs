@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod dm;
+pub(crate) mod fs_verity;
 pub(crate) mod idmap;
 pub(crate) mod keyring;
 pub(crate) mod loopdev;
@@ -10,4 +11,3 @@ pub(crate) mod namespace;
 pub(crate) mod project;
 pub(crate) mod quota;
 pub(crate) mod userns;
-pub(crate) mod verity;

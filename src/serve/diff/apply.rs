@@ -19,7 +19,7 @@ use std::time::Instant;
 use erolith_differ::apply::layer::{
     self, Applied, ApplyMethod, LayerInput, LayerSpec, Options, Share,
 };
-use erolith_differ::apply::{self, Times, sidecar, verity};
+use erolith_differ::apply::{self, Times, dm_verity, sidecar};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{FileProtector, PublishTarget, SealError, Sync};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
@@ -36,8 +36,8 @@ use tracing::{debug, info, warn};
 
 use super::Differ;
 use super::beside::{Beside, Waiting};
+use super::content_cache::{Job, Kept};
 use super::heal::origin_blob;
-use super::keep::{Job, Kept};
 use crate::containerd::{self, Scope};
 use crate::exit::causes;
 use crate::proto::diff::ApplyRequest;
@@ -82,8 +82,8 @@ pub(super) fn layer_of(
     let get = |key: &str| annotations.get(key).map(String::as_str);
     let (verity, signature, fsverity) = match LayerType::parse(&media_type) {
         Ok(LayerType::Erofs { .. }) => (
-            verity::from_annotations(get)?,
-            verity::signature_from_annotations(get)?,
+            dm_verity::from_annotations(get)?,
+            dm_verity::signature_from_annotations(get)?,
             apply::fsverity::from_annotations(get)?,
         ),
         _ => (None, None, None),

@@ -16,7 +16,7 @@ use erolith_differ::apply::ParentImages;
 use erolith_differ::apply::layer::{self, Applied, LayerInput, LayerSpec, Options};
 use erolith_differ::content::Blob;
 use erolith_differ::decode::Cancel;
-use erolith_differ::gate::Pass;
+use erolith_differ::keyed_semaphore::Permit;
 use erolith_snapshotter::service::{ParentChain, namespace_of};
 use erolith_snapshotter::store::FoundSnapshot;
 use tokio::sync::SemaphorePermit;
@@ -197,7 +197,7 @@ pub(super) struct Beside<'a> {
     cancel: &'a Cancel,
     waiting: RefCell<Waiting>,
     /// The place at the gate; none while it waits.
-    pass: RefCell<Option<Pass>>,
+    pass: RefCell<Option<Permit>>,
     /// How long they were waited for.
     waited: Cell<Duration>,
     /// Why they do not come.
@@ -210,7 +210,7 @@ impl<'a> Beside<'a> {
         scope: &'a Scope,
         cancel: &'a Cancel,
         waiting: Waiting,
-        pass: Pass,
+        pass: Permit,
     ) -> Self {
         let (waiting, pass) = (RefCell::new(waiting), RefCell::new(Some(pass)));
         let (waited, failure) = (Cell::default(), RefCell::default());

@@ -4,8 +4,8 @@ mod apply;
 mod beside;
 pub(crate) mod board;
 pub(crate) mod compare;
+mod content_cache;
 mod heal;
-mod keep;
 pub(crate) mod stack;
 
 use std::path::PathBuf;
@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use erolith_differ::apply::{Room, layer};
+use erolith_differ::apply::{Isolation, layer};
 use erolith_differ::decode::{Budget, Cancel};
-use erolith_differ::gate::Gate;
+use erolith_differ::keyed_semaphore::KeyedSemaphore;
 use erolith_differ::processors::Processor;
 use erolith_snapshotter::service::Snapshotter;
 use tokio::sync::Semaphore;
@@ -34,8 +34,8 @@ use super::snapshots::timed;
 pub(crate) use self::beside::Missing;
 use self::beside::Waiting;
 use self::board::{Apply, Board};
+use self::content_cache::Keeper;
 pub(crate) use self::heal::Outcome;
-use self::keep::Keeper;
 use self::stack::Places;
 
 /// The service.
@@ -58,12 +58,12 @@ struct Differ {
     /// containerd's root, empty when blobs are not to be read from there.
     containerd_root: PathBuf,
     metrics: Arc<Metrics>,
-    gate: Gate,
+    gate: KeyedSemaphore,
     places: Places,
     share: layer::Share,
     trust: layer::Trust,
     /// Who looks into layers.
-    room: Room,
+    room: Isolation,
     budget: Budget,
     processors: Vec<Processor>,
     sync: bool,
@@ -92,7 +92,7 @@ impl Service {
         snapshotter: Arc<Snapshotter>,
         containerd: Containerd,
         metrics: Arc<Metrics>,
-        room: Room,
+        room: Isolation,
         board: Arc<Board>,
     ) -> Self {
         let stop = Cancel::default();
@@ -105,7 +105,7 @@ impl Service {
             containerd,
             containerd_root: config.containerd.root.clone(),
             metrics,
-            gate: Gate::new(config.differ.parallel()),
+            gate: KeyedSemaphore::new(config.differ.parallel()),
             places: Places::new(&config.root, &config.state),
             share: match config.differ.share {
                 Share::Never => layer::Share::Never,

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-use crate::apply::{ParentImages, Room, Times};
+use crate::apply::{Isolation, ParentImages, Times};
 use crate::decode::{Budget, Cancel};
 use crate::sandbox;
 
-fn worker(mark: &str) -> Room {
-    Room::Worker(Arc::new(sandbox::tests::worker(mark)))
+fn worker(mark: &str) -> Isolation {
+    Isolation::Worker(Arc::new(sandbox::tests::worker(mark)))
 }
 
 /// What came of a layer: the answer without its times, the image, and how many bytes it was told were read.
@@ -21,7 +21,7 @@ type ApplyResult = Result<(Applied, Vec<u8>, u64), (&'static str, String)>;
 
 /// Applies a layer, from a stream or from a file.
 fn run(
-    room: &Room,
+    room: &Isolation,
     layer: &LayerSpec,
     blob: &[u8],
     options: &Options,
@@ -86,7 +86,7 @@ fn a_worker_makes_the_same_image_and_says_the_same() {
         let layer = layer(media_type, &blob);
         for (is_stored, dm_verity) in [(true, false), (false, false), (true, true)] {
             let options = Options { dm_verity, ..Options::default() };
-            let here = run(&Room::Here, &layer, &blob, &options, is_stored).unwrap();
+            let here = run(&Isolation::Here, &layer, &blob, &options, is_stored).unwrap();
             let there = run(&there, &layer, &blob, &options, is_stored).unwrap();
             assert_eq!(here.0, there.0, "{media_type}");
             assert!(here.1 == there.1, "{media_type}: other bytes");
@@ -109,7 +109,7 @@ fn a_worker_says_which_attributes_were_dropped() {
     let blob = builder.into_inner().unwrap();
     let layer = layer(OCI_LAYER, &blob);
     let there = worker("dropped");
-    for room in [&Room::Here, &there] {
+    for room in [&Isolation::Here, &there] {
         let applied = run(room, &layer, &blob, &Options::default(), true).unwrap().0;
         let dropped = applied.summary.unwrap().dropped_xattrs;
         assert_eq!((dropped.count, dropped.has_more_names()), (40, true));
@@ -154,7 +154,7 @@ fn a_worker_gives_the_same_errors() {
         (of(EROFS_LAYER_ZSTD, &zstd(&damaged)), &zstd(&damaged), &good),
     ] {
         for is_stored in [true, false] {
-            let here = run(&Room::Here, &layer, blob, options, is_stored).unwrap_err();
+            let here = run(&Isolation::Here, &layer, blob, options, is_stored).unwrap_err();
             let there = run(&there, &layer, blob, options, is_stored).unwrap_err();
             assert_eq!(here, there);
         }
@@ -176,7 +176,7 @@ fn a_stored_image_is_checked_in_the_worker_however_it_is_taken() {
             let applied = dir.share(&path, &layer, &options);
             assert_eq!(applied.err().map(|error| error.code()), code, "{share:?}");
             // A program that is no worker: nothing is taken unchecked.
-            let none = Room::Worker(Arc::new(sandbox::Worker::new("/bin/true", [])));
+            let none = Isolation::Worker(Arc::new(sandbox::Worker::new("/bin/true", [])));
             let options = Options { share, room: none, ..Options::default() };
             let error = Dir::new().share(&path, &layer, &options).unwrap_err();
             assert_eq!(error.code(), "worker-process-died");
@@ -211,7 +211,7 @@ fn a_worker_asks_for_the_layers_below() {
         assert!(applied.inherits);
         Ok::<_, Error>(fs::read(above.image()).unwrap())
     };
-    let (here, there) = (applied(Room::Here, false), applied(worker("below"), false));
+    let (here, there) = (applied(Isolation::Here, false), applied(worker("below"), false));
     assert!(here.unwrap() == there.unwrap());
     assert_eq!(applied(worker("below"), true).unwrap_err().code(), "ingest-busy");
 }
@@ -349,7 +349,7 @@ fn nothing_is_left_of_workers_that_worked_or_failed() {
     let layer = layer(OCI_LAYER, &tar);
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = open();
-    for room in [Room::Here, room] {
+    for room in [Isolation::Here, room] {
         run(&room, &layer, &tar, &Options::default(), false).unwrap();
         let source = LayerInput::Stream(Box::new(io::Cursor::new(tar.clone())));
         let target = Path::new(&small).join("layer.erofs");

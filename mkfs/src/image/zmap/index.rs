@@ -1,6 +1,6 @@
 //! Tables with one entry for each lcluster.
 
-use super::super::fault::{Corruption, CorruptionKind, Error};
+use super::super::corruption::{Corruption, CorruptionKind, Error};
 use super::{Coding, DECODED_MAX, Form, Map, MappedSource, Metadata, Piece, Tail, advise};
 
 /// Marks a distance that is a count of blocks instead. No blocks at all are a hole, since Linux 7.2.

@@ -11,7 +11,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use super::fault::{Corruption, CorruptionKind, Error};
+use super::corruption::{Corruption, CorruptionKind, Error};
 use super::inode::{Inode, Space};
 use super::superblock::{Algorithm, Super};
 use crate::format::{Layout, incompat};

@@ -1,6 +1,6 @@
 //! Tables of extent records, of 48-bit images: byte-granular, and found by search.
 
-use super::super::fault::{Corruption, CorruptionKind, Error};
+use super::super::corruption::{Corruption, CorruptionKind, Error};
 use super::{Algorithm, Coding, Form, Map, MappedSource, Metadata, Piece, Tail, advise};
 
 /// Bits of `plen` that count encoded bytes.

@@ -18,7 +18,10 @@ pub(super) fn parse(filter: &str) -> Result<Vec<Selector>, FilterSyntaxError> {
             None => return Ok(selectors),
             Some(',') => scanner.scan()?,
             Some(c) => {
-                return Err(FilterSyntaxError::new(scanner.position(), format!("unexpected {c:?}")));
+                return Err(FilterSyntaxError::new(
+                    scanner.position(),
+                    format!("unexpected {c:?}"),
+                ));
             }
         };
     }

@@ -62,9 +62,10 @@ fn is_image(head: &[u8]) -> bool {
 
 /// What is recorded of a blob that is applied. Annotations say something of images only.
 pub(in crate::serve::diff) fn origin_blob(descriptor: &Descriptor) -> OriginBlob {
-    use erolith_differ::apply::{fsverity, verity};
+    use erolith_differ::apply::{dm_verity, fsverity};
     let Descriptor { media_type, digest, size, annotations } = descriptor;
-    let decides = |key: &str| key.starts_with(verity::ANNOTATIONS) || key == fsverity::ANNOTATION;
+    let decides =
+        |key: &str| key.starts_with(dm_verity::ANNOTATIONS) || key == fsverity::ANNOTATION;
     let annotations = annotations.iter().filter(|(key, _)| decides(key));
     OriginBlob {
         digest: digest.clone(),

@@ -5,7 +5,7 @@ use std::fmt;
 use rustix::io::Errno;
 
 use super::Digest;
-use crate::sys::verity::Measured;
+use crate::sys::fs_verity::Measured;
 
 /// Whether layers are to be protected by fs-verity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,11 +9,11 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::judge::{FsVerityMismatch, FsVerityPolicy, Pin, enabled};
+use super::policy::{FsVerityMismatch, FsVerityPolicy, Pin, enabled};
 use super::{Digest, Step, at_commit};
 use crate::fault::point;
 use crate::files::{failed, open_dir, unnamed};
-use crate::sys::verity::{self, Measured};
+use crate::sys::fs_verity::{self, Measured};
 use crate::{Error, Result};
 
 /// The digest of an image, on its file. Only root can set it, and no container sees it.
@@ -65,7 +65,7 @@ impl Protector {
         let digest = match digest {
             None => digest_and_sync(&file, is_durable),
             // Where there is no fs-verity nothing is done to the file but the note, and the sync after it serves for both.
-            Some(digest) if is_durable && verity::is_known(file.as_fd()) => {
+            Some(digest) if is_durable && fs_verity::is_known(file.as_fd()) => {
                 file.sync_all().map(|()| digest)
             }
             Some(digest) => Ok(digest),
@@ -217,17 +217,17 @@ fn digest_and_sync(file: &File, is_durable: bool) -> io::Result<Digest> {
 
 fn enable_patiently(file: &File) -> Result<(), Errno> {
     for _ in 0..TRIES {
-        match verity::enable(file.as_fd()) {
+        match fs_verity::enable(file.as_fd()) {
             Err(Errno::TXTBSY) => std::thread::sleep(PAUSE),
             Err(Errno::INTR) => {}
             outcome => return outcome,
         }
     }
-    verity::enable(file.as_fd())
+    fs_verity::enable(file.as_fd())
 }
 
 fn measure(file: &File, name: &Path) -> Result<Option<Measured>> {
-    verity::measure(file.as_fd()).map_err(Error::kernel_on("measure", name))
+    fs_verity::measure(file.as_fd()).map_err(Error::kernel_on("measure", name))
 }
 
 /// Writes the digest on the file. Where that cannot be, the kernel's measurement is all there is.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::arrays::{Places, SnapshotShape, plain};
+use super::api_mounts::{Places, SnapshotShape, plain};
 use super::{Config, Profile};
 use crate::lowers::PLAIN_SPACE;
 use crate::store::Kind;

@@ -9,7 +9,7 @@ use erolith_mkfs::fsverity;
 use erolith_mkfs::io::{FileSink, ReadAt};
 use erolith_mkfs::protect::{ProtectOptions, Protected};
 
-use super::{Built, Task, verity};
+use super::{Built, Task, dm_verity};
 use crate::content::{Blob, ContentStore, Ingest, Mode, Staging};
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
@@ -92,13 +92,13 @@ impl<S: Staging> Built<S> {
     /// Sees to what protects the image. What is promised is not believed of the process that wrote it.
     ///
     /// # Errors
-    /// As [`verity::protect`].
+    /// As [`dm_verity::protect`].
     pub(crate) fn protect(&self, protect: &Protect, cancel: &Cancel) -> Result<Protected> {
         let is_promised = protect.promised.is_some() || protect.digest.is_some();
         if self.protected.verity.is_some() && !is_promised {
             return Ok(self.protected);
         }
-        verity::protect(self.staging.file(), protect, self.protected.digest, cancel)
+        dm_verity::protect(self.staging.file(), protect, self.protected.digest, cancel)
     }
 }
 

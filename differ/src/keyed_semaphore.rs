@@ -12,7 +12,7 @@ use crate::decode::Cancel;
 
 /// A door that lets at most so many in, and of those with the same key one.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<Shared>);
+pub struct KeyedSemaphore(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -48,13 +48,13 @@ impl State {
 
 /// The right to work on one key, until it is dropped.
 #[derive(Debug)]
-pub struct Pass {
+pub struct Permit {
     shared: Arc<Shared>,
     key: String,
     waited: bool,
 }
 
-impl Pass {
+impl Permit {
     /// Did somebody else work on the same key while this one waited? Then the result may be there.
     #[must_use]
     pub fn waited(&self) -> bool {
@@ -62,7 +62,7 @@ impl Pass {
     }
 }
 
-impl Gate {
+impl KeyedSemaphore {
     /// A gate for `limit` at the same time.
     #[must_use]
     pub fn new(limit: NonZeroUsize) -> Self {
@@ -79,7 +79,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`crate::Error::Cancelled`].
-    pub fn enter(&self, key: &str, cancel: &Cancel) -> Result<Pass> {
+    pub fn enter(&self, key: &str, cancel: &Cancel) -> Result<Permit> {
         let shared = Arc::clone(&self.0);
         let waker = Arc::clone(&shared);
         // Taken and given back while the state is not locked: the hook locks it.
@@ -110,7 +110,7 @@ impl Gate {
         drop(state);
         // There may be room for one more.
         shared.changed.notify_all();
-        Ok(Pass { shared, key, waited })
+        Ok(Permit { shared, key, waited })
     }
 }
 
@@ -120,7 +120,7 @@ impl Shared {
     }
 }
 
-impl Drop for Pass {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.shared.state().inside.remove(&self.key);
         self.shared.changed.notify_all();
@@ -134,12 +134,12 @@ mod tests {
 
     use super::*;
 
-    fn gate(limit: usize) -> Gate {
-        Gate::new(NonZeroUsize::new(limit).unwrap())
+    fn gate(limit: usize) -> KeyedSemaphore {
+        KeyedSemaphore::new(NonZeroUsize::new(limit).unwrap())
     }
 
     /// Waits until `n` threads are in the queue.
-    fn queued(gate: &Gate, n: usize) {
+    fn queued(gate: &KeyedSemaphore, n: usize) {
         while gate.0.state().waiting.len() != n {
             thread::yield_now();
         }

@@ -120,13 +120,13 @@ pub(super) fn known(image: &Path) -> Result<Option<Pin>> {
 }
 
 /// The layers of the service for one request, which judges those that are mounted for it.
-pub(super) struct Judged<'s> {
+pub(super) struct CheckedLayers<'s> {
     service: &'s Snapshotter,
     /// The one that kept the request from succeeding.
     failed: Cell<Option<u64>>,
 }
 
-impl<'s> Judged<'s> {
+impl<'s> CheckedLayers<'s> {
     pub(super) fn new(service: &'s Snapshotter) -> Self {
         Self { service, failed: Cell::default() }
     }
@@ -153,7 +153,7 @@ impl<'s> Judged<'s> {
     }
 }
 
-impl Layers for Judged<'_> {
+impl Layers for CheckedLayers<'_> {
     fn image(&self, id: u64) -> PathBuf {
         self.service.dir(id).join(IMAGE)
     }
@@ -182,7 +182,7 @@ impl Layers for Judged<'_> {
     }
 }
 
-impl Judged<'_> {
+impl CheckedLayers<'_> {
     fn is_layer(&self, id: u64) -> Result<bool> {
         Ok(self.service.store.kind_of(id)? == Some(crate::store::Kind::Committed))
     }
