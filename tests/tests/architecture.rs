@@ -176,3 +176,66 @@ fn documents_are_short_and_found_from_the_first() {
     let numbers: Vec<&str> = steps.iter().map(|step| &step[..2]).collect();
     assert_eq!(numbers, ["0.", "1.", "2.", "3.", "4.", "5."], "{steps:?}");
 }
+
+/// Words that say nothing of what a type is.
+const FUNCTION_WORDS: &str =
+    "How What At Way Said Told Came Asked Each Holds Fed Beyond Behind Below OfLayer Stop";
+
+/// Words that had several meanings. At most one type has each as its whole name.
+const ONE_MEANING: &str =
+    "Seal Verity Tree Fault Source Place Layer Found Written Lowers Lower How Wanted Shape";
+
+/// Every type that a file of the product defines, with the file.
+fn types() -> Vec<(String, PathBuf)> {
+    let mut out = Vec::new();
+    for dir in ["src", "mkfs/src", "differ/src", "snapshotter/src"] {
+        for (path, text) in sources(&root().join(dir)) {
+            if path.components().any(|c| c.as_os_str() == "tests") || path.ends_with("tests.rs") {
+                continue;
+            }
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            for line in code.lines() {
+                let mut words = line.split_whitespace().skip_while(|w| w.starts_with("pub"));
+                let is_type = matches!(words.next(), Some("struct" | "enum" | "trait" | "type"));
+                let Some(name) = words.next().filter(|_| is_type) else { continue };
+                let end = name.find(|c: char| !c.is_alphanumeric()).unwrap_or(name.len());
+                out.push((name[..end].to_owned(), path.clone()));
+            }
+        }
+    }
+    assert!(out.len() > 500, "only {} types found", out.len());
+    out
+}
+
+#[test]
+fn no_type_is_named_by_a_function_word() {
+    let banned: BTreeSet<&str> = FUNCTION_WORDS.split(' ').collect();
+    let named: Vec<_> =
+        types().into_iter().filter(|(name, _)| banned.contains(name.as_str())).collect();
+    assert!(named.is_empty(), "{named:?}");
+}
+
+#[test]
+fn words_that_had_several_meanings_name_one_type_at_most() {
+    let types = types();
+    for word in ONE_MEANING.split(' ') {
+        let at: Vec<_> = types.iter().filter(|(name, _)| name == word).collect();
+        assert!(at.len() <= 1, "{at:?}");
+    }
+}
+
+/// The glossary is short, and each type that it names exists.
+#[test]
+fn the_glossary_names_types_that_exist() {
+    let known: BTreeSet<String> = types().into_iter().map(|(name, _)| name).collect();
+    let text = fs::read_to_string(root().join("docs/glossary.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!((1..=60).contains(&rows.len()), "{} terms", rows.len());
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 3, "{row}");
+        for name in cells[2].split(", ") {
+            assert!(known.contains(name.trim_matches('`')), "no type {name}: {row}");
+        }
+    }
+}
