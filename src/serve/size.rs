@@ -10,7 +10,7 @@ pub(crate) struct Size(pub(crate) u64);
 
 /// The two ways to write it.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a size is a number of bytes or a text such as \"10GiB\"")]
 enum SizeRepr {
     Bytes(u64),
     Text(String),
