@@ -79,6 +79,9 @@ pub enum Error {
     /// An option that contradicts another one, or the input.
     #[error("{0}")]
     Options(&'static str),
+    /// A fault of this program: the image that was planned is not the one that would be written.
+    #[error("internal error, please report it: {0} is not as planned")]
+    Internal(&'static str),
     /// An image that is a source cannot be read.
     #[error("{0}")]
     Image(#[from] crate::image::Error),
@@ -110,6 +113,7 @@ impl Error {
             Self::Output(_) => "output-io",
             Self::TooLarge { .. } => "image-too-large",
             Self::Options(_) => "bad-options",
+            Self::Internal(_) => "internal",
             Self::Image(e) => e.code(),
         }
     }

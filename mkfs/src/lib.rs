@@ -10,6 +10,7 @@ pub mod directory;
 pub mod dmverity;
 mod emit;
 mod error;
+mod exact;
 pub mod format;
 pub mod fsverity;
 pub mod image;

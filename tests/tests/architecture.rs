@@ -239,3 +239,12 @@ fn the_glossary_names_types_that_exist() {
         }
     }
 }
+
+/// A number that does not fit is a fault of the plan: the writer fails, and writes no other number in its place.
+#[test]
+fn the_writer_saturates_nothing() {
+    for room in ["mkfs/src/plan", "mkfs/src/emit"] {
+        let found = found(&root().join(room), &["unwrap_or(0)", "unwrap_or(u", "saturating_sub"]);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}

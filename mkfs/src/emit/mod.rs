@@ -1,13 +1,16 @@
 //! Pass 2: writes exactly what was planned, from the front of the metadata zone to its end, and then the
 //! superblock.
 
+use std::borrow::Cow;
+
 use zerocopy::IntoBytes;
 
 use crate::Error;
 use crate::data::{Chunks, Content, DataArea, Tail, TailRead};
+use crate::exact::{exact, high16, low32};
 use crate::format::{
     CHUNK_FORMAT_INDEXES, ChunkIndex, CompactInode, DeviceSlot, ExtendedInode, HOLE_BLOCK,
-    HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum,
+    HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, icount,
 };
 use crate::io::Sink;
 use crate::plan::{InodeShape, Plan, serialise, sorted};
@@ -59,12 +62,13 @@ impl<S: Sink> Out<'_, S> {
 
     /// Fills with zeros up to byte `pos` of the image.
     fn pad_to(&mut self, pos: u64) -> Result<(), Error> {
-        debug_assert!(pos >= self.pos(), "the plan goes forward only");
         if self.buf.len() >= GATHER {
             self.flush()?;
         }
-        let missing = pos.saturating_sub(self.pos());
-        self.buf.resize(self.buf.len() + usize::try_from(missing).unwrap_or(0), 0);
+        // The plan goes forward only.
+        let missing = pos.checked_sub(self.pos()).ok_or(Error::Internal("the next position"))?;
+        let missing: usize = exact(missing, "a gap")?;
+        self.buf.resize(self.buf.len() + missing, 0);
         Ok(())
     }
 }
@@ -80,23 +84,23 @@ pub(crate) fn emit<S: Sink>(
     let zone = plan.options.zone_block * block;
     let mut out = Out { data, buf: Vec::with_capacity(2 * GATHER), at: zone, tails: Vec::new() };
     for (serial, &id) in (1u32..).zip(&plan.order) {
-        out.pad_to(zone + plan.slot(id) * SLOT_SIZE)?;
+        out.pad_to(zone + plan.slot(id)? * SLOT_SIZE)?;
         write_inode(&mut out, sealed, plan, id, serial)?;
     }
     out.pad_to(plan.bodies_block() * block)?;
     for id in plan.bodies() {
-        out.pad_to(plan.body_block(id) * block)?;
-        let shape = plan.shape(sealed, sealed.tree().node(id));
-        let bytes = zone_bytes(sealed, plan, id);
-        let keep = bytes.len() - usize::try_from(shape.tail).unwrap_or(0);
-        out.buf.extend_from_slice(bytes.get(..keep).unwrap_or(&bytes));
+        out.pad_to(plan.body_block(id)? * block)?;
+        let shape = plan.shape(sealed, sealed.tree().node(id))?;
+        let bytes = zone_bytes(sealed, plan, id)?;
+        let (body, _) = split_tail(&bytes, &shape)?;
+        out.buf.extend_from_slice(body);
     }
     out.pad_to(plan.shared_block() * block)?;
     out.buf.extend_from_slice(&plan.xattrs.area);
     out.pad_to(plan.total_blocks() * block)?;
     out.flush()?;
     data.sink().settle().map_err(Error::Output)?;
-    let head = superblock_area(plan, identity);
+    let head = superblock_area(plan, identity)?;
     data.sink().write_at(&head, 0).map_err(Error::Output)?;
     data.sink().set_len(plan.total_blocks() * block).map_err(Error::Output)
 }
@@ -109,62 +113,66 @@ fn write_inode<S: Sink>(
     serial: u32,
 ) -> Result<(), Error> {
     let node = sealed.tree().node(id);
-    let shape = plan.shape(sealed, node);
-    write_core(&mut out.buf, sealed, plan, id, &shape, serial);
-    out.buf.extend_from_slice(&plan.xattrs.body(sealed.tree().xattrs(node.xattrs)));
+    let shape = plan.shape(sealed, node)?;
+    write_core(&mut out.buf, sealed, plan, id, &shape, serial)?;
+    out.buf.extend_from_slice(&plan.xattrs.body(sealed.tree().xattrs(node.xattrs))?);
     match &node.kind {
         NodeKind::File { content: Content::Chunks(chunks), size } => {
             let entries = chunks.count(*size);
             write_chunks(out, plan, chunks, entries)?;
         }
         NodeKind::File { content: Content::Flat { tail: Some(tail), .. }, .. } => {
-            out.push_tail(*tail, usize::try_from(shape.tail).unwrap_or(0));
+            out.push_tail(*tail, exact(shape.tail, "the size of a tail")?);
         }
         NodeKind::Dir(_) | NodeKind::Symlink(_) if shape.tail > 0 => {
-            let bytes = zone_bytes(sealed, plan, id);
-            let tail = bytes.len() - usize::try_from(shape.tail).unwrap_or(0);
-            out.buf.extend_from_slice(bytes.get(tail..).unwrap_or_default());
+            let bytes = zone_bytes(sealed, plan, id)?;
+            let (_, tail) = split_tail(&bytes, &shape)?;
+            out.buf.extend_from_slice(tail);
         }
         _ => {}
     }
     Ok(())
 }
 
+/// What of a directory or symbolic link lies in whole blocks, and what behind its inode.
+fn split_tail<'a>(bytes: &'a [u8], shape: &InodeShape) -> Result<(&'a [u8], &'a [u8]), Error> {
+    let tail: usize = exact(shape.tail, "the size of a tail")?;
+    let body = bytes.len().checked_sub(tail);
+    body.and_then(|body| bytes.split_at_checked(body)).ok_or(Error::Internal("the size of a tail"))
+}
+
 /// The bytes of a directory or symbolic link.
-fn zone_bytes(sealed: &SealedTree, plan: &Plan, id: NodeId) -> Vec<u8> {
+fn zone_bytes<'a>(sealed: &'a SealedTree, plan: &Plan, id: NodeId) -> Result<Cow<'a, [u8]>, Error> {
     let tree = sealed.tree();
     match &tree.node(id).kind {
         NodeKind::Dir(dir) => {
-            let entry = |id| (plan.nid(id), tree.node(id).kind.file_type());
-            let children = dir.children.iter().map(|(n, &c)| (n.as_ref(), entry(c)));
-            let entries = sorted(entry(id), entry(dir.parent), children);
-            serialise(entries, 1 << plan.options.block_bits)
+            let entry = |id| Ok::<_, Error>((plan.nid(id)?, tree.node(id).kind.file_type()));
+            let children = dir.children.iter().map(|(n, &c)| Ok((n.as_ref(), entry(c)?)));
+            let children = children.collect::<Result<Vec<_>, Error>>()?;
+            let entries = sorted(entry(id)?, entry(dir.parent)?, children.into_iter());
+            Ok(serialise(entries, 1 << plan.options.block_bits)?.into())
         }
-        NodeKind::Symlink(target) => target.to_vec(),
-        _ => Vec::new(),
+        NodeKind::Symlink(target) => Ok(Cow::Borrowed(target)),
+        _ => Ok(Cow::Borrowed(&[])),
     }
 }
 
 /// The start block of flat data, or what else the layout keeps in `i_u`, with its high bits.
-fn address(plan: &Plan, id: NodeId, node: &Node, shape: &InodeShape) -> (u32, u16) {
-    let split = |block: u64| (low32(block), u16::try_from((block >> 32) & 0xFFFF).unwrap_or(0));
+fn address(plan: &Plan, id: NodeId, node: &Node, shape: &InodeShape) -> Result<(u32, u16), Error> {
+    let split = |block: u64| Ok((low32(block), high16(block, "the address of a block")?));
     match &node.kind {
-        NodeKind::Char(rdev) | NodeKind::Block(rdev) => (*rdev, 0),
+        NodeKind::Char(rdev) | NodeKind::Block(rdev) => Ok((*rdev, 0)),
         NodeKind::File { content: Content::Chunks(chunks), .. } => {
-            (u32::from(plan.chunk_format(chunks)), 0)
+            Ok((u32::from(plan.chunk_format(chunks)), 0))
         }
         NodeKind::File { content: Content::Flat { start, .. }, size } if shape.tail < *size => {
             split(*start)
         }
         NodeKind::Dir(_) | NodeKind::Symlink(_) if shape.body_blocks > 0 => {
-            split(plan.body_block(id))
+            split(plan.body_block(id)?)
         }
-        _ => (0, 0),
+        _ => Ok((0, 0)),
     }
-}
-
-fn low32(value: u64) -> u32 {
-    u32::try_from(value & u64::from(u32::MAX)).unwrap_or(0)
 }
 
 fn write_core(
@@ -174,10 +182,11 @@ fn write_core(
     id: NodeId,
     shape: &InodeShape,
     serial: u32,
-) {
+) -> Result<(), Error> {
     let node = sealed.tree().node(id);
-    let (u, high) = address(plan, id, node, shape);
-    let icount = crate::format::icount(usize::try_from(shape.xattrs).unwrap_or(0)).unwrap_or(0);
+    let (u, high) = address(plan, id, node, shape)?;
+    let icount = icount(exact(shape.xattrs, "the size of xattrs")?);
+    let icount = icount.ok_or(Error::Internal("the size of xattrs"))?;
     let mode = node.kind.file_type().mode_bits() | (node.meta.mode & 0o7777);
     let nlink = sealed.nlink(node);
     if shape.extended {
@@ -197,24 +206,25 @@ fn write_core(
             reserved: [0; 16],
         };
         out.extend_from_slice(inode.as_bytes());
-        return;
+        return Ok(());
     }
     // The shape is compact only when all of these fit.
-    let short = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    let short = |value: u32| exact::<u16, _>(value, "a field of a compact inode");
     let inode = CompactInode {
         format: shape.layout.format_bits().into(),
         xattr_icount: icount.into(),
         mode: mode.into(),
-        nb: short(nlink).into(),
-        size: low32(shape.size).into(),
+        nb: short(nlink)?.into(),
+        size: exact::<u32, _>(shape.size, "the size in a compact inode")?.into(),
         mtime: 0.into(),
         u: u.into(),
         ino: serial.into(),
-        uid: short(node.meta.uid).into(),
-        gid: short(node.meta.gid).into(),
+        uid: short(node.meta.uid)?.into(),
+        gid: short(node.meta.gid)?.into(),
         reserved: 0.into(),
     };
     out.extend_from_slice(inode.as_bytes());
+    Ok(())
 }
 
 /// Chunk entries, aligned to their size.
@@ -237,13 +247,14 @@ fn write_chunks<S: Sink>(
             let hole = if plan.is_wide() { HOLE_BLOCK_48 } else { u64::from(HOLE_BLOCK) };
             let block = start.unwrap_or(hole);
             let index = ChunkIndex {
-                startblk_hi: u16::try_from(block >> 32).unwrap_or(0).into(),
+                startblk_hi: high16(block, "the address of a chunk")?.into(),
                 device_id: start.map_or(0, |_| chunks.device).into(),
                 startblk_lo: low32(block).into(),
             };
             out.buf.extend_from_slice(index.as_bytes());
         } else {
-            let block = start.map_or(HOLE_BLOCK, low32);
+            let start = start.map(|start| exact(start, "the address of a chunk")).transpose()?;
+            let block = start.unwrap_or(HOLE_BLOCK);
             out.buf.extend_from_slice(&block.to_le_bytes());
         }
         if out.buf.len() >= GATHER {
@@ -262,67 +273,70 @@ pub(crate) fn head_bytes(with_device: bool) -> u64 {
 }
 
 /// Everything before the first data block.
-fn superblock_area(plan: &Plan, identity: &Identity) -> Vec<u8> {
+fn superblock_area(plan: &Plan, identity: &Identity) -> Result<Vec<u8>, Error> {
     let block = 1usize << plan.options.block_bits;
     let with_device = plan.options.device_blocks.is_some();
-    let needed = usize::try_from(head_bytes(with_device)).unwrap_or(0);
+    let needed: usize = exact(head_bytes(with_device), "the size of the superblock")?;
     let mut area = vec![0; needed.next_multiple_of(block)];
     if let Some(blocks) = plan.options.device_blocks {
-        let slot = device_slot(plan, identity, blocks);
-        put(&mut area, DEVICE_SLOT_AT, slot.as_bytes());
+        let slot = device_slot(plan, identity, blocks)?;
+        put(&mut area, DEVICE_SLOT_AT, slot.as_bytes())?;
     }
-    let mut superblock = superblock(plan, identity);
-    let start = usize::try_from(SUPER_OFFSET).unwrap_or(0);
-    put(&mut area, start, superblock.as_bytes());
+    let mut superblock = superblock(plan, identity)?;
+    let start: usize = exact(SUPER_OFFSET, "the place of the superblock")?;
+    put(&mut area, start, superblock.as_bytes())?;
     let end = if block > start { block } else { start + block };
-    let sum = area.get(start..end).and_then(checksum).unwrap_or(0);
+    let sum = area.get(start..end).and_then(checksum).ok_or(Error::Internal("the checksum"))?;
     superblock.checksum = sum.into();
-    put(&mut area, start, superblock.as_bytes());
-    area
+    put(&mut area, start, superblock.as_bytes())?;
+    Ok(area)
 }
 
-fn put(area: &mut [u8], at: usize, bytes: &[u8]) {
-    if let Some(to) = area.get_mut(at..at + bytes.len()) {
-        to.copy_from_slice(bytes);
-    }
+fn put(area: &mut [u8], at: usize, bytes: &[u8]) -> Result<(), Error> {
+    let to = area.get_mut(at..at + bytes.len()).ok_or(Error::Internal("the superblock"))?;
+    to.copy_from_slice(bytes);
+    Ok(())
 }
 
-fn device_slot(plan: &Plan, identity: &Identity, blocks: u64) -> DeviceSlot {
-    let high = |value: u64| u16::try_from(value >> 32).unwrap_or(u16::MAX);
+fn device_slot(plan: &Plan, identity: &Identity, blocks: u64) -> Result<DeviceSlot, Error> {
+    let high = |value: u64| high16(value, "the size of a device");
     let address = plan.total_blocks();
-    DeviceSlot {
+    Ok(DeviceSlot {
         tag: identity.device_tag,
         blocks_lo: low32(blocks).into(),
         uniaddr_lo: low32(address).into(),
-        blocks_hi: high(blocks).into(),
-        uniaddr_hi: high(address).into(),
+        blocks_hi: high(blocks)?.into(),
+        uniaddr_hi: high(address)?.into(),
         reserved: [0; 52],
-    }
+    })
 }
 
-fn superblock(plan: &Plan, identity: &Identity) -> Superblock {
-    let root = plan.nid(NodeId::ROOT);
+fn superblock(plan: &Plan, identity: &Identity) -> Result<Superblock, Error> {
+    let root = plan.nid(NodeId::ROOT)?;
     let blocks = plan.total_blocks();
     let wide = plan.is_wide();
     let shared = !plan.xattrs.area.is_empty();
-    Superblock {
+    let shared_block =
+        if shared { exact(plan.shared_block(), "the block of shared xattrs")? } else { 0 };
+    // With 48 bits, the field of the root has the high bits of the size.
+    let (blocks_lo, rootnid_2b) = if wide {
+        (low32(blocks), high16(blocks, "the size of the image")?)
+    } else {
+        (exact(blocks, "the size of the image")?, exact(root, "the nid of the root")?)
+    };
+    Ok(Superblock {
         magic: SUPER_MAGIC.into(),
         checksum: 0.into(),
         feature_compat: plan.features.compat.into(),
         blkszbits: plan.options.block_bits,
         sb_extslots: 0,
-        rootnid_2b: if wide {
-            u16::try_from(blocks >> 32).unwrap_or(u16::MAX)
-        } else {
-            u16::try_from(root).unwrap_or(u16::MAX)
-        }
-        .into(),
+        rootnid_2b: rootnid_2b.into(),
         inos: (plan.order.len() as u64).into(),
         epoch: plan.epoch.sec.into(),
         fixed_nsec: plan.epoch.nsec.into(),
-        blocks_lo: low32(blocks).into(),
+        blocks_lo: blocks_lo.into(),
         meta_blkaddr: plan.meta_block().into(),
-        xattr_blkaddr: if shared { low32(plan.shared_block()) } else { 0 }.into(),
+        xattr_blkaddr: shared_block.into(),
         uuid: identity.uuid,
         volume_name: identity.label,
         feature_incompat: plan.features.incompat.into(),
@@ -339,5 +353,5 @@ fn superblock(plan: &Plan, identity: &Identity) -> Superblock {
         build_time: 0.into(),
         rootnid_8b: if wide { root } else { 0 }.into(),
         reserved2: [0; 8],
-    }
+    })
 }

@@ -2,6 +2,8 @@
 
 use zerocopy::IntoBytes;
 
+use crate::Error;
+use crate::exact::exact;
 use crate::format::{Dirent, FileType};
 
 /// Bytes of a directory entry without its name.
@@ -41,14 +43,20 @@ pub(crate) fn size<'a>(names: impl Iterator<Item = &'a [u8]>, block: u64) -> u64
 pub(crate) type Item<'a> = (&'a [u8], (u64, FileType));
 
 /// Serialises a directory. All blocks but the last are padded with zeros.
-pub(crate) fn serialise<'a>(entries: impl Iterator<Item = Item<'a>>, block: usize) -> Vec<u8> {
+///
+/// # Errors
+/// [`Error::Internal`].
+pub(crate) fn serialise<'a>(
+    entries: impl Iterator<Item = Item<'a>>,
+    block: usize,
+) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     let mut pending: Vec<Item<'a>> = Vec::new();
     let mut used = 0;
     for item in entries {
         let need = ENTRY + item.0.len();
         if used + need > block {
-            write_block(&mut out, &pending);
+            write_block(&mut out, &pending)?;
             out.resize(out.len().next_multiple_of(block), 0);
             pending.clear();
             used = 0;
@@ -56,16 +64,16 @@ pub(crate) fn serialise<'a>(entries: impl Iterator<Item = Item<'a>>, block: usiz
         used += need;
         pending.push(item);
     }
-    write_block(&mut out, &pending);
-    out
+    write_block(&mut out, &pending)?;
+    Ok(out)
 }
 
-fn write_block(out: &mut Vec<u8>, items: &[Item<'_>]) {
+fn write_block(out: &mut Vec<u8>, items: &[Item<'_>]) -> Result<(), Error> {
     let mut nameoff = items.len() * ENTRY;
     for (name, (nid, file_type)) in items {
         let dirent = Dirent {
             nid: (*nid).into(),
-            nameoff: u16::try_from(nameoff).unwrap_or(u16::MAX).into(),
+            nameoff: exact::<u16, _>(nameoff, "the offset of a name")?.into(),
             file_type: *file_type as u8,
             reserved: 0,
         };
@@ -75,6 +83,7 @@ fn write_block(out: &mut Vec<u8>, items: &[Item<'_>]) {
     for (name, _) in items {
         out.extend_from_slice(name);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -97,7 +106,7 @@ mod tests {
                     .collect();
                 let children = || names.iter().map(|n| (n.as_slice(), (7, FileType::Regular)));
                 let dot = (1, FileType::Directory);
-                let bytes = serialise(sorted(dot, dot, children()), block);
+                let bytes = serialise(sorted(dot, dot, children()), block).unwrap();
                 let expected = size(sorted(dot, dot, children()).map(|(n, _)| n), block as u64);
                 assert_eq!(bytes.len() as u64, expected, "{count} names, block {block}");
             }

@@ -44,8 +44,8 @@ impl Zone {
     }
 
     /// Finds room for an inode: `head` bytes that may cross blocks, except the core, and then `tail`
-    /// bytes that may not. Returns the slot.
-    pub(super) fn place(&mut self, head: u64, tail: u64) -> u64 {
+    /// bytes that may not. Returns the slot; `None` for a tail that suits no start, which no inode has.
+    pub(super) fn place(&mut self, head: u64, tail: u64) -> Option<u64> {
         let need = (head + tail).div_ceil(SLOT);
         if need > u64::from(self.slots_per_block) {
             return self.place_across(head, tail);
@@ -54,7 +54,7 @@ impl Zone {
         let closed = self.smallest(need).filter(|&class| open < need || class as u64 <= open);
         if let Some((start, len)) = closed.and_then(|class| self.take(class)) {
             self.free(start + need, len - need);
-            return start;
+            return Some(start);
         }
         // Without a tail, all but the core may lie in the next block.
         if open < need && (tail > 0 || open < self.unbroken / SLOT) {
@@ -63,25 +63,25 @@ impl Zone {
             self.end += u64::from(self.slots_per_block);
         }
         self.open += need;
-        self.open - need
+        Some(self.open - need)
     }
 
     /// An inode larger than a block, or whose tail does not fit into the block of its head.
-    fn place_across(&mut self, head: u64, tail: u64) -> u64 {
+    fn place_across(&mut self, head: u64, tail: u64) -> Option<u64> {
         let block = u64::from(self.slots_per_block) * SLOT;
         // Tails leave 64 bytes of a block, so two starts suit the tail, and one of them suits the core.
         let fits = |shift: &u64| {
             let tail_at = (shift + head) % block;
             shift % block + self.unbroken <= block && (tail == 0 || tail_at + tail <= block)
         };
-        let shift = (0..block).step_by(32).find(fits).unwrap_or(0);
+        let shift = (0..block).step_by(32).find(fits)?;
         let used = (shift + head + tail).div_ceil(SLOT);
         let blocks = used.div_ceil(u64::from(self.slots_per_block));
         let base = self.grow(blocks);
         let start = base + shift / SLOT;
         self.free_range(base, start);
         self.open = base + used;
-        start
+        Some(start)
     }
 
     /// Begins new blocks. Returns their first slot.
@@ -158,7 +158,7 @@ mod tests {
                 let core = if extended { 64 } else { 32 };
                 let head = core + if words == 0 { 0 } else { 12 + 4 * words };
                 let tail = tail % (block - 63);
-                let slot = zone.place(head, tail);
+                let slot = zone.place(head, tail).unwrap();
                 let at = slot * SLOT;
                 prop_assert!(bits < 12 || at % block + core <= block, "core crosses");
                 let tail_at = (at + head) % block;
@@ -175,7 +175,7 @@ mod tests {
     fn inodes_without_tails_leave_no_gaps() {
         let mut zone = Zone::new(9);
         for _ in 0..1000 {
-            zone.place(96, 0);
+            zone.place(96, 0).unwrap();
         }
         assert!(zone.blocks() * 512 <= 1000 * 96 + 1024, "{} blocks", zone.blocks());
     }
@@ -184,11 +184,11 @@ mod tests {
     fn small_inodes_fill_the_room_that_tails_leave() {
         let mut zone = Zone::new(12);
         for _ in 0..100 {
-            zone.place(64, 3000);
+            zone.place(64, 3000).unwrap();
         }
         let before = zone.blocks();
         for _ in 0..1000 {
-            zone.place(64, 0);
+            zone.place(64, 0).unwrap();
         }
         assert_eq!(zone.blocks(), before);
     }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::Error;
 use crate::data::{Chunks, Content};
+use crate::exact::low32;
 use crate::format::{
     CHUNK_FORMAT_48BIT, CHUNK_FORMAT_INDEXES, CompactInode, ExtendedInode, Layout, SLOT_SIZE,
     compat, incompat,
@@ -110,12 +111,12 @@ impl Plan {
             bodies: BTreeMap::new(),
             inode_blocks: 0,
             body_blocks: 0,
-            xattrs: plan_xattrs(tree, &live, share),
+            xattrs: plan_xattrs(tree, &live, share)?,
             epoch: common_time(tree, &live),
             features: Features::default(),
         };
         plan.features.incompat = if wide { incompat::LAYOUT_48BIT } else { 0 };
-        plan.place(sealed, live);
+        plan.place(sealed, live)?;
         plan.set_features(tree);
         let limit = plan.options.max_bytes;
         let end = plan.total_blocks().checked_mul(1 << options.block_bits);
@@ -125,13 +126,14 @@ impl Plan {
         Ok(plan)
     }
 
-    fn place(&mut self, sealed: &SealedTree, live: Vec<NodeId>) {
+    fn place(&mut self, sealed: &SealedTree, live: Vec<NodeId>) -> Result<(), Error> {
         let mut zone = gaps::Zone::new(self.options.block_bits);
         let mut shapes = Vec::new();
         for window in windows(&live) {
             shapes.clear();
-            shapes
-                .extend(window.iter().map(|&id| (id, self.shape(sealed, sealed.tree().node(id)))));
+            for &id in window {
+                shapes.push((id, self.shape(sealed, sealed.tree().node(id))?));
+            }
             for (id, shape) in shapes.iter().filter(|(_, shape)| shape.body_blocks > 0) {
                 self.bodies.insert(*id, self.body_blocks);
                 self.body_blocks += shape.body_blocks;
@@ -139,15 +141,16 @@ impl Plan {
             // The small ones fill what the large ones leave.
             shapes.sort_by_key(|(_, shape)| std::cmp::Reverse(shape.head() + shape.tail));
             for (id, shape) in &shapes {
-                if let Some(slot) = self.slots.get_mut(id.index()) {
-                    *slot = zone.place(shape.head(), shape.tail);
-                }
+                let to = self.slots.get_mut(id.index()).ok_or(Error::Internal("a node"))?;
+                let slot = zone.place(shape.head(), shape.tail);
+                *to = slot.ok_or(Error::Internal("the place of an inode"))?;
             }
         }
         self.inode_blocks = zone.blocks();
         self.order = live;
         let slots = &self.slots;
         self.order.sort_unstable_by_key(|id| slots.get(id.index()).copied());
+        Ok(())
     }
 
     fn set_features(&mut self, tree: &FileTree) {
@@ -169,24 +172,35 @@ impl Plan {
 
     /// The block that nid 0 is in: the zone, or as near to it as 32 bits reach.
     pub(crate) fn meta_block(&self) -> u32 {
-        u32::try_from(self.options.zone_block).unwrap_or(u32::MAX)
+        low32(self.options.zone_block.min(u32::MAX.into()))
     }
 
     /// The nid of a node.
-    pub(crate) fn nid(&self, id: NodeId) -> u64 {
+    ///
+    /// # Errors
+    /// As [`Plan::slot`].
+    pub(crate) fn nid(&self, id: NodeId) -> Result<u64, Error> {
         let slots_per_block = (1u64 << self.options.block_bits) / SLOT_SIZE;
         let skipped = self.options.zone_block - u64::from(self.meta_block());
-        self.slot(id) + skipped * slots_per_block
+        Ok(self.slot(id)? + skipped * slots_per_block)
     }
 
     /// The slot of a node in the zone.
-    pub(crate) fn slot(&self, id: NodeId) -> u64 {
-        self.slots.get(id.index()).copied().unwrap_or(NO_SLOT)
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a node that is in no directory.
+    pub(crate) fn slot(&self, id: NodeId) -> Result<u64, Error> {
+        let slot = self.slots.get(id.index()).filter(|&&slot| slot != NO_SLOT);
+        slot.copied().ok_or(Error::Internal("the slot of a node"))
     }
 
     /// The first whole block of a directory or symbolic link.
-    pub(crate) fn body_block(&self, id: NodeId) -> u64 {
-        self.bodies_block() + self.bodies.get(&id).copied().unwrap_or(0)
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a node that has none.
+    pub(crate) fn body_block(&self, id: NodeId) -> Result<u64, Error> {
+        let at = self.bodies.get(&id).ok_or(Error::Internal("the blocks of a directory"))?;
+        Ok(self.bodies_block() + at)
     }
 
     /// Nodes with whole blocks in the zone, in the order of those blocks.
@@ -230,13 +244,16 @@ impl Plan {
     }
 
     /// The form of an inode: a function of the node and of what the whole image shares.
-    pub(crate) fn shape(&self, sealed: &SealedTree, node: &Node) -> InodeShape {
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub(crate) fn shape(&self, sealed: &SealedTree, node: &Node) -> Result<InodeShape, Error> {
         let block = 1u64 << self.options.block_bits;
         let mut shape = InodeShape {
             extended: false,
             layout: Layout::FlatPlain,
             size: 0,
-            xattrs: self.xattrs.size(node.xattrs.0),
+            xattrs: self.xattrs.size(node.xattrs.0)?,
             index: 0,
             tail: 0,
             body_blocks: 0,
@@ -274,7 +291,7 @@ impl Plan {
             let head = shape.core() + shape.xattrs;
             shape.index = head.next_multiple_of(unit) - head + chunks.count(*size) * unit;
         }
-        shape
+        Ok(shape)
     }
 
     fn needs_extended(&self, meta: &Meta, size: u64, nlink: u32) -> bool {
@@ -339,7 +356,11 @@ fn common_time(tree: &FileTree, live: &[NodeId]) -> Time {
     most.and_then(|run| run.first()).copied().unwrap_or_default()
 }
 
-fn plan_xattrs(tree: &FileTree, live: &[NodeId], share_above: Option<u64>) -> XattrPlan {
+fn plan_xattrs(
+    tree: &FileTree,
+    live: &[NodeId],
+    share_above: Option<u64>,
+) -> Result<XattrPlan, Error> {
     let mut uses: Vec<u64> = Vec::new();
     for &id in live {
         let set = tree.node(id).xattrs.0 as usize;
@@ -366,6 +387,7 @@ fn needs_48bit(tree: &FileTree, live: &[NodeId], options: &PlanOptions) -> bool 
         }),
         _ => false,
     };
-    let device_end = options.zone_block.saturating_add(options.device_blocks.unwrap_or(0));
+    let end_with = |blocks| options.zone_block.saturating_add(blocks);
+    let device_end = options.device_blocks.map_or(options.zone_block, end_with);
     options.zone_block >= far || device_end >= u64::from(u32::MAX) || live.iter().any(far_start)
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use zerocopy::IntoBytes;
 
+use crate::Error;
+use crate::exact::exact;
 use crate::format::{SHARED_ID_SIZE, XattrEntry, XattrHeader, filter_bit, prefix_of};
 use crate::meta::Xattr;
 
@@ -21,24 +23,28 @@ pub(crate) struct XattrPlan {
     pub(crate) area: Vec<u8>,
 }
 
-fn append(out: &mut Vec<u8>, xattr: &Xattr) {
+fn append(out: &mut Vec<u8>, xattr: &Xattr) -> Result<(), Error> {
     // Names were split when the set was made; one that cannot be split is not in any set.
-    let (name_index, rest) = prefix_of(&xattr.name).unwrap_or((0, &xattr.name));
+    let (name_index, rest) = prefix_of(&xattr.name).ok_or(Error::Internal("an xattr prefix"))?;
     let entry = XattrEntry {
-        name_len: u8::try_from(rest.len()).unwrap_or(u8::MAX),
+        name_len: exact(rest.len(), "the length of an xattr name")?,
         name_index,
-        value_size: u16::try_from(xattr.value.len()).unwrap_or(u16::MAX).into(),
+        value_size: exact::<u16, _>(xattr.value.len(), "the size of an xattr value")?.into(),
     };
     out.extend_from_slice(entry.as_bytes());
     out.extend_from_slice(rest);
     out.extend_from_slice(&xattr.value);
     out.resize(out.len().next_multiple_of(4), 0);
+    Ok(())
 }
 
 impl XattrPlan {
     /// Plans for `sets`, each with the number of inodes that use it. Attributes on more than `share_above`
     /// inodes go to the shared area; `None` shares nothing.
-    pub(crate) fn new(sets: &[(&[Xattr], u64)], share_above: Option<u64>) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub(crate) fn new(sets: &[(&[Xattr], u64)], share_above: Option<u64>) -> Result<Self, Error> {
         let mut plan = Self::default();
         if let Some(limit) = share_above {
             let mut uses: BTreeMap<&Xattr, u64> = BTreeMap::new();
@@ -48,24 +54,32 @@ impl XattrPlan {
                 }
             }
             for (xattr, _) in uses.into_iter().filter(|&(_, count)| count > limit) {
-                let id = u32::try_from(plan.area.len() / 4).unwrap_or(u32::MAX);
-                append(&mut plan.area, xattr);
+                let id = exact(plan.area.len() / 4, "the number of a shared xattr")?;
+                append(&mut plan.area, xattr)?;
                 plan.shared.insert(xattr.clone(), id);
             }
         }
-        plan.sizes = sets.iter().map(|(set, _)| plan.body(set).len() as u64).collect();
-        plan
+        let sizes = sets.iter().map(|(set, _)| Ok(plan.body(set)?.len() as u64));
+        plan.sizes = sizes.collect::<Result<_, Error>>()?;
+        Ok(plan)
     }
 
     /// Bytes behind an inode with the set `index`.
-    pub(crate) fn size(&self, index: u32) -> u64 {
-        self.sizes.get(index as usize).copied().unwrap_or(0)
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub(crate) fn size(&self, index: u32) -> Result<u64, Error> {
+        let size = self.sizes.get(index as usize).copied();
+        size.ok_or(Error::Internal("a set of xattrs"))
     }
 
     /// The bytes behind an inode with this set.
-    pub(crate) fn body(&self, set: &[Xattr]) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub(crate) fn body(&self, set: &[Xattr]) -> Result<Vec<u8>, Error> {
         if set.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let mut ids = Vec::new();
         let mut inline = Vec::new();
@@ -76,12 +90,12 @@ impl XattrPlan {
             }
             match self.shared.get(xattr).filter(|_| ids.len() < SHARED_MAX) {
                 Some(id) => ids.push(*id),
-                None => append(&mut inline, xattr),
+                None => append(&mut inline, xattr)?,
             }
         }
         let header = XattrHeader {
             name_filter: (!filter).into(),
-            shared_count: u8::try_from(ids.len()).unwrap_or(u8::MAX),
+            shared_count: exact(ids.len(), "the number of shared xattrs")?,
             reserved: [0; 7],
         };
         let mut out = Vec::with_capacity(12 + ids.len() * SHARED_ID_SIZE + inline.len());
@@ -90,6 +104,6 @@ impl XattrPlan {
             out.extend_from_slice(&id.to_le_bytes());
         }
         out.extend_from_slice(&inline);
-        out
+        Ok(out)
     }
 }
