@@ -274,7 +274,7 @@ mod tests {
     }
 
     proptest! {
-        /// P9: whatever the paths, the kernel sees every lower, or nothing is mounted.
+        /// Whatever the paths, the kernel sees every lower, or nothing is mounted.
         #[test]
         fn p9_option_strings_are_whole_or_refused(
             paths in prop::collection::vec(prop::collection::vec(1u8..=255, 1..120), 1..120),

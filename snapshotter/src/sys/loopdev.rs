@@ -298,7 +298,7 @@ mod tests {
         false
     }
 
-    /// Fault 11: everybody is told the same free number, and one of them gets it.
+    /// `LOOP_CTL_GET_FREE` gives all callers the same free number, and one of them gets it.
     #[test]
     fn many_at_once_all_get_a_device() {
         if !needs_root() {

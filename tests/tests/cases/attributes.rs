@@ -1,63 +1,63 @@
 //! A: extended attributes.
 
-use super::court::hold;
+use super::oracle::check;
 
 #[test]
 fn a01_file_capabilities_are_bit_exact() {
-    hold("A01");
+    check("A01");
 }
 
 #[test]
 fn a02_selinux_labels_are_bit_exact() {
-    hold("A02");
+    check("A02");
 }
 
 #[test]
 fn a03_user_attributes_only_where_the_kernel_takes_them() {
-    hold("A03");
+    check("A03");
 }
 
 #[test]
 fn a04_trusted_attributes_are_dropped() {
-    hold("A04");
+    check("A04");
 }
 
 #[test]
 fn a05_overlay_attributes_are_escaped() {
-    hold("A05");
+    check("A05");
 }
 
 #[test]
 fn a06_acls_are_bit_exact() {
-    hold("A06");
+    check("A06");
 }
 
 #[test]
 fn a07_an_empty_value_is_present() {
-    hold("A07");
+    check("A07");
 }
 
 #[test]
 fn a08_names_and_values_have_limits() {
-    hold("A08");
+    check("A08");
 }
 
 #[test]
 fn a09_the_last_of_two_values_wins() {
-    hold("A09");
+    check("A09");
 }
 
 #[test]
 fn a11_ima_and_evm_are_kept() {
-    hold("A11");
+    check("A11");
 }
 
 #[test]
 fn a12_access_lists_are_taken_as_the_kernel_takes_them() {
-    hold("A12");
+    check("A12");
 }
 
 #[test]
 fn a13_capabilities_that_the_kernel_does_not_take_are_refused() {
-    hold("A13");
+    check("A13");
 }

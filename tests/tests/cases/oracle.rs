@@ -12,7 +12,7 @@ use erolith_tests::cases::{self, Case, Expect};
 use erolith_tests::judges::{Exhibit, Judges};
 
 /// Tries every variant of an id.
-pub(crate) fn hold(id: &str) {
+pub(crate) fn check(id: &str) {
     let judges = Judges::new();
     // On a disk: the kernel mounts no image from a file of a tmpfs.
     let place = tempfile::tempdir().unwrap();
