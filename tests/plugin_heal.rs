@@ -56,7 +56,7 @@ fn scrub(node: &Node) -> Result<String, String> {
 
 fn sound(node: &Node, what: &str) {
     let said = scrub(node).unwrap_or_else(|said| panic!("{what}: {said}"));
-    assert!(said.contains(" 0 damaged, 0 put away"), "{what}: {said}");
+    assert!(said.contains(" 0 damaged, 0 quarantined"), "{what}: {said}");
 }
 
 /// Waits until the daemon has rebuilt everything.
@@ -346,7 +346,7 @@ fn a_damaged_layer_is_whole_again_when_its_image_is_used() {
             let again = try_run(&node, &format!("after-{number}"));
             assert_eq!(again.as_deref(), Ok("36\n"), "{what}");
             let said = node.exec(&[EROLITH, "scrub", "--root", &root]);
-            assert!(said.contains("4 sound, 0 damaged, 0 put away"), "{what}: {said}");
+            assert!(said.contains("4 sound, 0 damaged, 0 quarantined"), "{what}: {said}");
         }
         node.leaves_nothing();
     });

@@ -70,7 +70,7 @@ fn words(verdict: &Verdict) -> (&'static str, &str) {
         Verdict::Sound(Proof::Digest) => ("sound", "by its digest"),
         Verdict::Sound(Proof::Structure) => ("sound", "by its structure only: no digest is known"),
         Verdict::Damaged(reason) => ("DAMAGED", reason),
-        Verdict::PutAway(reason) => ("put away", reason),
+        Verdict::Quarantined(reason) => ("quarantined", reason),
     }
 }
 
@@ -86,14 +86,14 @@ fn table(layers: &[Scrubbed], quarantine: bool, out: &mut dyn Write) -> anyhow::
     table.write(out, 0)?;
     let count =
         |wanted: &str| layers.iter().filter(|layer| words(&layer.verdict).0 == wanted).count();
-    let (damaged, put_away) = (count("DAMAGED"), count("put away"));
+    let (damaged, quarantined) = (count("DAMAGED"), count("quarantined"));
     writeln!(
         out,
-        "{} layers: {} sound, {damaged} damaged, {put_away} put away before",
+        "{} layers: {} sound, {damaged} damaged, {quarantined} quarantined before",
         layers.len(),
         count("sound")
     )?;
-    match (damaged + put_away, damaged, quarantine) {
+    match (damaged + quarantined, damaged, quarantine) {
         (0, ..) => {}
         (_, 0, _) | (.., true) => {
             writeln!(out, "the daemon rebuilds them; where it cannot, its log says what does")?
@@ -107,7 +107,7 @@ fn object(layer: &Scrubbed) -> Value {
     let (state, proof, reason) = match &layer.verdict {
         Verdict::Sound(proof) => ("sound", Some(proof), None),
         Verdict::Damaged(reason) => ("damaged", None, Some(reason)),
-        Verdict::PutAway(reason) => ("put-away", None, Some(reason)),
+        Verdict::Quarantined(reason) => ("quarantined", None, Some(reason)),
     };
     let proof = proof.map(|proof| match proof {
         Proof::Verity => "fs-verity",
@@ -133,7 +133,7 @@ mod tests {
         let verdicts = [
             Verdict::Sound(Proof::Digest),
             Verdict::Damaged("cut off".into()),
-            Verdict::PutAway("gone".into()),
+            Verdict::Quarantined("gone".into()),
         ];
         let layer = |(id, verdict)| Scrubbed {
             id,
@@ -158,11 +158,11 @@ mod tests {
             all.contains("DAMAGED") && all.contains("cut off") && all.contains("gone"),
             "{all}"
         );
-        assert!(all.contains("3 layers: 1 sound, 1 damaged, 1 put away before"), "{all}");
+        assert!(all.contains("3 layers: 1 sound, 1 damaged, 1 quarantined before"), "{all}");
         assert!(all.contains("--quarantine"), "{all}");
         assert!(text(&layers, true).contains("the daemon rebuilds them"));
         let sound = text(layers.get(..1).unwrap(), false);
-        assert!(sound.trim_end().ends_with("0 put away before"), "{sound}");
+        assert!(sound.trim_end().ends_with("0 quarantined before"), "{sound}");
     }
 
     #[test]

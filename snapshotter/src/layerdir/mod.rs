@@ -119,7 +119,7 @@ pub(crate) fn quarantine(dir: &Path) -> Result<bool> {
     }
 }
 
-/// Gives the directory of a damaged layer `image` for its own, with its sidecar, durably; what was put away goes.
+/// Gives the directory of a damaged layer `image` for its own, with its sidecar, durably; the quarantined file is removed.
 pub(crate) fn replace_image(dir: &Path, image: &Path) -> Result<()> {
     link_sidecar(image, &dir.join(IMAGE))?;
     let second = dir.join(REPLACING);

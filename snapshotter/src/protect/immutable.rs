@@ -43,7 +43,7 @@ pub(crate) fn remove_image(path: &Path) -> Result<bool> {
     unlink(path)
 }
 
-/// Takes the flag off a file that is removed or put away next. One with other names has it from somebody else.
+/// Clears the flag of a file that is removed or quarantined next. On a file with other names, another program has set it.
 pub(crate) fn clear(path: &Path) -> Result<()> {
     let Some(file) = open(path)? else { return Ok(()) };
     let Ok(flags) = rustix::fs::ioctl_getflags(&file) else { return Ok(()) };

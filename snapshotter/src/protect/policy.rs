@@ -61,7 +61,7 @@ pub enum FsVerityMismatch {
 }
 
 impl FsVerityMismatch {
-    /// Is the image another one than it should be? Then it is put away, so that it comes again.
+    /// Whether the image is another one than it should be: then it is quarantined and rebuilt.
     pub(crate) fn is_damage(self) -> bool {
         !matches!(self, Self::Missing)
     }

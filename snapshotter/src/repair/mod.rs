@@ -175,7 +175,7 @@ fn look(dir: &Path, id: u64) -> Result<LayerDirState> {
     })
 }
 
-/// The ids of directories that were put away by an earlier repair.
+/// The ids of directories that an earlier repair moved to `lost`.
 fn lost_before(root: &Path) -> Result<BTreeSet<u64>> {
     let names = names(&root.join(LOST))?;
     Ok(names.iter().filter_map(|name| number(name.split('.').next()?)).collect())
@@ -193,7 +193,7 @@ fn free(lost: &Path, id: u64) -> Result<PathBuf> {
 }
 
 /// The number under which an old database is kept: the next one. When only its log is there, a repair was cut short
-/// after the database itself was put away, and the log goes beside it, unless that one has a log.
+/// after the database itself was renamed, and the log goes beside it, unless that one has a log.
 fn aside(there: &[String], has_name: bool) -> u64 {
     let split = |name: &String| {
         let text = name.strip_prefix(DAMAGED)?;

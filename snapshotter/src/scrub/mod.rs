@@ -41,7 +41,7 @@ pub enum Verdict {
     /// It is not.
     Damaged(String),
     /// It was found damaged before, and waits for its image.
-    PutAway(String),
+    Quarantined(String),
 }
 
 /// A layer that was looked at.
@@ -114,7 +114,7 @@ impl Scrub {
                 told(n);
             };
             let verdict = match self.store.damaged()?.remove(&id) {
-                Some(reason) => Verdict::PutAway(reason),
+                Some(reason) => Verdict::Quarantined(reason),
                 None => match self.judge(id, &path, &mut count) {
                     Ok(proof) => Verdict::Sound(proof),
                     Err(error) => Verdict::Damaged(error.to_string()),

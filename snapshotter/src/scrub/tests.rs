@@ -81,7 +81,7 @@ fn every_damage_is_found_and_named_and_nothing_else() {
 }
 
 #[test]
-fn what_is_put_away_is_not_stood_upon_by_the_daemon() {
+fn a_quarantined_layer_is_no_parent_for_the_daemon() {
     let site = Site::new();
     let service = site.open();
     let image = layer(&site, &service, "layer");
@@ -91,7 +91,7 @@ fn what_is_put_away_is_not_stood_upon_by_the_daemon() {
     assert!(!image.exists());
     let error = service.view("v", "layer", &Labels::new()).unwrap_err();
     assert_eq!(error.code(), "layer-damaged");
-    let quarantine = Verdict::PutAway("found by scrub".to_owned());
+    let quarantine = Verdict::Quarantined("found by scrub".to_owned());
     assert_eq!(scrubbed(&site), [("layer".to_owned(), quarantine)]);
 }
 

@@ -64,7 +64,7 @@ impl Snapshotter {
         Ok((snapshot, maps))
     }
 
-    /// The mounts of a snapshot, with the layers below them mounted. A layer that turns out to be damaged is put away.
+    /// The mounts of a snapshot, with the layers below them mounted. A layer that turns out to be damaged is quarantined.
     pub(super) fn arrays(&self, snapshot: &Snapshot, maps: Option<&IdMaps>) -> Result<Vec<Mount>> {
         let shape = self.shape(snapshot, maps)?;
         let layers = CheckedLayers::new(self);

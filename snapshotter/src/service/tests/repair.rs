@@ -77,7 +77,7 @@ fn fill(site: &Site, service: &Snapshotter) {
     service.update("B", &only, &UpdateMask::Paths(vec!["labels.one".to_owned()])).unwrap();
     service.prepare("going", "", &none()).unwrap();
     service.remove("going").unwrap();
-    // Damaged and put away, by whoever wants to stand on it.
+    // Damaged, and quarantined by the first call that needs it.
     let id = layer(service, "D", "");
     service.view("on D", "D", &none()).unwrap();
     service.remove("on D").unwrap();
@@ -154,7 +154,7 @@ fn a_sound_database_is_repaired_only_by_force_and_is_kept() {
 }
 
 #[test]
-fn what_nothing_is_known_of_is_put_away_and_not_deleted() {
+fn directories_without_a_record_are_moved_and_not_deleted() {
     with_mounts(|site| {
         let service = site.open();
         layer(&service, "A", "");

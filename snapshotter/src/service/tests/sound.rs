@@ -64,7 +64,7 @@ fn check_damaged(service: &Snapshotter, image: &Path, said: &str) {
 }
 
 #[test]
-fn a_damaged_layer_is_put_away_and_whole_again_when_it_is_pulled() {
+fn a_damaged_layer_is_quarantined_and_whole_again_when_it_is_pulled() {
     type Damage<'a> = (&'a str, fn(&File));
     let damages: [Damage<'_>; 4] = [
         ("cut off", |file| file.set_len(4095).unwrap()),
@@ -267,7 +267,7 @@ fn flip(device: &Path, page: &[u8], image: &Path) -> usize {
     found
 }
 
-/// The kernel finds it when the page is read, whoever reads; a layer whose first page it was is put away.
+/// The kernel finds it when the page is read; a layer whose first page it was is quarantined.
 #[test]
 fn a_bit_that_flips_on_the_disk_is_an_error_and_not_data() {
     let device = std::env::var_os("EROLITH_TEST_VERITY").map(PathBuf::from);
@@ -354,7 +354,7 @@ fn images_are_immutable_while_they_are_layers() {
 }
 
 #[test]
-fn an_immutable_layer_that_is_damaged_is_put_away() {
+fn an_immutable_layer_that_is_damaged_is_quarantined() {
     with_mounts(|site| {
         let config = Config { immutable: true, ..site.config() };
         let service = opened(config);
