@@ -309,7 +309,7 @@ pub enum Error {
         /// Why not, by whoever seals.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The work was called off.
+    /// The work was cancelled.
     #[error("cancelled")]
     Cancelled,
     /// A thread of a pipeline ended without a result.

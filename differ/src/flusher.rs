@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::sys::writeback;
 
-/// How often the kernel is told. Less often, and more is left for the end; more often, and pages that are not full
+/// How often writeback is requested. Less often, and more is left for the end; more often, and pages that are not full
 /// yet are written twice.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -45,7 +45,7 @@ impl Drop for Flusher {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // It does nothing that could panic, and there is nobody to tell.
+            // It does nothing that could panic, and no caller is left to return it to.
             let _ = thread.join();
         }
     }

@@ -1,6 +1,6 @@
 //! Who may work: one at a time on the same thing, and not too many at once.
 //!
-//! Two calls for one layer must not both convert it. The second one waits outside, without taking the place of somebody
+//! Two calls for one layer must not both convert it. The second one waits outside, without taking the place of a call
 //! who could work, and looks for the result of the first when it comes in.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -55,7 +55,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Did somebody else work on the same key while this one waited? Then the result may be there.
+    /// Whether another call worked on the same key while this one waited: then the result may be there.
     #[must_use]
     pub fn waited(&self) -> bool {
         self.waited
@@ -75,7 +75,7 @@ impl KeyedSemaphore {
         Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
-    /// Waits until nobody works on `key` and there is room. Those who came first go first.
+    /// Waits until no other call works on `key` and a permit is free, in order of arrival.
     ///
     /// # Errors
     /// [`crate::Error::Cancelled`].
@@ -84,7 +84,7 @@ impl KeyedSemaphore {
         let waker = Arc::clone(&shared);
         // Taken and given back while the state is not locked: the hook locks it.
         let _watch = cancel.on_cancel(move || {
-            // Nobody is between the check of the flag and the wait now.
+            // No thread is between the check of the flag and the wait now.
             drop(waker.state());
             waker.changed.notify_all();
         });

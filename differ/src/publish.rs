@@ -1,6 +1,6 @@
 //! A file that appears whole, durable and under its name, or not at all.
 //!
-//! [`Unnamed`] is written without a name (`O_TMPFILE`), so that whoever dies leaves nothing. [`PublishTarget`] gives a file its
+//! [`Unnamed`] is written without a name (`O_TMPFILE`), so that a process that dies leaves nothing. [`PublishTarget`] gives a file its
 //! name: data synced, sealed if somebody wants that, named, directory synced.
 
 use std::ffi::{OsStr, OsString};
@@ -39,7 +39,7 @@ pub enum Sync {
     /// It may not: data and directory are synced.
     #[default]
     Durable,
-    /// It may: for what is thrown away, or synced by somebody else.
+    /// It may: for what is thrown away, or synced by the caller.
     Skipped,
 }
 
@@ -131,7 +131,7 @@ impl PublishTarget {
         self.link(file, name, needs_syncfs)?;
         let durable = self.settle(sync);
         if durable.is_err() {
-            // Whoever is told of a failure must not find a file.
+            // After a failure there must be no file.
             let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
         }
         durable
@@ -166,7 +166,7 @@ impl PublishTarget {
         let second = second_name(name);
         let remove = || rustix::fs::unlinkat(&self.dir, &second, AtFlags::empty());
         match remove() {
-            // Somebody died here.
+            // A process died here.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(e.into()),
         }

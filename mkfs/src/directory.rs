@@ -1,5 +1,5 @@
-//! A directory of the host, entered through an open descriptor and never left: no symbolic link is followed, whoever
-//! changes the tree meanwhile.
+//! A directory of the host, entered through an open descriptor and never left: no symbolic link is followed, however
+//! the tree changes while it is read.
 
 use std::ffi::{CStr, CString};
 use std::io;

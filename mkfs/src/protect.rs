@@ -1,4 +1,4 @@
-//! What an image gets so that nobody alters it unnoticed: a dm-verity hash tree behind it, a digest as fs-verity has it.
+//! What makes changes of an image detectable: a dm-verity hash tree behind it, a digest as fs-verity has it.
 //!
 //! Both need the digest of every block. [`ProtectOptions::begin`] has those computed while the image is written, and
 //! [`ProtectOptions::finish`] adds what is missing.

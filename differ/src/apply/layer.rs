@@ -1,7 +1,7 @@
 //! One layer becomes the image in the directory of a snapshot.
 //!
 //! The image appears whole, checked and durable, or the directory is as it was. What the bytes of the layer were is
-//! verified and returned; a digest of the image as a blob is not computed, because nobody asks for it here.
+//! verified and returned; a digest of the image as a blob is not computed, because it is not needed here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::processors::{self, Input, Payloads, Processed, Processor};
 use crate::publish::{FileProtector, Sync, Unnamed};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
-/// Permissions of the image: nobody but root has to read it, and its files may belong to anybody.
+/// Permissions of the image: only root has to read it, and its files may belong to any user.
 const MODE: u32 = 0o600;
 
 /// Bytes of the smallest blob whose image the disk writes while it is made.

@@ -1,8 +1,8 @@
 //! One layer becomes one EROFS image.
 //!
-//! [`Isolation`] decodes the layer and writes the image to a file that nobody looks at yet. What becomes of that file is
+//! [`Isolation`] decodes the layer and writes the image to a file that has no name yet. What becomes of that file is
 //! another step: [`Built::seal`] puts it into a content store, under a digest that is computed then; [`layer`] puts it
-//! into the directory of a snapshot, where nobody needs that digest.
+//! into the directory of a snapshot, where that digest is not needed.
 
 pub mod dm_verity;
 pub mod fsverity;

@@ -21,7 +21,7 @@ use crate::content::{Blob, Staging as _};
 use crate::publish::PublishTarget;
 use crate::{Error, Result};
 
-/// Bytes copied between two looks at whether the work was called off.
+/// Bytes copied between two checks for cancellation.
 const PIECE: u64 = 64 << 20;
 
 /// Is the expected diffID in the algorithm of the blob's digest? Then nothing but that digest has to be computed.
@@ -66,7 +66,7 @@ pub(super) fn take(
             ApplyMethod::Copied
         }
     };
-    // What is verified is what is published: nobody else can change it any more.
+    // What is verified is what is published: no other process can change it any more.
     let size = staging.file().metadata().map_err(Error::io("examining an image"))?.len();
     verify(&Blob::new(Arc::new(clone(staging.file())?), 0, size), layer, options)?;
     let Protected { digest, verity } =
@@ -115,7 +115,7 @@ fn link(
 }
 
 /// Another mount or project of the same filesystem, a filesystem without hard links, too many of them, a blob that
-/// lost its last name meanwhile.
+/// lost its last name since.
 fn cannot_link(error: &std::io::Error) -> bool {
     let errnos = [Errno::XDEV, Errno::PERM, Errno::OPNOTSUPP, Errno::MLINK, Errno::NOENT];
     Errno::from_io_error(error).is_some_and(|e| errnos.contains(&e))

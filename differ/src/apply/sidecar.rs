@@ -20,7 +20,7 @@ pub fn path_of(image: &Path) -> PathBuf {
 }
 
 /// Writes the sidecar of the image that is about to be called `image`, or takes away the one of an image before it. It
-/// goes first: whoever finds the image finds what protects it.
+/// goes first: an image is never without what protects it.
 ///
 /// # Errors
 /// What the storage reports.

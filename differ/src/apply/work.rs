@@ -70,7 +70,7 @@ pub(crate) struct Order {
     pub(crate) wanted: ProtectOptions,
 }
 
-/// What came of it, besides the bytes in the file.
+/// The result, besides the bytes in the file.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) source: Decoded,
@@ -192,7 +192,7 @@ fn build_tar(
 
 /// Takes a layer that is an EROFS image as it is, once it has been checked: no kernel sees an image before that.
 ///
-/// The bytes that are checked are the copy that is published, so nobody can change them in between.
+/// The bytes that are checked are the copy that is published, so nothing can change them in between.
 fn take_native(
     sink: FileSink,
     blob: impl Read + Send + 'static,

@@ -1,4 +1,4 @@
-//! The image that a snapshot stands on, found among those that a name leads to.
+//! The image whose layers are the parents of a snapshot, found among those that a name leads to.
 //!
 //! A name may lead to another image today than when the container was made, and to images for several platforms. The
 //! snapshot knows: its parent is called by what all layers of its image are.

@@ -61,7 +61,7 @@ impl CommittedLayer {
 pub struct Note {
     /// When it was made, in the form of RFC 3339.
     pub created: String,
-    /// The command that made it; empty when nobody knows.
+    /// The command that made it; empty when it is not known.
     pub created_by: String,
     /// Who made it, and the image; the author of the image below stays where nobody is named.
     pub author: Option<String>,

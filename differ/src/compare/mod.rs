@@ -187,7 +187,7 @@ impl Compare {
         Ok(())
     }
 
-    /// Writes the content of a file, which must not change meanwhile.
+    /// Writes the content of a file, which must not change while it is read.
     fn copy(&self, change: &Change, archive: &mut Changeset<&mut dyn Write>) -> Result<()> {
         let mut content = change.content()?;
         let mut buf = vec![0; usize::try_from(change.size()).map_or(PIECE, |n| n.clamp(1, PIECE))];

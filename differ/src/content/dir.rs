@@ -59,7 +59,7 @@ impl Dir {
             }
             match openat2(&self.fd, name, flags, Mode::empty(), CONFINED) {
                 Ok(fd) => return Ok(Self { fd, name: format!("{}/{name}", self.name) }),
-                // Somebody who found it empty removed it just now. A link that leads nowhere is another error.
+                // Another process found it empty and removed it just now. A dangling link is another error.
                 Err(Errno::NOENT) => {}
                 Err(e) => return Err(self.error("opening directory", name)(e)),
             }
@@ -156,7 +156,7 @@ impl Dir {
         Ok(fd)
     }
 
-    /// Takes that lock if nobody has it.
+    /// Takes that lock if it is free.
     pub(crate) fn try_lock(&self) -> Result<Option<OwnedFd>> {
         let fd = self.reopen()?;
         match flock(&fd, FlockOperation::NonBlockingLockExclusive) {

@@ -4,7 +4,7 @@
 //! oci-layout             {"imageLayoutVersion":"1.0.0"}
 //! index.json             what is in here, by name
 //! blobs/<alg>/<hex>      content; never changed once it has its name
-//! ingest/build-<number>  content being written, locked by whoever writes it
+//! ingest/build-<number>  content being written, locked by its writer
 //! ingest/fetch-<hex>     the same, kept after a crash to be resumed
 //! ```
 //!
@@ -205,7 +205,7 @@ impl OciLayout {
                 (Ok(None), Mode::Resume(reference)) => {
                     return Err(Error::Busy { reference: reference.to_owned() });
                 }
-                // Somebody with our process id in another namespace.
+                // A process with our process id in another PID namespace.
                 (Ok(None), Mode::Fresh) => {}
                 (Err(Error::Io { source, .. }), _) if source.kind() == ErrorKind::NotFound => {}
                 (Err(error), _) => return Err(error),
@@ -328,7 +328,7 @@ impl Ingest for LayoutIngest {
         step("ingest.before_rename")?;
         self.draft.publish(&named, digest.hex())?;
         step("ingest.after_rename")?;
-        // The parents too: whoever made these directories may have died before syncing them.
+        // The parents too: the process that made these directories may have died before it synced them.
         for dir in [&named, &blobs, root].into_iter().filter(|_| self.layout.durable) {
             dir.sync()?;
         }

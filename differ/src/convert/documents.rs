@@ -78,7 +78,7 @@ pub(super) fn write(
                 left_out.remove(&other.digest);
             }
         }
-        // Whoever does not know about OS features takes the first one that fits.
+        // Readers that do not know OS features take the first one that fits.
         originals.append(&mut entries);
         entries = originals;
     }

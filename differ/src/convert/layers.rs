@@ -89,7 +89,7 @@ struct Job<'a> {
 
 type Plan<'a> = (Vec<Job<'a>>, Vec<Vec<usize>>);
 
-/// Lowest layers first, so that whoever waits for a layer below waits for something that has begun.
+/// Lowest layers first, so that a job that waits for a lower layer waits for one that has begun.
 fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<Plan<'a>> {
     let mut jobs: Vec<Job<'a>> = Vec::new();
     let mut known: BTreeMap<Vec<Digest>, usize> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What a conversion tells whoever watches.
+//! Progress events of a conversion.
 
 use std::fmt::Debug;
 
@@ -52,7 +52,7 @@ pub trait Progress: Send + Sync + Debug {
     fn event(&self, event: Event<'_>);
 }
 
-/// Nobody watches.
+/// Discards all events.
 impl Progress for () {
     fn event(&self, _: Event<'_>) {}
 }

@@ -54,7 +54,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // Nobody is home when the pipeline is over.
+        // The receiver is gone when the pipeline is over.
         let _ = self.home.send(std::mem::take(&mut self.bytes));
     }
 }

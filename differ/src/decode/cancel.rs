@@ -46,7 +46,7 @@ impl State {
 }
 
 impl Cancel {
-    /// A part of the work: called off by itself, or with the whole.
+    /// A part of the work: cancelled by itself, or with the whole.
     #[must_use]
     pub fn part(&self) -> Self {
         Self { state: Arc::default(), above: self.states().map(Arc::clone).collect() }
@@ -72,7 +72,7 @@ impl Cancel {
         std::iter::once(&self.state).chain(&self.above)
     }
 
-    /// Has `wake` called when the work is called off, at once if it has been: for those who wait for something else.
+    /// Calls `wake` when the work is cancelled, at once if it has been: for threads that wait for something else.
     /// It ends when the result is dropped, and must not take a lock under which that happens.
     #[must_use]
     pub(crate) fn on_cancel(&self, wake: impl Fn() + Send + Sync + 'static) -> Watch {

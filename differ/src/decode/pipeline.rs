@@ -1,4 +1,4 @@
-//! The stages that run on threads of their own. Each ends when its input ends or nobody wants its output.
+//! The stages that run on threads of their own. Each ends when its input ends or its output is not read any more.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -195,7 +195,7 @@ pub(super) fn decode(
     Ok(made)
 }
 
-/// False when nobody is left who wants the block.
+/// False when the receiver is gone.
 fn hand_over(block: Block, outlets: &[Outlet]) -> bool {
     let block = Arc::new(block);
     outlets.iter().all(|outlet| outlet.send(Arc::clone(&block)).is_ok())

@@ -41,7 +41,7 @@ pub struct Request {
     pub layer_type: Option<LayerType>,
     /// Digest and size of the blob by its descriptor.
     pub blob: Option<(Digest, u64)>,
-    /// Does somebody else vouch for the digest of the blob? Then it is not computed for that; the size is verified.
+    /// Whether the caller trusts the digest of the blob: then it is not computed for that; the size is verified.
     pub is_vouched_for: bool,
     /// Digest of the decoded bytes by the image's config.
     pub diff_id: Option<Digest>,

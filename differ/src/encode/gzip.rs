@@ -76,7 +76,7 @@ pub(super) fn compress(
     out.write_all(&[&END[..], &trailer].concat()).map_err(failed())
 }
 
-/// Gives each block to whoever is free. Ends early when nobody wants the results.
+/// Gives each block to a free thread. Ends early when the results are not read any more.
 fn hand_out(
     blocks: &Receiver<Vec<u8>>,
     jobs: &SyncSender<Job>,
@@ -102,7 +102,7 @@ fn deflate_all(work: &Mutex<Receiver<Job>>) {
     loop {
         let job = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { block, before, done }) = job else { return };
-        // Nobody may be waiting any more.
+        // The receiver may be gone.
         let _ = done.send(deflate_block(&mut deflate, &block, &before));
     }
 }

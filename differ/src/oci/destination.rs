@@ -125,7 +125,7 @@ impl Packed {
         prefix.push(name);
         prefix.push(".erolith-");
         let dir = Dir::open(parent)?;
-        // Nobody else makes or removes such directories meanwhile.
+        // No other process creates or removes such directories at the same time.
         let _lock = dir.lock()?;
         for other in dir.names()? {
             if other.as_bytes().starts_with(prefix.as_bytes()) {

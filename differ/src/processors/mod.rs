@@ -1,4 +1,4 @@
-//! Layers that somebody else has to understand first: encrypted ones, above all. A stream processor is a program that
+//! Layers that another program has to transform first: encrypted ones, above all. A stream processor is a program that
 //! the user configured, with containerd's protocol (`core/diff/stream_unix.go`): the layer comes in on its standard input
 //! and goes out on its standard output, `STREAM_PROCESSOR_MEDIATYPE` says what comes in, and what the request carries for
 //! it can be read from descriptor 3. Its failure is a failure of the layer.

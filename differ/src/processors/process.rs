@@ -79,7 +79,7 @@ impl Processed {
             .take()
             .map(|feeder| feeder.join().map_err(|_| Error::WorkerDied { stage: "feed" })?);
         let ended: Vec<_> = self.running.drain(..).map(|mut one| one.end()).collect();
-        // Who is called off has killed them, and who gets a wrong blob fails: neither is their fault.
+        // A cancelled apply has killed them, and a wrong blob makes them fail: neither is their fault.
         self.cancel.check()?;
         fed.unwrap_or(Ok(()))?;
         let mut failed: Vec<Ended> = ended.into_iter().filter(|ended| !ended.succeeded()).collect();

@@ -34,7 +34,7 @@ const LANDLOCK: ABI = ABI::V6;
 /// # Errors
 /// [`Error::Io`], naming the step: then nothing must be read.
 pub(super) fn leave() -> Result<Protection> {
-    // If anybody is killed for want of memory, let it be this one and not the daemon.
+    // The kernel's OOM killer prefers this process to the daemon.
     let _ = OpenOptions::new()
         .write(true)
         .open("/proc/self/oom_score_adj")

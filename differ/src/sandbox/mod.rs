@@ -3,7 +3,7 @@
 //! The daemon is privileged, and layers are written by strangers. With [`Isolation::Worker`](crate::apply::Room) it looks into
 //! none itself: for each layer it starts its own program once more, gives it open files and one socket, and takes an
 //! answer. What decompresses, parses, checks and hashes is [`crate::apply`], the same code as in one process; the daemon
-//! seals and publishes what came of it, after the worker has ended, so that nobody writes to the file any more. What a
+//! protects and publishes the result after the worker has ended and no longer writes to the file. What a
 //! layer promises of itself, digest or hash tree, the daemon verifies itself.
 //!
 //! ```text
@@ -15,7 +15,7 @@
 //!                                                      reads the layer
 //!                                                  <-  so much was read; images of the layers below wanted
 //!   their files                                    ->
-//!                                                  <-  what came of it, or what is wrong
+//!                                                  <-  the result, or the error
 //! ```
 //!
 //! Where layers follow each other, workers are copies of one that has given up its rights and has read nothing (fork_server,
@@ -81,7 +81,7 @@ impl Worker {
 /// privileges, no capabilities and no other descriptors are always there: without them no layer is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Protection {
-    /// Is the user nobody? Not where the daemon is no root itself, or nobody is not mapped.
+    /// Whether the user is `nobody`. Not where the daemon is no root itself, or `nobody` is not mapped.
     pub nobody: bool,
     /// Are all capabilities gone from the bounding set too? That takes `CAP_SETPCAP`.
     pub bounding: bool,

@@ -87,7 +87,7 @@ fn range(blob: &Blob) -> Range {
     Range { offset: blob.file().1, size: blob.len() }
 }
 
-/// What came of a layer whose bytes were given by a thread: that thread knows best why they ended.
+/// The result of a layer whose bytes came from a thread: that thread knows best why they ended.
 fn fed(outcome: Result<Outcome>, ended: &Ended) -> Result<Outcome> {
     if matches!(outcome, Err(Error::Cancelled)) {
         return outcome;

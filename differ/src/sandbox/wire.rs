@@ -109,7 +109,7 @@ pub(super) struct Range {
     pub(super) size: u64,
 }
 
-/// As [`Request`]; it is called off by killing the worker.
+/// As [`Request`]; it is cancelled by killing the worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Expected {
     layer_type: Option<LayerType>,

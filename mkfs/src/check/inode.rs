@@ -82,7 +82,7 @@ impl Check<'_> {
             return Ok(Err(bad(CorruptionKind::ChunkType)));
         }
         if inode.is_dir() && named > 0 && self.tree.dir(inode.nid).is_none() {
-            // Its entry says that it is something else, so that nobody looked inside.
+            // Its entry gives another type, so it was not walked.
             return Ok(Err(bad(CorruptionKind::DirTypeMismatch)));
         }
         if inode.is_symlink() {

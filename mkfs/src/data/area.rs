@@ -193,7 +193,7 @@ impl<S: Sink> DataArea<S> {
     }
 }
 
-/// Takes the bytes of one file in order. Nothing else may be written to the area meanwhile.
+/// Takes the bytes of one file in order. Nothing else may be written to the area before it is finished.
 #[derive(Debug)]
 pub struct FileWriter {
     size: u64,

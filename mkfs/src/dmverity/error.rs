@@ -94,7 +94,7 @@ pub enum Error {
     /// An image that no tree can be made for.
     #[error("{0}")]
     Unfit(&'static str),
-    /// It was called off.
+    /// The work was cancelled.
     #[error("called off")]
     Stopped,
     /// Reading or writing failed.

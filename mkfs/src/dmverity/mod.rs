@@ -45,10 +45,10 @@ const SALT: usize = 32;
 /// The only algorithm here.
 const ALGORITHM: &[u8] = b"sha256";
 
-/// Says whether the work is called off.
+/// Whether the work is cancelled.
 pub type CancelCheck<'a> = dyn Fn() -> bool + Sync + 'a;
 
-/// What whoever opens the device has to know.
+/// The parameters of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DmVerityTree {
     /// The root hash.
@@ -243,7 +243,7 @@ impl Header {
         root_of(file, &self.geometry, &Hasher::new(self.geometry.block_bits, &self.salt))
     }
 
-    /// What whoever opens the device has to know, of the tree with this root.
+    /// The parameters of the device, for the tree with this root.
     #[must_use]
     pub fn verity(&self, root: RootHash) -> DmVerityTree {
         let hash_offset = self.geometry.hash_offset();

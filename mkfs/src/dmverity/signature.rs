@@ -11,7 +11,7 @@ const LIMIT: usize = 32_767;
 const SEQUENCE: u8 = 0x30;
 
 /// A detached PKCS #7 signature, in DER, of the hexadecimal digits of a root hash, as `veritysetup` takes one by
-/// `--root-hash-signature`. The kernel judges it by the certificates that it trusts, nobody here.
+/// `--root-hash-signature`. The kernel alone verifies it, by the certificates that it trusts.
 ///
 /// ```sh
 /// openssl smime -sign -nocerts -noattr -binary -inkey key.pem -signer cert.pem -outform der

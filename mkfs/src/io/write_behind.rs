@@ -98,7 +98,7 @@ impl Drop for WriteBehind {
     fn drop(&mut self) {
         if let Some(Worker { jobs, done, thread, .. }) = self.worker.take() {
             drop((jobs, done));
-            // It does nothing that could panic, and there is nobody to tell.
+            // It does nothing that could panic, and no caller is left to return it to.
             let _ = thread.join();
         }
     }

@@ -150,7 +150,7 @@ fn file_size(node: &Node) -> u64 {
 }
 
 /// What `new` has that `old` has not. The root is always the first; each directory comes before what is in it, names in
-/// the order of their bytes. A directory goes with every change in it, so that nobody has to guess its attributes.
+/// the order of their bytes. A directory goes with every change in it, so that no reader has to guess its attributes.
 ///
 /// Where `new` is `old` with an upper directory over it, only that is listed. `go_on` is asked before each name.
 ///

@@ -13,7 +13,7 @@ use crate::image::{Image, Inode, Reader};
 use crate::io::ReadAt;
 use crate::tree::shown;
 
-/// The content of a file, read from front to back. It must not change meanwhile.
+/// The content of a file, read from front to back. It must not change while it is read.
 #[derive(Debug)]
 pub struct Content<'a> {
     source: ContentSource<'a>,

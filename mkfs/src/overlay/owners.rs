@@ -30,7 +30,7 @@ impl Owners {
             let offset = id.checked_sub(range.host).filter(|&offset| offset < range.len)?;
             range.container.checked_add(offset)
         };
-        // The path of the root is empty, and whoever maps the wrong ids hears of the root first.
+        // The path of the root is empty, and with a wrong map the root is the first to fail.
         let name = if path.is_empty() { b"/" } else { path };
         ranges.iter().find_map(within).ok_or_else(|| Error::Owner { what: shown(name), id })
     }

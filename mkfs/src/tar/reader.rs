@@ -273,7 +273,7 @@ impl<I: Input> Reader<I> {
             b'x' => std::mem::replace(&mut ext.has_pax, true),
             b'L' => std::mem::replace(&mut ext.has_name, true),
             b'K' => std::mem::replace(&mut ext.has_link, true),
-            // Go forgets the extension headers in front of a global one; nobody can mean that.
+            // Go forgets the extension headers in front of a global one, which no archive can intend.
             _ if ext.pending() => return Err(Problem::DanglingExtension),
             _ => false,
         };
@@ -547,7 +547,7 @@ fn bounded(field: &'static str, value: i64, max: u32) -> Result<u32, Problem> {
 }
 
 /// A user or group. `u32::MAX` is none: chown(2) reads it as "leave as it is", so that root would own what
-/// was meant for somebody else.
+/// was meant for another member.
 fn owner(field: &'static str, value: i64) -> Result<u32, Problem> {
     bounded(field, value, u32::MAX - 1)
 }

@@ -84,7 +84,7 @@ impl FileTree {
         self.nodes.iter().filter(is_live).any(|n| matches!(&n.kind, NodeKind::Dir(d) if d.implicit))
     }
 
-    /// Gives directories that nobody described the attributes that they have in the layers below, the
+    /// Gives directories without a member the attributes that they have in the layers below, the
     /// nearest first: this layer's directory would otherwise show its defaults instead.
     pub fn inherit(&mut self, lowers: &[&dyn LowerTree]) {
         // Depth first with one path for all: a chain of 2000 directories must not cost 2000 paths.

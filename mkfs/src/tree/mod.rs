@@ -99,7 +99,7 @@ pub struct Dir {
     pub children: BTreeMap<Box<[u8]>, NodeId>,
     /// The directory above; the root is its own.
     pub parent: NodeId,
-    /// Nobody described this directory: its attributes are the default, or come from a lower layer.
+    /// The archive has no member for this directory: its attributes are the default, or come from a lower layer.
     pub implicit: bool,
     /// The same directory of the layers below does not show through.
     pub opaque: bool,
@@ -123,7 +123,7 @@ pub(crate) fn new_opaque_dir(parent: NodeId) -> NodeKind {
     NodeKind::Dir(dir)
 }
 
-/// Attributes of a directory that nobody described: what containerd gives it.
+/// Attributes of a directory without a member: what containerd gives it.
 pub(crate) const IMPLICIT_DIR: Meta =
     Meta { mode: 0o755, uid: 0, gid: 0, mtime: crate::meta::Time { sec: 0, nsec: 0 } };
 
@@ -332,7 +332,7 @@ impl Default for FileTree {
 }
 
 impl FileTree {
-    /// An empty tree: a root directory that nobody described.
+    /// An empty tree: a root directory without a member.
     #[must_use]
     pub fn new() -> Self {
         let root = Node {
@@ -381,7 +381,7 @@ impl FileTree {
         self.nodes.len()
     }
 
-    /// Whether there is nothing but a root that nobody described.
+    /// Whether there is nothing but a root without a member.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nodes.len() == 1 && self.dir(NodeId::ROOT).is_some_and(|d| d.implicit)

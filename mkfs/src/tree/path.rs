@@ -150,7 +150,7 @@ impl FileTree {
         Ok(Some(at))
     }
 
-    /// A directory that nobody described.
+    /// A directory without a member of its own.
     fn implicit_dir(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, Error> {
         let kind = NodeKind::Dir(Dir::new(parent, true));
         self.add(parent, name, IMPLICIT_DIR, XattrSetId::EMPTY, kind)

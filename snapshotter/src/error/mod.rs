@@ -281,7 +281,7 @@ pub enum Error {
     NoVerity {
         /// Where it was tried.
         dir: PathBuf,
-        /// What came of it.
+        /// The result.
         reason: String,
     },
     /// An image is not the one that was committed, or is not protected as it should be.
@@ -320,7 +320,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A snapshot was made with a limit that nobody would keep it to.
+    /// A snapshot was made with a limit that would not be enforced.
     #[error("{}: the limit of the writable layer would not be kept: {reason}", .dir.display())]
     Unlimited {
         /// Its directory.

@@ -18,7 +18,7 @@ pub enum Status {
     AlreadyExists,
     /// The request could be fulfilled in another state.
     FailedPrecondition,
-    /// Somebody else may know how; containerd then asks its next plugin.
+    /// Another plugin may know how; containerd then asks its next one.
     Unimplemented,
     /// The same request may succeed in a moment.
     Unavailable,

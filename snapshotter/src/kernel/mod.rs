@@ -34,7 +34,7 @@ pub enum State {
     Missing,
     /// We had no right to try.
     Denied,
-    /// What it builds upon is not there, or nobody tried.
+    /// What it builds upon is not there, or it was not tried.
     Untried,
 }
 

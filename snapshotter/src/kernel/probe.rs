@@ -149,7 +149,7 @@ impl Prober {
         unnamed(self.dir.as_fd())
     }
 
-    /// A name in the directory that nobody has.
+    /// An unused name in the directory.
     fn free_name() -> String {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -339,7 +339,7 @@ impl Prober {
 
     fn verity(&self) -> Attempt {
         let file = self.file(&[0; 4096])?;
-        // Nobody may have it open for writing meanwhile, so another descriptor takes over.
+        // No descriptor may be open for writing then, so another one takes over.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let read_only = rustix::fs::open(path, flags, Mode::empty())?;

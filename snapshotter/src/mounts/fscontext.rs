@@ -54,7 +54,7 @@ impl FsContext {
     }
 
     /// An option whose value is a path, given as an open file: whatever the path's length, and whatever
-    /// happens to the name meanwhile, the kernel opens exactly this file.
+    /// happens to the name, the kernel opens exactly this file.
     pub(crate) fn file(&self, key: &str, value: BorrowedFd<'_>) -> Result<()> {
         self.string(key, &format!("/proc/self/fd/{}", value.as_raw_fd()))
     }

@@ -45,7 +45,7 @@ pub enum Backing {
 pub enum OverlayRoute {
     /// Detached mounts, by descriptor (kernel 6.15).
     Detached,
-    /// Mounts with short names in a mount namespace that exists only meanwhile.
+    /// Mounts with short names in a mount namespace that exists only for the call.
     Scratch,
 }
 

@@ -179,7 +179,7 @@ impl FsVerityState {
         Ok(Self { noted, measured, is_shared: stat.st_nlink > 1 })
     }
 
-    /// Its digest: what the kernel enforces before what somebody wrote down.
+    /// Its digest: the one that the kernel enforces before the recorded one.
     pub(crate) fn digest(&self) -> Option<Digest> {
         match self.measured {
             Some(Measured::Sha256(bytes)) => Some(Digest::from_bytes(bytes)),

@@ -19,7 +19,7 @@ pub(crate) fn set_immutable(path: &Path) -> Result<bool> {
     let Some(file) = open(path)? else { return Ok(false) };
     let stat = rustix::fs::fstat(&file).map_err(failed("examining", path))?;
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    // Whether a flag on the inode is nobody's business but ours.
+    // Whether the inode has only our name, so that a flag concerns no other program.
     if !is_file || stat.st_nlink != 1 {
         return Ok(false);
     }
@@ -59,7 +59,7 @@ fn is_unknown(errno: Errno) -> bool {
     matches!(errno, Errno::NOTTY | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL)
 }
 
-/// Opens a file; nothing for what is not there, or is a symbolic link, which leads to somebody else's.
+/// Opens a file; nothing for what is not there, or is a symbolic link, which leads to another program's file.
 fn open(path: &Path) -> Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {

@@ -25,7 +25,7 @@ pub enum FsVerityPolicy {
 pub struct Pin {
     /// Its fs-verity digest.
     pub digest: Digest,
-    /// Did the kernel vouch for it then? Else only `erolith scrub` can tell.
+    /// Whether the kernel enforced it then. Else only `erolith scrub` detects a change.
     pub is_enforced: bool,
 }
 
@@ -159,7 +159,7 @@ pub(crate) fn at_commit(
     }
 }
 
-/// What came of enabling fs-verity: is the file protected, or why is it not to be used?
+/// The result of enabling fs-verity: whether the file is protected, or why it must not be used.
 pub(super) fn enabled(verity: FsVerityPolicy, outcome: Result<(), Errno>) -> Result<bool, Errno> {
     match outcome {
         // EEXIST: it has it already.

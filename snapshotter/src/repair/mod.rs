@@ -34,7 +34,7 @@ const NEW: &str = "metadata.db.new";
 /// The endings of the files of a database: its own, which is none, and of what SQLite keeps beside it.
 const FILES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
-/// A root that can be repaired. No service can open it meanwhile.
+/// A root that can be repaired. No service can open it as long as this lives.
 #[derive(Debug)]
 pub struct Repair {
     root: PathBuf,
@@ -126,7 +126,7 @@ impl Repair {
     }
 
     /// Gives the old database another name, with its log: the log of one is never replayed into the other. Its name goes
-    /// first, since without its log it would be an older state, and nobody would notice.
+    /// first, since without its log it would silently be an older state.
     fn put_old_aside(&self) -> Result<Option<PathBuf>> {
         let old = self.root.join(DATABASE);
         let there = names(&self.root)?;

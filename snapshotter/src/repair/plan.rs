@@ -148,7 +148,7 @@ pub(super) fn plan(found: Vec<LayerDirState>, used: &BTreeSet<u64>) -> Plan {
 }
 
 /// What a snapshot is. What a commit announced holds as soon as there is an image: it was whole by then, and whether the
-/// database had it nobody knows.
+/// database had it is unknown.
 fn state(found: LayerDirState) -> Result<Entry, Inconsistency> {
     match (found.announced, found.record) {
         _ if found.id > LARGEST => Err(Inconsistency::NoRecord),
@@ -194,7 +194,7 @@ fn order(rows: &BTreeMap<u64, Entry>, faults: &mut BTreeMap<u64, Inconsistency>)
             out.extend(above);
         }
     }
-    // What stands on what is left out is left out, whatever else is wrong with it.
+    // Descendants of what is left out are left out, whatever else is wrong with them.
     while let Some(id) = out.pop_front() {
         let above = children.remove(&id).unwrap_or_default();
         faults.extend(above.iter().map(|child| (*child, Inconsistency::ParentMissing(id))));

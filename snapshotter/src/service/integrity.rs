@@ -52,7 +52,7 @@ impl Snapshotter {
         Ok(healed)
     }
 
-    /// Refuses to stand on layers that are known to be damaged.
+    /// Refuses parents that are known to be damaged.
     pub(super) fn require_undamaged(&self, parents: &[u64]) -> Result<()> {
         let damaged = self.store.damaged()?;
         for &id in parents {
@@ -131,7 +131,7 @@ impl<'s> CheckedLayers<'s> {
         Self { service, failed: Cell::default() }
     }
 
-    /// Puts the layer away that failed, if that is because it is damaged. Nobody holds the mounts meanwhile.
+    /// Quarantines the layer that failed, if it is damaged. No mounts are held then.
     pub(super) fn quarantine(&self, error: Error) -> Error {
         let Some(id) = self.failed.get().filter(|_| error.is_damage()) else { return error };
         let Snapshotter { store, images, lowers, .. } = self.service;

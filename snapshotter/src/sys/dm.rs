@@ -1,7 +1,7 @@
 //! The device mapper: devices that are made of others, here those of dm-verity. Numbers and layouts are those of
 //! `include/uapi/linux/dm-ioctl.h`.
 //!
-//! A device that is in use can be told to go with its last user ([`DeviceMapper::remove`]). So nobody has to remember one,
+//! A device in use can be removed with its last user ([`DeviceMapper::remove`]). So none has to be remembered,
 //! and a killed process leaves none, as with loop devices.
 
 use std::fs::File;
@@ -125,7 +125,7 @@ pub(crate) struct Table {
     pub(crate) target: &'static str,
     /// Bytes of the device, whole sectors.
     pub(crate) bytes: u64,
-    /// What the target is told.
+    /// The arguments of the target.
     pub(crate) parameters: String,
 }
 
@@ -155,7 +155,7 @@ impl DeviceMapper {
         }
     }
 
-    /// Makes a read-only device. It is there for whoever opens [`node`] when this returns.
+    /// Makes a read-only device. [`node`] can be opened when this returns.
     ///
     /// # Errors
     /// The kernel's answer; EBUSY when a device has that name or UUID.
@@ -165,7 +165,7 @@ impl DeviceMapper {
         self.call::<DM_DEV_CREATE>(&mut create)?;
         let started = self.start(name, table);
         if started.is_err() {
-            // It is nobody's yet.
+            // It is unused yet.
             let _ = self.remove(name);
         }
         started

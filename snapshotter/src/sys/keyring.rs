@@ -1,4 +1,4 @@
-//! Keys that the kernel takes from whoever asks it for something (`add_key(2)`, `keyctl(2)`).
+//! Keys that the kernel takes from the thread that makes a request (`add_key(2)`, `keyctl(2)`).
 //!
 //! No maintained crate has these calls without bringing a parser of command lines along; they are two.
 

@@ -191,7 +191,7 @@ pub(crate) fn attach(
     Err(Error::LoopRace { tries: TRIES })
 }
 
-/// The device behind which `backing` is already, whoever put it there: two devices over one file would be two caches
+/// The device that `backing` is attached to already, by whichever process: two devices over one file would be two caches
 /// of it, and a filesystem mounted from both would destroy itself.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use rustix::thread::UnshareFlags;
 
 /// Runs `work` on a new thread with a private copy of the mount table and a working directory of its own.
 ///
-/// What `work` mounts is seen by nobody else and vanishes with the thread, also when it panics or when the
+/// What `work` mounts is seen by this thread alone and vanishes with the thread, also when it panics or when the
 /// process is killed. File descriptors are shared with the rest of the process, so a detached mount can be
 /// handed back.
 ///

@@ -1,6 +1,6 @@
 //! Limits by a filesystem of the layer's own, in a file in the directory of the snapshot.
 //!
-//! There is at most one loop device over an image, whoever made it and in whatever mount namespace: two would be two
+//! There is at most one loop device over an image, whichever process and mount namespace attached it: two would be two
 //! caches of the same blocks, and the filesystem would be lost. Mounting the device once more gives the same
 //! filesystem, and the device goes away with the last mount of it.
 
@@ -89,7 +89,7 @@ impl Uppers {
     /// is mounted for goes with the descriptors.
     pub(crate) fn peek(&self, id: u64, image: &Path) -> Result<(OwnedFd, Option<OwnedFd>)> {
         let _alone = self.mounting.lock().unwrap_or_else(PoisonError::into_inner);
-        // Read-only, for others may mount it meanwhile and do not look for our device.
+        // Read-only, for other programs may mount it at the same time and do not look for our device.
         let mount = match mount(id, image, Access::ReadOnly) {
             // It was not unmounted before the power went: its journal has to be written back.
             Err(error) if matches!(error.errno(), Some(Errno::ROFS | Errno::ACCESS)) => {

@@ -9,7 +9,7 @@
 //!
 //! Which way a snapshot has is seen on disk and nowhere else: one with an image has no work directory beside it, one
 //! with a quota has the project on its upper directory. So nothing that was promised a limit is ever without: an image
-//! that is gone, or a quota that is no longer kept, is an error of whoever wants the mounts.
+//! that is gone, or a quota that is no longer kept, is an error of the call that asks for the mounts.
 //!
 //! What a quota cannot keep: a process that is root in the first user namespace may move its own files to another
 //! project, and on ext4 one with CAP_SYS_RESOURCE that writes without an overlay, as in a snapshot without parents, is
@@ -172,7 +172,7 @@ impl Uppers {
         self.projects.require(dir)
     }
 
-    /// Gives back what limits the snapshot in `dir`, which nobody writes to any more. May be done twice.
+    /// Gives back what limits the snapshot in `dir`, which is not written to any more. May be done twice.
     ///
     /// # Errors
     /// [`Error::Kernel`], [`Error::Storage`].

@@ -2,7 +2,7 @@
 //!
 //! The project of a snapshot is that of its work directory, which no container can reach; the upper directory beside
 //! it has the same. Its number follows from that of the snapshot and from the root, in a range of our own, and a
-//! number that anybody else uses is passed over.
+//! number that is in use is skipped.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,14 +62,14 @@ impl Projects {
         self.found.is_ok()
     }
 
-    /// What was tried, and what came of it.
+    /// What was tried, and the result.
     pub(super) fn evidence(&self) -> &str {
         match &self.found {
             Ok(text) | Err(text) => text,
         }
     }
 
-    /// Puts the upper and the work directory in `dir` into a project that nobody has, and limits it.
+    /// Puts the upper and the work directory in `dir` into an unused project, and limits it.
     pub(super) fn assign(&self, dir: &Path, id: u64, bytes: u64) -> Result<()> {
         if let Err(reason) = &self.found {
             return Err(Error::Unlimited { dir: dir.to_owned(), reason: reason.clone() });

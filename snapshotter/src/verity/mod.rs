@@ -2,7 +2,7 @@
 //! the hash tree behind the image when it is read.
 //!
 //! Both go with the mount. As soon as the filesystem holds the device, the kernel is told to remove it with its last user;
-//! the loop device goes with it. Only a process that was killed in between leaves a device, which nobody uses; the
+//! the loop device goes with it. Only a process that was killed in between leaves a device, which is unused; the
 //! next start removes it.
 
 use std::fs::File;
@@ -188,7 +188,7 @@ impl Devices {
             match mapper.create(&name, &name, &table) {
                 Ok(minor) => {
                     let file = File::open(dm::node(minor)).map_err(|source| {
-                        // Nobody has it, so it goes at once.
+                        // It is unused, so it goes at once.
                         let _ = mapper.remove(&name);
                         Error::Storage { action: format!("opening /dev/dm-{minor}"), source }
                     })?;
@@ -205,7 +205,7 @@ impl Devices {
         Err(Error::kernel(format!("find a name {}{id}-N for a device", self.prefix), Errno::EXIST))
     }
 
-    /// What the kernel is to judge; nothing where nobody asks for it.
+    /// The signature that the kernel verifies; `None` where none is required.
     fn signature(&self, image: &Path) -> Result<Option<Signature>> {
         if self.mode != DmVerity::Signed {
             return Ok(None);
@@ -215,7 +215,7 @@ impl Devices {
         signature.map(Some).ok_or_else(missing)
     }
 
-    /// Removes the devices that nobody uses, and has others go with their users.
+    /// Removes unused devices, and has others go with their users.
     fn remove_unused(&self) -> Result<()> {
         let ours = self.names()?;
         if ours.is_empty() {
@@ -235,7 +235,7 @@ impl Devices {
             return Ok(Vec::new());
         }
         let devices = names(blocks)?.into_iter().filter(|name| name.starts_with("dm-"));
-        // One that goes meanwhile has no name any more.
+        // One that was removed since has no name any more.
         let named = devices
             .filter_map(|device| std::fs::read_to_string(blocks.join(device).join("dm/name")).ok());
         let ours = named.map(|name| name.trim_end().to_owned());
@@ -261,14 +261,14 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // The filesystem holds it now, or nobody does.
+        // The filesystem holds it now, or it is unused.
         if let Err(error) = self.mapper.remove(&self.name) {
             tracing::warn!(%error, name = self.name, "a dm-verity device stays for now");
         }
     }
 }
 
-/// What dm-verity is told (Documentation/admin-guide/device-mapper/verity.rst). Data and hashes are on one device; the first
+/// The table of the dm-verity target (Documentation/admin-guide/device-mapper/verity.rst). Data and hashes are on one device; the first
 /// hash block is behind the superblock, which the kernel does not read.
 ///
 /// The kernel finds the signature of the root hash by the name of a `key`.

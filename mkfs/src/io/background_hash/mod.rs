@@ -33,7 +33,7 @@ pub(crate) struct Followed {
 }
 
 impl From<File> for Followed {
-    /// Nobody does.
+    /// None is computed.
     fn from(file: File) -> Self {
         Self { file, follower: None }
     }

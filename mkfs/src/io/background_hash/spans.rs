@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Every block is told once, when its last byte has come, and a second byte in one place is noticed.
+        /// Every block is reported once, when its last byte has come, and a second byte in one place is noticed.
         #[test]
         fn blocks_are_complete_when_all_their_bytes_are_there(
             ranges in proptest::collection::vec((0_u64..60, 0_u64..14), 1..30),
