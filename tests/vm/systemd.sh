@@ -128,7 +128,14 @@ fill() {
     sed -e 's/^immutable = false/immutable = true/' -e '/^\[differ\]/,$ s/^dm_verity = false/dm_verity = true/' \
         dist/config.toml >"$root/etc/erolith/config.toml"
     "$erolith" serve --print-containerd-config=1.7 >"$root/etc/containerd/conf.d/erolith.toml"
-    printf 'version = 2\nimports = ["/etc/containerd/conf.d/*.toml"]\n' >"$root/etc/containerd/config.toml"
+    # The table of CRI has to be in containerd's own file with 1.7.
+    cat >"$root/etc/containerd/config.toml" <<'TOML'
+version = 2
+imports = ["/etc/containerd/conf.d/*.toml"]
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  snapshotter = "erolith"
+  disable_snapshot_annotations = false
+TOML
     tar -C "$EROLITH_CACHE/real-image-small" -cf "$root/image.tar" .
     cp -a "$kernel"/lib/modules/* "$root/usr/lib/modules/"
     check >"$root/check"
