@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use erolith_durable::fault::{LAYER_POINTS, SNAPSHOT_POINTS};
 use erolith_tests::need;
 use erolith_tests::node::{Daemon, Leftovers, Setup, disk, isolated};
 use tonic::Code;
@@ -24,13 +25,11 @@ const EROLITH: &str = env!("CARGO_BIN_EXE_erolith");
 /// Points of the differ that only conversions of whole images pass.
 const CONVERSIONS: [&str; 4] = ["ingest.", "convert.", "publish.", "archive."];
 
-/// Every point and the variable that arms it.
-fn points() -> Vec<(&'static str, &'static str)> {
-    let differ = erolith_differ::fault::POINTS.iter();
-    let differ = differ.filter(|point| !CONVERSIONS.iter().any(|prefix| point.starts_with(prefix)));
-    let differ = differ.map(|&point| ("EROLITH_FAULTS", point));
-    let snapshotter = erolith_snapshotter::fault::POINTS.iter();
-    differ.chain(snapshotter.map(|&point| ("EROLITH_SNAPSHOTTER_FAULTS", point))).collect()
+/// Every point that the daemon passes.
+fn points() -> Vec<&'static str> {
+    let layers = LAYER_POINTS.iter();
+    let layers = layers.filter(|point| !CONVERSIONS.iter().any(|prefix| point.starts_with(prefix)));
+    layers.chain(SNAPSHOT_POINTS).copied().collect()
 }
 
 /// What one life with a fault showed.
@@ -81,11 +80,11 @@ fn live(dir: &Path, fault: &str, environment: String) -> Outcome {
 /// Every point, at its first and second visit. Gives the points at which something happened.
 fn break_everywhere(action: &str, codes: &[Code]) {
     let mut passed = BTreeSet::new();
-    for (variable, point) in points() {
+    for point in points() {
         for visit in [1, 2] {
             let fault = format!("{point}={action}:{visit}");
             let dir = need!(disk());
-            let outcome = live(dir.path(), &fault, format!("{variable}={fault}"));
+            let outcome = live(dir.path(), &fault, format!("EROLITH_FAULTS={fault}"));
             for code in &outcome.codes {
                 assert!(codes.contains(code), "{fault}: {code:?}");
             }
@@ -123,7 +122,7 @@ fn a_kill_during_recovery_changes_nothing() {
             "commit.after_name",
             "remove.after_transaction",
         ];
-        let second = erolith_snapshotter::fault::POINTS.iter();
+        let second = SNAPSHOT_POINTS.iter();
         let second: Vec<_> = second
             .filter(|p| ["open.", "recover.", "cleanup."].iter().any(|s| p.starts_with(s)))
             .collect();
@@ -134,7 +133,7 @@ fn a_kill_during_recovery_changes_nothing() {
                 let calm = Setup::alone(EROLITH, dir.path());
                 let life = Life::new(&calm);
                 let armed = |point: &str| Setup {
-                    environment: vec![format!("EROLITH_SNAPSHOTTER_FAULTS={point}=kill")],
+                    environment: vec![format!("EROLITH_FAULTS={point}=kill")],
                     ..calm.clone()
                 };
                 let mut daemon = Daemon::start(armed(first)).unwrap();

@@ -301,9 +301,9 @@ fn a_kill_during_a_rebuild_changes_nothing() {
         for fault in [
             "EROLITH_FAULTS=output.before_sync=kill",
             "EROLITH_FAULTS=output.after_name=kill",
-            "EROLITH_SNAPSHOTTER_FAULTS=heal.after_image=kill",
-            "EROLITH_SNAPSHOTTER_FAULTS=heal.before_transaction=kill",
-            "EROLITH_SNAPSHOTTER_FAULTS=heal.after_transaction=kill",
+            "EROLITH_FAULTS=heal.after_image=kill",
+            "EROLITH_FAULTS=heal.before_transaction=kill",
+            "EROLITH_FAULTS=heal.after_transaction=kill",
         ] {
             node.stop_daemon();
             fs::remove_file(&victim).unwrap();

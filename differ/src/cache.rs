@@ -22,7 +22,7 @@ use crate::content::{Blob, Staging as _};
 use crate::convert::{Event, Progress, promised, request};
 use crate::decode::{Budget, Cancel, OnBytes};
 use crate::oci::{ImageLayer, ImageSource};
-use crate::publish::{Sync, Unnamed};
+use crate::publish::{Durability, OutputFile};
 use crate::{Digest, Error, LayerType, Result};
 
 /// Permissions of an image: only root has to read it, and its files may belong to any user.
@@ -254,15 +254,15 @@ impl Work<'_> {
         let request = request(layer, self.options.budget, &self.cancel);
         let source = apply::LayerInput::Stored(source.blob(layer)?);
         let order = Order { task, source, told: OnBytes::new(read), request, wanted };
-        let staging = Unnamed::create(path, MODE)?.written_back();
+        let staging = OutputFile::create(path, MODE)?.written_back();
         let built = self.options.room.convert(staging, order, &NoLowers)?;
         self.progress.event(Event::Sealing { layer: number });
         let Protected { digest, verity } = built.protect(&protect, &self.cancel)?;
         let examined = built.staging.file().metadata();
         let size = examined.map_err(Error::io("examining an image"))?.len();
         self.cancel.check()?;
-        sidecar::publish(path, verity.as_ref(), signature.as_ref(), Sync::Durable)?;
-        built.staging.publish_sealed(Sync::Durable, None, digest)?;
+        sidecar::publish(path, verity.as_ref(), signature.as_ref(), Durability::Synced)?;
+        built.staging.publish_protected(Durability::Synced, None, digest)?;
         Ok((size, verity))
     }
 }

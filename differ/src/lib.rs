@@ -15,7 +15,6 @@ pub mod decode;
 mod digest;
 mod encode;
 mod error;
-pub mod fault;
 mod flusher;
 pub mod keyed_semaphore;
 mod media;

@@ -1,10 +1,10 @@
 //! The few ways in which this crate makes files and directories, with errors that name them.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use erolith_durable::{Durability, Named, Tmpfile};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -40,22 +40,6 @@ pub(crate) fn ensure_dir(path: &Path, mode: u32) -> Result<()> {
         }
         other => other,
     }
-}
-
-/// Makes a file without a name in `dir`, for us alone, open for reading and writing.
-///
-/// # Errors
-/// What the kernel answers; on filesystems without such files mostly EOPNOTSUPP.
-pub(crate) fn unnamed(dir: BorrowedFd<'_>) -> std::result::Result<File, Errno> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, c".", flags, Mode::RUSR | Mode::WUSR).map(File::from)
-}
-
-/// Gives a file without a name this one, which nothing may have yet.
-pub(crate) fn name(file: &File, path: &Path) -> Result<()> {
-    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(CWD, unnamed.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW)
-        .map_err(failed("naming", path))
 }
 
 /// Makes an empty file with exactly this mode.
@@ -146,15 +130,30 @@ pub(crate) fn names(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Replaces the file at `path` with one that holds `text`, at once and durably.
-pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
-    let temporary = path.with_extension("new");
-    unlink(&temporary)?;
-    make_file(&temporary, 0o600)?;
-    let mut file =
-        File::options().write(true).open(&temporary).map_err(failed("opening", &temporary))?;
-    io::Write::write_all(&mut file, text.as_bytes()).map_err(failed("writing", &temporary))?;
-    file.sync_all().map_err(failed("syncing", &temporary))?;
-    rustix::fs::rename(&temporary, path).map_err(failed("naming", path))?;
-    path.parent().map_or(Ok(()), sync_dir)
+/// Has a file with these bytes take the name of `path` in `dir`, which is its directory and in which no other thread
+/// publishes that name. The caller settles the name.
+pub(crate) fn publish(
+    dir: &OwnedFd,
+    path: &Path,
+    bytes: &[u8],
+    permissions: u32,
+    durability: Durability,
+) -> Result<Named> {
+    let name = path.file_name().unwrap_or_default();
+    let file = Tmpfile::create(dir, permissions, None).map_err(failed("making", path))?;
+    io::Write::write_all(&mut file.file(), bytes).map_err(failed("writing", path))?;
+    let synced = file.sync(durability).map_err(failed("syncing", path))?;
+    synced.name_exclusively(dir, name).map_err(failed("naming", path))
+}
+
+/// Replaces the file at `path` with one that holds `bytes`. Another thread must not do the same.
+pub(crate) fn replace(
+    path: &Path,
+    bytes: &[u8],
+    permissions: u32,
+    durability: Durability,
+) -> Result<()> {
+    let dir = open_dir(path.parent().unwrap_or(Path::new(".")))?;
+    let named = publish(&dir, path, bytes, permissions, durability)?;
+    named.settle(&[dir.as_fd()]).map_err(failed("syncing the directory of", path)).map(drop)
 }

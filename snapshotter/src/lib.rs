@@ -15,7 +15,7 @@
 
 mod errno;
 mod error;
-pub mod fault;
+mod fault;
 mod files;
 pub mod kernel;
 pub mod layerdir;

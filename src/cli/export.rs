@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use erolith_differ::content::Staging as _;
-use erolith_differ::publish::{READABLE, Sync, Unnamed};
+use erolith_differ::publish::{Durability, OutputFile, READABLE};
 use erolith_mkfs::changeset::{Changeset, Form, Member, MemberOutput};
 use erolith_mkfs::overlay::Marks;
 use erolith_mkfs::tar::{Error, Problem};
@@ -52,10 +52,10 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         }
         Export::new(args, &tree, out).write(&start).with_context(what)?;
     } else {
-        let pending = Unnamed::create(&args.output, READABLE)?;
+        let pending = OutputFile::create(&args.output, READABLE)?;
         let out = BufWriter::with_capacity(256 << 10, pending.file());
         Export::new(args, &tree, out).write(&start).with_context(what)?;
-        pending.publish(Sync::Durable)?;
+        pending.publish(Durability::Synced)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use erolith_differ::apply::image_uuid;
 use erolith_differ::content::Staging as _;
 use erolith_differ::decode::{Cancel, Digests, LayerStream, OnBytes, Request};
-use erolith_differ::publish::{READABLE, Sync, Unnamed};
+use erolith_differ::publish::{Durability, OutputFile, READABLE};
 use erolith_differ::{Algorithm, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
 use erolith_mkfs::dmverity::DmVerityTree;
@@ -124,7 +124,7 @@ struct Made {
 }
 
 fn make(args: &Args, options: Options, watch: &Watch) -> anyhow::Result<Made> {
-    let pending = Unnamed::create(&args.output, READABLE)?;
+    let pending = OutputFile::create(&args.output, READABLE)?;
     let wanted = ProtectOptions { fs_verity: false, dm_verity: args.build.dm_verity };
     let sink = FileSink::new(pending.file().try_clone()?, pending.scratch_dir()?);
     let sink = wanted.begin(sink, options.block_bits)?;
@@ -149,7 +149,7 @@ fn make(args: &Args, options: Options, watch: &Watch) -> anyhow::Result<Made> {
     }
     watch.cancel.check()?;
     watch.line.step("syncing the image", Count::Nothing);
-    pending.publish(Sync::Durable)?;
+    pending.publish(Durability::Synced)?;
     let dropped = &summary.dropped_xattrs;
     if dropped.count > 0 {
         exit::complain(format_args!("warning: {}: {dropped}", args.source.display()));

@@ -6,12 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each crate, and those of ours that it may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 4] = [
-    ("erolith-mkfs", &[]),
-    ("erolith-differ", &["erolith-mkfs"]),
-    ("erolith-snapshotter", &["erolith-mkfs"]),
+const MAY_DEPEND_ON: [(&str, &[&str]); 5] = [
+    ("erolith-durable", &[]),
+    ("erolith-mkfs", &["erolith-durable"]),
+    ("erolith-differ", &["erolith-durable", "erolith-mkfs"]),
+    ("erolith-snapshotter", &["erolith-durable", "erolith-mkfs"]),
     ("erolith", &["erolith-mkfs", "erolith-differ", "erolith-snapshotter"]),
 ];
+
+/// The sources of the product.
+const PRODUCT: [&str; 5] = ["src", "durable/src", "mkfs/src", "differ/src", "snapshotter/src"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -79,6 +83,7 @@ fn found(dir: &Path, words: &[&str]) -> Vec<String> {
 #[test]
 fn dependencies_point_one_way() {
     let dirs = [
+        ("erolith-durable", "durable"),
         ("erolith-mkfs", "mkfs"),
         ("erolith-differ", "differ"),
         ("erolith-snapshotter", "snapshotter"),
@@ -141,7 +146,7 @@ fn the_product_starts_no_program_but_those_of_its_users_mkfs_ext4_and_itself() {
         "snapshotter/src/uppers/mkfs.rs",
         "src/cli/sign.rs",
     ];
-    for dir in ["src", "mkfs/src", "differ/src", "snapshotter/src"] {
+    for dir in PRODUCT {
         let mut lines = found(&root().join(dir), &["Command::new", "process::Command"]);
         lines.retain(|line| !allowed.iter().any(|path| line.contains(path)));
         assert_eq!(lines, [""; 0]);
@@ -150,10 +155,26 @@ fn the_product_starts_no_program_but_those_of_its_users_mkfs_ext4_and_itself() {
 
 #[test]
 fn unsafe_code_is_only_in_sys() {
-    for dir in ["src", "mkfs/src", "differ/src", "snapshotter/src", "tests/src"] {
+    for dir in PRODUCT.into_iter().chain(["tests/src"]) {
         for line in found(&root().join(dir), &["unsafe {", "unsafe fn", "unsafe impl"]) {
             assert!(line.contains("/sys/") || line.contains("/sys.rs"), "{line}");
         }
+    }
+}
+
+/// The files of the product with a line that contains one of `words`, relative to the root.
+fn files_with(words: &[&str]) -> BTreeSet<String> {
+    let lines = PRODUCT.iter().flat_map(|dir| found(&root().join(dir), words));
+    let prefix = format!("{}/", root().display());
+    lines.map(|line| line.replace(&prefix, "").split(": ").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn files_are_published_in_one_module() {
+    for word in ["OFlags::TMPFILE", ".erolith-new-", "EROLITH_FAULTS"] {
+        let files = files_with(&[word]);
+        assert!(files.iter().all(|file| file.starts_with("durable/")), "{word}: {files:?}");
+        assert_eq!(files.len(), 1, "{word}");
     }
 }
 
@@ -188,7 +209,7 @@ const ONE_MEANING: &str =
 /// Every type that a file of the product defines, with the file.
 fn types() -> Vec<(String, PathBuf)> {
     let mut out = Vec::new();
-    for dir in ["src", "mkfs/src", "differ/src", "snapshotter/src"] {
+    for dir in PRODUCT {
         for (path, text) in sources(&root().join(dir)) {
             if path.components().any(|c| c.as_os_str() == "tests") || path.ends_with("tests.rs") {
                 continue;

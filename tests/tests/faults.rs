@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use erolith_differ::convert::Options;
-use erolith_differ::fault::POINTS;
+use erolith_durable::fault::LAYER_POINTS as POINTS;
 use erolith_tests::layout::Layout;
 use erolith_tests::scratch::Scratch;
 use erolith_tests::tarball::Tarball;

@@ -12,9 +12,9 @@ use erolith_differ::apply::layer::{
 };
 use erolith_differ::content::Blob;
 use erolith_differ::convert;
-use erolith_differ::fault::POINTS;
 use erolith_differ::processors::Payloads;
 use erolith_differ::{Digest, EROFS_LAYER, OCI_LAYER};
+use erolith_durable::fault::LAYER_POINTS as POINTS;
 use erolith_mkfs::image::Image;
 use erolith_tests::layout::Layout;
 use erolith_tests::listing::{Blind, Listing};

@@ -18,7 +18,7 @@ use super::{Built, Isolation, Order, ParentImages, Protect, Task, Times, explain
 use crate::content::Blob;
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
 use crate::processors::{self, Input, Payloads, Processed, Processor};
-use crate::publish::{FileProtector, Sync, Unnamed};
+use crate::publish::{Durability, FileProtector, OutputFile};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
 /// Permissions of the image: only root has to read it, and its files may belong to any user.
@@ -85,7 +85,7 @@ pub struct Options {
     /// Whether images get a dm-verity hash tree that have none.
     pub dm_verity: bool,
     /// Whether the result survives a power cut.
-    pub sync: Sync,
+    pub durability: Durability,
     /// Seals the image before it gets its name; not one that is another name of the blob, which is the store's to seal.
     pub seal: Option<Arc<dyn FileProtector>>,
     /// The programs that understand what is not understood here.
@@ -187,7 +187,7 @@ pub fn apply(
         source = LayerInput::Stream(Box::new(Processed::start(&steps, &layer.payloads, input)?));
         told = OnBytes::default();
     }
-    let staging = staging(target, options.sync, layer.size)?;
+    let staging = staging(target, options.durability, layer.size)?;
     let (task, how) = match layer_type {
         LayerType::Tar { .. } => (Task::Tar(options.build.clone()), ApplyMethod::Converted),
         LayerType::Erofs { compression: Compression::None } => (Task::Native, ApplyMethod::Copied),
@@ -225,10 +225,10 @@ impl Drop for Ending {
 }
 
 /// The file that becomes the image of a layer whose blob has so many bytes.
-pub(super) fn staging(target: &Path, sync: Sync, size: u64) -> Result<Unnamed> {
-    let staging = Unnamed::create(target, MODE)?;
+pub(super) fn staging(target: &Path, durability: Durability, size: u64) -> Result<OutputFile> {
+    let staging = OutputFile::create(target, MODE)?;
     // A small one is written before the disk could begin.
-    let is_worth_it = sync == Sync::Durable && size >= WRITTEN_BACK;
+    let is_worth_it = durability == Durability::Synced && size >= WRITTEN_BACK;
     Ok(if is_worth_it { staging.written_back() } else { staging })
 }
 
@@ -244,7 +244,7 @@ pub(super) fn protect_of(layer: &LayerSpec, options: &Options, how: ApplyMethod)
 }
 
 fn publish(
-    built: Built<Unnamed>,
+    built: Built<OutputFile>,
     target: &Path,
     protect: &Protect,
     layer: &LayerSpec,
@@ -258,8 +258,8 @@ fn publish(
     let Built { staging, source, summary, inherits, times, .. } = built;
     let digest = source.diff_id.ok_or(Error::WorkerDied { stage: "hasher" })?;
     options.cancel.check()?;
-    sidecar::publish(target, verity.as_ref(), signature, options.sync)?;
-    staging.publish_sealed(options.sync, options.seal.as_deref(), sealed)?;
+    sidecar::publish(target, verity.as_ref(), signature, options.durability)?;
+    staging.publish_protected(options.durability, options.seal.as_deref(), sealed)?;
     let times = Times { publish: start.elapsed(), ..times };
     let size = source.size;
     Ok(Applied { media_type, digest, size, inherits, how, verity, summary, times })

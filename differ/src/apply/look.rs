@@ -11,7 +11,7 @@ use erolith_mkfs::protect::ProtectOptions;
 
 use super::work::{Isolation, LayerInput, Order, Task, check_image};
 use super::{ParentImages, explain};
-use crate::content::{Blob, Nameless};
+use crate::content::{Blob, ScratchFile};
 use crate::decode::{Cancel, OnBytes, Request};
 use crate::{Compression, Error, LayerType, Result};
 
@@ -55,7 +55,7 @@ impl Look {
         let (source, told) = (LayerInput::Stored(blob), self.progress.clone());
         let wanted = ProtectOptions::default();
         let order = Order { task, source, told, request, wanted };
-        let built = Isolation::Here.convert(Nameless::new(&self.scratch)?, order, &below)?;
+        let built = Isolation::Here.convert(ScratchFile::new(&self.scratch)?, order, &below)?;
         let file = built.staging.into_file();
         let size = file.metadata().map_err(Error::io("examining an image"))?.len();
         Ok(Blob::new(Arc::new(file), 0, size))

@@ -56,7 +56,7 @@ pub(super) fn take(
     {
         return Ok((ApplyMethod::Linked, protect.promised));
     }
-    let staging = staging(target, options.sync, layer.size)?;
+    let staging = staging(target, options.durability, layer.size)?;
     let how = match whole_file(blob)? {
         Some(file) if options.share != Share::Never && reflink(file, staging.file())? => {
             ApplyMethod::Reflinked
@@ -72,8 +72,8 @@ pub(super) fn take(
     let Protected { digest, verity } =
         dm_verity::protect(staging.file(), &protect, None, &options.cancel)?;
     options.cancel.check()?;
-    sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
-    staging.publish_sealed(options.sync, options.seal.as_deref(), digest)?;
+    sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.durability)?;
+    staging.publish_protected(options.durability, options.seal.as_deref(), digest)?;
     Ok((how, verity))
 }
 
@@ -106,8 +106,8 @@ fn link(
     let protect = Protect { is_wanted: false, ..protect_of(layer, options, ApplyMethod::Linked) };
     let Protected { verity, .. } = dm_verity::protect(file, &protect, None, &options.cancel)?;
     options.cancel.check()?;
-    sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.sync)?;
-    match place.publish(file, options.sync) {
+    sidecar::publish(target, verity.as_ref(), layer.signature.as_ref(), options.durability)?;
+    match place.link(clone(file)?, options.durability) {
         Ok(()) => Ok(true),
         Err(Error::Io { source, .. }) if cannot_link(&source) => Ok(false),
         Err(error) => Err(error),

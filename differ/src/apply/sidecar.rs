@@ -8,7 +8,7 @@ use erolith_mkfs::dmverity::sidecar::{SUFFIX, Sidecar};
 use erolith_mkfs::dmverity::{DmVerityTree, Signature};
 
 use crate::content::Staging as _;
-use crate::publish::{READABLE, Sync, Unnamed};
+use crate::publish::{Durability, OutputFile, READABLE};
 use crate::{Error, Result};
 
 /// The sidecar of the image called `image`.
@@ -28,7 +28,7 @@ pub fn publish(
     image: &Path,
     verity: Option<&DmVerityTree>,
     signature: Option<&Signature>,
-    sync: Sync,
+    durability: Durability,
 ) -> Result<()> {
     let path = path_of(image);
     let Some(verity) = verity else {
@@ -39,8 +39,8 @@ pub fn publish(
             _ => Ok(()),
         };
     };
-    let pending = Unnamed::create(&path, READABLE)?;
+    let pending = OutputFile::create(&path, READABLE)?;
     let written = pending.file().write_all(&Sidecar::from(verity).to_bytes(signature));
     written.map_err(Error::io(format!("writing {}", path.display())))?;
-    pending.publish(sync)
+    pending.publish(durability)
 }

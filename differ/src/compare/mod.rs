@@ -18,7 +18,7 @@ use erolith_mkfs::io::FileSink;
 use erolith_mkfs::meta::Meta;
 use erolith_mkfs::overlay::{Change, ChangeKind, DiffOptions, Marks, Owners, Stack, changes};
 
-use crate::content::{Nameless, Staging as _};
+use crate::content::{ScratchFile, Staging as _};
 use crate::decode::{Cancel, OnBytes};
 use crate::encode::encode;
 use crate::{Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, OCI_LAYER, Result};
@@ -205,7 +205,7 @@ impl Compare {
 
     /// Makes the image, in a file without a name.
     fn image(&self, changes: &[Change]) -> Result<File> {
-        let image = Nameless::new(&self.scratch)?;
+        let image = ScratchFile::new(&self.scratch)?;
         let file = image.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
         let timestamp = self.source_date_epoch.map_or(Timestamp::Keep, Timestamp::Clamp);
         let options = Options { timestamp, ..Options::default() };

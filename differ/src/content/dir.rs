@@ -5,9 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use erolith_durable::{Named, Synced, scratch};
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, fsync, mkdirat,
-    openat, openat2, renameat, statat, unlinkat,
+    openat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -125,9 +126,10 @@ impl Dir {
         }
     }
 
-    /// Renames `from` to `name` in `to`, replacing what is there.
-    pub(crate) fn rename(&self, from: &str, to: &Dir, name: &str) -> Result<()> {
-        renameat(&self.fd, from, &to.fd, name).map_err(to.error("publishing", name))
+    /// Has the file take `name` in this directory, in the place of another.
+    pub(crate) fn publish(&self, file: Synced, name: &str) -> Result<Named> {
+        let failed = Error::io(format!("publishing {}/{name}", self.name));
+        file.name(&self.fd, name.as_ref()).map_err(failed)
     }
 
     /// Removes the file `name`; no matter if it is gone.
@@ -205,12 +207,9 @@ impl AsFd for Dir {
     }
 }
 
-/// Copies `source` to a nameless file on the filesystem of `dir`; it is gone when it is closed.
+/// Copies `source` to a scratch file on the filesystem of `dir`; it is gone when it is closed.
 pub(crate) fn spool(dir: &Dir, source: &mut dyn Read) -> Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = openat(dir, ".", flags, Mode::RUSR | Mode::WUSR)
-        .map_err(dir.error("creating a temporary file in", "."))?;
-    let mut file = File::from(fd);
+    let mut file = scratch(dir).map_err(dir.error("creating a temporary file in", "."))?;
     let mut buf = vec![0; 256 * 1024];
     loop {
         let n = match source.read(&mut buf) {

@@ -14,15 +14,16 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use erolith_durable::fault::point;
+use erolith_durable::{Durability, Tmpfile};
 use serde_json::Value;
 
 use super::{Blob, ContentStore, Dir, Ingest, Mode, Provider, Staging};
-use crate::fault;
 use crate::{Digest, Error, Result};
 
 const LAYOUT_FILE: &str = "oci-layout";
@@ -182,10 +183,9 @@ impl OciLayout {
         Ok(Blob::new(Arc::new(file), 0, meta.len()))
     }
 
-    /// Opens and locks a file in `ingest/`, which a sweep may remove at any time before.
-    fn begin(&self, mode: Mode<'_>) -> Result<Draft> {
+    /// Opens and locks a file in `ingest/`, which a sweep may remove at any time before. Its fault points are those of `points`.
+    fn begin(&self, mode: Mode<'_>, points: &'static str) -> Result<Tmpfile> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        fault::point("ingest.before_create").map_err(Error::io("creating an ingest file"))?;
         for _ in 0..ATTEMPTS {
             let name = match mode {
                 Mode::Resume(reference) => {
@@ -199,8 +199,13 @@ impl OciLayout {
             let dir = self.root.create_dir(INGEST_DIR)?;
             match (dir.locked(&name), mode) {
                 (Ok(Some(file)), _) => {
-                    let keep = mode != Mode::Fresh;
-                    return Ok(Draft { dir, name, file, keep });
+                    let mut draft = Tmpfile::draft(file, dir.into_fd(), name.as_ref(), points);
+                    if mode == Mode::Fresh {
+                        draft.file().set_len(0).map_err(Error::io("truncating an ingest file"))?;
+                    } else {
+                        draft.keep_draft();
+                    }
+                    return Ok(draft);
                 }
                 (Ok(None), Mode::Resume(reference)) => {
                     return Err(Error::Busy { reference: reference.to_owned() });
@@ -214,13 +219,6 @@ impl OciLayout {
         Err(Error::Busy { reference: INGEST_DIR.to_owned() })
     }
 
-    fn sync(&self, file: &File, name: &str) -> Result<()> {
-        if self.durable {
-            file.sync_all().map_err(Error::io(format!("syncing {name}")))?;
-        }
-        Ok(())
-    }
-
     /// Replaces the file `name` of the layout as a whole.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.replace_in(&self.root, name, bytes)
@@ -228,22 +226,15 @@ impl OciLayout {
 
     /// Replaces the file `name` in `to`, a directory on the same filesystem.
     pub(crate) fn replace_in(&self, to: &Dir, name: &str, bytes: &[u8]) -> Result<()> {
-        let step = |point, action: &str| fault::point(point).map_err(Error::io(action.to_owned()));
-        step("publish.before_create", "creating a file")?;
-        let mut draft = self.begin(Mode::Fresh)?;
-        draft.file.set_len(0).map_err(Error::io("truncating"))?;
-        draft.file.write_all(bytes).map_err(Error::io(format!("writing {name}")))?;
-        step("publish.after_write", "writing")?;
-        self.sync(&draft.file, name)?;
-        step("publish.after_sync", "syncing")?;
-        step("publish.before_rename", "renaming")?;
-        draft.publish(to, name)?;
-        step("publish.after_rename", "renaming")?;
-        if self.durable {
-            to.sync()?;
-        }
-        step("publish.after_dir_sync", "syncing a directory")?;
-        drop(draft);
+        point("publish.before_create").map_err(Error::io("creating a file"))?;
+        let draft = self.begin(Mode::Fresh, "publish")?;
+        point("publish.after_create").map_err(Error::io("creating a file"))?;
+        draft.file().write_all(bytes).map_err(Error::io(format!("writing {name}")))?;
+        let synced = draft
+            .sync(Durability::of(self.durable))
+            .map_err(Error::io(format!("syncing {name}")))?;
+        let named = to.publish(synced, name)?;
+        named.settle(&[to.as_fd()]).map_err(Error::io("syncing a directory"))?;
         self.root.remove_empty_dir(INGEST_DIR);
         Ok(())
     }
@@ -257,82 +248,47 @@ impl Provider for OciLayout {
 
 impl ContentStore for OciLayout {
     fn ingest(&self, mode: Mode<'_>) -> Result<Box<dyn Ingest>> {
-        let draft = self.begin(mode)?;
-        if mode == Mode::Fresh {
-            draft.file.set_len(0).map_err(Error::io("truncating an ingest file"))?;
-        }
-        fault::point("ingest.after_create").map_err(Error::io("creating an ingest file"))?;
+        point("ingest.before_create").map_err(Error::io("creating an ingest file"))?;
+        let draft = self.begin(mode, "ingest")?;
+        point("ingest.after_create").map_err(Error::io("creating an ingest file"))?;
         let layout = Self { root: self.root.try_clone()?, durable: self.durable };
         Ok(Box::new(LayoutIngest { draft, layout }))
     }
 }
 
-/// A locked file in `ingest/`.
-#[derive(Debug)]
-struct Draft {
-    dir: Dir,
-    name: String,
-    file: File,
-    /// Published, or to be resumed.
-    keep: bool,
-}
-
-impl Draft {
-    fn publish(&mut self, to: &Dir, name: &str) -> Result<()> {
-        self.dir.rename(&self.name, to, name)?;
-        self.keep = true;
-        Ok(())
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.keep {
-            // The next sweep gets it if this fails.
-            let _ = self.dir.remove(&self.name);
-        }
-    }
-}
-
 #[derive(Debug)]
 struct LayoutIngest {
-    draft: Draft,
+    draft: Tmpfile,
     layout: OciLayout,
 }
 
 impl Staging for LayoutIngest {
     fn scratch_dir(&self) -> Result<OwnedFd> {
-        Ok(self.draft.dir.try_clone()?.into_fd())
+        Ok(self.layout.root.create_dir(INGEST_DIR)?.into_fd())
     }
 
     fn file(&self) -> &File {
-        &self.draft.file
+        self.draft.file()
     }
 }
 
 impl Ingest for LayoutIngest {
-    fn commit(mut self: Box<Self>, digest: &Digest, size: u64) -> Result<()> {
-        let step = |point| fault::point(point).map_err(Error::io(format!("publishing {digest}")));
-        step("ingest.after_write")?;
-        let meta = self.draft.file.metadata().map_err(Error::io("examining an ingest file"))?;
+    fn commit(self: Box<Self>, digest: &Digest, size: u64) -> Result<()> {
+        let Self { draft, layout } = *self;
+        let failed = || Error::io(format!("publishing {digest}"));
+        point("ingest.after_write").map_err(failed())?;
+        let meta = draft.file().metadata().map_err(Error::io("examining an ingest file"))?;
         if meta.len() != size {
             let digest = digest.clone();
             return Err(Error::BlobSize { digest, expected: size, actual: meta.len() });
         }
-        let root = &self.layout.root;
+        let root = &layout.root;
         let blobs = root.create_dir("blobs")?;
-        let named = blobs.create_dir(digest.algorithm().name())?;
-        step("ingest.before_sync")?;
-        self.layout.sync(&self.draft.file, "a blob")?;
-        step("ingest.after_sync")?;
-        step("ingest.before_rename")?;
-        self.draft.publish(&named, digest.hex())?;
-        step("ingest.after_rename")?;
+        let dir = blobs.create_dir(digest.algorithm().name())?;
+        let synced =
+            draft.sync(Durability::of(layout.durable)).map_err(Error::io("syncing a blob"))?;
+        let named = dir.publish(synced, digest.hex())?;
         // The parents too: the process that made these directories may have died before it synced them.
-        for dir in [&named, &blobs, root].into_iter().filter(|_| self.layout.durable) {
-            dir.sync()?;
-        }
-        step("ingest.after_dir_sync")?;
-        Ok(())
+        named.settle(&[dir.as_fd(), blobs.as_fd(), root.as_fd()]).map_err(failed()).map(drop)
     }
 }

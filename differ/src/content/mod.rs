@@ -7,7 +7,7 @@
 mod blob;
 mod dir;
 mod layout;
-mod nameless;
+mod scratch;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 pub use blob::{Blob, BlobReader};
 pub(crate) use dir::{Dir, spool};
 pub use layout::OciLayout;
-pub(crate) use nameless::Nameless;
+pub(crate) use scratch::ScratchFile;
 
 use crate::{Digest, Result};
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use erolith_durable::fault;
 use erolith_mkfs::dmverity::{DmVerityTree, Signature};
 
 use super::layers::{Converted, Made};
@@ -12,7 +13,6 @@ use super::{
 use crate::apply::{Output, copy_blob, dm_verity, fsverity};
 use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
-use crate::fault;
 use crate::oci::{
     CONFIG, Descriptor, EROFS_FEATURE, INDEX, Image, ImageLayer, ImageSource, Index, LayerPosition,
     MANIFEST, MANIFEST_LIMIT, MAX_DEPTH,

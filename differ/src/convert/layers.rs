@@ -338,7 +338,7 @@ impl ParentImages for JobParents<'_, '_> {
 }
 
 impl JobParents<'_, '_> {
-    /// A compressed image in a nameless file.
+    /// A compressed image in a scratch file.
     fn unpack(&self, blob: &Blob) -> Result<Blob> {
         let mut stream = LayerStream::open(blob.reader(), Request::default())?;
         let file: File = spool(self.work.layout.root(), &mut stream)?;

@@ -3,6 +3,7 @@
 //! A record is a hint. The blob it names is read and verified before it is used, and one that is gone or damaged is
 //! made anew.
 
+use erolith_durable::fault;
 use erolith_mkfs::dmverity::DmVerityTree;
 use serde_json::{Map, Value, json};
 
@@ -10,7 +11,6 @@ use super::Options;
 use crate::apply::{self, Output, Protect, Sealed, dm_verity, fsverity};
 use crate::content::{Dir, OciLayout, Provider};
 use crate::decode::Cancel;
-use crate::fault;
 use crate::{Digest, Error, Result};
 
 /// Changes whenever the same layer gives other bytes.

@@ -11,7 +11,7 @@ use erolith_mkfs::io::{FileInput, copy_range};
 use erolith_mkfs::meta::Segment;
 use erolith_mkfs::tar::{Entry, Kind, Limits, Reader};
 
-use crate::content::{Blob, Dir, Nameless, Provider, spool};
+use crate::content::{Blob, Dir, Provider, ScratchFile, spool};
 use crate::decode::{LayerStream, Request};
 use crate::{Compression, Digest, Error, Result};
 
@@ -51,7 +51,7 @@ enum Member {
 
 impl Archive {
     /// Opens the archive at `path`, or standard input for `-`. What is compressed or no plain file is first copied
-    /// to a nameless file in `scratch`.
+    /// to a scratch file in `scratch`.
     pub(crate) fn open(path: &Path, scratch: &Path) -> Result<Self> {
         let file = if path == Path::new("-") {
             let fd = io::stdin().as_fd().try_clone_to_owned();
@@ -140,14 +140,14 @@ impl Archive {
         }
     }
 
-    /// A sparse member in a nameless file, where its holes are holes.
+    /// A sparse member in a scratch file, where its holes are holes.
     fn expanded(&self, offset: u64, size: u64, runs: &[Segment]) -> Result<Blob> {
         let mut expanded = self.expanded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(blob) = expanded.get(&offset) {
             return Ok(blob.clone());
         }
         let failed = || Error::io("expanding a sparse member of the archive");
-        let file = Nameless::new(&self.scratch)?.into_file();
+        let file = ScratchFile::new(&self.scratch)?.into_file();
         file.set_len(size).map_err(failed())?;
         let mut from = offset;
         for Segment { offset, len } in runs {

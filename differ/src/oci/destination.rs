@@ -2,18 +2,19 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use erolith_durable::{Durability, Tmpfile};
 use erolith_mkfs::io::{FileSink, Sink};
 
 use super::document::{Descriptor, Document, Index};
 use super::{ImageSource, Location, REF_NAME, Transport};
 use crate::content::{Dir, OciLayout};
 use crate::decode::Cancel;
-use crate::fault;
 use crate::{Error, Result};
 
 /// An image layout that is filled, and then shows its image.
@@ -140,20 +141,18 @@ impl Packed {
 
     /// Writes the archive beside its place, syncs it, and moves it there.
     fn finish(self, layout: &OciLayout) -> Result<()> {
-        let step = |point| fault::point(point).map_err(Error::io("completing the archive"));
-        let packed = self.scratch.join("archive.tar");
-        let failed = || Error::io(format!("writing {}", packed.display()));
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&packed);
-        let file = pack(layout, file.map_err(failed())?)?;
-        step("archive.after_pack")?;
-        file.sync_all().map_err(failed())?;
-        step("archive.after_sync")?;
-        step("archive.before_rename")?;
-        fs::rename(&packed, &self.target)
-            .map_err(Error::io(format!("creating {}", self.target.display())))?;
-        step("archive.after_rename")?;
-        Dir::open(parent(&self.target))?.sync()?;
-        step("archive.after_dir_sync")
+        const PACKED: &str = "archive.tar";
+        let failed = || Error::io(format!("writing {}", self.target.display()));
+        let path = self.scratch.join(PACKED);
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let scratch = Dir::open(&self.scratch)?.into_fd();
+        let draft = Tmpfile::draft(file.map_err(failed())?, scratch, PACKED.as_ref(), "archive");
+        let synced = draft.protected(|file| pack(layout, file))?.sync(Durability::Synced);
+        let synced = synced.map_err(failed())?;
+        let target = Dir::open(parent(&self.target))?;
+        let name = self.target.file_name().ok_or(ErrorKind::InvalidInput.into());
+        let named = name.and_then(|name| synced.name(&target, name));
+        named.and_then(|named| named.settle(&[target.as_fd()])).map_err(failed()).map(drop)
     }
 }
 

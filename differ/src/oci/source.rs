@@ -164,7 +164,7 @@ impl ImageSource {
         }
     }
 
-    /// Opens `location`. An archive from standard input or a compressed one is copied to a nameless file in
+    /// Opens `location`. An archive from standard input or a compressed one is copied to a scratch file in
     /// `scratch` first.
     ///
     /// # Errors

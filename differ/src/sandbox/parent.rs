@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use erolith_mkfs::io::scratch_in;
+use erolith_durable::scratch;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -44,7 +44,7 @@ impl Worker {
         let LayerOrder { task, source, told, request, wanted } = layer;
         let cancel = request.cancel.clone();
         cancel.check()?;
-        let scratch = scratch_in(staging.scratch_dir()?.as_fd());
+        let scratch = scratch(staging.scratch_dir()?).map_err(std::io::Error::from);
         let scratch = scratch.map_err(Error::io("creating a scratch file"))?;
         let (task, limit, expected) =
             (task.into(), request.budget.max_time, Box::new(request.into()));

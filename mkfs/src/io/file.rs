@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::background_hash::{Followed, Follower};
@@ -143,20 +142,10 @@ impl Sink for FileSink {
 
     fn scratch(&self) -> io::Result<File> {
         match &self.scratch {
-            Scratch::In(dir) => scratch_in(dir.as_fd()),
+            Scratch::In(dir) => Ok(erolith_durable::scratch(dir)?),
             Scratch::Open(file) => file.try_clone(),
         }
     }
-}
-
-/// A file without a name in `dir`, open for reading and writing and gone when it is closed.
-///
-/// # Errors
-/// What the storage reports; [`Errno::OPNOTSUPP`] where the filesystem has no such files.
-pub fn scratch_in(dir: BorrowedFd<'_>) -> io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(dir, c".", flags, Mode::RUSR | Mode::WUSR)?;
-    Ok(File::from(fd))
 }
 
 /// Copies `len` bytes of the file `from` at `from_offset` to `offset` of `to`, inside the kernel where it can.

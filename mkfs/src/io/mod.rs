@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-pub use file::{FileInput, FileSink, copy_range, scratch_in};
+pub use file::{FileInput, FileSink, copy_range};
 pub(crate) use write_behind::WriteBehind;
 
 /// Bytes that can be read at any offset: an image, a device of it, a plain tar.

@@ -9,12 +9,12 @@ use rustix::mount::MountAttrFlags;
 use rustix::thread::CapabilitySet;
 
 use crate::Result;
-use crate::files::unnamed;
 use crate::mounts::FsContext;
 use crate::sys::loopdev::{self, Access};
 use crate::sys::project::{self, Project};
 use crate::sys::quota::{Amount, Quotas};
 use crate::uppers::{MIN_LIMIT, mkfs};
+use erolith_durable::scratch;
 
 /// The limit that is tried, in bytes, and what is then written.
 const LIMIT: u64 = 64 << 10;
@@ -33,7 +33,7 @@ pub(crate) fn project_quota(dir: BorrowedFd<'_>) -> Result<String, Errno> {
     if !quotas.are_enforced()? {
         return Err(Errno::SRCH);
     }
-    let file = unnamed(dir)?;
+    let file = scratch(dir)?;
     let id = FIRST + (std::process::id() & 0xFFFF);
     project::set(file.as_fd(), Project { id, inherits: false })?;
     quotas.set_limit(id, Amount { bytes: LIMIT, inodes: 0 })?;

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use erolith_durable::scratch;
 use erolith_mkfs::format::{incompat, mode};
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -13,7 +14,7 @@ use rustix::mount::MountAttrFlags;
 use super::images::{self, EMPTY, Node, PLAIN, Spec};
 use super::{Feature, Finding, KernelCaps, ProbeDir, State, directio};
 use crate::errno::describe;
-use crate::files::{make_dir, open_dir, unnamed};
+use crate::files::{make_dir, open_dir};
 use crate::layerdir::remove_tree;
 use crate::mounts::plan::OverlayStep;
 use crate::mounts::{FsContext, OverlayRoute, mount_overlay, table};
@@ -146,7 +147,7 @@ impl Prober {
     }
 
     fn tmpfile(&self) -> Result<File, Errno> {
-        unnamed(self.dir.as_fd())
+        scratch(self.dir.as_fd())
     }
 
     /// An unused name in the directory.

@@ -25,10 +25,10 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD};
+use erolith_durable::{Durability, Tmpfile, second_name};
 use rustix::io::Errno;
 
-use crate::files::{failed, make_dir, make_file, stat, sync_dir, unlink};
+use crate::files::{failed, make_dir, make_file, open_dir, stat, sync_dir, unlink};
 use crate::protect;
 use crate::service::Mount;
 use crate::store::Kind;
@@ -50,9 +50,6 @@ pub(crate) use sidecar::{
 pub const MARKER: &str = ".erofslayer";
 /// The image of a layer.
 pub const IMAGE: &str = "layer.erofs";
-/// A second name, under which an image that takes the place of another waits for a moment. Whoever was killed in that
-/// moment left it.
-pub const REPLACING: &str = ".erolith-new-layer.erofs";
 /// What the image of a layer is called once it was found damaged.
 pub const DAMAGED: &str = "damaged.erofs";
 /// The upper directory.
@@ -122,11 +119,11 @@ pub(crate) fn quarantine(dir: &Path) -> Result<bool> {
 /// Gives the directory of a damaged layer `image` for its own, with its sidecar, durably; the quarantined file is removed.
 pub(crate) fn replace_image(dir: &Path, image: &Path) -> Result<()> {
     link_sidecar(image, &dir.join(IMAGE))?;
-    let second = dir.join(REPLACING);
-    unlink(&second)?;
-    rustix::fs::linkat(CWD, image, CWD, &second, AtFlags::empty())
-        .map_err(failed("linking", &second))?;
-    rustix::fs::rename(&second, dir.join(IMAGE)).map_err(failed("naming", &second))?;
+    let file = File::open(image).map_err(failed("opening", image))?;
+    let fd = open_dir(dir)?;
+    let synced = Tmpfile::linked(file, None).sync(Durability::Unsynced);
+    let named = synced.and_then(|file| file.name_exclusively(&fd, IMAGE.as_ref()));
+    named.map_err(failed("linking", image))?.unsettled();
     protect::remove_image(&dir.join(DAMAGED))?;
     sync_dir(dir)
 }
@@ -150,7 +147,7 @@ pub(crate) fn is_applied(dir: &Path) -> Result<bool> {
 /// of the directory keeps a differ of ours from replacing its image meanwhile.
 pub(crate) fn undo_converted(dir: &Path) -> Result<bool> {
     let (image, converted) = (dir.join(IMAGE), dir.join(CONVERTED));
-    let is_left = record::withdraw(dir)? | unlink(&dir.join(REPLACING))?;
+    let is_left = record::withdraw(dir)? | unlink(&dir.join(second_name(IMAGE.as_ref())))?;
     let Some(second) = stat(&converted)? else { return Ok(is_left) };
     // A differ may have written another image since.
     if stat(&image)?.is_some_and(|first| first.st_ino == second.st_ino) {
@@ -244,17 +241,19 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         let make = |name: &str| make_file(&at(name), 0o600).unwrap();
+        let second = second_name(IMAGE.as_ref());
+        let second = second.to_str().unwrap();
         // Names that are there, those that are left, and whether something was taken.
         let table: [(&[&str], &[&str], bool); 4] = [
             (&[IMAGE], &[IMAGE], false),
-            (&[IMAGE, REPLACING], &[IMAGE], true),
-            (&[REPLACING, CONVERTED], &[], true),
+            (&[IMAGE, second], &[IMAGE], true),
+            (&[second, CONVERTED], &[], true),
             (&[], &[], false),
         ];
         for (there, left, undone) in table {
             there.iter().for_each(|name| make(name));
             assert_eq!(undo_converted(root.path()).unwrap(), undone, "{there:?}");
-            for name in [IMAGE, REPLACING, CONVERTED] {
+            for name in [IMAGE, second, CONVERTED] {
                 assert_eq!(at(name).exists(), left.contains(&name), "{there:?}: {name}");
                 let _ = std::fs::remove_file(at(name));
             }

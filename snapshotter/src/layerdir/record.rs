@@ -9,17 +9,17 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use erolith_durable::Durability;
 use erolith_mkfs::dmverity::sidecar::Sidecar;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::files::{self, failed, open_dir, unlink, unnamed};
+use crate::files::{failed, open_dir, publish, unlink};
 use crate::protect::{Digest, Pin};
 use crate::store::{Entry, Kind, Labels, Origin, Store, Usage};
 
@@ -27,8 +27,6 @@ use crate::store::{Entry, Kind, Labels, Origin, Store, Usage};
 pub const RECORD: &str = "snapshot.json";
 /// What the record will be when the commit that is under way is done.
 pub(crate) const COMMITTING: &str = "commit.json";
-/// A second name, under which a record that takes the place of another waits for a moment.
-const REPLACING: &str = ".erolith-new-snapshot.json";
 
 /// The form that this code writes, which adds `origin` to the first one. Others are refused: what they leave out or add
 /// is not known.
@@ -242,8 +240,8 @@ pub(crate) fn begin(dir: &Path, entry: &Entry) -> Result<()> {
 
 /// Writes what the record of a snapshot will be once it is committed, and syncs its bytes when that is wanted; the name
 /// is for the caller to sync.
-pub(crate) fn announce(dir: &Path, entry: &Entry, is_durable: bool) -> Result<()> {
-    write_as(dir, COMMITTING, entry, is_durable)
+pub(crate) fn announce(dir: &Path, entry: &Entry, durability: Durability) -> Result<()> {
+    write_as(dir, COMMITTING, entry, durability)
 }
 
 /// The commit is done: what was announced is the record.
@@ -266,9 +264,7 @@ pub(crate) fn withdraw(dir: &Path) -> Result<bool> {
 pub(crate) fn refresh(store: &Store, dir: &Path, id: u64) -> Result<()> {
     let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(entry) = store.entry(id)? else { return Ok(()) };
-    let (path, second) = (dir.join(RECORD), dir.join(REPLACING));
-    write_as(dir, REPLACING, &entry, false)?;
-    rustix::fs::rename(&second, &path).map_err(failed("naming", &path))?;
+    write_as(dir, RECORD, &entry, Durability::Unsynced)?;
     if entry.kind == Kind::Committed {
         withdraw(dir)?;
     }
@@ -291,18 +287,11 @@ pub(crate) fn forget(dir: &Path) {
     }
 }
 
-/// Writes a record to a file without a name, which gets this one; what had it before goes.
-fn write_as(dir: &Path, name: &str, entry: &Entry, is_durable: bool) -> Result<()> {
+/// Writes a record under this name, in the place of another. The name is for the caller to sync.
+fn write_as(dir: &Path, name: &str, entry: &Entry, durability: Durability) -> Result<()> {
     let path = dir.join(name);
     let bytes = encode(entry).map_err(failed("writing", &path))?;
-    let fd = open_dir(dir)?;
-    let mut file = unnamed(fd.as_fd()).map_err(failed("making", &path))?;
-    file.write_all(&bytes).map_err(failed("writing", &path))?;
-    if is_durable {
-        file.sync_data().map_err(failed("syncing", &path))?;
-    }
-    unlink(&path)?;
-    files::name(&file, &path)
+    publish(&open_dir(dir)?, &path, &bytes, 0o600, durability).map(|named| drop(named.unsettled()))
 }
 
 #[cfg(test)]

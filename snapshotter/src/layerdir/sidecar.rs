@@ -1,15 +1,16 @@
 //! The file beside an image that says how to open its dm-verity device: `layer.erofs.dmverity`, as containerd has it.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
+use erolith_durable::Durability;
 use erolith_mkfs::dmverity::sidecar::{self, LIMIT, SUFFIX, Sidecar};
 use erolith_mkfs::dmverity::{self, DmVerityTree, Header, Signature};
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
-use crate::files::{failed, make_file, sync_dir, unlink, with_suffix};
+use crate::files::{failed, replace, unlink, with_suffix};
 use crate::{Error, Result};
 
 /// The sidecar of the image called `image`.
@@ -44,17 +45,12 @@ pub(crate) fn link_sidecar(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Writes the sidecar of an image that has this tree and is yet to get its name, durably where that is wanted.
-pub(crate) fn write_sidecar(image: &Path, tree: &DmVerityTree, is_durable: bool) -> Result<()> {
-    let path = sidecar_path(image);
-    unlink(&path)?;
-    make_file(&path, 0o644)?;
-    let mut file = File::options().write(true).open(&path).map_err(failed("opening", &path))?;
-    file.write_all(&Sidecar::from(tree).to_bytes(None)).map_err(failed("writing", &path))?;
-    if !is_durable {
-        return Ok(());
-    }
-    file.sync_all().map_err(failed("syncing", &path))?;
-    path.parent().map_or(Ok(()), sync_dir)
+pub(crate) fn write_sidecar(
+    image: &Path,
+    tree: &DmVerityTree,
+    durability: Durability,
+) -> Result<()> {
+    replace(&sidecar_path(image), &Sidecar::from(tree).to_bytes(None), 0o644, durability)
 }
 
 /// Makes the sidecar of an image durable, if there is one.

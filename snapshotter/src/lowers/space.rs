@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use erolith_durable::Durability;
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
@@ -82,7 +83,7 @@ fn make(state: &Path, dir: &Path, text: &str) -> Result<bool> {
         state.join(format!("{NEW}{}-{thread}", rustix::process::getpid().as_raw_nonzero()));
     remove(&temporary)?;
     make_dir(&temporary, 0o700)?;
-    replace(&temporary.join(MAP), text)?;
+    replace(&temporary.join(MAP), text.as_bytes(), 0o600, Durability::Synced)?;
     match rustix::fs::rename(&temporary, dir) {
         Ok(()) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => remove(&temporary).map(|()| false),
@@ -96,7 +97,6 @@ const NEW: &str = "new-";
 /// Removes a space in which nothing is mounted.
 fn remove(dir: &Path) -> Result<()> {
     unlink(&dir.join(MAP))?;
-    unlink(&dir.join(MAP).with_extension("new"))?;
     match rustix::fs::unlinkat(CWD, dir, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(failed("removing", dir)(errno)),

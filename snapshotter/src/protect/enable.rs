@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use erolith_durable::scratch;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::policy::{FsVerityMismatch, FsVerityPolicy, Pin, enabled};
 use super::{Digest, Step, at_commit};
 use crate::fault::point;
-use crate::files::{failed, open_dir, unnamed};
+use crate::files::{failed, open_dir};
 use crate::sys::fs_verity::{self, Measured};
 use crate::{Error, Result};
 
@@ -194,7 +195,7 @@ impl FsVerityState {
 /// # Errors
 /// What the kernel says to it.
 pub(crate) fn try_out(dir: &Path) -> Result<()> {
-    let file = unnamed(open_dir(dir)?.as_fd()).map_err(failed("making a file in", dir))?;
+    let file = scratch(open_dir(dir)?.as_fd()).map_err(failed("making a file in", dir))?;
     rustix::io::write(&file, &[7; 5000]).map_err(failed("writing a file in", dir))?;
     Protector { verity: FsVerityPolicy::Required }.seal(file, dir, false, None).map(drop)
 }

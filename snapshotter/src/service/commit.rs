@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use erolith_durable::{Durability, Tmpfile};
 use erolith_mkfs::build::{Builder, Finish, Options};
 use erolith_mkfs::dmverity;
 use erolith_mkfs::format::FileType;
@@ -37,7 +38,7 @@ use rustix::io::Errno;
 use super::target::UpperChanges;
 use super::{Snapshotter, unpack, usage};
 use crate::fault::point;
-use crate::files::{self, failed, make_dir, open_dir, stat, sync_dir, unlink, unnamed};
+use crate::files::{self, failed, make_dir, open_dir, stat, sync_dir, unlink};
 use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK, record};
 use crate::mounts;
 use crate::protect::{self, Protector};
@@ -152,7 +153,8 @@ impl Snapshotter {
         self.lowers.forget(id)?;
         let is_converted = stat(&dir.join(IMAGE))?.is_none();
         if is_converted {
-            let to = Target { id, dir: &dir, fd: lock.as_fd(), sync: self.config.sync };
+            let to =
+                Target { id, dir: &dir, fd: lock.as_fd(), durability: self.config.durability() };
             let is_hashed = self.config.dm_verity.hashes();
             let written = self.written(id, &snapshot.labels)?;
             let is_beside =
@@ -205,7 +207,7 @@ impl Snapshotter {
         }
         // What it takes is known when it is on the disk.
         entry.usage = usage::of_file(image)?;
-        record::announce(&dir, entry, self.config.sync)?;
+        record::announce(&dir, entry, self.config.durability())?;
         point("commit.after_record")?;
         if self.config.sync {
             rustix::fs::fsync(lock).map_err(failed("syncing", &dir))?;
@@ -259,7 +261,7 @@ struct Target<'a> {
     id: u64,
     dir: &'a Path,
     fd: BorrowedFd<'a>,
-    sync: bool,
+    durability: Durability,
 }
 
 /// What an image is made of.
@@ -292,14 +294,14 @@ fn convert(
     is_hashed: bool,
     protector: Protector,
 ) -> Result<()> {
-    let &Target { id, dir, fd: dir_fd, sync } = target;
+    let &Target { id, dir, fd: dir_fd, durability } = target;
     point("commit.before_convert")?;
     // A differ that died may have left one.
     layerdir::remove_sidecar(&dir.join(IMAGE))?;
-    let file = unnamed(dir_fd).map_err(failed("making an image in", dir))?;
+    let file = Tmpfile::create(dir_fd, 0o600, None).map_err(failed("making an image in", dir))?;
     let image = dir.join(IMAGE);
     let wanted = ProtectOptions { fs_verity: protector.seals(), dm_verity: is_hashed };
-    let built = build(&file, dir_fd, dir, changed, wanted);
+    let built = build(file.file(), dir_fd, dir, changed, wanted);
     let Protected { digest, verity } = built.map_err(|error| match error {
         Fill::Storage(error) => error,
         Fill::Image(source) => Error::Convert { id, source },
@@ -307,16 +309,17 @@ fn convert(
     })?;
     point("commit.after_convert")?;
     if let Some(tree) = verity {
-        layerdir::write_sidecar(&image, &tree, sync)?;
+        layerdir::write_sidecar(&image, &tree, durability)?;
     }
-    let file = protector.seal(file, dir, true, digest)?;
+    let file = file.protected(|file| protector.seal(file, dir, true, digest))?;
     // ext4 gives a file another time when it enables fs-verity.
-    layerdir::mark(&file);
+    layerdir::mark(file.file());
     // Always: a name that says "finished" must not stand for bytes that are not there.
-    file.sync_all().map_err(failed("syncing an image in", dir))?;
+    let synced = file.sync(Durability::Synced).map_err(failed("syncing an image in", dir))?;
     point("commit.after_sync")?;
     let converted = dir.join(CONVERTED);
-    files::name(&file, &converted)?;
+    let named = synced.name_exclusively(dir_fd, CONVERTED.as_ref());
+    let file = named.map_err(failed("naming", &converted))?.unsettled();
     point("commit.after_name")?;
     protector.settle(&file, dir)?;
     rustix::fs::linkat(CWD, &converted, CWD, &image, AtFlags::empty())

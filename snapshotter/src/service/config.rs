@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::limit;
+use erolith_durable::Durability;
+
 use crate::mounts::Backing;
 use crate::protect::FsVerityPolicy;
 use crate::uppers::LimitBy;
@@ -69,6 +71,11 @@ impl Config {
             dm_verity: DmVerity::default(),
             caches: Vec::new(),
         }
+    }
+
+    /// Whether a power cut may take back what is acknowledged.
+    pub(super) fn durability(&self) -> Durability {
+        Durability::of(self.sync)
     }
 
     /// Refuses what could only fail later, or mean something else then.

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
+use erolith_durable::Durability;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -79,7 +80,7 @@ pub(super) fn identity(root: &Path) -> Result<String> {
     }
     let random = Path::new("/proc/sys/kernel/random/uuid");
     let text = std::fs::read_to_string(random).map_err(failed("reading", random))?;
-    replace(&path, &text)?;
+    replace(&path, text.as_bytes(), 0o600, Durability::Synced)?;
     Ok(text)
 }
 

@@ -23,7 +23,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::files::{ensure_dir, failed, open_dir, stat, unnamed};
+use erolith_durable::scratch;
+
+use crate::files::{ensure_dir, failed, open_dir, stat};
 use crate::kernel;
 use crate::layerdir::{RWLAYER, WORK};
 use crate::{Error, Result};
@@ -104,7 +106,7 @@ impl Uppers {
             (true, true) => return,
             (true, false) => Err(self.projects.evidence().to_owned()),
             (false, _) => open_dir(snapshots)
-                .and_then(|dir| unnamed(dir.as_fd()).map_err(failed("making a file in", snapshots)))
+                .and_then(|dir| scratch(dir.as_fd()).map_err(failed("making a file in", snapshots)))
                 .and_then(|file| kernel::sized_image(&file))
                 .map_err(|error| error.to_string()),
         };

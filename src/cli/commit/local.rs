@@ -10,7 +10,7 @@ use erolith_differ::compare::{self, Compare, Compared};
 use erolith_differ::content::Staging as _;
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::{Destination, ImageSource, Location, Select};
-use erolith_differ::publish::{Sync, Unnamed};
+use erolith_differ::publish::{Durability, OutputFile};
 use erolith_mkfs::overlay::{Marks, OverlayLayer, Stack};
 
 use super::Args;
@@ -78,9 +78,9 @@ pub(super) fn layer(
     let lower = |path: &PathBuf| opener.path(path).with_context(|| path.display().to_string());
     let lowers = args.lower.iter().map(lower).collect::<anyhow::Result<_>>()?;
     let sides = Sides::of(args, upper, lowers)?;
-    let file = Unnamed::create(output, 0o666)?;
+    let file = OutputFile::create(output, 0o666)?;
     let compared = sides.write(&compare, file.file(), &line)?;
-    file.publish(Sync::Durable)?;
+    file.publish(Durability::Synced)?;
     let path = output.to_owned();
     Ok(Made::Layer { path, media_type: compare.format.media_type(), compared })
 }

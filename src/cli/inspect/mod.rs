@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use erolith_differ::content::{Blob, Staging as _};
-use erolith_differ::publish::{READABLE, Sync, Unnamed};
+use erolith_differ::publish::{Durability, OutputFile, READABLE};
 use erolith_mkfs::fsverity::Digest;
 
 use facts::Facts;
@@ -89,9 +89,9 @@ fn show(args: &Args, findings: &Findings<'_>, out: &mut dyn Write) -> anyhow::Re
     match &args.html {
         Some(path) => {
             let page = html::page(findings);
-            let pending = Unnamed::create(path, READABLE)?;
+            let pending = OutputFile::create(path, READABLE)?;
             pending.file().write_all(page.as_bytes())?;
-            pending.publish(Sync::Durable)?;
+            pending.publish(Durability::Synced)?;
         }
         None if args.json => report::json(findings, out)?,
         None => report::text(findings, out)?,

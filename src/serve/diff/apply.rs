@@ -21,7 +21,7 @@ use erolith_differ::apply::layer::{
 };
 use erolith_differ::apply::{self, Times, dm_verity, sidecar};
 use erolith_differ::decode::Cancel;
-use erolith_differ::publish::{FileProtector, PublishTarget, SealError, Sync};
+use erolith_differ::publish::{Durability, FileProtector, ProtectError, PublishTarget};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
 use erolith_mkfs::dmverity;
@@ -50,21 +50,21 @@ use crate::serve::snapshots::from_mounts;
 struct Sealed(Protector);
 
 impl FileProtector for Sealed {
-    fn seal(
+    fn protect(
         &self,
         file: File,
         path: &Path,
-        sync: Sync,
+        durability: Durability,
         digest: Option<fsverity::Digest>,
-    ) -> Result<File, SealError> {
-        Ok(self.0.seal(file, path, sync == Sync::Durable, digest)?)
+    ) -> Result<File, ProtectError> {
+        Ok(self.0.seal(file, path, durability == Durability::Synced, digest)?)
     }
 
     fn wants_digest(&self) -> bool {
         self.0.seals()
     }
 
-    fn needs_syncfs(&self, file: &File, path: &Path) -> Result<bool, SealError> {
+    fn needs_syncfs(&self, file: &File, path: &Path) -> Result<bool, ProtectError> {
         Ok(self.0.needs_syncfs(file, path)?)
     }
 }
@@ -127,7 +127,7 @@ pub(super) struct Target {
     pub(super) dir: PathBuf,
     /// Images of the layers below, the nearest first.
     pub(super) lowers: Vec<PathBuf>,
-    pub(super) sync: Sync,
+    pub(super) durability: Durability,
     /// Is it the directory of a snapshot of ours? An image of another snapshotter is in no other place.
     pub(super) is_ours: bool,
 }
@@ -216,8 +216,8 @@ impl Differ {
         let foreign = Error::NotOurs("the mounts are not those of an EROFS layer directory");
         let dir = self.snapshotter.layer_dir(mounts)?.ok_or(foreign)?;
         let lowers = self.places.stack(mounts).and_then(|stack| stack.images()).unwrap_or_default();
-        let sync = if self.sync || sync_fs { Sync::Durable } else { Sync::Skipped };
-        Ok(Target { is_ours: self.places.is_ours(&dir), dir, lowers, sync })
+        let durability = Durability::of(self.sync || sync_fs);
+        Ok(Target { is_ours: self.places.is_ours(&dir), dir, lowers, durability })
     }
 
     /// Refuses a blob that the caller's namespace does not have. Where containerd does not answer there are no namespaces
@@ -263,8 +263,13 @@ impl Differ {
         let linked = File::open(&image)
             .map_err(|source| Error::Storage { action: "opening", path: image.clone(), source })
             .and_then(|file| {
-                sidecar::publish(&to, verity.as_ref(), layer.signature.as_ref(), target.sync)?;
-                Ok(PublishTarget::new(&to)?.publish(&file, target.sync)?)
+                sidecar::publish(
+                    &to,
+                    verity.as_ref(),
+                    layer.signature.as_ref(),
+                    target.durability,
+                )?;
+                Ok(PublishTarget::new(&to)?.link(file, target.durability)?)
             });
         if let Err(error) = linked {
             // It went meanwhile, or has as many names as the filesystem allows: it can be made once more.
@@ -376,7 +381,8 @@ impl Differ {
         self.mark(target);
         // What a power cut may have damaged is not for others either. Nor is another name of a blob: it would keep the bytes
         // of a blob that containerd has deleted, and the blob itself is linked as fast.
-        let for_others = layer_type.is_some() && target.is_ours && target.sync == Sync::Durable;
+        let for_others =
+            layer_type.is_some() && target.is_ours && target.durability == Durability::Synced;
         let for_others = for_others && applied.how != ApplyMethod::Linked;
         let remembered =
             for_others && !applied.inherits && self.remember(&layer.digest, &applied, &image);
@@ -408,7 +414,7 @@ impl Differ {
             seal: Some(seal).filter(|_| target.is_ours),
             trust: self.trust,
             dm_verity: self.dm_verity,
-            sync: target.sync,
+            durability: target.durability,
             processors: self.processors.clone(),
             room: self.room.clone(),
             budget: self.budget,

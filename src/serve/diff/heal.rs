@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use erolith_differ::Digest;
 use erolith_differ::apply::layer::{self, Applied, ApplyMethod, LayerSpec, Options, Share, Trust};
 use erolith_differ::decode::Cancel;
-use erolith_differ::publish::{FileProtector, SealError, Sync};
+use erolith_differ::publish::{Durability, FileProtector, ProtectError};
 use erolith_mkfs::fsverity;
 use erolith_snapshotter::layerdir::IMAGE;
 use erolith_snapshotter::protect::Protector;
@@ -185,17 +185,22 @@ struct Expected {
 }
 
 impl FileProtector for Expected {
-    fn seal(
+    fn protect(
         &self,
         file: File,
         path: &Path,
-        sync: Sync,
+        durability: Durability,
         _digest: Option<fsverity::Digest>,
-    ) -> Result<File, SealError> {
+    ) -> Result<File, ProtectError> {
         let found = fsverity::Digest::of(&file, &mut |_| {})?;
         match self.pinned.filter(|pinned| *pinned != found) {
             Some(pinned) => Err(Box::new(Differing { pinned, found })),
-            None => Ok(self.protector.seal(file, path, sync == Sync::Durable, Some(found))?),
+            None => Ok(self.protector.seal(
+                file,
+                path,
+                durability == Durability::Synced,
+                Some(found),
+            )?),
         }
     }
 
@@ -203,7 +208,7 @@ impl FileProtector for Expected {
         false
     }
 
-    fn needs_syncfs(&self, file: &File, path: &Path) -> Result<bool, SealError> {
+    fn needs_syncfs(&self, file: &File, path: &Path) -> Result<bool, ProtectError> {
         Ok(self.protector.needs_syncfs(file, path)?)
     }
 }
@@ -296,8 +301,12 @@ impl Differ {
         if self.is_processed(&layer) {
             return Err(Unhealed::Encrypted { digest: layer.digest });
         }
-        let target =
-            |lowers| Target { dir: broken.dir.clone(), lowers, sync: Sync::Durable, is_ours: true };
+        let target = |lowers| Target {
+            dir: broken.dir.clone(),
+            lowers,
+            durability: Durability::Synced,
+            is_ours: true,
+        };
         let over = target(broken.lowers.clone());
         let mut written = self.write(broken, &layer, &over, scope, cancel);
         // One that was unpacked beside the layers below did not inherit from them.

@@ -156,14 +156,13 @@ async fn images_of_another_snapshotter_are_in_no_other_place() {
 /// The second name that a differ was killed with, when it replaced an image.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_apply_left_goes() {
-    use erolith_snapshotter::layerdir::{IMAGE, REPLACING};
-    assert_eq!(erolith_differ::publish::second_name(IMAGE.as_ref()), REPLACING);
+    use erolith_snapshotter::layerdir::IMAGE;
     let node = Node::start().await;
     let data = layer();
     node.containerd.put(&data);
     let mounts = node.prepare("k").await;
     let dir = layer_dir(&mounts);
-    let stray = dir.join(REPLACING);
+    let stray = dir.join(erolith_durable::second_name(IMAGE.as_ref()));
     for again in [false, true] {
         node.apply(&describe(&data, TAR), &mounts).await.unwrap();
         assert!(!stray.exists(), "again: {again}");

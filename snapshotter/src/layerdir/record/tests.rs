@@ -61,12 +61,12 @@ fn a_commit_announces_its_record_and_keeps_or_withdraws_it() {
     let dir = dir.path();
     begin(dir, &bare(Kind::Active)).unwrap();
     for is_durable in [true, false] {
-        announce(dir, &entry(), is_durable).unwrap();
+        announce(dir, &entry(), Durability::of(is_durable)).unwrap();
     }
     assert_eq!(read(dir, RECORD, 7), Some(Ok(bare(Kind::Active))));
     assert_eq!(read(dir, COMMITTING, 7), Some(Ok(entry())));
     assert!(withdraw(dir).unwrap() && !withdraw(dir).unwrap());
-    announce(dir, &entry(), true).unwrap();
+    announce(dir, &entry(), Durability::Synced).unwrap();
     for _ in 0..2 {
         adopt(dir).unwrap();
         assert_eq!(read(dir, RECORD, 7), Some(Ok(entry())));

@@ -25,7 +25,7 @@ fn protector(verity: FsVerityPolicy) -> Protector {
 }
 
 fn filled(dir: &Path) -> File {
-    let mut file = unnamed(open_dir(dir).unwrap().as_fd()).unwrap();
+    let mut file = scratch(open_dir(dir).unwrap().as_fd()).unwrap();
     file.write_all(&[3; 100_001]).unwrap();
     file
 }

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use erolith_durable::fault::SNAPSHOT_POINTS as POINTS;
 use erolith_mkfs::check::{Limits, check};
 
 use super::*;
-use crate::fault::POINTS;
 use crate::{Status, store};
 
 const DIFF_ID: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -121,7 +121,7 @@ fn run(site: &Site, role: &str, faults: &str) -> bool {
         .env(ROLE, role)
         .env("EROLITH_TEST_ROOT", site.config().root)
         .env("EROLITH_TEST_STATE", site.config().state)
-        .env("EROLITH_SNAPSHOTTER_FAULTS", faults)
+        .env("EROLITH_FAULTS", faults)
         .output()
         .unwrap();
     let was_killed = output.status.signal() == Some(9);

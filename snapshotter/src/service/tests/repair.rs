@@ -221,7 +221,7 @@ fn killed(site: &Site, point: &str) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "service::tests::repair::child", "--nocapture"])
         .env("EROLITH_TEST_REPAIR", root(site))
-        .env("EROLITH_SNAPSHOTTER_FAULTS", format!("{point}=kill"))
+        .env("EROLITH_FAULTS", format!("{point}=kill"))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -230,7 +230,8 @@ fn killed(site: &Site, point: &str) {
 
 #[test]
 fn killed_at_every_point_it_can_be_started_over() {
-    let points = crate::fault::POINTS.iter().filter(|point| point.starts_with("repair."));
+    let points =
+        erolith_durable::fault::SNAPSHOT_POINTS.iter().filter(|point| point.starts_with("repair."));
     for point in points {
         with_mounts(|site| {
             let service = site.open();
