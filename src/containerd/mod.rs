@@ -10,6 +10,7 @@ pub(crate) mod lease;
 mod put;
 mod read;
 pub(crate) mod snapshots;
+pub(crate) mod store;
 pub(crate) mod upload;
 pub(crate) mod version;
 

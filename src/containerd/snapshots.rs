@@ -25,6 +25,13 @@ pub(crate) struct Snapshots {
     snapshotter: String,
 }
 
+impl Snapshots {
+    /// What containerd's configuration calls the snapshotter.
+    pub(crate) fn snapshotter(&self) -> &str {
+        &self.snapshotter
+    }
+}
+
 impl Containerd {
     /// The snapshots of the snapshotter that containerd's configuration calls so.
     pub(crate) fn snapshots(&self, snapshotter: &str) -> Snapshots {

@@ -10,7 +10,7 @@ use erolith_mkfs::io::{FileSink, ReadAt};
 use erolith_mkfs::protect::{ProtectOptions, Protected};
 
 use super::{Built, Task, dm_verity};
-use crate::content::{Blob, ContentStore, Ingest, Mode, Staging};
+use crate::content::{Blob, Ingest, Mode, OciLayout, Provider as _, Staging};
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
 
@@ -109,7 +109,7 @@ impl Built<Box<dyn Ingest>> {
     /// [`Error::Verity`], [`Error::Cancelled`], and what the storage reports. Nothing is published then.
     pub fn seal(
         self,
-        store: &dyn ContentStore,
+        store: &OciLayout,
         output: Output,
         protect: &Protect,
         cancel: &Cancel,
@@ -258,7 +258,7 @@ pub fn explain(blob: &Blob, digest: &Digest, error: Error, cancel: &Cancel) -> E
 /// # Errors
 /// [`Error::BlobSize`], [`Error::BlobDigest`], and what the storage reports.
 pub(crate) fn copy_blob(
-    store: &dyn ContentStore,
+    store: &OciLayout,
     blob: &Blob,
     digest: &Digest,
     size: u64,

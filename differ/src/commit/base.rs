@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::content::ContentStore;
 use crate::oci::{CONFIG_LIMIT, MAX_DEPTH};
 use crate::oci::{
     Config, Descriptor, Document, Index, MANIFEST_LIMIT, Manifest, Platform, is_runnable,
@@ -13,16 +14,6 @@ use crate::{Digest, Error, Hasher, Result};
 
 /// Most manifests of one name that are read.
 const MAX_MANIFESTS: usize = 1000;
-
-/// Where documents are read from.
-pub trait Documents {
-    /// The bytes of a document of at most `limit` bytes, not verified; `None` when they are not there: stores often hold
-    /// one platform of an index only.
-    ///
-    /// # Errors
-    /// [`Error::DocumentTooLarge`], and what the storage reports.
-    fn read(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>>;
-}
 
 /// An image to add a layer to.
 #[derive(Debug, Clone)]
@@ -50,18 +41,22 @@ impl Base {
 ///
 /// # Errors
 /// What is wrong with a document, and what the storage reports.
-pub fn find(store: &dyn Documents, target: &Descriptor, chain: &Digest) -> Result<Option<Base>> {
+pub fn find<S: ContentStore>(
+    store: &S,
+    target: &Descriptor,
+    chain: &Digest,
+) -> Result<Option<Base>, S::Error> {
     Search { store, chain, seen: BTreeSet::new() }.document(target, 0)
 }
 
-struct Search<'a> {
-    store: &'a dyn Documents,
+struct Search<'a, S> {
+    store: &'a S,
     chain: &'a Digest,
     seen: BTreeSet<Digest>,
 }
 
-impl Search<'_> {
-    fn document(&mut self, target: &Descriptor, depth: usize) -> Result<Option<Base>> {
+impl<S: ContentStore> Search<'_, S> {
+    fn document(&mut self, target: &Descriptor, depth: usize) -> Result<Option<Base>, S::Error> {
         if !self.seen.insert(target.digest.clone()) || self.seen.len() > MAX_MANIFESTS {
             return Ok(None);
         }
@@ -73,10 +68,10 @@ impl Search<'_> {
         }
     }
 
-    fn index(&mut self, index: &Index, depth: usize) -> Result<Option<Base>> {
+    fn index(&mut self, index: &Index, depth: usize) -> Result<Option<Base>, S::Error> {
         if depth > MAX_DEPTH {
             let reason = format!("indexes are nested more than {MAX_DEPTH} deep");
-            return Err(Error::BadDocument { what: "index".to_owned(), reason });
+            return Err(Error::BadDocument { what: "index".to_owned(), reason }.into());
         }
         let host = Platform::host();
         let is_ours =
@@ -92,7 +87,7 @@ impl Search<'_> {
         Ok(None)
     }
 
-    fn image(&self, target: &Descriptor, manifest: Manifest) -> Result<Option<Base>> {
+    fn image(&self, target: &Descriptor, manifest: Manifest) -> Result<Option<Base>, S::Error> {
         if !manifest.is_image() {
             return Ok(None);
         }
@@ -106,17 +101,17 @@ impl Search<'_> {
     }
 
     /// The bytes of a document, verified.
-    fn read(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>> {
+    fn read(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, S::Error> {
         let (digest, size) = (&described.digest, described.size);
         if size > limit {
-            return Err(Error::DocumentTooLarge { digest: digest.clone(), size, limit });
+            return Err(Error::DocumentTooLarge { digest: digest.clone(), size, limit }.into());
         }
-        let Some(bytes) = self.store.read(described, limit)? else { return Ok(None) };
+        let Some(bytes) = self.store.document(described, limit)? else { return Ok(None) };
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
         let actual = hasher.finish();
         if actual != *digest {
-            return Err(Error::BlobDigest { expected: digest.clone(), actual });
+            return Err(Error::BlobDigest { expected: digest.clone(), actual }.into());
         }
         Ok(Some(bytes))
     }

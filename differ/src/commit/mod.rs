@@ -11,12 +11,14 @@ mod words;
 
 use serde_json::{Map, Value, json};
 
-pub use self::base::{Base, Documents, find};
+pub use self::base::{Base, find};
 pub use self::change::Change;
 
+use crate::content::{ContentStore, Reference};
 use crate::convert::{SOURCE_DIGEST, UNCOMPRESSED};
+use crate::decode::Cancel;
 use crate::media::oci_layer_type;
-use crate::oci::{Config, Descriptor, Manifest};
+use crate::oci::{CONFIG, Config, Descriptor, MANIFEST, Manifest};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
 /// The annotation with the name of the image below (image-spec, annotations.md).
@@ -94,6 +96,78 @@ impl Origin {
 fn is_full(name: &str) -> bool {
     let host = name.split_once('/').map(|(host, _)| host);
     host.is_some_and(|host| host == "localhost" || host.contains(['.', ':']))
+}
+
+/// An image that a layer is added to.
+#[derive(Debug, Clone, Copy)]
+pub struct BaseImage<'a> {
+    /// Its manifest.
+    pub manifest: &'a Manifest,
+    /// Its config.
+    pub config: &'a Config,
+    /// How the new image names it; `None` when the layer is the first one.
+    pub origin: Option<&'a Origin>,
+}
+
+/// What is added to an image besides the layer.
+#[derive(Debug)]
+pub struct Addition<'a> {
+    /// What else changes.
+    pub changes: &'a [Change],
+    /// What the history says.
+    pub note: &'a Note,
+    /// Cancels the work.
+    pub cancel: &'a Cancel,
+}
+
+/// The documents of an image that was made, which has no name yet.
+#[derive(Debug, Clone)]
+pub struct CommittedImage {
+    /// The manifest, as an index lists it.
+    pub manifest: Descriptor,
+    /// Digest of the config.
+    pub config: Digest,
+    /// The layer that was added.
+    pub layer: CommittedLayer,
+}
+
+/// Stores config and manifest of an image made of `base` and of the layer that `layer` stores. Each is durable when it is named:
+/// the layer, then the config, then the manifest.
+///
+/// # Errors
+/// [`Error::BadChange`], before the layer is made; what `layer` reports; what is wrong with the base; what the storage reports.
+pub fn add_layer<S: ContentStore>(
+    store: &S,
+    base: BaseImage<'_>,
+    addition: &Addition<'_>,
+    layer: impl FnOnce() -> Result<CommittedLayer, S::Error>,
+) -> Result<CommittedImage, S::Error> {
+    let Addition { changes, note, cancel } = addition;
+    let below = Change::apply_all(changes, base.config)?;
+    let layer = layer()?;
+    cancel.check()?;
+    let config = config(&below, &layer, note)?;
+    let chain = config.chain_id();
+    let unpacked: Vec<_> = chain.iter().map(Reference::Snapshot).collect();
+    let described = put(store, CONFIG, &config.to_bytes(), &unpacked)?;
+    let manifest = manifest(base.manifest, described, &layer, note, base.origin);
+    let layers = manifest.layers.iter().map(|layer| Reference::Layer(&layer.digest));
+    let names: Vec<_> = layers.chain([Reference::Config(&manifest.config.digest)]).collect();
+    let entry = put(store, MANIFEST, &manifest.to_bytes(), &names)?;
+    let config_digest = manifest.config.digest.clone();
+    let entry = entry.with_platform(config.platform.clone());
+    cancel.check()?;
+    Ok(CommittedImage { manifest: entry, config: config_digest, layer })
+}
+
+fn put<S: ContentStore>(
+    store: &S,
+    media_type: &str,
+    bytes: &[u8],
+    names: &[Reference<'_>],
+) -> Result<Descriptor, S::Error> {
+    let digest = store.put_document(bytes, names)?;
+    Ok(Descriptor::new(media_type, &digest, bytes.len() as u64))
 }
 
 /// The config of an image that was made of the one with the config `base` by adding `layer`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use super::layout::{Added, Addition, WrittenBlob, add};
+use super::layout::{WrittenBlob, commit};
 use super::*;
 use crate::content::OciLayout;
 use crate::decode::Cancel;
@@ -250,9 +250,15 @@ impl Store {
     }
 }
 
-impl Documents for Store {
-    fn read(&self, described: &Descriptor, _limit: u64) -> Result<Option<Vec<u8>>> {
+impl ContentStore for Store {
+    type Error = Error;
+
+    fn document(&self, described: &Descriptor, _limit: u64) -> Result<Option<Vec<u8>>> {
         Ok(self.0.get(&described.digest).cloned())
+    }
+
+    fn put_document(&self, bytes: &[u8], _names: &[Reference<'_>]) -> Result<Digest> {
+        Ok(Digest::of(bytes))
     }
 }
 
@@ -319,15 +325,14 @@ fn layout(path: &Path) {
 }
 
 /// Adds a layer, whose blob is `bytes`, to the image `base` of the layout at `from`.
-fn added(from: &Path, to: &str, bytes: &[u8]) -> Result<Added> {
+fn added(from: &Path, to: &str, bytes: &[u8]) -> Result<(CommittedImage, Digest)> {
     let location = format!("oci:{}:base", from.display()).parse().unwrap();
     let base = ImageSource::open(&location, &Select::default(), from).unwrap();
     let destination = Destination::open(&to.parse().unwrap())?;
     let (note, cancel) = (note(), Cancel::default());
     let changes = ["USER 1".parse().unwrap()];
-    let addition =
-        Addition { media_type: OCI_LAYER, changes: &changes, note: &note, cancel: &cancel };
-    add(&base, destination, &addition, |staging| {
+    let addition = Addition { changes: &changes, note: &note, cancel: &cancel };
+    commit(&base, destination, &addition, OCI_LAYER, |staging| {
         let mut file = staging.file();
         file.write_all(bytes).unwrap();
         let digest = Digest::of(bytes);
@@ -343,18 +348,18 @@ fn images_of_layouts_get_a_layer() {
     let mut manifests = Vec::new();
     for to in ["from", "to"] {
         let to = format!("oci:{}:new", temp.path().join(to).display());
-        let made = added(&from, &to, b"layer").unwrap();
+        let (made, below) = added(&from, &to, b"layer").unwrap();
         let source = ImageSource::open(&to.parse().unwrap(), &Select::default(), &from).unwrap();
         let [image] = source.images.as_slice() else { panic!("one image") };
-        assert_eq!(image.source_digest, made.manifest);
+        assert_eq!(image.source_digest, made.manifest.digest);
         let bytes: Vec<_> =
             image.layers.iter().map(|layer| source.blob(layer).unwrap().bytes(1 << 20)).collect();
         assert_eq!(bytes.len(), 2);
         assert_eq!(*bytes[1].as_ref().unwrap(), b"layer");
         assert_eq!(value(&image.config)["config"]["User"], "1");
         let base = image.manifest.annotation(BASE_DIGEST).map(str::to_owned);
-        assert_eq!(base, Some(made.base.to_string()));
-        manifests.push(made.manifest);
+        assert_eq!(base, Some(below.to_string()));
+        manifests.push(made.manifest.digest);
     }
     assert_eq!(manifests[0], manifests[1]);
     // Both are there.
@@ -373,9 +378,8 @@ fn a_layer_that_cannot_be_written_leaves_no_image() {
     let (note, cancel) = (note(), Cancel::default());
     for cancels in [false, true] {
         let destination = Destination::open(&location).unwrap();
-        let addition =
-            Addition { media_type: OCI_LAYER, changes: &[], note: &note, cancel: &cancel };
-        let made = add(&base, destination, &addition, |_| {
+        let addition = Addition { changes: &[], note: &note, cancel: &cancel };
+        let made = commit(&base, destination, &addition, OCI_LAYER, |_| {
             if cancels {
                 cancel.cancel();
                 let digest = Digest::of(b"");

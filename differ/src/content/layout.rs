@@ -23,7 +23,8 @@ use erolith_durable::fault::point;
 use erolith_durable::{Durability, Tmpfile};
 use serde_json::Value;
 
-use super::{Blob, ContentStore, Dir, Ingest, Mode, Provider, Staging};
+use super::{Blob, ContentStore, Dir, Ingest, Mode, Provider, Reference, Staging};
+use crate::oci::Descriptor;
 use crate::{Digest, Error, Result};
 
 const LAYOUT_FILE: &str = "oci-layout";
@@ -118,6 +119,18 @@ impl OciLayout {
         let _lock = self.root.lock()?;
         let bytes = change(&self.index()?)?;
         self.replace(INDEX_FILE, &bytes)
+    }
+
+    /// Begins to write a blob whose digest need not be known yet.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when the same work is being resumed elsewhere, and what the storage reports.
+    pub fn ingest(&self, mode: Mode<'_>) -> Result<Box<dyn Ingest>> {
+        point("ingest.before_create").map_err(Error::io("creating an ingest file"))?;
+        let draft = self.begin(mode, "ingest")?;
+        point("ingest.after_create").map_err(Error::io("creating an ingest file"))?;
+        let layout = Self { root: self.root.try_clone()?, durable: self.durable };
+        Ok(Box::new(LayoutIngest { draft, layout }))
     }
 
     /// Stores `bytes` as a blob unless it is there. Returns its digest.
@@ -247,12 +260,18 @@ impl Provider for OciLayout {
 }
 
 impl ContentStore for OciLayout {
-    fn ingest(&self, mode: Mode<'_>) -> Result<Box<dyn Ingest>> {
-        point("ingest.before_create").map_err(Error::io("creating an ingest file"))?;
-        let draft = self.begin(mode, "ingest")?;
-        point("ingest.after_create").map_err(Error::io("creating an ingest file"))?;
-        let layout = Self { root: self.root.try_clone()?, durable: self.durable };
-        Ok(Box::new(LayoutIngest { draft, layout }))
+    type Error = Error;
+
+    fn document(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>> {
+        match self.open_blob(&described.digest) {
+            Ok(blob) => blob.bytes(limit).map(Some),
+            Err(Error::BlobMissing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn put_document(&self, bytes: &[u8], _names: &[Reference<'_>]) -> Result<Digest> {
+        self.put(bytes)
     }
 }
 

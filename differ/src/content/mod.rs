@@ -20,7 +20,8 @@ pub(crate) use dir::{Dir, spool};
 pub use layout::OciLayout;
 pub(crate) use scratch::ScratchFile;
 
-use crate::{Digest, Result};
+use crate::oci::Descriptor;
+use crate::{Digest, Error, Result};
 
 /// Where blobs are read from.
 pub trait Provider: Send + Sync + Debug {
@@ -31,13 +32,34 @@ pub trait Provider: Send + Sync + Debug {
     fn open(&self, digest: &Digest) -> Result<Blob>;
 }
 
-/// Where blobs are also written.
-pub trait ContentStore: Provider {
-    /// Begins to write a blob whose digest need not be known yet.
+/// Something that a document names, and that a store which collects garbage keeps as long as the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference<'a> {
+    /// The config of a manifest.
+    Config(&'a Digest),
+    /// A layer of a manifest.
+    Layer(&'a Digest),
+    /// The snapshot that all layers of a config are unpacked into, by their chainID, if there is one.
+    Snapshot(&'a Digest),
+}
+
+/// A store that images are committed to: the layout of a directory, or containerd's content store.
+pub trait ContentStore {
+    /// What can go wrong.
+    type Error: From<Error>;
+
+    /// The bytes of a document of at most `limit` bytes, not verified; `None` when they are not there: stores often hold
+    /// one platform of an index only.
     ///
     /// # Errors
-    /// [`crate::Error::Busy`] when the same work is being resumed elsewhere, and what the storage reports.
-    fn ingest(&self, mode: Mode<'_>) -> Result<Box<dyn Ingest>>;
+    /// [`Error::DocumentTooLarge`], and what the storage reports.
+    fn document(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, Self::Error>;
+
+    /// Stores a document, which keeps what it names. On return it survives a power cut as far as the store does.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    fn put_document(&self, bytes: &[u8], names: &[Reference<'_>]) -> Result<Digest, Self::Error>;
 }
 
 /// Whether what is written now can be used after a crash.

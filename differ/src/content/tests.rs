@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::{ContentStore, Ingest, Mode, OciLayout, Provider, Staging as _};
+use super::{Ingest, Mode, OciLayout, Provider, Staging as _};
 use crate::Digest;
 
 fn text(layout: &OciLayout, digest: &Digest) -> Result<String, &'static str> {

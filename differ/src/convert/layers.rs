@@ -13,7 +13,7 @@ use erolith_mkfs::tree::DroppedXattrs;
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
 use crate::apply::{self, Order, Output, ParentImages, Protect, Sealed, Task, dm_verity};
-use crate::content::{Blob, ContentStore, Ingest, Mode, OciLayout, Provider, spool};
+use crate::content::{Blob, Ingest, Mode, OciLayout, Provider, spool};
 use crate::decode::{Budget, Cancel, Digests, LayerStream, OnBytes, Request};
 use crate::oci::{ImageLayer, ImageSource};
 use crate::{Digest, Error, LayerType, Result};

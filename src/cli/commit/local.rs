@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use erolith_differ::commit::layout::{self, Addition, WrittenBlob};
+use erolith_differ::commit::Addition;
+use erolith_differ::commit::layout::{self, WrittenBlob};
 use erolith_differ::compare::{self, Compare, Compared};
 use erolith_differ::content::Staging as _;
 use erolith_differ::decode::Cancel;
@@ -110,21 +111,22 @@ pub(super) fn image(
     let sides = Sides::of(args, upper, lowers)?;
     let media_type = compare.format.media_type();
     let note = note(args, compare.source_date_epoch, CREATED_BY.to_owned());
-    let addition = Addition { media_type: &media_type, changes: &args.change, note: &note, cancel };
+    let addition = Addition { changes: &args.change, note: &note, cancel };
     let target =
         Destination::open(destination).with_context(|| format!("destination {destination}"))?;
     line.step("copying the layers below", Count::Nothing);
-    let added = layout::add(&source, target, &addition, |staging| {
-        let compared = sides.write(&compare, staging.file(), &line)?;
-        line.step("storing the image", Count::Nothing);
-        let Compared { digest, size, diff_id, .. } = compared;
-        Ok(WrittenBlob { digest, size, diff_id })
-    })?;
+    let (added, base_digest) =
+        layout::commit(&source, target, &addition, &media_type, |staging| {
+            let compared = sides.write(&compare, staging.file(), &line)?;
+            line.step("storing the image", Count::Nothing);
+            let Compared { digest, size, diff_id, .. } = compared;
+            Ok(WrittenBlob { digest, size, diff_id })
+        })?;
     Ok(Made::Image(Box::new(Committed {
         image: destination.to_string(),
-        manifest: added.manifest,
+        manifest: added.manifest.digest,
         config: added.config,
         layer: added.layer,
-        base: Some((base.to_string(), added.base)),
+        base: Some((base.to_string(), base_digest)),
     })))
 }

@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use erolith_differ::commit::{self, Change, CommittedLayer};
+use erolith_differ::commit::{self, Addition, BaseImage, CommittedLayer};
 use erolith_differ::decode::Cancel;
-use erolith_differ::oci::{CONFIG, Config, Descriptor, MANIFEST, Manifest};
+use erolith_differ::oci::{Descriptor, Manifest};
 use erolith_differ::{Compression, Digest, LayerType};
 use prost_types::Timestamp;
 use tonic::Code;
@@ -18,9 +18,10 @@ use super::Args;
 use super::options::{Format, address, latest, layer_format, namespace, note};
 use super::show::{Committed, Made};
 use super::subject::{CommitBase, Named, Subject, descriptor};
-use crate::containerd::labels::{Labels, UNCOMPRESSED};
+use crate::containerd::labels::UNCOMPRESSED;
 use crate::containerd::lease::Leased;
 use crate::containerd::snapshots::Snapshots;
+use crate::containerd::store::NodeStore;
 use crate::containerd::upload::OWN_REFERENCE;
 use crate::containerd::{self, Containerd, Scope};
 use crate::exit::{Usage, complain};
@@ -32,11 +33,6 @@ use crate::proto::types::{self, Mount};
 
 /// How long containerd keeps what a killed run left. Longer than any layer takes; containerd's own clients take as much.
 const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Labels that keep from being collected what a document names (docs/garbage-collection.md of containerd).
-const CONFIG_REF: &str = "containerd.io/gc.ref.content.config";
-const LAYER_REF: &str = "containerd.io/gc.ref.content.l.";
-const SNAPSHOT_REF: &str = "containerd.io/gc.ref.snapshot.";
 
 /// Commits what the arguments say.
 ///
@@ -190,24 +186,26 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn commit(&self, media_type: String) -> anyhow::Result<Committed> {
-        let below = self.subject.below(self.containerd, self.lease.scope())?;
-        // What is wrong with the changes is said before anything is done.
-        let config = Change::apply_all(&self.args.change, &below.config)?;
-        let below = CommitBase { config, ..below };
-        let layer = self.layer(media_type)?;
-        self.cancel.check()?;
+        let store = NodeStore {
+            containerd: self.containerd,
+            leased: self.lease,
+            snapshots: &self.subject.snapshots,
+        };
+        let CommitBase { manifest, config, image } = self.subject.below(&store)?;
+        let origin = image.as_ref().map(|image| &image.origin);
+        let base = BaseImage { manifest: &manifest, config: &config, origin };
         let note = note(self.args, self.latest, self.subject.command());
-        let config = commit::config(&below.config, &layer, &note)?;
-        let described = self.put_config(&config)?;
-        let config_digest = described.digest.clone();
-        let origin = below.image.as_ref().map(|image| &image.origin);
-        let manifest = commit::manifest(&below.manifest, described, &layer, &note, origin);
-        let digest = self.put_manifest(&manifest)?;
-        self.cancel.check()?;
-        self.name(&digest, manifest.to_bytes().len())?;
-        let base = below.image.map(|Named { name, digest, .. }| (name, digest));
-        let image = self.image.to_owned();
-        Ok(Committed { image, manifest: digest, config: config_digest, layer, base })
+        let addition = Addition { changes: &self.args.change, note: &note, cancel: self.cancel };
+        let made = commit::add_layer(&store, base, &addition, || self.layer(media_type))?;
+        self.warn_of_missing(&manifest, &made.layer)?;
+        self.name(&made.manifest)?;
+        Ok(Committed {
+            image: self.image.to_owned(),
+            manifest: made.manifest.digest,
+            config: made.config,
+            layer: made.layer,
+            base: image.map(|Named { name, digest, .. }| (name, digest)),
+        })
     }
 
     /// Has containerd make the layer, while the container does not change.
@@ -266,36 +264,10 @@ impl Work<'_> {
         }
     }
 
-    /// Stores the config. If all of its layers are unpacked already, it keeps them.
-    fn put_config(&self, config: &Config) -> anyhow::Result<Descriptor> {
-        let Subject { snapshots, snapshotter, .. } = &self.subject;
-        let mut labels = Labels::new();
-        if let Some(chain) = config.chain_id().map(|chain| chain.to_string())
-            && snapshots.stat(self.lease.scope(), &chain)?.is_some()
-        {
-            labels.insert(format!("{SNAPSHOT_REF}{snapshotter}"), chain);
-        }
-        let bytes = config.to_bytes();
-        let size = bytes.len() as u64;
-        let digest = self.containerd.put(self.lease, bytes, &labels)?;
-        Ok(Descriptor::new(CONFIG, &digest, size))
-    }
-
-    /// Stores the manifest, which keeps everything that it names.
-    fn put_manifest(&self, manifest: &Manifest) -> anyhow::Result<Digest> {
-        let label = |(number, layer): (usize, &Descriptor)| {
-            (format!("{LAYER_REF}{number}"), layer.digest.to_string())
-        };
-        let mut labels: Labels = manifest.layers.iter().enumerate().map(label).collect();
-        labels.insert(CONFIG_REF.to_owned(), manifest.config.digest.to_string());
-        self.warn_of_missing(manifest)?;
-        Ok(self.containerd.put(self.lease, manifest.to_bytes(), &labels)?)
-    }
-
     /// Blobs of layers may be thrown away once they are unpacked.
-    fn warn_of_missing(&self, manifest: &Manifest) -> anyhow::Result<()> {
+    fn warn_of_missing(&self, base: &Manifest, top: &CommittedLayer) -> anyhow::Result<()> {
         let mut missing = 0;
-        for layer in &manifest.layers {
+        for layer in base.layers.iter().chain([&top.descriptor]) {
             let info = self.containerd.info(self.lease.scope(), &layer.digest)?;
             missing += usize::from(info.is_none());
         }
@@ -303,18 +275,18 @@ impl Work<'_> {
             complain(format_args!(
                 "{missing} of {} layers are not in containerd's content store: the image runs here, but cannot \
                  be exported or pushed",
-                manifest.layers.len()
+                base.layers.len() + 1
             ));
         }
         Ok(())
     }
 
     /// Gives the image its name: from here on it is there.
-    fn name(&self, digest: &Digest, size: usize) -> anyhow::Result<()> {
+    fn name(&self, manifest: &Descriptor) -> anyhow::Result<()> {
         let target = types::Descriptor {
-            media_type: MANIFEST.to_owned(),
-            digest: digest.to_string(),
-            size: i64::try_from(size).unwrap_or(i64::MAX),
+            media_type: manifest.media_type.clone(),
+            digest: manifest.digest.to_string(),
+            size: i64::try_from(manifest.size).unwrap_or(i64::MAX),
             ..types::Descriptor::default()
         };
         let time = self.latest.map(|seconds| Timestamp { seconds, nanos: 0 });

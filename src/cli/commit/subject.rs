@@ -1,13 +1,12 @@
 //! What is committed: a container or a snapshot, and the image that it stands on.
 
-use std::io;
-
 use anyhow::Context as _;
-use erolith_differ::commit::{self, Base, Documents, Origin};
+use erolith_differ::Digest;
+use erolith_differ::commit::{self, Base, Origin};
 use erolith_differ::oci::{Config, Descriptor, Manifest};
-use erolith_differ::{Digest, Error};
 
 use crate::containerd::snapshots::Snapshots;
+use crate::containerd::store::NodeStore;
 use crate::containerd::{Containerd, Scope};
 use crate::exit::BadInput;
 use crate::proto::containers::Container;
@@ -19,7 +18,6 @@ use crate::serve::registration::SNAPSHOTTER;
 /// The container, if it is one, and its snapshot.
 pub(super) struct Subject {
     pub(super) container: Option<Container>,
-    pub(super) snapshotter: String,
     pub(super) snapshots: Snapshots,
     pub(super) snapshot: Info,
 }
@@ -53,8 +51,8 @@ impl Subject {
         let container = find_container(containerd, scope, name)?;
         let own = container.as_ref().map(snapshot_of).transpose()?;
         let (own, key) = own.unwrap_or((SNAPSHOTTER, name));
-        let snapshotter = snapshotter.unwrap_or(own).to_owned();
-        let snapshots = containerd.snapshots(&snapshotter);
+        let snapshotter = snapshotter.unwrap_or(own);
+        let snapshots = containerd.snapshots(snapshotter);
         let Some(snapshot) = snapshots.stat(scope, key)? else {
             return Err(BadInput(match &container {
                 Some(_) => format!(
@@ -74,7 +72,7 @@ impl Subject {
             let text = format!("snapshot {key:?} is a view, in which nothing can have changed");
             return Err(BadInput(text).into());
         }
-        Ok(Self { container, snapshotter, snapshots, snapshot })
+        Ok(Self { container, snapshots, snapshot })
     }
 
     /// What the container was told to run, as one line.
@@ -87,27 +85,22 @@ impl Subject {
     ///
     /// # Errors
     /// When no image has exactly the layers below the snapshot.
-    pub(super) fn below(
-        &self,
-        containerd: &Containerd,
-        scope: &Scope,
-    ) -> anyhow::Result<CommitBase> {
+    pub(super) fn below(&self, store: &NodeStore<'_>) -> anyhow::Result<CommitBase> {
         let parent = &self.snapshot.parent;
         if parent.is_empty() {
             let (manifest, config) = Base::scratch();
             return Ok(CommitBase { manifest, config, image: None });
         }
-        let store = Store { containerd, scope };
         let image = self.container.as_ref().map(|container| container.image.as_str());
         let image = image.filter(|name| !name.is_empty());
-        let found = parent.parse().ok().map(|chain| store.search(image, &chain));
+        let found = parent.parse().ok().map(|chain| search(store, image, &chain));
         found.transpose()?.flatten().ok_or_else(|| {
             let was = image.map(|name| format!(", nor has {name:?}, of which the container was made"));
             let was = was.unwrap_or_default();
             let text = format!(
                 "no image in namespace {:?} has the layers on which snapshot {:?} stands ({parent}){was}; \
                  get the image again that it was made of, under any name",
-                scope.namespace(),
+                store.scope().namespace(),
                 self.snapshot.name
             );
             BadInput(text).into()
@@ -172,54 +165,44 @@ fn command(spec: &[u8]) -> String {
     args.collect::<Vec<_>>().join(" ")
 }
 
-/// containerd's content store.
-struct Store<'a> {
-    containerd: &'a Containerd,
-    scope: &'a Scope,
-}
-
-impl Documents for Store<'_> {
-    fn read(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, Error> {
-        let bytes = self.containerd.bytes(self.scope, &described.digest, limit);
-        bytes.map_err(|error| Error::Io {
-            action: format!("reading document {}", described.digest),
-            source: io::Error::other(error),
-        })
+/// The image whose layers are called `chain`: the one that is thought to be it, or the first that is.
+fn search(
+    store: &NodeStore<'_>,
+    likely: Option<&str>,
+    chain: &Digest,
+) -> anyhow::Result<Option<CommitBase>> {
+    let NodeStore { containerd, .. } = store;
+    if let Some(image) = likely.map(|name| containerd.image(store.scope(), name)).transpose()?
+        && let Some(image) = image
+        && let Some(found) = matching(store, &image, chain)?
+    {
+        return Ok(Some(found));
     }
-}
-
-impl Store<'_> {
-    /// The image whose layers are called `chain`: the one that is thought to be it, or the first that is.
-    fn search(&self, likely: Option<&str>, chain: &Digest) -> anyhow::Result<Option<CommitBase>> {
-        if let Some(image) =
-            likely.map(|name| self.containerd.image(self.scope, name)).transpose()?
-            && let Some(image) = image
-            && let Some(found) = self.matching(&image, chain)?
-        {
+    let mut images = containerd.all_images(store.scope())?;
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    for image in images {
+        // Damage of another image is no reason to fail.
+        if let Ok(Some(found)) = matching(store, &image, chain) {
             return Ok(Some(found));
         }
-        let mut images = self.containerd.all_images(self.scope)?;
-        images.sort_by(|a, b| a.name.cmp(&b.name));
-        for image in images {
-            // Another image may be damaged: that is no matter of this one.
-            if let Ok(Some(found)) = self.matching(&image, chain) {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
     }
+    Ok(None)
+}
 
-    fn matching(&self, image: &Image, chain: &Digest) -> anyhow::Result<Option<CommitBase>> {
-        let context = || format!("image {:?}", image.name);
-        let Some(target) = &image.target else { return Ok(None) };
-        let target = descriptor(target).with_context(context)?;
-        let found = commit::find(self, &target, chain).with_context(context)?;
-        Ok(found.map(|Base { digest, manifest, config }| {
-            let origin = Origin::new(Some(&image.name), &target.digest, &digest);
-            let image = Some(Named { name: image.name.clone(), digest, origin });
-            CommitBase { manifest, config, image }
-        }))
-    }
+fn matching(
+    store: &NodeStore<'_>,
+    image: &Image,
+    chain: &Digest,
+) -> anyhow::Result<Option<CommitBase>> {
+    let context = || format!("image {:?}", image.name);
+    let Some(target) = &image.target else { return Ok(None) };
+    let target = descriptor(target).with_context(context)?;
+    let found = commit::find(store, &target, chain).with_context(context)?;
+    Ok(found.map(|Base { digest, manifest, config }| {
+        let origin = Origin::new(Some(&image.name), &target.digest, &digest);
+        let image = Some(Named { name: image.name.clone(), digest, origin });
+        CommitBase { manifest, config, image }
+    }))
 }
 
 /// A descriptor of containerd's as OCI has it.
