@@ -118,7 +118,10 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<erolith_mkfs::Error>() {
         return Some(of_mkfs(error));
     }
-    if let Some(error) = cause.downcast_ref::<erolith_mkfs::dmverity::Error>() {
+    if let Some(error) = cause.downcast_ref::<erolith_overlay::Error>() {
+        return Some(of_overlay(error));
+    }
+    if let Some(error) = cause.downcast_ref::<erolith_verity::dmverity::Error>() {
         return Some(of_verity(error));
     }
     if let Some(error) = cause.downcast_ref::<erolith_mkfs::image::Error>() {
@@ -172,6 +175,7 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
     match error {
         Error::Layer { source, .. } => of_differ(source),
         Error::Build(error) => Some(of_mkfs(error)),
+        Error::Overlay(error) => Some(of_overlay(error)),
         Error::Verity(error) => Some(of_verity(error)),
         Error::Seal { .. } => None,
         Error::Io { .. } | Error::WorkerDied { .. } | Error::Worker { .. } => Some(IO),
@@ -188,14 +192,23 @@ fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
 fn of_mkfs(error: &erolith_mkfs::Error) -> u8 {
     use erolith_mkfs::Error;
     match error {
-        Error::Input { .. } | Error::Changed { .. } | Error::Output(_) => IO,
+        Error::Input { .. } | Error::Output(_) => IO,
         Error::Options(_) => USAGE,
         _ => INPUT,
     }
 }
 
-fn of_verity(error: &erolith_mkfs::dmverity::Error) -> u8 {
-    use erolith_mkfs::dmverity::Error;
+fn of_overlay(error: &erolith_overlay::Error) -> u8 {
+    use erolith_overlay::Error;
+    match error {
+        Error::Image(error) => of_mkfs(error),
+        Error::Input { .. } | Error::Changed { .. } => IO,
+        _ => INPUT,
+    }
+}
+
+fn of_verity(error: &erolith_verity::dmverity::Error) -> u8 {
+    use erolith_verity::dmverity::Error;
     match error {
         Error::Io { .. } => IO,
         Error::BadRoot { .. } => USAGE,

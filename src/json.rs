@@ -6,10 +6,10 @@
 
 use std::io::Write;
 
-use erolith_mkfs::dmverity::DmVerityTree;
 use erolith_mkfs::image::Inode;
 use erolith_mkfs::meta::Time;
 use erolith_mkfs::tree::DroppedXattrs;
+use erolith_verity::dmverity::DmVerityTree;
 use serde_json::{Value, json};
 
 use crate::text::type_name;

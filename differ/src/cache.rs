@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use erolith_mkfs::build;
-use erolith_mkfs::dmverity::sidecar::{LIMIT, Sidecar};
-use erolith_mkfs::dmverity::{DmVerityTree, Signature};
 use erolith_mkfs::protect::Protected;
+use erolith_verity::dmverity::sidecar::{LIMIT, Sidecar};
+use erolith_verity::dmverity::{DmVerityTree, Signature};
 
 use crate::apply::{self, Isolation, Order, ParentImages, Protect, Task, dm_verity, sidecar};
 use crate::content::{Blob, Staging as _};

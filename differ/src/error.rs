@@ -263,18 +263,21 @@ pub enum Error {
     },
     /// An image whose dm-verity hash tree is not what it should be, or cannot be made.
     #[error("{0}")]
-    Verity(#[from] erolith_mkfs::dmverity::Error),
+    Verity(#[from] erolith_verity::dmverity::Error),
     /// An image that has another fs-verity digest than its layer promises.
     #[error("the fs-verity digest of the image is {actual}, and the layer promises {expected}")]
     FsVerity {
         /// What the annotation says.
-        expected: erolith_mkfs::fsverity::Digest,
+        expected: erolith_verity::fsverity::Digest,
         /// What the bytes have.
-        actual: erolith_mkfs::fsverity::Digest,
+        actual: erolith_verity::fsverity::Digest,
     },
     /// A layer that cannot become an image.
     #[error("{0}")]
     Build(#[from] erolith_mkfs::Error),
+    /// Layers that cannot be compared.
+    #[error("{0}")]
+    Overlay(#[source] erolith_overlay::Error),
     /// What went wrong with one layer.
     #[error("layer {index} ({name}): {source}")]
     Layer {
@@ -342,6 +345,15 @@ pub enum Error {
     },
 }
 
+impl From<erolith_overlay::Error> for Error {
+    fn from(error: erolith_overlay::Error) -> Self {
+        match error {
+            erolith_overlay::Error::Image(error) => Self::Build(error),
+            error => Self::Overlay(error),
+        }
+    }
+}
+
 impl Error {
     /// A stable name of the kind of error, for logs, tests and machines.
     #[must_use]
@@ -382,6 +394,7 @@ impl Error {
             Self::Verity(source) => source.code(),
             Self::FsVerity { .. } => "fsverity-digest",
             Self::Build(source) => source.code(),
+            Self::Overlay(source) => source.code(),
             Self::Layer { source, .. } => source.code(),
             Self::Processor { .. } => "processor-failed",
             Self::ProcessorLoop { .. } => "processor-loop",

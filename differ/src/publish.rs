@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 pub use erolith_durable::Durability;
 use erolith_durable::{Synced, Tmpfile};
-use erolith_mkfs::fsverity::Digest;
+use erolith_verity::fsverity::Digest;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::content::Staging;

@@ -11,11 +11,9 @@ use crate::data::{DataArea, Placement};
 use crate::emit::{self, Identity};
 use crate::format::{DEFAULT_BLOCK_BITS, MAX_BLOCK_BITS, MIN_BLOCK_BITS};
 use crate::io::Sink;
-use crate::meta::{Meta, Time};
+use crate::meta::{IMPLICIT_DIR, Meta, Time};
 use crate::plan::{Plan, PlanOptions};
-use crate::tree::{
-    DroppedXattrs, FileTree, IMPLICIT_DIR, LayerOptions, LowerTree, NodeId, Note, XattrSetId,
-};
+use crate::tree::{DroppedXattrs, FileTree, LayerOptions, LowerTree, NodeId, Note, XattrSetId};
 
 /// How an image is built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +184,22 @@ impl<S: Sink> Builder<S> {
     #[must_use]
     pub fn tree(&self) -> &FileTree {
         &self.tree
+    }
+
+    /// The tree, for a source to fill.
+    pub fn tree_mut(&mut self) -> &mut FileTree {
+        &mut self.tree
+    }
+
+    /// The content of files, for a source to fill.
+    pub fn data_mut(&mut self) -> &mut DataArea<S> {
+        &mut self.data
+    }
+
+    /// How the image is built.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Gives directories that the source did not describe the attributes they have in the layers below,

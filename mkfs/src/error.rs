@@ -27,46 +27,6 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// A file of a directory changed while it was read: what was read is of no single state.
-    #[error("{what} changed while it was read")]
-    Changed {
-        /// Its path.
-        what: String,
-    },
-    /// Layers that show something together which cannot be said without mounting them.
-    #[error("{what}: {why}")]
-    Overlay {
-        /// Its path.
-        what: String,
-        /// What about it.
-        why: &'static str,
-    },
-    /// An overlay with the option `index` whose index does not say what its files show.
-    #[error("{what}: {why}")]
-    Index {
-        /// The entry of the index, or the upper directory.
-        what: String,
-        /// What about it.
-        why: &'static str,
-    },
-    /// A mark of an overlay that was mounted otherwise than the marks are read: what it says would be lost.
-    #[error("{what}: it has the mark {mark}, {why}")]
-    Marks {
-        /// The path of the file.
-        what: String,
-        /// The name of the attribute.
-        mark: String,
-        /// What to do.
-        why: &'static str,
-    },
-    /// An owner that the map of the container does not have.
-    #[error("{what}: owner or group {id} of the host is nobody in the container")]
-    Owner {
-        /// The path of the file.
-        what: String,
-        /// The user or group.
-        id: u32,
-    },
     /// The image could not be written.
     #[error("writing the image: {0}")]
     Output(#[source] io::Error),
@@ -105,11 +65,6 @@ impl Error {
             Self::Tar(e) => e.code(),
             Self::Tree { source, .. } => source.code(),
             Self::Input { .. } => "input-io",
-            Self::Changed { .. } => "input-changed",
-            Self::Overlay { .. } => "overlay-unsupported",
-            Self::Index { .. } => "overlay-index",
-            Self::Marks { .. } => "overlay-marks",
-            Self::Owner { .. } => "owner-unmapped",
             Self::Output(_) => "output-io",
             Self::TooLarge { .. } => "image-too-large",
             Self::Options(_) => "bad-options",

@@ -10,25 +10,25 @@
 use crate::format::FileType;
 
 /// The access list of a file.
-pub(crate) const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 /// The access list that new files of a directory begin with.
-pub(crate) const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 /// Capabilities of a program.
-pub(crate) const CAPABILITY: &[u8] = b"security.capability";
+pub const CAPABILITY: &[u8] = b"security.capability";
 
 /// `struct posix_acl_xattr_header`: the version.
-pub(crate) const ACL_HEADER: usize = 4;
+pub const ACL_HEADER: usize = 4;
 /// `struct posix_acl_xattr_entry`: tag, permissions, id.
-pub(crate) const ACL_ENTRY: usize = 8;
+pub const ACL_ENTRY: usize = 8;
 /// `POSIX_ACL_XATTR_VERSION`.
 const ACL_VERSION: u32 = 2;
 
 const ACL_USER_OBJ: u16 = 0x01;
 /// Tag of the entry of a named user.
-pub(crate) const ACL_USER: u16 = 0x02;
+pub const ACL_USER: u16 = 0x02;
 const ACL_GROUP_OBJ: u16 = 0x04;
 /// Tag of the entry of a named group.
-pub(crate) const ACL_GROUP: u16 = 0x08;
+pub const ACL_GROUP: u16 = 0x08;
 const ACL_MASK: u16 = 0x10;
 const ACL_OTHER: u16 = 0x20;
 /// Read, write and execute.
@@ -39,7 +39,7 @@ const NO_ID: u32 = u32::MAX;
 /// `XATTR_CAPS_SZ_2` and `VFS_CAP_REVISION_2`: bytes and first word of capabilities.
 const CAPABILITY_2: (usize, u32) = (20, 0x0200_0000);
 /// The same of revision 3, which ends with the id of the root user it is for.
-pub(crate) const CAPABILITY_3: (usize, u32) = (24, 0x0300_0000);
+pub const CAPABILITY_3: (usize, u32) = (24, 0x0300_0000);
 /// `VFS_CAP_FLAGS_EFFECTIVE`, the only flag of that word.
 const CAPABILITY_EFFECTIVE: u32 = 1;
 

@@ -22,6 +22,10 @@ pub struct Meta {
     pub mtime: Time,
 }
 
+/// Attributes of a directory without a member: what containerd gives it.
+pub const IMPLICIT_DIR: Meta =
+    Meta { mode: 0o755, uid: 0, gid: 0, mtime: Time { sec: 0, nsec: 0 } };
+
 /// An extended attribute: its full name (`security.capability`) and its value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Xattr {

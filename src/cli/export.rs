@@ -9,9 +9,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use erolith_differ::content::Staging as _;
 use erolith_differ::publish::{Durability, OutputFile, READABLE};
-use erolith_mkfs::changeset::{Changeset, Form, Member, MemberOutput};
-use erolith_mkfs::overlay::Marks;
 use erolith_mkfs::tar::{Error, Problem};
+use erolith_overlay::Marks;
+use erolith_overlay::changeset::{Changeset, Form, Member, MemberOutput};
 
 use super::cat;
 use crate::exit::{self, BadInput, Usage};

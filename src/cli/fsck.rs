@@ -8,12 +8,13 @@ use anyhow::Context as _;
 use erolith_differ::apply::verify_blob;
 use erolith_differ::decode::Cancel;
 use erolith_mkfs::check::{self, Finding, Limits, Report, Severity, Stats};
-use erolith_mkfs::dmverity::{self, RootHash};
 use erolith_mkfs::format::Layout;
 use erolith_mkfs::image::{
     Coding, Corruption, CorruptionKind, Error, ExtentLocation, Image, Inode, Super,
 };
 use erolith_mkfs::io::ReadAt;
+use erolith_mkfs::protect;
+use erolith_verity::dmverity::{self, Header, RootHash};
 use serde_json::{Value, json};
 
 use super::stat::layout_name;
@@ -83,7 +84,7 @@ struct Checked {
     report: Option<Report>,
     /// Bytes of content read.
     data: Option<u64>,
-    verity: Option<Result<(), dmverity::Error>>,
+    verity: Option<Result<(), erolith_differ::Error>>,
 }
 
 fn check_part(args: &Args, name: String, part: anyhow::Result<Part>) -> anyhow::Result<Checked> {
@@ -174,21 +175,26 @@ fn check_verity(
     image: &dyn ReadAt,
     root: RootHash,
     args: &Args,
-) -> anyhow::Result<Result<(), dmverity::Error>> {
+) -> anyhow::Result<Result<(), erolith_differ::Error>> {
     let offset = match args.dm_verity_offset {
         Some(offset) => offset,
-        None => {
-            match Super::read(image).map_err(Into::into).and_then(|sb| dmverity::find(image, &sb)) {
-                Ok(Some(header)) => header.geometry().hash_offset(),
-                Ok(None) => return Ok(Err(dmverity::Error::NoTree { offset: image.size() })),
-                Err(error) => return Ok(Err(error)),
+        None => match find_tree(image) {
+            Ok(Some(header)) => header.geometry().hash_offset(),
+            Ok(None) => {
+                return Ok(Err(dmverity::Error::NoTree { offset: image.size() }.into()));
             }
-        }
+            Err(error) => return Ok(Err(error)),
+        },
     };
     match dmverity::verify(image, offset, root, &|| false) {
         Err(error @ dmverity::Error::Io { .. }) => Err(error.into()),
-        other => Ok(other.map(drop)),
+        other => Ok(other.map(drop).map_err(Into::into)),
     }
+}
+
+fn find_tree(image: &dyn ReadAt) -> Result<Option<Header>, erolith_differ::Error> {
+    let sb = Super::read(image).map_err(erolith_mkfs::Error::from)?;
+    Ok(protect::find_tree(image, &sb)?)
 }
 
 fn finding_text(finding: &Finding) -> String {

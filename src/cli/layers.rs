@@ -12,7 +12,7 @@ use erolith_differ::content::Blob;
 use erolith_differ::decode::{Cancel, Request};
 use erolith_differ::oci::{Image, ImageLayer, ImageSource};
 use erolith_differ::{LayerType, Result};
-use erolith_mkfs::overlay::OverlayLayer;
+use erolith_overlay::OverlayLayer;
 
 use crate::exit::BadInput;
 use crate::progress::{Count, Line};

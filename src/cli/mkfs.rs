@@ -19,12 +19,13 @@ use erolith_differ::decode::{Cancel, Digests, LayerStream, OnBytes, Request};
 use erolith_differ::publish::{Durability, OutputFile, READABLE};
 use erolith_differ::{Algorithm, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
-use erolith_mkfs::dmverity::DmVerityTree;
 use erolith_mkfs::image::Image;
 use erolith_mkfs::io::{FileInput, FileSink, Sink as _};
 use erolith_mkfs::protect::ProtectOptions;
 use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::OverlayXattrs;
+use erolith_overlay::fill_from_dir;
+use erolith_verity::dmverity::DmVerityTree;
 use serde_json::json;
 
 use self::watched::Watched;
@@ -203,7 +204,7 @@ fn fill(args: &Args, builder: &mut Output, cancel: &Cancel) -> anyhow::Result<Kn
         return fill_from_archive(args, builder, file, cancel);
     }
     if file.metadata()?.is_dir() {
-        builder.fill_from_dir(file.as_fd(), || cancel.check())?;
+        fill_from_dir(builder, file.as_fd(), || cancel.check())?;
     } else {
         let image = Image::open(file, Vec::new())
             .context("neither a directory nor an image; an archive needs --tar")?;

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
 use erolith_differ::convert::Sign;
-use erolith_mkfs::dmverity::{RootHash, Signature};
+use erolith_verity::dmverity::{RootHash, Signature};
 
 /// A line for `sh` that reads the digits of a root hash and writes a detached PKCS #7 signature of them in DER.
 #[derive(Debug)]

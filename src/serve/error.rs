@@ -112,13 +112,21 @@ fn kind_of_differ(error: &erolith_differ::Error) -> Kind {
         E::Build(
             erolith_mkfs::Error::Input { source, .. } | erolith_mkfs::Error::Output(source),
         ) => kind_of_io(source),
-        // Who writes to the snapshot may have stopped by the next time.
-        E::Build(erolith_mkfs::Error::Changed { .. }) => Kind::Unavailable,
-        E::Build(erolith_mkfs::Error::Index { .. } | erolith_mkfs::Error::Marks { .. }) => {
-            Kind::FailedPrecondition
-        }
+        E::Overlay(error) => kind_of_overlay(error),
         E::Seal { source, .. } => kind_of_seal(source.as_ref()),
         E::Layer { source, .. } => kind_of_differ(source),
+        _ => Kind::InvalidArgument,
+    }
+}
+
+/// Those of images are told apart already.
+fn kind_of_overlay(error: &erolith_overlay::Error) -> Kind {
+    use erolith_overlay::Error as E;
+    match error {
+        E::Input { source, .. } => kind_of_io(source),
+        // Who writes to the snapshot may have stopped by the next time.
+        E::Changed { .. } => Kind::Unavailable,
+        E::Index { .. } | E::Marks { .. } => Kind::FailedPrecondition,
         _ => Kind::InvalidArgument,
     }
 }

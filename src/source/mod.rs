@@ -15,7 +15,7 @@ use erolith_differ::decode::Cancel;
 use erolith_differ::oci::{Image as OciImage, ImageSource, Location, Platform};
 use erolith_differ::{Compression, Digest, LayerType};
 use erolith_mkfs::image::Image;
-use erolith_mkfs::overlay::{Marks, Stack};
+use erolith_overlay::{Marks, Stack};
 
 pub(crate) use named::{LayerName, Named, named, open_image};
 pub(crate) use tree::{Entry, ImageTree, Node};

@@ -6,7 +6,7 @@ use std::path::Path;
 use erolith_differ::content::Blob;
 use erolith_mkfs::image::{Corruption, CorruptionKind, DEPTH_MAX, Error, Inode, Walk as ImageWalk};
 use erolith_mkfs::meta::Xattr;
-use erolith_mkfs::overlay::{Shown, Stack};
+use erolith_overlay::{Shown, Stack};
 
 use super::{LINKS_MAX, Missing, Opened, components, path_bytes};
 use crate::exit::BadInput;

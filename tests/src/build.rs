@@ -49,7 +49,11 @@ pub fn index_of(
 ///
 /// # Errors
 /// What is wrong with the directory or the output.
-pub fn from_dir(dir: &Path, path: &Path, options: &Options) -> Result<Summary, Error> {
+pub fn from_dir(
+    dir: &Path,
+    path: &Path,
+    options: &Options,
+) -> Result<Summary, erolith_overlay::Error> {
     from_dir_as(dir, path, options, [0; 16])
 }
 
@@ -62,11 +66,13 @@ pub fn from_dir_as(
     path: &Path,
     options: &Options,
     uuid: [u8; 16],
-) -> Result<Summary, Error> {
+) -> Result<Summary, erolith_overlay::Error> {
     use std::os::fd::AsFd as _;
     let fail = |source| Error::Input { what: dir.display().to_string(), source };
     let root = File::open(dir).map_err(fail)?;
     let mut builder = builder(path, options)?;
-    builder.fill_from_dir(root.as_fd(), || Ok::<_, Error>(()))?;
+    erolith_overlay::fill_from_dir(&mut builder, root.as_fd(), || {
+        Ok::<_, erolith_overlay::Error>(())
+    })?;
     Ok(builder.finish(&Finish { uuid, ..Finish::default() })?.1)
 }

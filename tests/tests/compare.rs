@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use erolith_differ::Compression;
 use erolith_differ::compare::{Compare, Format};
 use erolith_mkfs::build::Options;
-use erolith_mkfs::overlay::{OverlayLayer, Stack};
+use erolith_overlay::{OverlayLayer, Stack};
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::{self, Mounted};
 use erolith_tests::{build, need};
@@ -243,7 +243,7 @@ fn marks_of_an_overlay_that_was_mounted_otherwise_are_refused_where_that_is_not_
     }
     set(&upper.join("d"), "user.fuseoverlayfs.opaque", b"y");
     let dir = |name: &str| OverlayLayer::dir(File::open(container.path(name)).unwrap().into());
-    let old = Stack::new(vec![dir("lower")], erolith_mkfs::overlay::Marks::User);
+    let old = Stack::new(vec![dir("lower")], erolith_overlay::Marks::User);
     let new = old.with_upper(dir("upper"));
     let mut archive = Vec::new();
     Compare::new(TAR).write(&old, &new, &mut archive).unwrap();

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 
-use erolith_mkfs::dmverity::sidecar::Sidecar;
-use erolith_mkfs::dmverity::{self, CancelCheck, DmVerityTree, RootHash, Signature};
-use erolith_mkfs::fsverity::Digest;
 use erolith_mkfs::image::Super;
 use erolith_mkfs::io::ReadAt;
 use erolith_mkfs::protect::{self, Protected};
+use erolith_verity::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity::{self, CancelCheck, DmVerityTree, RootHash, Signature};
+use erolith_verity::fsverity::Digest;
 
 use super::{Protect, fsverity};
 use crate::decode::Cancel;
@@ -92,12 +92,12 @@ pub(super) fn protect(
     let protected = match &protect.promised {
         Some(promised) => {
             let verity = verify(file, promised, &stop).map(Some);
-            verity.map(|verity| Protected { digest, verity })
+            verity.map(|verity| Protected { digest, verity }).map_err(protect::Error::from)
         }
         None if protect.is_wanted => take_or_append(file, digest, &stop),
         None => Ok(Protected { digest, verity: None }),
     };
-    protected.map_err(|error| failed(error.into()))
+    protected.map_err(failed)
 }
 
 /// The tree of an image that a sidecar tells of, compared with the image.
@@ -117,6 +117,7 @@ pub(crate) fn of_sidecar(
 /// What keeps an image from being protected.
 pub(super) fn failed(error: protect::Error) -> Error {
     match error {
+        protect::Error::Image(error) => Error::Build(error.into()),
         protect::Error::Tree(dmverity::Error::Stopped) => Error::Cancelled,
         protect::Error::Tree(error) => Error::Verity(error),
         protect::Error::Read(error) => Error::io("reading an image")(error),
@@ -142,9 +143,9 @@ fn take_or_append(
     file: &File,
     digest: Option<Digest>,
     stop: &CancelCheck<'_>,
-) -> std::result::Result<Protected, dmverity::Error> {
-    let Some(header) = dmverity::find(file, &Super::read(file)?)? else {
-        let verity = dmverity::append_to_image(file, stop)?;
+) -> std::result::Result<Protected, protect::Error> {
+    let Some(header) = protect::find_tree(file, &Super::read(file)?)? else {
+        let verity = protect::append_tree(file, stop)?;
         return Ok(Protected { digest: None, verity: Some(verity) });
     };
     let root = header.root(file)?;

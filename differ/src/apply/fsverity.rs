@@ -1,8 +1,8 @@
 //! fs-verity digests of layers, in annotations: what a kernel measures of the uncompressed image, with SHA-256 over
 //! blocks of 4096 bytes and no salt.
 
-use erolith_mkfs::fsverity::Digest;
 use erolith_mkfs::io::ReadAt;
+use erolith_verity::fsverity::Digest;
 
 use crate::decode::Cancel;
 use crate::{Error, Result};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_mkfs::build::{self, Summary};
-use erolith_mkfs::dmverity::{DmVerityTree, Signature};
-use erolith_mkfs::fsverity;
 use erolith_mkfs::protect::Protected;
+use erolith_verity::dmverity::{DmVerityTree, Signature};
+use erolith_verity::fsverity;
 
 pub use super::LayerInput;
 use super::sidecar;

@@ -9,9 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use erolith_mkfs::dmverity::DmVerityTree;
 use erolith_mkfs::io::copy_range;
 use erolith_mkfs::protect::Protected;
+use erolith_verity::dmverity::DmVerityTree;
 use rustix::io::Errno;
 
 use super::layer::{ApplyMethod, LayerSpec, Options, Share, Trust, protect_of, staging};

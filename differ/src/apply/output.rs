@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use erolith_mkfs::dmverity::DmVerityTree;
-use erolith_mkfs::fsverity;
 use erolith_mkfs::io::{FileSink, ReadAt};
 use erolith_mkfs::protect::{ProtectOptions, Protected};
+use erolith_verity::dmverity::DmVerityTree;
+use erolith_verity::fsverity;
 
 use super::{Built, Task, dm_verity};
 use crate::content::{Blob, Ingest, Mode, OciLayout, Provider as _, Staging};

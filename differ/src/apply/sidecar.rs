@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-use erolith_mkfs::dmverity::sidecar::{SUFFIX, Sidecar};
-use erolith_mkfs::dmverity::{DmVerityTree, Signature};
+use erolith_verity::dmverity::sidecar::{SUFFIX, Sidecar};
+use erolith_verity::dmverity::{DmVerityTree, Signature};
 
 use crate::content::Staging as _;
 use crate::publish::{Durability, OutputFile, READABLE};

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use erolith_mkfs::overlay::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin, OverlayLayer};
+use erolith_overlay::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin, OverlayLayer};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 

@@ -1,6 +1,6 @@
 //! What changed becomes a layer: an archive as image specifications define it, or an EROFS image.
 //!
-//! What changed is for [`erolith_mkfs::overlay`] to say; here it is written, compressed and hashed. The same changes give
+//! What changed is for [`erolith_overlay`] to say; here it is written, compressed and hashed. The same changes give
 //! the same bytes, whatever machine compresses them: they come in the order of their names, and nothing comes from the
 //! clock, the host or the number of threads. Times after `source_date_epoch` become that time.
 
@@ -13,10 +13,12 @@ use std::io::{self, Read as _, Write};
 use std::path::PathBuf;
 
 use erolith_mkfs::build::{Builder, Finish, Options, Timestamp};
-use erolith_mkfs::changeset::{Changeset, Form, Member, MemberOutput};
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::meta::Meta;
-use erolith_mkfs::overlay::{Change, ChangeKind, DiffOptions, Marks, Owners, Stack, changes};
+use erolith_overlay::changeset::{Changeset, Form, Member, MemberOutput};
+use erolith_overlay::{
+    Change, ChangeKind, DiffOptions, Marks, Owners, Stack, changes, fill_from_changes,
+};
 
 use crate::content::{ScratchFile, Staging as _};
 use crate::decode::{Cancel, OnBytes};
@@ -121,7 +123,7 @@ impl Compare {
     /// Writes what `new` has and `old` has not to `out`. What was written before an error is of no use.
     ///
     /// # Errors
-    /// [`Error::Cancelled`]; [`erolith_mkfs::Error::Changed`] for a file that changes while it is read; what a layer
+    /// [`Error::Cancelled`]; [`erolith_overlay::Error::Changed`] for a file that changes while it is read; what a layer
     /// cannot say, such as a name that begins with `.wh.`; and what the storage and `out` report.
     pub fn write(
         &self,
@@ -210,7 +212,7 @@ impl Compare {
         let timestamp = self.source_date_epoch.map_or(Timestamp::Keep, Timestamp::Clamp);
         let options = Options { timestamp, ..Options::default() };
         let mut builder = Builder::new(FileSink::new(file, image.scratch_dir()?), options)?;
-        builder.fill_from_changes(changes, |change| {
+        fill_from_changes(&mut builder, changes, |change| {
             self.progress.tell(change.size());
             self.cancel.check()
         })?;

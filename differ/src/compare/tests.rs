@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-use erolith_mkfs::overlay::{Marks, OverlayLayer, Stack};
+use erolith_overlay::{Marks, OverlayLayer, Stack};
 
 use super::{Compare, Compared, Format};
 use crate::decode::{Cancel, LayerStream, OnBytes, Request};

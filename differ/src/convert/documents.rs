@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use erolith_durable::fault;
-use erolith_mkfs::dmverity::{DmVerityTree, Signature};
+use erolith_verity::dmverity::{DmVerityTree, Signature};
 
 use super::layers::{Converted, Made};
 use super::{

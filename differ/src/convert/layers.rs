@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use erolith_mkfs::dmverity::DmVerityTree;
-use erolith_mkfs::fsverity;
 use erolith_mkfs::tree::DroppedXattrs;
+use erolith_verity::dmverity::DmVerityTree;
+use erolith_verity::fsverity;
 
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use erolith_mkfs::build;
-use erolith_mkfs::dmverity::{DmVerityTree, RootHash, Signature};
-use erolith_mkfs::fsverity;
 use erolith_mkfs::tree::DroppedXattrs;
+use erolith_verity::dmverity::{DmVerityTree, RootHash, Signature};
+use erolith_verity::fsverity;
 
 pub(crate) use layers::{promised, request};
 pub use progress::{Event, Progress};

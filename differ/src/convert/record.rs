@@ -4,7 +4,7 @@
 //! made anew.
 
 use erolith_durable::fault;
-use erolith_mkfs::dmverity::DmVerityTree;
+use erolith_verity::dmverity::DmVerityTree;
 use serde_json::{Map, Value, json};
 
 use super::Options;

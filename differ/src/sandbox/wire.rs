@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::io;
 
 use erolith_mkfs::build::{self, Summary};
-use erolith_mkfs::dmverity::{DmVerityTree, RootHash};
-use erolith_mkfs::fsverity;
 use erolith_mkfs::protect::{self, Protected};
 use erolith_mkfs::tree::{DroppedXattrs, Note};
+use erolith_verity::dmverity::{DmVerityTree, RootHash};
+use erolith_verity::fsverity;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use erolith_mkfs::overlay::{FileHandle, FileHandles};
+use erolith_overlay::{FileHandle, FileHandles};
 use rustix::ioctl::{Getter, Opcode, opcode};
 
 /// `MAX_HANDLE_SZ` of `include/linux/exportfs.h`.

@@ -16,6 +16,10 @@ pub use chunks::{Chunks, Run, device_chunks};
 pub use tails::Tail;
 pub(crate) use tails::TailRead;
 
+/// A file this large is copied by the kernel where there is an open file to copy from; smaller ones go
+/// through the buffer that holds them already. In bytes.
+pub const KERNEL_COPY: u64 = 128 << 10;
+
 /// Where the bytes of a regular file are.
 #[derive(Debug, Default)]
 pub enum Content {

@@ -8,7 +8,6 @@
 
 mod chunk;
 mod dirent;
-mod dm_verity_super;
 mod inode;
 mod superblock;
 mod xattr;
@@ -18,7 +17,6 @@ pub use chunk::{
     HOLE_BLOCK_48,
 };
 pub use dirent::{Dirent, FileType, NAME_MAX};
-pub use dm_verity_super::{VERITY_SIGNATURE, VeritySuper};
 pub use inode::{
     CompactInode, ExtendedInode, FORMAT_BIT4, Layout, SLOT_SIZE, decode_rdev, encode_rdev, mode,
 };

@@ -6,22 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use erolith_verity::Known;
+use erolith_verity::background_hash::{Followed, Follower};
 use rustix::io::Errno;
 
-use super::background_hash::{Followed, Follower};
 use super::write_behind::WriteBehind;
-use super::{Input, ReadAt, Sink};
-use crate::blockhash::Known;
-
-impl ReadAt for File {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        FileExt::read_at(self, buf, offset)
-    }
-
-    fn size(&self) -> u64 {
-        self.metadata().map_or(0, |m| m.len())
-    }
-}
+use super::{Input, Sink};
 
 /// An output file, and what becomes its scratch file.
 #[derive(Debug)]

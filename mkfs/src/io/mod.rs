@@ -2,7 +2,6 @@
 //!
 //! None of them knows a path. Files enter as open descriptors.
 
-mod background_hash;
 mod file;
 mod write_behind;
 
@@ -10,39 +9,9 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+pub use erolith_verity::ReadAt;
 pub use file::{FileInput, FileSink, copy_range};
 pub(crate) use write_behind::WriteBehind;
-
-/// Bytes that can be read at any offset: an image, a device of it, a plain tar.
-pub trait ReadAt: Send + Sync + Debug {
-    /// Reads up to `buf.len()` bytes at `offset`; 0 at and past the end.
-    ///
-    /// # Errors
-    /// What the underlying storage reports.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-
-    /// Total bytes.
-    fn size(&self) -> u64;
-
-    /// Fills `buf` from `offset`.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::UnexpectedEof`] when fewer bytes are there, and what the storage reports.
-    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-        while !buf.is_empty() {
-            match self.read_at(buf, offset) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
-                    buf = buf.get_mut(n..).unwrap_or_default();
-                    offset = offset.saturating_add(n as u64);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Whether all bytes are zero.
 #[must_use]
@@ -170,42 +139,5 @@ impl<R: io::BufRead> Input for Stream<R> {
 
     fn consume(&mut self, n: usize) {
         self.0.consume(n);
-    }
-}
-
-impl ReadAt for Vec<u8> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let Some(rest) = usize::try_from(offset).ok().and_then(|o| self.get(o..)) else {
-            return Ok(0);
-        };
-        let n = rest.len().min(buf.len());
-        if let (Some(to), Some(from)) = (buf.get_mut(..n), rest.get(..n)) {
-            to.copy_from_slice(from);
-        }
-        Ok(n)
-    }
-
-    fn size(&self) -> u64 {
-        self.len() as u64
-    }
-}
-
-impl<T: ReadAt + ?Sized> ReadAt for std::sync::Arc<T> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        (**self).read_at(buf, offset)
-    }
-
-    fn size(&self) -> u64 {
-        (**self).size()
-    }
-}
-
-impl<T: ReadAt + ?Sized> ReadAt for &T {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        (**self).read_at(buf, offset)
-    }
-
-    fn size(&self) -> u64 {
-        (**self).size()
     }
 }

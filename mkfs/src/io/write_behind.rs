@@ -5,7 +5,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::background_hash::Followed;
+use erolith_verity::background_hash::Followed;
 
 /// Buffers on their way besides the one being filled.
 const IN_FLIGHT: usize = 2;

@@ -10,7 +10,8 @@ use crate::format::{FileType, encode_rdev};
 use crate::image::{Data, ExtentLocation, Image, Inode};
 use crate::io::{ReadAt, Sink};
 use crate::meta::Segment;
-use crate::tree::{self, NodeId, NodeKind, shown};
+use crate::names::shown;
+use crate::tree::{self, NodeId, NodeKind};
 
 /// Bytes of content read at a time.
 const PIECE: usize = 256 << 10;
@@ -78,9 +79,10 @@ impl<S: Sink> Builder<S> {
         };
         Ok(match inode.file_type() {
             FileType::Directory => tree::new_dir(parent),
-            FileType::Regular => {
-                NodeKind::File { size: inode.size, content: self.store_from(image, inode, path)? }
-            }
+            FileType::Regular => NodeKind::File {
+                size: inode.size,
+                content: self.store_from_image(image, inode, path)?,
+            },
             FileType::Symlink => NodeKind::Symlink(image.read_link(inode)?.into()),
             FileType::Char if inode.is_whiteout() => NodeKind::Whiteout,
             FileType::Char => NodeKind::Char(device()?),
@@ -90,8 +92,11 @@ impl<S: Sink> Builder<S> {
         })
     }
 
-    /// Stores the content of a regular file of an image.
-    pub(super) fn store_from<R: ReadAt>(
+    /// Stores the content of a regular file of an image. `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Image`], [`Error::Input`], [`Error::Output`], [`Error::TooLarge`].
+    pub fn store_from_image<R: ReadAt>(
         &mut self,
         image: &Image<R>,
         inode: &Inode,

@@ -1,9 +1,8 @@
 //! A tar archive as a source.
 
-use super::KERNEL_COPY;
 use crate::Error;
 use crate::build::Builder;
-use crate::data::{Content, device_chunks};
+use crate::data::{Content, KERNEL_COPY, device_chunks};
 use crate::io::{Input, Sink};
 use crate::tar::{Entry, Limits, Reader};
 use crate::tree::Applied;

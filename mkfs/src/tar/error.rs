@@ -135,7 +135,9 @@ pub enum Problem {
 }
 
 impl Error {
-    pub(crate) fn new(offset: u64, problem: Problem) -> Self {
+    /// `problem` at byte `offset` of the archive, in no member yet.
+    #[must_use]
+    pub fn new(offset: u64, problem: Problem) -> Self {
         Self { offset, path: None, problem }
     }
 

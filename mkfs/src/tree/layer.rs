@@ -2,18 +2,19 @@
 //! (`layer.md`) as containerd's `pkg/archive` applies them.
 
 use super::path::{Missing, Names, clean};
-use super::{Dir, Error, FileTree, Node, NodeId, NodeKind, Note, XattrPolicy, shown};
+use super::{Dir, Error, FileTree, Node, NodeId, NodeKind, Note, XattrPolicy};
 use crate::data::Content;
 use crate::format::{FileType, encode_rdev};
 use crate::meta::Meta;
+use crate::names::shown;
 use crate::tar::{Entry, Kind};
 
 /// What the name of a whiteout begins with.
-pub(crate) const WHITEOUT: &[u8] = b".wh.";
+pub const WHITEOUT: &[u8] = b".wh.";
 /// What AUFS' own names begin with.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 /// The name that makes its directory opaque.
-pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+pub const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How the members of a layer are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,11 +15,10 @@ use std::collections::BTreeMap;
 
 use crate::data::Content;
 use crate::format::FileType;
-use crate::meta::{Meta, Xattr};
+use crate::meta::{IMPLICIT_DIR, Meta, Xattr};
 
 pub use finish::{LowerDir, LowerTree, SealedTree};
-pub use layer::{Applied, LayerOptions};
-pub(crate) use layer::{WHITEOUT, WHITEOUT_OPAQUE};
+pub use layer::{Applied, LayerOptions, WHITEOUT, WHITEOUT_OPAQUE};
 pub use xattrs::{DroppedXattrs, OverlayXattrs, XattrPolicy, XattrSetId};
 
 use xattrs::XattrSets;
@@ -112,20 +111,18 @@ impl Dir {
 }
 
 /// An empty directory below `parent`, as its source describes it.
-pub(crate) fn new_dir(parent: NodeId) -> NodeKind {
+#[must_use]
+pub fn new_dir(parent: NodeId) -> NodeKind {
     NodeKind::Dir(Dir::new(parent, false))
 }
 
 /// An empty directory below `parent` that hides the same directory of the layers below.
-pub(crate) fn new_opaque_dir(parent: NodeId) -> NodeKind {
+#[must_use]
+pub fn new_opaque_dir(parent: NodeId) -> NodeKind {
     let mut dir = Dir::new(parent, false);
     dir.opaque = true;
     NodeKind::Dir(dir)
 }
-
-/// Attributes of a directory without a member: what containerd gives it.
-pub(crate) const IMPLICIT_DIR: Meta =
-    Meta { mode: 0o755, uid: 0, gid: 0, mtime: crate::meta::Time { sec: 0, nsec: 0 } };
 
 /// Why a member cannot become part of a tree.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -253,12 +250,6 @@ impl Error {
             Self::TooManyEntries { .. } => "too-many-entries",
         }
     }
-}
-
-/// Input bytes for a message: lossy, and cut where a hostile name would flood a log.
-pub(crate) fn shown(bytes: &[u8]) -> String {
-    const KEEP: usize = 256;
-    String::from_utf8_lossy(bytes.get(..KEEP).unwrap_or(bytes)).into_owned()
 }
 
 /// What was noticed and taken nevertheless.
@@ -478,12 +469,12 @@ impl FileTree {
     }
 
     /// Gives a node of the tree one more name in `dir`, where that name is free.
-    pub(crate) fn add_name(&mut self, dir: NodeId, name: &[u8], node: NodeId) {
+    pub fn add_name(&mut self, dir: NodeId, name: &[u8], node: NodeId) {
         self.link(dir, name, node);
     }
 
     /// Gives the root the attributes that its source has for it.
-    pub(crate) fn describe_root(&mut self, meta: Meta, xattrs: XattrSetId) {
+    pub fn describe_root(&mut self, meta: Meta, xattrs: XattrSetId) {
         let root = self.node_mut(NodeId::ROOT);
         root.meta = meta;
         root.xattrs = xattrs;

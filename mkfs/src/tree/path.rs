@@ -1,7 +1,9 @@
 //! Names and symbolic links: which node a path in an archive means.
 
-use super::{Dir, Error, FileTree, IMPLICIT_DIR, NodeId, NodeKind, WHITEOUT, XattrSetId, shown};
+use super::{Dir, Error, FileTree, NodeId, NodeKind, WHITEOUT, XattrSetId};
 use crate::format::NAME_MAX;
+use crate::meta::IMPLICIT_DIR;
+use crate::names::shown;
 
 /// Longest path that a program can open, `PATH_MAX` without its NUL.
 const PATH_MAX: usize = 4095;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Error, FileTree, Note, shown};
+use super::{Error, FileTree, Note};
 use crate::format::{FileType, NAME_MAX, prefix_of};
 use crate::interpreted::{self, Set};
 use crate::meta::Xattr;
+use crate::names::shown;
 use crate::tar::Entry;
 
 /// Index of a set of xattrs in its tree.

@@ -4,7 +4,7 @@ mod status;
 
 use std::path::{Path, PathBuf};
 
-use erolith_mkfs::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity::sidecar::Sidecar;
 use rustix::io::Errno;
 
 use crate::errno::describe;
@@ -109,7 +109,7 @@ pub enum Error {
         /// The layer's name.
         image: String,
         /// What is wrong.
-        source: erolith_mkfs::dmverity::Error,
+        source: erolith_verity::dmverity::Error,
     },
     /// The sidecar of a layer is not the one that the layer was committed with.
     #[error(
@@ -308,7 +308,7 @@ pub enum Error {
         /// Number of the snapshot.
         id: u64,
         /// Why.
-        source: erolith_mkfs::Error,
+        source: erolith_overlay::Error,
     },
     /// A label or a setting that gives the size of writable layers is not one.
     #[error("{what} {value}: {reason}")]
@@ -425,7 +425,7 @@ impl Error {
             | Self::DatabaseSound { .. }
             | Self::Raced { .. } => Class::Usage,
             Self::Unsealed { fault: FsVerityMismatch::Missing, .. } => Class::Environment,
-            Self::Verity { source: erolith_mkfs::dmverity::Error::Io { .. }, .. } => Class::Io,
+            Self::Verity { source: erolith_verity::dmverity::Error::Io { .. }, .. } => Class::Io,
             Self::NotErofs { .. }
             | Self::Truncated { .. }
             | Self::Check { .. }

@@ -36,7 +36,7 @@ impl Error {
     pub fn status(&self) -> Status {
         match self {
             Self::Store(error) => error.status(),
-            Self::Verity { source: erolith_mkfs::dmverity::Error::Io { source, .. }, .. } => {
+            Self::Verity { source: erolith_verity::dmverity::Error::Io { source, .. }, .. } => {
                 of_io(source)
             }
             Self::NoLayers
@@ -99,12 +99,14 @@ fn of_errno(errno: Errno) -> Status {
     }
 }
 
-fn of_conversion(error: &erolith_mkfs::Error) -> Status {
+fn of_conversion(error: &erolith_overlay::Error) -> Status {
+    use erolith_mkfs::Error as Build;
+    use erolith_overlay::Error as E;
     match error {
-        erolith_mkfs::Error::Output(source) | erolith_mkfs::Error::Input { source, .. } => {
+        E::Input { source, .. } | E::Image(Build::Output(source) | Build::Input { source, .. }) => {
             of_io(source)
         }
-        erolith_mkfs::Error::TooLarge { .. } => Status::ResourceExhausted,
+        E::Image(Build::TooLarge { .. }) => Status::ResourceExhausted,
         // The container left something that no layer can hold.
         _ => Status::FailedPrecondition,
     }

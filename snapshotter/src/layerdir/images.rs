@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use erolith_mkfs::dmverity::sidecar::SUFFIX;
+use erolith_verity::dmverity::sidecar::SUFFIX;
 use rustix::fs::{AtFlags, CWD, Stat, XattrFlags};
 use rustix::io::Errno;
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use erolith_durable::Durability;
-use erolith_mkfs::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity::sidecar::Sidecar;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use erolith_durable::Durability;
-use erolith_mkfs::dmverity::sidecar::{self, LIMIT, SUFFIX, Sidecar};
-use erolith_mkfs::dmverity::{self, DmVerityTree, Header, Signature};
+use erolith_verity::dmverity::sidecar::{self, LIMIT, SUFFIX, Sidecar};
+use erolith_verity::dmverity::{self, DmVerityTree, Header, Signature};
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 

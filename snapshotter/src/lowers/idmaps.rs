@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use erolith_mkfs::overlay::{BadMap, Owners, Range};
+use erolith_overlay::{BadMap, Owners, Range};
 
 use crate::store::Labels;
 use crate::{Error, Result};

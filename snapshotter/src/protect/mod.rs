@@ -17,7 +17,7 @@ mod policy;
 
 pub use enable::Protector;
 pub(crate) use enable::{FsVerityState, try_out};
-pub use erolith_mkfs::fsverity::Digest;
+pub use erolith_verity::fsverity::Digest;
 #[cfg(test)]
 pub(crate) use immutable::is_immutable;
 pub(crate) use immutable::{clear as clear_immutable, remove_image, set_immutable};

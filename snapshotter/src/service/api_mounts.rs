@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use erolith_mkfs::dmverity::sidecar::SUFFIX;
+use erolith_verity::dmverity::sidecar::SUFFIX;
 
 use crate::layerdir::{IMAGE, RWLAYER, UPPER, WORK};
 use crate::lowers::{IdMaps, LowerId};

@@ -23,15 +23,15 @@ use std::sync::Arc;
 
 use erolith_durable::{Durability, Tmpfile};
 use erolith_mkfs::build::{Builder, Finish, Options};
-use erolith_mkfs::dmverity;
 use erolith_mkfs::format::FileType;
 use erolith_mkfs::io::FileSink;
 use erolith_mkfs::meta::Meta;
-use erolith_mkfs::overlay::{
-    Attributes, Change, ChangeKind, DiffOptions, IndexDir, Marks, OverlayLayer, Shown, Stack,
-    changes,
-};
 use erolith_mkfs::protect::{Error as Unprotected, ProtectOptions, Protected};
+use erolith_overlay::{
+    Attributes, Change, ChangeKind, DiffOptions, IndexDir, Marks, OverlayLayer, Shown, Stack,
+    changes, fill_from_changes,
+};
+use erolith_verity::dmverity;
 use rustix::fs::{AtFlags, CWD, FlockOperation};
 use rustix::io::Errno;
 
@@ -329,13 +329,19 @@ fn convert(
 
 enum Fill {
     Storage(Error),
-    Image(erolith_mkfs::Error),
+    Image(erolith_overlay::Error),
     Tree(dmverity::Error),
+}
+
+impl From<erolith_overlay::Error> for Fill {
+    fn from(error: erolith_overlay::Error) -> Self {
+        Self::Image(error)
+    }
 }
 
 impl From<erolith_mkfs::Error> for Fill {
     fn from(error: erolith_mkfs::Error) -> Self {
-        Self::Image(error)
+        Self::Image(error.into())
     }
 }
 
@@ -364,9 +370,10 @@ fn build(
     let options = Options::default();
     let sink = wanted.begin(FileSink::new(output, scratch), options.block_bits);
     let mut builder = Builder::new(sink.map_err(storage("opening an image in"))?, options)?;
-    builder.fill_from_changes::<Fill>(&changes, |_| Ok(()))?;
+    fill_from_changes::<_, Fill>(&mut builder, &changes, |_| Ok(()))?;
     let (sink, _) = builder.finish(&Finish::default())?;
     wanted.finish(&sink, &|| false).map_err(|error| match error {
+        Unprotected::Image(error) => Fill::Image(error.into()),
         Unprotected::Tree(error) => Fill::Tree(error),
         Unprotected::Read(error) => storage("reading an image in")(error),
     })
@@ -379,7 +386,7 @@ fn inherit(
     change: &mut Change,
     below: &Stack,
     made: &RangeInclusive<i64>,
-) -> Result<(), erolith_mkfs::Error> {
+) -> Result<(), erolith_overlay::Error> {
     let Meta { mode, uid, gid, mtime } = change.meta;
     let time = mtime.sec.saturating_mul(1_000_000_000).saturating_add(i64::from(mtime.nsec));
     let is_plain = (mode, uid, gid) == (0o755, 0, 0) && change.xattrs.is_empty();

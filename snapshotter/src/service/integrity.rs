@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use erolith_mkfs::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity::sidecar::Sidecar;
 
 use super::Snapshotter;
 use crate::files::failed;

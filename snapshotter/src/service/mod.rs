@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, RwLock};
 
-use erolith_mkfs::overlay::INDEX_DIR;
+use erolith_overlay::INDEX_DIR;
 
 use crate::fault::point;
 use crate::files::{ensure_dir, open_dir, open_dir_if_there, stat, sync_dir};

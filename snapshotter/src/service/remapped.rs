@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use erolith_mkfs::overlay::Range;
+use erolith_overlay::Range;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use erolith_mkfs::overlay::Owners;
+use erolith_overlay::Owners;
 
 use super::cleanup::number;
 use super::paths::Paths;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use erolith_mkfs::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity::sidecar::Sidecar;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::{Error, Result};

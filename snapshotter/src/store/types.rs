@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use erolith_mkfs::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity::sidecar::Sidecar;
 use serde::{Deserialize, Serialize};
 
 use crate::protect::Pin;

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use erolith_mkfs::dmverity::sidecar::Sidecar;
-use erolith_mkfs::dmverity::{self, Header, RootHash, Signature};
+use erolith_verity::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity::{self, Header, RootHash, Signature};
 use rustix::io::Errno;
 
 use crate::files::names;

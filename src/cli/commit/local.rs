@@ -12,7 +12,7 @@ use erolith_differ::content::Staging as _;
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::{Destination, ImageSource, Location, Select};
 use erolith_differ::publish::{Durability, OutputFile};
-use erolith_mkfs::overlay::{Marks, OverlayLayer, Stack};
+use erolith_overlay::{Marks, OverlayLayer, Stack};
 
 use super::Args;
 use super::options::{latest, layer_format, note, owners};

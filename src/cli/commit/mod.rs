@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use erolith_differ::commit::Change;
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::Location;
-use erolith_mkfs::overlay::Range;
+use erolith_overlay::Range;
 
 use self::options::{Compression, Format};
 use self::show::Made;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use erolith_differ::commit::Note;
 use erolith_differ::compare::Format as LayerFormat;
 use erolith_mkfs::meta::Time;
-use erolith_mkfs::overlay::{Owners, Range};
+use erolith_overlay::{Owners, Range};
 
 use super::Args;
 use crate::cli::image_options::source_date_epoch;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::Platform;
-use erolith_mkfs::overlay::{Change, ChangeKind, DiffOptions, changes};
+use erolith_overlay::{Change, ChangeKind, DiffOptions, changes};
 
 use crate::cli::layers::Opener;
 use crate::exit::NO;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use erolith_mkfs::format::FileType;
-use erolith_mkfs::overlay::{Change, ChangeKind, Differences};
+use erolith_overlay::{Change, ChangeKind, Differences};
 use serde_json::{Value, json};
 
 use crate::json;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use erolith_differ::compare;
 use erolith_differ::oci::Platform;
-use erolith_mkfs::overlay::{Marks, Stack};
+use erolith_overlay::{Marks, Stack};
 use erolith_snapshotter::layerdir::RWLAYER;
 
 use crate::cli::layers::Opener;

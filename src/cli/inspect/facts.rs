@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use erolith_mkfs::dmverity::{self, Header, RootHash};
 use erolith_mkfs::format::{FileType, Layout};
 use erolith_mkfs::image::{Coding, Data, Error, Extent, ExtentLocation, Inode, Space, WalkEntry};
 use erolith_mkfs::io::ReadAt as _;
+use erolith_mkfs::protect;
+use erolith_verity::dmverity::{self, Header, RootHash};
 
 use super::grid::{Grid, Kind};
 use crate::names::{Name, Names};
@@ -184,7 +185,7 @@ impl Gather<'_> {
     /// The hash tree. One that cannot be used does not keep anybody from looking at the image.
     fn verity(&mut self) {
         let Some(file) = self.image.device(0) else { return };
-        let found = dmverity::find(file, self.image.superblock()).transpose();
+        let found = protect::find_tree(file, self.image.superblock()).transpose();
         self.facts.verity = found.map(|header| {
             let header = header?;
             let (start, end) = (header.geometry().hash_offset(), header.geometry().end());

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use erolith_differ::content::{Blob, Staging as _};
 use erolith_differ::publish::{Durability, OutputFile, READABLE};
-use erolith_mkfs::fsverity::Digest;
+use erolith_verity::fsverity::Digest;
 
 use facts::Facts;
 use sharing::{Duplicate, Shared};

@@ -9,7 +9,7 @@ use std::time::Instant;
 use erolith_differ::Compression;
 use erolith_differ::compare::{self, Compare, Compared, Format};
 use erolith_differ::decode::Cancel;
-use erolith_mkfs::overlay::{OverlayLayer, Owners, Stack as Layers};
+use erolith_overlay::{OverlayLayer, Owners, Stack as Layers};
 use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
 use tracing::info;
 

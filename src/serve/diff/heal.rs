@@ -20,10 +20,10 @@ use erolith_differ::Digest;
 use erolith_differ::apply::layer::{self, Applied, ApplyMethod, LayerSpec, Options, Share, Trust};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Durability, FileProtector, ProtectError};
-use erolith_mkfs::fsverity;
 use erolith_snapshotter::layerdir::IMAGE;
 use erolith_snapshotter::protect::Protector;
 use erolith_snapshotter::service::Broken;
+use erolith_verity::fsverity;
 use tonic::Code;
 use tracing::{debug, error, warn};
 

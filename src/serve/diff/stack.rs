@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use erolith_mkfs::overlay::Marks;
+use erolith_overlay::Marks;
 use erolith_snapshotter::layerdir::IMAGE;
 use erolith_snapshotter::service::{Mount, Paths};
 

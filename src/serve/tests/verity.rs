@@ -1,7 +1,7 @@
 //! Hash trees of layers that come in, and the sidecars beside their images.
 
-use erolith_mkfs::dmverity;
-use erolith_mkfs::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity;
+use erolith_verity::dmverity::sidecar::Sidecar;
 
 use super::diff::{TAR, describe, layer};
 use super::*;
@@ -102,7 +102,7 @@ async fn a_native_layer_has_the_signature_that_it_came_with() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_layer_that_promises_a_digest_has_it() {
-    use erolith_mkfs::fsverity::Digest;
+    use erolith_verity::fsverity::Digest;
     let (_making, mounts) = converted(false).await;
     let image = layer_dir(&mounts).join("layer.erofs");
     let digest = Digest::of(&std::fs::File::open(&image).unwrap(), &mut |_| {}).unwrap();

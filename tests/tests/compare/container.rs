@@ -11,7 +11,7 @@ use erolith_differ::compare::{Compare, Compared, Format, upper};
 use erolith_mkfs::build::Options;
 use erolith_mkfs::check;
 use erolith_mkfs::io::Stream;
-use erolith_mkfs::overlay::{Marks, OverlayLayer, Stack};
+use erolith_overlay::{Marks, OverlayLayer, Stack};
 use erolith_tests::containerd::Oracle;
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::Mounted;

@@ -101,8 +101,9 @@ impl World {
         let layer = LayerOptions { whiteouts: false, xattrs, ..LayerOptions::default() };
         let path = tree.0.with_extension("erofs");
         let mut builder = self.builder(&path, Options { block_bits, layer, ..Options::default() });
-        let go_on = || Ok::<_, erolith_mkfs::Error>(());
-        builder.fill_from_dir(File::open(&tree.0).unwrap().as_fd(), go_on).unwrap();
+        let go_on = || Ok::<_, erolith_overlay::Error>(());
+        erolith_overlay::fill_from_dir(&mut builder, File::open(&tree.0).unwrap().as_fd(), go_on)
+            .unwrap();
         builder.finish(&Finish::default()).unwrap();
         path
     }

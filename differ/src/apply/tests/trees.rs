@@ -1,7 +1,8 @@
 //! Images with hash trees, and their sidecars.
 
-use erolith_mkfs::dmverity::sidecar::{self, Sidecar};
-use erolith_mkfs::dmverity::{self, DmVerityTree, RootHash, Signature};
+use erolith_mkfs::protect;
+use erolith_verity::dmverity::sidecar::{self, Sidecar};
+use erolith_verity::dmverity::{self, DmVerityTree, RootHash, Signature};
 
 use super::*;
 
@@ -65,7 +66,7 @@ fn native_layers_get_sidecars_from_promises_that_hold() {
     let blob = store.0.path().join("blob");
     write(&blob, &plain);
     let file = File::options().read(true).write(true).open(&blob).unwrap();
-    let made = dmverity::append_to_image(&file, &|| false).unwrap();
+    let made = protect::append_tree(&file, &|| false).unwrap();
     let bytes = fs::read(&blob).unwrap();
     let zstd = zstd::encode_all(bytes.as_slice(), 1).unwrap();
     let promising =

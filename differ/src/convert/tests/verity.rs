@@ -2,7 +2,7 @@
 
 use std::io;
 
-use erolith_mkfs::dmverity::{self, DmVerityTree, RootHash, Signature};
+use erolith_verity::dmverity::{self, DmVerityTree, RootHash, Signature};
 
 use super::*;
 use crate::convert::Sign;
@@ -63,7 +63,7 @@ fn digests_are_said_where_they_are_wanted_and_held_to_where_they_are_promised() 
     let said = annotations(&layout);
     for (i, layer) in report.images[0].layers.iter().enumerate() {
         let blob = layout.open(&layer.digest).unwrap();
-        let digest = erolith_mkfs::fsverity::Digest::of(&blob, &mut |_| {}).unwrap();
+        let digest = erolith_verity::fsverity::Digest::of(&blob, &mut |_| {}).unwrap();
         assert_eq!((layer.fsverity, &said[i][key]), (Some(digest), &digest.to_string().into()));
         assert_eq!(layer.digest, plain.images[0].layers[i].digest, "the bytes are the same");
     }

@@ -272,8 +272,8 @@ fn build_image(tree: &Path, image: &Path) {
     let mut builder =
         Builder::new(FileSink::new(file, scratch.into()), Options::default()).unwrap();
     let tree = File::open(tree).unwrap();
-    let go_on = || Ok::<_, erolith_mkfs::Error>(());
-    builder.fill_from_dir(std::os::fd::AsFd::as_fd(&tree), go_on).unwrap();
+    let go_on = || Ok::<_, erolith_overlay::Error>(());
+    erolith_overlay::fill_from_dir(&mut builder, std::os::fd::AsFd::as_fd(&tree), go_on).unwrap();
     builder.finish(&Finish::default()).unwrap();
 }
 

@@ -3,8 +3,9 @@
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
-use erolith_mkfs::dmverity::sidecar::Sidecar;
-use erolith_mkfs::dmverity::{self, BlockContents, DmVerityTree, RootHash};
+use erolith_mkfs::protect::append_tree;
+use erolith_verity::dmverity::sidecar::Sidecar;
+use erolith_verity::dmverity::{self, BlockContents, DmVerityTree, RootHash};
 
 use super::*;
 use crate::sys::loopdev;
@@ -26,7 +27,7 @@ fn protected(site: &Site, service: &Snapshotter) -> (PathBuf, DmVerityTree) {
     write(&tree.join("large"), &"content ".repeat(16 * 512));
     let image = apply(&service.prepare("a", "", &none()).unwrap(), &tree);
     let file = File::options().read(true).write(true).open(&image).unwrap();
-    let verity = dmverity::append_to_image(&file, &|| false).unwrap();
+    let verity = append_tree(&file, &|| false).unwrap();
     file.sync_all().unwrap();
     write_sidecar(&image, Sidecar::from(&verity));
     service.commit("A", "a", "", &none()).unwrap();
@@ -46,7 +47,7 @@ fn heal(site: &Site, service: &Snapshotter, verity: &DmVerityTree) {
     let mounts = service.prepare("again", "", &none()).unwrap();
     let image = apply(&mounts, &site.dir.path().join("tree"));
     let file = File::options().read(true).write(true).open(&image).unwrap();
-    dmverity::append_to_image(&file, &|| false).unwrap();
+    append_tree(&file, &|| false).unwrap();
     drop(file);
     write_sidecar(&image, Sidecar::from(verity));
     assert_eq!(service.heal(image.parent().unwrap()).unwrap(), 1);

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use super::layer::Named;
 use super::{Node, OverlayLayer, Stack};
 use crate::Error;
-use crate::names;
-use crate::tree::shown;
+use erolith_mkfs::names;
+use erolith_mkfs::names::shown;
 
 /// The directory in the work directory that is the index (`OVL_INDEXDIR_NAME`).
 pub const INDEX_DIR: &str = "index";

@@ -10,11 +10,11 @@ use super::content::Content;
 use super::index::{FileHandle, FileHandles, IndexDir};
 use crate::Error;
 use crate::directory::{HostEntry, Seen, failed, open_dir, sorted_names};
-use crate::format::FileType;
-use crate::image::{Image, Inode};
-use crate::io::ReadAt;
-use crate::meta::{Meta, Xattr};
-use crate::names;
+use erolith_mkfs::format::FileType;
+use erolith_mkfs::image::{Image, Inode};
+use erolith_mkfs::io::ReadAt;
+use erolith_mkfs::meta::{Meta, Xattr};
+use erolith_mkfs::names;
 
 /// A tree of files that a stack is made of. Nothing of an image may be taken for granted before it was checked.
 #[derive(Debug)]

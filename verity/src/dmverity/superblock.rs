@@ -4,7 +4,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The first bytes of the superblock.
-pub const VERITY_SIGNATURE: [u8; 8] = *b"verity\0\0";
+pub(super) const VERITY_SIGNATURE: [u8; 8] = *b"verity\0\0";
 
 /// `struct verity_sb` of libcryptsetup (lib/verity/verity.c). It takes the first block of the hash area; the
 /// kernel never reads it.
@@ -12,31 +12,31 @@ pub const VERITY_SIGNATURE: [u8; 8] = *b"verity\0\0";
     Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
 #[repr(C)]
-pub struct VeritySuper {
+pub(super) struct VeritySuper {
     /// [`VERITY_SIGNATURE`].
-    pub signature: [u8; 8],
+    pub(super) signature: [u8; 8],
     /// Version of the superblock: 1.
-    pub version: U32,
+    pub(super) version: U32,
     /// 1: the salt goes before the data, digests are aligned to powers of two. 0: the form of Chrome OS.
-    pub hash_type: U32,
+    pub(super) hash_type: U32,
     /// UUID, in textual order.
-    pub uuid: [u8; 16],
+    pub(super) uuid: [u8; 16],
     /// Name of the hash algorithm, padded with NUL.
-    pub algorithm: [u8; 32],
+    pub(super) algorithm: [u8; 32],
     /// Bytes of a block of data.
-    pub data_block_size: U32,
+    pub(super) data_block_size: U32,
     /// Bytes of a block of digests.
-    pub hash_block_size: U32,
+    pub(super) hash_block_size: U32,
     /// Blocks of data that the tree covers.
-    pub data_blocks: U64,
+    pub(super) data_blocks: U64,
     /// Bytes of the salt.
-    pub salt_size: U16,
+    pub(super) salt_size: U16,
     /// Zero.
-    pub pad1: [u8; 6],
+    pub(super) pad1: [u8; 6],
     /// The salt, padded with zeros.
-    pub salt: [u8; 256],
+    pub(super) salt: [u8; 256],
     /// Zero.
-    pub pad2: [u8; 168],
+    pub(super) pad2: [u8; 168],
 }
 
 const _: () = assert!(size_of::<VeritySuper>() == 512);

@@ -25,52 +25,68 @@ const NICE: i32 = 19;
 /// Bytes of digests that are kept. What comes behind them is hashed when the file is complete.
 const MEMORY: usize = 32 << 20;
 
-/// A file, and who follows the writing of it.
+/// A file, and the thread that hashes what is written to it, if there is one.
 #[derive(Debug)]
-pub(crate) struct Followed {
+pub struct Followed {
     file: File,
     follower: Option<Arc<Shared>>,
 }
 
 impl From<File> for Followed {
-    /// None is computed.
+    /// Nothing is hashed.
     fn from(file: File) -> Self {
         Self { file, follower: None }
     }
 }
 
 impl Followed {
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
+    /// The same file, written through another descriptor and hashed by the same thread.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { file: self.file.try_clone()?, follower: self.follower.clone() })
     }
 
-    pub(super) fn file(&self) -> &File {
+    /// The file. What is written to it directly is to be told by [`Self::wrote`].
+    #[must_use]
+    pub fn file(&self) -> &File {
         &self.file
     }
 
-    pub(super) fn into_file(self) -> File {
+    /// Gives the file back.
+    #[must_use]
+    pub fn into_file(self) -> File {
         self.file
     }
 
-    /// From now on `follower` does.
-    pub(super) fn follow(&mut self, follower: &Follower) {
+    /// From now on `follower` hashes what is written.
+    pub fn follow(&mut self, follower: &Follower) {
         self.follower = Some(Arc::clone(&follower.shared));
     }
 
-    pub(super) fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
+    /// Writes all of `data` at byte `offset`.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    pub fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(data, offset)?;
         self.wrote(offset, data.len() as u64);
         Ok(())
     }
 
     /// So many bytes were written at byte `offset` in some other way.
-    pub(super) fn wrote(&self, offset: u64, bytes: u64) {
+    pub fn wrote(&self, offset: u64, bytes: u64) {
         if let Some(follower) = &self.follower {
             follower.wrote(offset, bytes);
         }
     }
 
-    pub(super) fn set_len(&self, len: u64) -> io::Result<()> {
+    /// Sets the length of the file, in bytes.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)?;
         if let Some(follower) = &self.follower {
             follower.set_len(len);
@@ -81,7 +97,7 @@ impl Followed {
 
 /// Follows the writing of a file. Every byte is written once.
 #[derive(Debug)]
-pub(super) struct Follower {
+pub struct Follower {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Vec<Known>>>,
 }
@@ -109,7 +125,7 @@ impl Follower {
     ///
     /// # Errors
     /// When the descriptor cannot be duplicated.
-    pub(super) fn start(file: &File, mut digests: Vec<Known>) -> io::Result<Self> {
+    pub fn start(file: &File, mut digests: Vec<Known>) -> io::Result<Self> {
         let file = file.try_clone()?;
         let shared = Arc::new(Shared::default());
         let followed = Arc::clone(&shared);
@@ -123,7 +139,7 @@ impl Follower {
 
     /// Ends following. Returns what is known of the file, which is all right if nothing is written any more where something
     /// was.
-    pub(super) fn finish(mut self) -> Vec<Known> {
+    pub fn finish(mut self) -> Vec<Known> {
         let known = self.end();
         if self.shared.state().is_confused { Vec::new() } else { known }
     }

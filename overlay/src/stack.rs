@@ -8,11 +8,11 @@ use super::index::Index;
 use super::marks::{OverlayXattrState, is_whiteout};
 use super::{Marks, Node, OverlayLayer};
 use crate::Error;
-use crate::format::FileType;
-use crate::image::Inode;
-use crate::meta::Xattr;
-use crate::names;
-use crate::tree::shown;
+use erolith_mkfs::format::FileType;
+use erolith_mkfs::image::Inode;
+use erolith_mkfs::meta::Xattr;
+use erolith_mkfs::names;
+use erolith_mkfs::names::shown;
 
 /// Layers, the topmost first.
 #[derive(Debug, Clone, Default)]

@@ -11,10 +11,10 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Error;
-use crate::format::FileType;
-use crate::meta::{Meta, Time, Xattr};
-use crate::names;
-use crate::tree::shown;
+use erolith_mkfs::format::FileType;
+use erolith_mkfs::meta::{Meta, Time, Xattr};
+use erolith_mkfs::names;
+use erolith_mkfs::names::shown;
 
 /// Longer than the ticks of any kernel: `CONFIG_HZ` is 100 at least.
 const LONGEST_TICK: Duration = Duration::from_millis(20);

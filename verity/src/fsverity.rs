@@ -6,8 +6,8 @@ use std::io;
 use std::ops::Range;
 use std::thread;
 
+use crate::ReadAt;
 use crate::blockhash::{BlockHash, DIGEST, Known, Part};
-use crate::io::ReadAt;
 
 /// Bytes of the tree's blocks.
 const BLOCK: usize = 4096;
@@ -19,7 +19,8 @@ const MAX_THREADS: usize = 4;
 const GROUP: usize = 64 * BLOCK;
 
 /// What digests of blocks have to be of, so that they need not be computed once more.
-pub(crate) fn unknown() -> Known {
+#[must_use]
+pub fn unknown() -> Known {
     Known::new(BlockHash::new(&[], BLOCK))
 }
 
@@ -38,11 +39,10 @@ impl Digest {
     }
 
     /// As [`Self::of`], without reading those blocks whose digests are in `known`, which has others, too.
-    pub(crate) fn with(
-        file: &dyn ReadAt,
-        known: &[Known],
-        told: &mut dyn FnMut(u64),
-    ) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn with(file: &dyn ReadAt, known: &[Known], told: &mut dyn FnMut(u64)) -> io::Result<Self> {
         let known = known.iter().find(|known| known.is_of(&[], BLOCK));
         let mut tree = MerkleTree::new();
         let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);

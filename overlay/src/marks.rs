@@ -1,9 +1,9 @@
 //! What overlayfs writes into the directories it is made of (`fs/overlayfs/overlayfs.h`): whiteouts, and extended
 //! attributes that say something of the overlay instead of the file.
 
-use crate::format::FileType;
-use crate::meta::Xattr;
-use crate::tar::Problem;
+use erolith_mkfs::format::FileType;
+use erolith_mkfs::meta::Xattr;
+use erolith_mkfs::tar::Problem;
 
 /// What the marks of an overlayfs are called: by the mount option `userxattr`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

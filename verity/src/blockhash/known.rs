@@ -7,7 +7,7 @@ use super::{BlockHash, DIGEST};
 
 /// Digests of some blocks of a file: of those that were hashed while others were yet to be written.
 #[derive(Debug, Clone)]
-pub(crate) struct Known {
+pub struct Known {
     hash: BlockHash,
     /// The digests of blocks that follow each other, by the number of the first.
     runs: BTreeMap<u64, Vec<u8>>,

@@ -8,8 +8,7 @@
 //! 0                                  hash_offset  + 1 block
 //! ```
 //!
-//! [`append`] writes one, [`verify`] judges one and names the first bad block, [`find`] looks where one should be. All
-//! read a level of the tree after the other, a megabyte at a time on each of a few threads; a level is on disk when the
+//! [`append`] writes one, [`verify`] judges one and names the first bad block, [`Header::read`] says what one is. All read a level of the tree after the other, a megabyte at a time on each of a few threads; a level is on disk when the
 //! one above it is made of it.
 #![deny(clippy::indexing_slicing)]
 
@@ -19,6 +18,7 @@ mod hash;
 mod root;
 pub mod sidecar;
 mod signature;
+mod superblock;
 #[cfg(test)]
 mod tests;
 
@@ -32,13 +32,12 @@ pub use geometry::{Geometry, MAX_BLOCK_BITS, MIN_BLOCK_BITS, block_bits_for};
 pub use root::RootHash;
 pub use signature::Signature;
 
+use crate::ReadAt;
 use crate::blockhash::{BlockHash, Known};
-use crate::format::{VERITY_SIGNATURE, VeritySuper};
-use crate::image::Super;
-use crate::io::ReadAt;
 use error::failed;
 use geometry::DIGEST;
 use hash::Hasher;
+use superblock::{VERITY_SIGNATURE, VeritySuper};
 
 /// Bytes of our salt, all zero: containerd's, too.
 const SALT: usize = 32;
@@ -68,16 +67,9 @@ pub struct Header {
 }
 
 /// What digests of blocks have to be of, so that a tree with blocks of this size takes them as they are.
-pub(crate) fn unknown(block_bits: u8) -> Known {
+#[must_use]
+pub fn unknown(block_bits: u8) -> Known {
     Known::new(BlockHash::new(&[0; SALT], 1 << block_bits))
-}
-
-/// Gives the EROFS image in `file` a tree of the block size that fits: [`append`].
-///
-/// # Errors
-/// Those of [`append`], and [`Error::Image`].
-pub fn append_to_image(file: &File, stop: &CancelCheck<'_>) -> Result<DmVerityTree, Error> {
-    append(file, block_bits_for(Super::read(file)?.block_bits), stop)
 }
 
 /// Writes the tree of the image in `file`, all of which it covers, behind it. The file is complete then, and not yet
@@ -90,7 +82,10 @@ pub fn append(file: &File, block_bits: u8, stop: &CancelCheck<'_>) -> Result<DmV
 }
 
 /// As [`append`], without reading those blocks whose digests are in `known`, which has others, too.
-pub(crate) fn append_with(
+///
+/// # Errors
+/// As [`append`].
+pub fn append_with(
     file: &File,
     block_bits: u8,
     known: &[Known],
@@ -156,26 +151,6 @@ pub fn verify(
         })?;
     }
     Ok(header)
-}
-
-/// Looks for a tree behind an image: where the filesystem ends, or where the devices end that follow it in the same file.
-/// `None`: there is none. Nothing is verified by that.
-///
-/// # Errors
-/// A superblock of a tree that cannot be used.
-pub fn find(file: &dyn ReadAt, sb: &Super) -> Result<Option<Header>, Error> {
-    let block = 1u64 << block_bits_for(sb.block_bits);
-    let devices = sb.devices.iter().map(|device| device.blocks);
-    let with_devices = devices.fold(sb.blocks, u64::saturating_add);
-    for blocks in [sb.blocks, with_devices] {
-        let Some(end) = blocks.checked_mul(sb.block_size()) else { continue };
-        let Some(offset) = end.checked_next_multiple_of(block) else { continue };
-        match Header::read(file, offset) {
-            Err(Error::NoTree { .. }) => {}
-            found => return found.map(Some),
-        }
-    }
-    Ok(None)
 }
 
 /// The digest of the topmost block.

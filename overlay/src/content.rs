@@ -9,9 +9,9 @@ use rustix::io::retry_on_intr;
 use super::Node;
 use crate::Error;
 use crate::directory::failed;
-use crate::image::{Image, Inode, Reader};
-use crate::io::ReadAt;
-use crate::tree::shown;
+use erolith_mkfs::image::{Image, Inode, Reader};
+use erolith_mkfs::io::ReadAt;
+use erolith_mkfs::names::shown;
 
 /// The content of a file, read from front to back. It must not change while it is read.
 #[derive(Debug)]

@@ -88,9 +88,6 @@ pub enum Error {
         /// What is wrong.
         why: &'static str,
     },
-    /// What lies before the tree is no image.
-    #[error("{0}")]
-    Image(#[from] crate::image::Error),
     /// An image that no tree can be made for.
     #[error("{0}")]
     Unfit(&'static str),
@@ -121,7 +118,6 @@ impl Error {
             Self::Block { .. } => "dmverity-block",
             Self::BadRoot { .. } => "dmverity-bad-root",
             Self::Sidecar { .. } => "dmverity-sidecar",
-            Self::Image(error) => error.code(),
             Self::Unfit(_) => "dmverity-unfit",
             Self::Stopped => "cancelled",
             Self::Io { .. } => "dmverity-io",

@@ -5,24 +5,30 @@
 //! single names. What the marks of overlayfs mean is in [`marks`](mod@marks), and nowhere else.
 
 mod changes;
+pub mod changeset;
 mod content;
+pub mod directory;
+mod error;
 mod index;
 mod layer;
 mod links;
 mod marks;
 mod owners;
 mod ranges;
+mod source;
 mod stack;
 #[cfg(test)]
 mod tests;
 
 pub use changes::{Change, ChangeKind, DiffOptions, Differences, changes};
 pub use content::Content;
+pub use error::Error;
 pub use index::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin};
 pub use layer::{Node, OverlayLayer};
 pub use marks::{Attributes, Marks};
 pub use owners::Owners;
 pub use ranges::{BadMap, Range};
+pub use source::{fill_from_changes, fill_from_dir};
 pub use stack::{Shown, Stack};
 
 pub(crate) use marks::{is_whiteout, undo_marks};

@@ -128,7 +128,7 @@ fn what_lower_layers_refer_to_is_refused() {
 fn it_can_be_called_off() {
     let site = Site::new();
     site.file("upper/file");
-    let stop = || Err(Error::Options("enough"));
+    let stop = || Err(Error::from(erolith_mkfs::Error::Options("enough")));
     let error = changes(&site.lowers, &site.all, &DiffOptions::default(), stop).unwrap_err();
     assert_eq!(error.code(), "bad-options");
 }

@@ -3,12 +3,12 @@
 
 use std::io::{self, Write};
 
-use crate::format::FileType;
-use crate::meta::{Meta, Xattr};
-use crate::names;
-use crate::overlay::{Marks, is_whiteout, undo_marks};
-use crate::tar::{Entry, Error, Kind, Problem, Writer};
-use crate::tree::{WHITEOUT, WHITEOUT_OPAQUE};
+use crate::{Marks, is_whiteout, undo_marks};
+use erolith_mkfs::format::FileType;
+use erolith_mkfs::meta::{Meta, Xattr};
+use erolith_mkfs::names;
+use erolith_mkfs::tar::{Entry, Error, Kind, Problem, Writer};
+use erolith_mkfs::tree::{WHITEOUT, WHITEOUT_OPAQUE};
 
 /// What becomes of overlayfs' marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,8 +195,8 @@ fn entry(file_type: FileType, member: &Member<'_>) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::Stream;
-    use crate::tar::{Limits, Reader};
+    use erolith_mkfs::io::Stream;
+    use erolith_mkfs::tar::{Limits, Reader};
 
     fn xattr(name: &str, value: &str) -> Xattr {
         Xattr { name: name.into(), value: value.into() }

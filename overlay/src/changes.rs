@@ -6,11 +6,12 @@ use super::links::{self, Aliases};
 use super::{Attributes, Marks, Node, Owners, Shown, Stack};
 use crate::Error;
 use crate::directory::HostEntry;
-use crate::format::FileType;
-use crate::image::{DEPTH_MAX, Image, Inode};
-use crate::meta::{Meta, Xattr};
-use crate::names;
-use crate::tree::{IMPLICIT_DIR, shown};
+use erolith_mkfs::format::FileType;
+use erolith_mkfs::image::{DEPTH_MAX, Image, Inode};
+use erolith_mkfs::meta::IMPLICIT_DIR;
+use erolith_mkfs::meta::{Meta, Xattr};
+use erolith_mkfs::names;
+use erolith_mkfs::names::shown;
 
 /// Bytes of two files that are compared at a time.
 const PIECE: usize = 128 << 10;

@@ -15,7 +15,8 @@ mod vectors;
 
 use sha2::{Digest as _, Sha256};
 
-pub(crate) use self::known::{Known, Part};
+pub use self::known::Known;
+pub(crate) use self::known::Part;
 use self::lanes::Lanes;
 
 /// Bytes of a digest.

@@ -9,8 +9,8 @@ use std::thread;
 use super::CancelCheck;
 use super::error::{Error, failed};
 use super::geometry::{DIGEST, Level, per_block};
+use crate::ReadAt;
 use crate::blockhash::{BlockHash, Known, Part};
-use crate::io::ReadAt;
 
 /// Bytes that a thread reads at a time, at least.
 const PIECE: u64 = 512 << 10;

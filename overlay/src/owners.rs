@@ -2,11 +2,11 @@
 
 use super::Range;
 use crate::Error;
-use crate::interpreted::{
+use erolith_mkfs::interpreted::{
     ACL_ACCESS, ACL_DEFAULT, ACL_ENTRY, ACL_GROUP, ACL_HEADER, ACL_USER, CAPABILITY, CAPABILITY_3,
 };
-use crate::meta::{Meta, Xattr};
-use crate::tree::shown;
+use erolith_mkfs::meta::{Meta, Xattr};
+use erolith_mkfs::names::shown;
 
 /// The maps of a container. Without ranges, ids are the same inside and outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
