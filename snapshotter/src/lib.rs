@@ -3,6 +3,7 @@
 //!
 //! - [`kernel`]: what this kernel and the filesystem of a directory can do, found by trying.
 //! - [`mounts`]: a pure plan from images and capabilities to steps, and the thin code that performs it.
+//! - [`api_mounts`]: mounts as containerd has them, written and read.
 //! - [`service`]: snapshots as containerd wants them, over [`store`], their database, and [`layerdir`], their
 //!   directories.
 //! - [`protect`]: what keeps the image of a layer from being changed, and finds out when it was.
@@ -13,6 +14,7 @@
 //! - `verity`: layers whose every block the kernel compares with a hash tree when it is read.
 //! - `sys`: ioctls and system calls that no safe crate offers; the only `unsafe`.
 
+pub mod api_mounts;
 mod errno;
 mod error;
 mod fault;

@@ -8,8 +8,9 @@ use std::future::Future;
 use std::sync::Arc;
 
 use erolith_differ::Digest;
+use erolith_snapshotter::api_mounts::Mount;
 use erolith_snapshotter::service::{
-    DIFF_ID_LABEL, Mount, PARENT_CHAIN_LABEL, REF_LABEL, Snapshotter, Staging,
+    DIFF_ID_LABEL, PARENT_CHAIN_LABEL, REF_LABEL, Snapshotter, Staging,
 };
 use erolith_snapshotter::store::{Filters, Info, Kind, Labels, Timestamp, UpdateMask};
 use tokio::sync::Notify;

@@ -198,6 +198,30 @@ fn files_are_published_in_one_module() {
     }
 }
 
+#[test]
+fn mounts_of_containerd_are_read_and_written_in_one_room() {
+    for word in ["\"lowerdir", "\"upperdir", "\"workdir", "lowerdir=", "upperdir=", "workdir="] {
+        let mut files = files_with(&[word]);
+        // The parameter of fsconfig(2) that takes one layer by its descriptor.
+        files.retain(|file| word != "\"lowerdir" || !KERNEL_CALLS.contains(&file.as_str()));
+        let wrong: Vec<_> =
+            files.iter().filter(|file| !file.starts_with("snapshotter/src/api_mounts/")).collect();
+        assert_eq!(wrong, [""; 0], "{word}");
+    }
+    assert_eq!(files_with(&["\"upperdir"]).len(), 1);
+    for file in KERNEL_CALLS {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        assert_eq!(text.matches("\"lowerdir\"").count(), 0, "{file}");
+    }
+}
+
+/// Files that give overlayfs its layers one by one.
+const KERNEL_CALLS: [&str; 3] = [
+    "snapshotter/src/kernel/overlay.rs",
+    "snapshotter/src/kernel/probe.rs",
+    "snapshotter/src/mounts/perform.rs",
+];
+
 fn lines_of(document: &str) -> usize {
     fs::read_to_string(root().join(document)).unwrap().lines().count()
 }

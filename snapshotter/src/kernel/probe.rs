@@ -13,6 +13,7 @@ use rustix::mount::MountAttrFlags;
 
 use super::images::{self, EMPTY, Node, PLAIN, Spec};
 use super::{Feature, Finding, KernelCaps, ProbeDir, State, directio};
+use crate::api_mounts::OverlayDir;
 use crate::errno::describe;
 use crate::files::{make_dir, open_dir};
 use crate::layerdir::remove_tree;
@@ -384,7 +385,7 @@ fn read_only_erofs() -> Result<FsContext> {
 
 /// Mounts an overlay over directories in `dir`, and writes a file.
 fn written_overlay(dir: &Path) -> Result<(), Failure> {
-    let names = ["lowerdir", "upperdir", "workdir"];
+    let names = OverlayDir::NAMES;
     let context = FsContext::open("overlay")?;
     // Before Linux 6.5 their names are looked up when the overlay is made, and not before.
     let mut dirs = Vec::with_capacity(names.len());

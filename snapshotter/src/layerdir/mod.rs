@@ -28,9 +28,9 @@ use std::path::{Path, PathBuf};
 use erolith_durable::{Durability, Tmpfile, second_name};
 use rustix::io::Errno;
 
+use crate::api_mounts::{self, Mount};
 use crate::files::{failed, make_dir, make_file, open_dir, stat, sync_dir, unlink};
 use crate::protect;
-use crate::service::Mount;
 use crate::store::Kind;
 use crate::{Error, Result};
 
@@ -46,6 +46,8 @@ pub(crate) use sidecar::{
     write_sidecar,
 };
 
+/// Below the root: where the directories of snapshots are.
+pub(crate) const SNAPSHOTS: &str = "snapshots";
 /// The empty file by which a differ knows a directory that wants a layer.
 pub const MARKER: &str = ".erofslayer";
 /// The image of a layer.
@@ -62,39 +64,19 @@ pub const RWLAYER: &str = "rwlayer.img";
 /// there and the snapshot is active, the truth is in the upper directory and the image may be old.
 pub(crate) const CONVERTED: &str = "commit.erofs";
 
-/// The directory that a differ shall write the layer of these mounts to; nothing when they are not of a snapshotter
-/// that works with layer directories.
-///
-/// The rule is that of containerd's EROFS differ (`MountsToLayer` in internal/erofsutils): a first mount of type
-/// `mkfs/...` lies in the directory, else the last mount's source or upper directory does; and the marker must be
-/// there.
+/// The directory that a differ writes the layer of these mounts to; nothing when they are not of a snapshotter that works
+/// with layer directories, which have the marker.
 #[must_use]
 pub fn of_mounts(mounts: &[Mount]) -> Option<PathBuf> {
-    let dir = candidate(mounts)?;
+    let dir = api_mounts::layer_dir(mounts)?;
     let marker = std::fs::symlink_metadata(dir.join(MARKER)).ok()?;
     marker.is_file().then_some(dir)
 }
 
-/// What [`of_mounts`] gives if the marker is there.
-fn candidate(mounts: &[Mount]) -> Option<PathBuf> {
-    let (first, last) = (mounts.first()?, mounts.last()?);
-    if first.fs_type.starts_with("mkfs/") {
-        return parent_of(&first.source);
-    }
-    let option = |key: &str| last.options.iter().find_map(|option| option.strip_prefix(key));
-    match last.fs_type.rsplit('/').next()? {
-        "bind" | "erofs" => parent_of(&last.source),
-        "overlay" => match option("upperdir=") {
-            Some(upper) => parent_of(upper),
-            None => option("lowerdir=").and_then(|_| parent_of(&first.source)),
-        },
-        _ => None,
-    }
-}
-
-fn parent_of(path: &str) -> Option<PathBuf> {
-    let path = Path::new(path);
-    path.is_absolute().then(|| path.parent().map(Path::to_path_buf)).flatten()
+/// The id of the snapshot whose directory is called so.
+pub(crate) fn snapshot_id(name: &str) -> Option<u64> {
+    let is_number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| name.parse().ok()).flatten()
 }
 
 /// Makes what a new snapshot has in its directory, which must not be there yet.
@@ -188,34 +170,6 @@ mod tests {
             source: source.to_owned(),
             target: String::new(),
             options: options.iter().map(|&o| o.to_owned()).collect(),
-        }
-    }
-
-    #[test]
-    fn directories_are_found_by_the_rule_of_containerd() {
-        let erofs = || mount("erofs", "/r/1/layer.erofs", &["ro", "loop"]);
-        let upper = ["workdir=/r/2/work", "upperdir=/r/2/fs", "lowerdir={{ mount 0 }}"];
-        let table: [(Vec<Mount>, Option<&str>); 11] = [
-            (vec![], None),
-            (vec![mount("bind", "/r/1/fs", &["rw", "rbind"])], Some("/r/1")),
-            (vec![erofs()], Some("/r/1")),
-            (vec![mount("overlay", "overlay", &upper)], Some("/r/2")),
-            (vec![erofs(), mount("format/mkdir/overlay", "overlay", &upper)], Some("/r/2")),
-            (vec![erofs(), mount("format/overlay", "overlay", &["lowerdir=x"])], Some("/r/1")),
-            (vec![mount("overlay", "overlay", &["lowerdir=/a:/b"])], None),
-            (vec![mount("overlay", "overlay", &[])], None),
-            (
-                vec![
-                    mount("mkfs/ext4", "/r/3/rwlayer.img", &["rw"]),
-                    mount("format/mkdir/bind", "{{ mount 0 }}/upper", &["rw"]),
-                ],
-                Some("/r/3"),
-            ),
-            (vec![mount("tmpfs", "/r/1/fs", &[])], None),
-            (vec![mount("bind", "relative/fs", &[])], None),
-        ];
-        for (mounts, want) in table {
-            assert_eq!(candidate(&mounts).as_deref(), want.map(Path::new), "{mounts:?}");
         }
     }
 

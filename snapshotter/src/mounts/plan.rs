@@ -7,6 +7,7 @@ use rustix::mount::MountAttrFlags;
 
 use super::image::ImageFacts;
 use super::options::MountOptions;
+use crate::api_mounts::OverlayDir;
 use crate::{Error, Result};
 
 /// Lower layers that overlayfs stacks (`OVL_MAX_STACK` in fs/overlayfs/params.h).
@@ -14,6 +15,9 @@ pub const MAX_LAYERS: usize = 500;
 /// Bytes of option string that mount(2) reads: one page less the NUL (`copy_mount_options`). What follows is
 /// cut without an error, so nothing longer is ever passed.
 pub const MAX_OPTION_BYTES: usize = 4095;
+/// Bytes of options that containerd hands over as they are: a page less the 512 bytes that its own parts may need
+/// (`compactLowerdirOption` in core/mount/mount_linux.go rewrites paths from there on, other callers refuse or cut).
+pub(crate) const MAX_API_OPTION_BYTES: usize = MAX_OPTION_BYTES + 1 - 512;
 /// The source that our overlays carry in the mount table, by which an unmount knows them.
 pub const OVERLAY_SOURCE: &str = "erolith";
 /// The largest logical block size that every kernel gives a loop device.
@@ -156,7 +160,7 @@ pub fn scratch_name(index: usize) -> String {
 pub fn overlay_options<P: AsRef<OsStr>>(lowers: &[P]) -> Result<OsString> {
     let mut text =
         OVERLAY_OPTIONS.map(|(key, value)| format!("{key}={value},")).concat().into_bytes();
-    text.extend_from_slice(b"lowerdir=");
+    text.extend_from_slice(OverlayDir::Lower.option("").as_bytes());
     for (index, lower) in lowers.iter().enumerate() {
         if index > 0 {
             text.push(b':');

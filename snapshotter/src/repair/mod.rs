@@ -18,7 +18,8 @@ use crate::fault::point;
 use crate::files::{ensure_dir, failed, names, stat, sync_dir, unlink, with_suffix};
 use crate::layerdir::IMAGE;
 use crate::layerdir::record::{self, COMMITTING, RECORD};
-use crate::service::{DATABASE, SNAPSHOTS, number, take};
+use crate::layerdir::{SNAPSHOTS, snapshot_id};
+use crate::service::{DATABASE, take};
 use crate::store::{Health, Store};
 use crate::{Error, Result};
 
@@ -82,7 +83,7 @@ impl Repair {
         }
         let mut found = Vec::new();
         for name in names(&snapshots)? {
-            let Some(id) = number(&name).filter(|id| id.to_string() == name) else { continue };
+            let Some(id) = snapshot_id(&name).filter(|id| id.to_string() == name) else { continue };
             found.push(look(&snapshots.join(id.to_string()), id)?);
         }
         let plan = plan::plan(found, &lost_before(root)?);
@@ -178,7 +179,7 @@ fn look(dir: &Path, id: u64) -> Result<LayerDirState> {
 /// The ids of directories that an earlier repair moved to `lost`.
 fn lost_before(root: &Path) -> Result<BTreeSet<u64>> {
     let names = names(&root.join(LOST))?;
-    Ok(names.iter().filter_map(|name| number(name.split('.').next()?)).collect())
+    Ok(names.iter().filter_map(|name| snapshot_id(name.split('.').next()?)).collect())
 }
 
 /// A name in `lost` that is not taken.
@@ -198,7 +199,7 @@ fn aside(there: &[String], has_name: bool) -> u64 {
     let split = |name: &String| {
         let text = name.strip_prefix(DAMAGED)?;
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        Some((number(text.get(..end)?)?, end < text.len()))
+        Some((snapshot_id(text.get(..end)?)?, end < text.len()))
     };
     let numbers: Vec<(u64, bool)> = there.iter().filter_map(split).collect();
     let Some(last) = numbers.iter().map(|(number, _)| *number).max() else { return 1 };

@@ -7,8 +7,10 @@ use std::sync::PoisonError;
 use super::Snapshotter;
 use super::release::has_overlay;
 use crate::Result;
+use crate::api_mounts::OverlayDir;
 use crate::fault::point;
 use crate::files::{failed, names};
+use crate::layerdir::snapshot_id;
 use crate::layerdir::{DAMAGED, IMAGE, UPPER, remove_tree};
 use crate::mounts::table::{self, MountEntry};
 use crate::protect;
@@ -116,21 +118,15 @@ impl Snapshotter {
     }
 }
 
-/// The number of a directory of a snapshot.
-pub(crate) fn number(name: &str) -> Option<u64> {
-    let is_number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
-    is_number.then(|| name.parse().ok()).flatten()
-}
-
 /// Whether a name is that of a directory which was never finished, or whose snapshot is gone. Names of another form
 /// are not ours.
 fn is_orphan(name: &str, ids: &BTreeSet<u64>) -> bool {
-    name.starts_with("new-") || number(name).is_some_and(|id| !ids.contains(&id))
+    name.starts_with("new-") || snapshot_id(name).is_some_and(|id| !ids.contains(&id))
 }
 
 /// Whether an overlay still writes to `upper`.
 fn is_upper(mounts: &[MountEntry], upper: &Path) -> bool {
-    has_overlay(mounts, &format!("upperdir={}", upper.display()))
+    has_overlay(mounts, &OverlayDir::Upper.option(upper.display()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::limit;
 use erolith_durable::Durability;
 
+use crate::api_mounts::OverlayDir;
 use crate::mounts::Backing;
 use crate::protect::FsVerityPolicy;
 use crate::uppers::LimitBy;
@@ -121,7 +122,7 @@ fn check_option(option: &str) -> Result<(), &'static str> {
     let (key, value) = option.split_once('=').unwrap_or((option, ""));
     match (key, value) {
         ("", _) => Err("empty"),
-        ("lowerdir" | "upperdir" | "workdir" | "lowerdir+" | "datadir+", _) => {
+        (key, _) if OverlayDir::NAMES.contains(&key.trim_end_matches('+')) || key == "datadir+" => {
             Err("erolith sets it for every snapshot: leave it out")
         }
         // What they leave in an upper directory means something only in the overlay it was written in, so it is no layer

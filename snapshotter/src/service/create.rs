@@ -7,9 +7,11 @@ use std::sync::PoisonError;
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
-use super::unpack::{self, DIFF_ID_LABEL, Staging};
-use super::{Mount, Snapshotter, limit};
+use super::labels::{DIFF_ID_LABEL, is_unpack};
+use super::unpack::{self, Staging};
+use super::{Snapshotter, limit};
 use crate::Result;
+use crate::api_mounts::Mount;
 use crate::fault::point;
 use crate::files::{failed, stat, sync_dir};
 use crate::layerdir::{self, IMAGE, UPPER, record};
@@ -187,7 +189,7 @@ impl Snapshotter {
         labels: &Labels,
         staging: &dyn Staging,
     ) -> Result<bool> {
-        let is_unpack = unpack::is_unpack(labels);
+        let is_unpack = is_unpack(labels);
         let Some(diff_id) = labels.get(DIFF_ID_LABEL).filter(|_| is_unpack) else {
             return Ok(false);
         };

@@ -10,10 +10,10 @@ use std::sync::PoisonError;
 use rustix::io::Errno;
 
 use super::Snapshotter;
-use super::cleanup::number;
 use super::integrity::known;
 use crate::fault::point;
 use crate::files::{failed, stat, sync_dir};
+use crate::layerdir::snapshot_id;
 use crate::layerdir::{self, DAMAGED, IMAGE, record};
 use crate::protect::{self, Digest, FsVerityMismatch, Pin};
 use crate::store::{Kind, Origin, Snapshot};
@@ -47,7 +47,7 @@ pub struct Broken {
 impl Snapshotter {
     /// Remembers where the image of the active snapshot in `dir` came from. The commit makes that durable.
     pub fn note_origin(&self, dir: &Path, origin: Origin) {
-        let id = dir.file_name().and_then(|name| number(name.to_str()?));
+        let id = dir.file_name().and_then(|name| snapshot_id(name.to_str()?));
         let Some(id) = id.filter(|_| dir.parent() == Some(&self.snapshots)) else { return };
         self.origins.lock().unwrap_or_else(PoisonError::into_inner).insert(id, origin);
     }

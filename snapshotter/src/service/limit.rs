@@ -4,10 +4,8 @@ use crate::store::Labels;
 use crate::uppers::MIN_LIMIT;
 use crate::{Error, Result};
 
-use super::unpack;
+use super::labels::{SIZE_LABEL, is_unpack};
 
-/// Bytes that the writable layer may have: decimal digits. containerd's EROFS snapshotter has the same label.
-pub(super) const SIZE_LABEL: &str = "containerd.io/snapshot/max-size";
 /// Bytes that no file of ext4 has, and so no writable layer that is one: 16 TiB (`s_maxbytes` with blocks of 4096 bytes).
 const TOO_LARGE: u64 = 1 << 44;
 /// Bytes that every filesystem can count.
@@ -40,7 +38,7 @@ pub(super) fn of(key: &str, labels: &Labels, default: u64) -> Option<u64> {
 /// No container has such a key: their names have no spaces.
 fn is_unpacked_into(key: &str, labels: &Labels) -> bool {
     let name = key.rsplit('/').next().unwrap_or_default();
-    unpack::is_unpack(labels) || (name.starts_with("extract-") && name.contains(' '))
+    is_unpack(labels) || (name.starts_with("extract-") && name.contains(' '))
 }
 
 fn parse(value: &str) -> Result<u64> {
@@ -102,14 +100,15 @@ mod tests {
             for (default, fallback) in [(0, None), (7 << 30, Some(7 << 30))] {
                 assert_eq!(of("k", &sized, default), want.or(fallback), "{value} {default}");
             }
-            let unpacked = labels(&[(unpack::REF_LABEL, "chain"), (SIZE_LABEL, value)]);
+            let unpacked =
+                labels(&[(super::super::labels::REF_LABEL, "chain"), (SIZE_LABEL, value)]);
             assert_eq!(of("k", &unpacked, 7 << 30), None, "{value}");
         }
     }
 
     #[test]
     fn the_default_is_for_containers_and_not_for_layers() {
-        let unpacking = [(unpack::REF_LABEL, "sha256:0123")];
+        let unpacking = [(super::super::labels::REF_LABEL, "sha256:0123")];
         type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], u64, Option<u64>);
         let table: [Row<'_>; 7] = [
             ("default/1/app", &[], 5, Some(5)),

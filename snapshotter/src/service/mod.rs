@@ -14,17 +14,16 @@
 //! commits, then we answer. A directory without a layer follows from its row. Killed at any moment, the next start and
 //! one cleanup leave exactly what the database says.
 
-mod api_mounts;
 mod cleanup;
 mod commit;
 mod config;
 mod create;
 mod heal;
 mod integrity;
+mod labels;
 mod limit;
 mod mounts;
 mod overlay_budget;
-mod paths;
 mod recover;
 mod release;
 mod remapped;
@@ -42,6 +41,7 @@ use std::sync::{Mutex, RwLock};
 
 use erolith_overlay::INDEX_DIR;
 
+use crate::api_mounts::{Mount, Paths};
 use crate::fault::point;
 use crate::files::{ensure_dir, open_dir, open_dir_if_there, stat, sync_dir};
 use crate::layerdir::{self, Images, record};
@@ -54,16 +54,13 @@ pub use crate::uppers::{LimitBy, MIN_LIMIT};
 use crate::uppers::{Upper, Uppers};
 use crate::verity::Devices;
 pub use crate::verity::DmVerity;
-pub(crate) use cleanup::number;
 pub use config::{Config, Profile};
 pub use heal::Broken;
 pub(crate) use integrity::quarantine;
-pub use paths::Paths;
-pub(crate) use root::{DATABASE, SNAPSHOTS, parts as root_parts, take};
+pub use labels::{DIFF_ID_LABEL, PARENT_CHAIN_LABEL, REF_LABEL};
+pub(crate) use root::{DATABASE, parts as root_parts, take};
 pub use target::UpperChanges;
-pub use unpack::{
-    DIFF_ID_LABEL, PARENT_CHAIN_LABEL, ParentChain, REF_LABEL, Staging, namespace_of,
-};
+pub use unpack::{ParentChain, Staging, namespace_of};
 
 /// Below the state directory: what a layer is over that is unpacked beside those below it.
 const NOTHING: &str = "empty";
@@ -75,19 +72,6 @@ pub struct DiskUse {
     pub layers: Usage,
     /// What was written into active snapshots.
     pub writable: Usage,
-}
-
-/// A mount as containerd's API has it (`containerd.types.Mount`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
-    /// `bind`, `overlay`, `erofs`, or one of them behind words for the mount manager.
-    pub fs_type: String,
-    /// What is mounted.
-    pub source: String,
-    /// Where below the container's root; always empty here, which means at it.
-    pub target: String,
-    /// Options as mount(8) has them.
-    pub options: Vec<String>,
 }
 
 /// The service. Calls may come from many threads at once; each is complete and durable when it returns.
@@ -133,7 +117,7 @@ impl Snapshotter {
         root::require_database(root)?;
         let store = Store::open(&root.join(root::DATABASE))?;
         point("open.after_store")?;
-        let snapshots = root.join(root::SNAPSHOTS);
+        let snapshots = root.join(layerdir::SNAPSHOTS);
         ensure_dir(&snapshots, 0o700)?;
         let images = Images::open(root, !config.immutable)?;
         if config.verity == FsVerityPolicy::Required {

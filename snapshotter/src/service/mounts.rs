@@ -11,11 +11,12 @@ use crate::uppers::Upper;
 use crate::verity;
 use crate::{Error, Result};
 
-use super::api_mounts::{self, Places, Planned, SnapshotShape};
 use super::config::Profile;
 use super::integrity::CheckedLayers;
 use super::unpack;
-use super::{Mount, Snapshotter, text};
+use super::{Snapshotter, text};
+use crate::api_mounts::Mount;
+use crate::api_mounts::write::{self, Places, Planned, SnapshotShape};
 
 /// Layers that we mount ourselves need not be named.
 static NONE: BTreeSet<u64> = BTreeSet::new();
@@ -128,7 +129,7 @@ impl Snapshotter {
                 protected.insert(id);
             }
         }
-        api_mounts::managed(shape, &self.places(Path::new(""), &protected))
+        write::managed(shape, &self.places(Path::new(""), &protected))
     }
 
     fn plain(&self, shape: &SnapshotShape<'_>, layers: &CheckedLayers<'_>) -> Result<Vec<Mount>> {
@@ -145,7 +146,7 @@ impl Snapshotter {
         // Without layers there is nothing to map: the upper directory has its owners already.
         let has_layers = shape.applied || !shape.parents.is_empty();
         let space = self.lowers.space(shape.maps.filter(|_| has_layers))?;
-        let planned = api_mounts::plain(shape, &self.places(space.dir(), &NONE))?;
+        let planned = write::plain(shape, &self.places(space.dir(), &NONE))?;
         Ok((space, planned))
     }
 

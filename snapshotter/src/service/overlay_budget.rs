@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::api_mounts::{Places, SnapshotShape, plain};
 use super::{Config, Profile};
+use crate::api_mounts::write::{Places, SnapshotShape, plain};
 use crate::lowers::PLAIN_SPACE;
 use crate::store::Kind;
 use crate::uppers::Upper;
@@ -21,7 +21,7 @@ impl Config {
         if self.profile == Profile::Managed {
             return None;
         }
-        let snapshots = self.root.join(super::root::SNAPSHOTS);
+        let snapshots = self.root.join(crate::layerdir::SNAPSHOTS);
         let lowers = self.state.join(PLAIN_SPACE);
         let places = Places {
             snapshots: snapshots.to_str()?,

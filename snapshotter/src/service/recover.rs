@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cleanup::number;
 use super::{Snapshotter, commit};
 use crate::Result;
 use crate::fault::point;
 use crate::files::{ensure_dir, names, stat};
 use crate::layerdir::record::{self, COMMITTING, RECORD};
+use crate::layerdir::snapshot_id;
 use crate::layerdir::{CONVERTED, IMAGE, UPPER, WORK};
 use crate::lowers::IdMaps;
 use crate::store::{Filters, Kind, Snapshot};
@@ -63,7 +63,7 @@ impl Snapshotter {
     fn survey(&self) -> Result<Survey> {
         let mut missing = self.store.ids()?;
         let (mut hollow, mut unfinished, mut unwritten) = (BTreeSet::new(), Vec::new(), Vec::new());
-        for id in names(&self.snapshots)?.iter().filter_map(|name| number(name)) {
+        for id in names(&self.snapshots)?.iter().filter_map(|name| snapshot_id(name)) {
             let dir = self.dir(id);
             let has_upper = stat(&dir.join(UPPER))?.is_some();
             let is_converted = stat(&dir.join(CONVERTED))?.is_some();

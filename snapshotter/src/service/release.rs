@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Snapshotter;
 use crate::Result;
+use crate::api_mounts::OverlayDir;
 use crate::layerdir::UPPER;
 use crate::lowers::{IdMaps, LowerId, Mapped};
 use crate::mounts::table::{self, MountEntry};
@@ -54,14 +55,14 @@ impl Snapshotter {
     /// read-only, one over these very places.
     fn is_standing(&self, snapshot: &Snapshot, space: &Path, table: &[MountEntry]) -> bool {
         let &Snapshot { id, kind, ref parents, .. } = snapshot;
-        let upper = |path: &Path| format!("upperdir={}", path.display());
+        let upper = |path: &Path| OverlayDir::Upper.option(path.display());
         let words = match kind {
             Kind::Active => vec![upper(&self.dir(id).join(UPPER)), upper(&self.uppers.upper(id))],
             Kind::View | Kind::Committed => {
                 let place =
                     |&id| space.join(LowerId { id, bare: false }.name()).display().to_string();
                 let places: Vec<_> = parents.iter().map(place).collect();
-                vec![format!("lowerdir={}", places.join(":"))]
+                vec![OverlayDir::Lower.option(places.join(":"))]
             }
         };
         words.iter().any(|word| has_overlay(table, word))

@@ -9,8 +9,8 @@ use erolith_durable::Durability;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::cleanup::number;
 use crate::files::{failed, names, replace, stat};
+use crate::layerdir::{SNAPSHOTS, snapshot_id};
 use crate::store::Store;
 use crate::{Error, Result};
 
@@ -18,8 +18,6 @@ const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
 /// The database.
 pub(crate) const DATABASE: &str = "metadata.db";
-/// Where the directories of snapshots are.
-pub(crate) const SNAPSHOTS: &str = "snapshots";
 
 /// Makes the root if need be, closes it to others and locks it. The lock goes with the returned file, also when the
 /// process is killed.
@@ -103,7 +101,7 @@ pub(super) fn no_verity(dir: &Path, error: &Error) -> Error {
 /// Refuses a root whose database was lost, or has nothing in it: with a new one every snapshot there would be taken for
 /// garbage.
 pub(super) fn require_database(root: &Path) -> Result<()> {
-    let is_snapshot = |name: &String| number(name).is_some();
+    let is_snapshot = |name: &String| snapshot_id(name).is_some();
     if !Store::is_there(&root.join(DATABASE))
         && names(&root.join(SNAPSHOTS))?.iter().any(is_snapshot)
     {

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use erolith_overlay::Owners;
 
-use super::cleanup::number;
-use super::paths::Paths;
-use super::{Mount, Snapshotter};
+use super::Snapshotter;
+use crate::api_mounts::Mount;
 use crate::layerdir::{self, MARKER};
 use crate::lowers::IdMaps;
 use crate::store::{Kind, Labels};
@@ -68,7 +67,7 @@ impl Snapshotter {
         if dir.parent() != Some(&self.snapshots) {
             return Ok(None);
         }
-        let id = dir.file_name().and_then(|name| number(name.to_str()?));
+        let id = dir.file_name().and_then(|name| layerdir::snapshot_id(name.to_str()?));
         let kind = id.map(|id| self.store.kind_of(id)).transpose()?.flatten();
         match (id, kind) {
             (Some(id), Some(Kind::Active)) => Ok(Some(id)),
@@ -78,53 +77,7 @@ impl Snapshotter {
 
     /// The directory of what we mounted on top.
     fn mounted(&self, mounts: &[Mount]) -> Option<PathBuf> {
-        let dir = dir_on_top(mounts, &self.paths)?;
+        let dir = self.paths.dir_on_top(mounts)?;
         dir.join(MARKER).is_file().then_some(dir)
-    }
-}
-
-/// The directory of the layer that a mount of the profile `plain` has on top of all others, or of the upper directory
-/// that is above them.
-fn dir_on_top(mounts: &[Mount], paths: &Paths) -> Option<PathBuf> {
-    let [mount] = mounts else { return None };
-    let option = |key: &str| mount.options.iter().find_map(|option| option.strip_prefix(key));
-    let top = match (mount.fs_type.as_str(), option("upperdir=")) {
-        ("bind", _) => mount.source.as_str(),
-        ("overlay", Some(upper)) => upper,
-        ("overlay", None) => option("lowerdir=")?.split(':').next()?,
-        _ => return None,
-    };
-    let top = Path::new(top);
-    paths.layer_at(top).map(|id| paths.dir(id)).or_else(|| paths.dir_of_upper(top))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_on_top_is_read_from_paths_of_ours_only() {
-        let mount = |fs_type: &str, source: &str, options: &[&str]| Mount {
-            fs_type: fs_type.to_owned(),
-            source: source.to_owned(),
-            target: String::new(),
-            options: options.iter().map(|&o| o.to_owned()).collect(),
-        };
-        let over = |upper| mount("overlay", "overlay", &[upper, "lowerdir=/s/l/8"]);
-        let table = [
-            (mount("bind", "/s/l/7v", &["ro", "rbind"]), Some("/r/snapshots/7")),
-            (mount("overlay", "overlay", &["lowerdir=/s/l/8:/s/l/7"]), Some("/r/snapshots/8")),
-            (mount("bind", "/s/w/9/upper", &["rw", "rbind"]), Some("/r/snapshots/9")),
-            (over("upperdir=/s/w/9/upper"), Some("/r/snapshots/9")),
-            (over("upperdir=/s/w/9/work"), None),
-            (mount("bind", "/s/w/9", &["rw"]), None),
-            (mount("bind", "/other/l/7v", &[]), None),
-            (mount("erofs", "/s/l/7v", &[]), None),
-        ];
-        let paths = Paths::new(Path::new("/r"), Path::new("/s"));
-        for (mount, want) in table {
-            let got = dir_on_top(std::slice::from_ref(&mount), &paths);
-            assert_eq!(got.as_deref(), want.map(Path::new), "{mount:?}");
-        }
     }
 }

@@ -12,21 +12,15 @@ use std::borrow::Cow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Mount, Snapshotter};
+use super::Snapshotter;
+use crate::api_mounts::Mount;
 use crate::layerdir::{self, IMAGE};
 use crate::lowers::IdMaps;
 use crate::mounts::plan::MAX_LAYERS;
 use crate::store::{FoundSnapshot, Kind, Labels};
 use crate::{Error, Result};
 
-use super::limit::SIZE_LABEL;
-
-/// The chain that a layer will end.
-pub const REF_LABEL: &str = "containerd.io/snapshot.ref";
-/// The diffID of the layer.
-pub const DIFF_ID_LABEL: &str = "containerd.io/snapshot/diff-id";
-/// The chain below the layer.
-pub const PARENT_CHAIN_LABEL: &str = "containerd.io/snapshot/parent-chain-id";
+use super::labels::{DIFF_ID_LABEL, PARENT_CHAIN_LABEL, REF_LABEL, SIZE_LABEL, is_unpack};
 
 /// What decides whether a snapshot may have its layer from the beginning ("staged"), so that containerd neither fetches
 /// nor applies it.
@@ -63,11 +57,6 @@ pub fn namespace_of(key: &str) -> &str {
     }
 }
 
-/// Whether a layer is unpacked into the snapshot with these labels.
-pub(super) fn is_unpack(labels: &Labels) -> bool {
-    labels.contains_key(REF_LABEL)
-}
-
 /// The labels that count. Of a snapshot that a layer is unpacked into, annotations of the image must neither choose owners
 /// nor cost a filesystem for each layer.
 pub(super) fn obeyed(labels: &Labels) -> Cow<'_, Labels> {
@@ -94,7 +83,7 @@ impl Snapshotter {
     #[must_use]
     pub fn unpacked_into(&self, mounts: &[Mount]) -> Option<u64> {
         let dir = layerdir::of_mounts(mounts)?;
-        super::cleanup::number(dir.strip_prefix(&self.snapshots).ok()?.to_str()?)
+        layerdir::snapshot_id(dir.strip_prefix(&self.snapshots).ok()?.to_str()?)
     }
 
     /// The active snapshot that these mounts are of, if a layer is unpacked into it beside those below it.

@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
 
-use super::bytes_per_inode;
 use crate::{Error, Result};
 
 const PROGRAM: &str = "mkfs.ext4";
@@ -22,6 +21,12 @@ const TARGET: &str = "/proc/self/fd/0";
 /// Bytes of the largest one: 2^32 blocks, which is also the largest file that ext4 holds. What XFS would hold beyond
 /// that is no size for a writable layer, and `mkfs.ext4` gives up on it in other words on each host.
 const MAX: u64 = 1 << 44;
+
+/// Bytes of a layer for each inode that it may have, those of the defaults of `mkfs.ext4`. Quotas have the same: a
+/// host has a fixed number of inodes, and a container could use them all up with empty files.
+pub(super) fn bytes_per_inode(limit: u64) -> u64 {
+    if limit < 512 << 20 { 4096 } else { 16384 }
+}
 
 /// Makes a filesystem of `bytes` bytes in `image`, which is empty and open for reading and writing, with what is in
 /// the directory `tree`. `name` is what errors call it.

@@ -208,9 +208,3 @@ impl Uppers {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 }
-
-/// Bytes of a layer for each inode that it may have, those of the defaults of `mkfs.ext4`. Quotas have the same: a
-/// host has a fixed number of inodes, and a container could use them all up with empty files.
-fn bytes_per_inode(limit: u64) -> u64 {
-    if limit < 512 << 20 { 4096 } else { 16384 }
-}

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
-use super::bytes_per_inode;
+use super::mkfs::bytes_per_inode;
 use crate::errno::describe;
 use crate::fault::point;
 use crate::files::{open_dir, stat};

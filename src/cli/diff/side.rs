@@ -13,9 +13,9 @@ use crate::cli::snapshots::client::Client;
 use crate::exit::BadInput;
 use crate::serve::config::Config;
 use crate::serve::diff::compare::Opened;
-use crate::serve::diff::stack::{Places, Top};
 use crate::serve::snapshots::from_mounts;
 use crate::source::{Named, open_image};
+use erolith_snapshotter::api_mounts::{MountParser, WritableTop};
 
 /// What one side of a comparison shows.
 ///
@@ -52,16 +52,16 @@ pub(super) fn of_snapshot(key: &str, address: Option<&Path>) -> anyhow::Result<(
     let default = Config::default().address;
     let mounts = Client::connect(address.unwrap_or(&default))?.details(key)?.mounts;
     let unknown = || BadInput(format!("{key}: not an active snapshot"));
-    let mut stack = Places::default().stack(&from_mounts(mounts)).ok_or_else(unknown)?;
+    let mut stack = MountParser::default().stack(&from_mounts(mounts)).ok_or_else(unknown)?;
     let top = stack.top.take();
     let lowers = Opened::default().lowers(&stack)?;
     match top {
-        Some(Top::Dir { upper, work }) => {
+        Some(WritableTop::Dir { upper, work }) => {
             let all = lowers.with_upper(compare::upper(&upper, work.as_deref())?);
             Ok((lowers, all))
         }
         // The directory of that image, which whoever mounts it has mounted somewhere else.
-        Some(Top::Ours(dir)) => {
+        Some(WritableTop::Ours(dir)) => {
             let image = dir.join(RWLAYER).display().to_string();
             Err(BadInput(format!("{key}: written into the filesystem {image}; commit it")).into())
         }

@@ -24,9 +24,9 @@ use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Durability, FileProtector, ProtectError, PublishTarget};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
+use erolith_snapshotter::api_mounts::Mount;
 use erolith_snapshotter::layerdir::{self, IMAGE};
 use erolith_snapshotter::protect::{FsVerityPolicy, Protector};
-use erolith_snapshotter::service::Mount;
 use erolith_snapshotter::store::Origin;
 use erolith_verity::dmverity;
 use erolith_verity::fsverity;
@@ -215,9 +215,9 @@ impl Differ {
     fn target(&self, mounts: &[Mount], sync_fs: bool) -> Result<Target> {
         let foreign = Error::NotOurs("the mounts are not those of an EROFS layer directory");
         let dir = self.snapshotter.layer_dir(mounts)?.ok_or(foreign)?;
-        let lowers = self.places.stack(mounts).and_then(|stack| stack.images()).unwrap_or_default();
+        let lowers = self.mounts.stack(mounts).and_then(|stack| stack.images()).unwrap_or_default();
         let durability = Durability::of(self.sync || sync_fs);
-        Ok(Target { is_ours: self.places.is_ours(&dir), dir, lowers, durability })
+        Ok(Target { is_ours: self.mounts.is_ours(&dir), dir, lowers, durability })
     }
 
     /// Refuses a blob that the caller's namespace does not have. Where containerd does not answer there are no namespaces

@@ -14,7 +14,6 @@ use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
 use tracing::info;
 
 use super::Differ;
-use super::stack::{LowerRef, Stack, Top};
 use crate::containerd::Scope;
 use crate::containerd::labels::Labels;
 use crate::containerd::upload::UploadInfo;
@@ -23,6 +22,7 @@ use crate::proto::types::Descriptor;
 use crate::serve::error::{Error, Result};
 use crate::serve::snapshots::from_mounts;
 use crate::text::image_time;
+use erolith_snapshotter::api_mounts::{LowerRef, Stack, WritableTop};
 
 /// What is asked for. No media type means gzip, as in containerd.
 fn format_of(asked: &str) -> Result<Format> {
@@ -81,12 +81,12 @@ impl Differ {
         cancel: &Cancel,
     ) -> Result<Descriptor> {
         let format = format_of(&request.media_type)?;
-        let stack = |mounts| self.places.stack(&from_mounts(mounts)).ok_or(FOREIGN);
+        let stack = |mounts| self.mounts.stack(&from_mounts(mounts)).ok_or(FOREIGN);
         let latest = request.source_date_epoch.map(|time| image_time(time.seconds)).transpose();
         let latest =
             latest.map_err(|error| Error::Request(format!("source_date_epoch: {error}")))?;
         let (mut left, right) = (stack(request.left)?, stack(request.right)?);
-        left.top = left.top.filter(|top| !matches!(top, Top::Ours(dir) if is_empty(dir)));
+        left.top = left.top.filter(|top| !matches!(top, WritableTop::Ours(dir) if is_empty(dir)));
         let mut opened = Opened::default();
         let (old, _) = self.layers(&left, &mut opened)?;
         let (new, owners) = self.layers(&right, &mut opened)?;
@@ -116,10 +116,10 @@ impl Differ {
         let lowers = opened.lowers(stack)?;
         let (upper, owners) = match &stack.top {
             None => return Ok((lowers, Owners::default())),
-            Some(Top::Dir { upper, work }) => {
+            Some(WritableTop::Dir { upper, work }) => {
                 (compare::upper(upper, work.as_deref())?, Owners::default())
             }
-            Some(Top::Ours(dir)) => match self.snapshotter.written_in(dir) {
+            Some(WritableTop::Ours(dir)) => match self.snapshotter.written_in(dir) {
                 // A view of nothing is a directory of its own.
                 Err(erolith_snapshotter::Error::Finished { .. }) if is_empty(dir) => {
                     return Ok((lowers, Owners::default()));

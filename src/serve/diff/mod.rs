@@ -6,7 +6,6 @@ pub(crate) mod board;
 pub(crate) mod compare;
 mod content_cache;
 mod heal;
-pub(crate) mod stack;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use erolith_differ::apply::{Isolation, layer};
 use erolith_differ::decode::{Budget, Cancel};
 use erolith_differ::keyed_semaphore::KeyedSemaphore;
 use erolith_differ::processors::Processor;
+use erolith_snapshotter::api_mounts::MountParser;
 use erolith_snapshotter::service::Snapshotter;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
@@ -36,7 +36,6 @@ use self::beside::Waiting;
 use self::board::{Apply, Board};
 use self::content_cache::Keeper;
 pub(crate) use self::heal::Outcome;
-use self::stack::Places;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -59,7 +58,7 @@ struct Differ {
     containerd_root: PathBuf,
     metrics: Arc<Metrics>,
     gate: KeyedSemaphore,
-    places: Places,
+    mounts: MountParser,
     share: layer::Share,
     trust: layer::Trust,
     /// Who looks into layers.
@@ -106,7 +105,7 @@ impl Service {
             containerd_root: config.containerd.root.clone(),
             metrics,
             gate: KeyedSemaphore::new(config.differ.parallel()),
-            places: Places::new(&config.root, &config.state),
+            mounts: MountParser::new(&config.root, &config.state),
             share: match config.differ.share {
                 Share::Never => layer::Share::Never,
                 Share::Reflink => layer::Share::Reflink,

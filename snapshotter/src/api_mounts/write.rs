@@ -11,57 +11,54 @@ use erolith_verity::dmverity::sidecar::SUFFIX;
 
 use crate::layerdir::{IMAGE, RWLAYER, UPPER, WORK};
 use crate::lowers::{IdMaps, LowerId};
-use crate::mounts::plan::{MAX_LAYERS, OVERLAY_OPTIONS};
+use crate::mounts::plan::{MAX_API_OPTION_BYTES, MAX_LAYERS, OVERLAY_OPTIONS};
 use crate::store::Kind;
 use crate::uppers::{IMAGE_UPPER, IMAGE_WORK, Upper};
 use crate::{Error, Result};
 
-use super::Mount;
+use super::{Mount, OverlayDir};
 
-/// Bytes of options that containerd hands over as they are: a page less what its own parts need
-/// (`compactLowerdirOption` in core/mount/mount_linux.go rewrites paths from there on, other callers refuse or cut).
-pub(super) const MAX_OPTION_BYTES: usize = 3584;
 /// Mounts that one activation of the mount manager takes: their number is one byte, and the overlay is one of them.
 const MAX_MANAGED: usize = 254;
 
 /// What decides the mounts of a snapshot.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SnapshotShape<'a> {
-    pub(super) kind: Kind,
-    pub(super) id: u64,
+pub(crate) struct SnapshotShape<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) id: u64,
     /// An active snapshot whose layer is already there.
-    pub(super) applied: bool,
+    pub(crate) applied: bool,
     /// A layer is unpacked into it beside those below it, by a differ that may not be ours.
-    pub(super) beside: bool,
+    pub(crate) beside: bool,
     /// Where what is written goes.
-    pub(super) upper: Upper,
+    pub(crate) upper: Upper,
     /// The nearest first.
-    pub(super) parents: &'a [u64],
-    pub(super) maps: Option<&'a IdMaps>,
+    pub(crate) parents: &'a [u64],
+    pub(crate) maps: Option<&'a IdMaps>,
 }
 
 /// Where things are. Paths hold no character that an option string or a template would read as its own.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Places<'a> {
+pub(crate) struct Places<'a> {
     /// `<root>/snapshots`.
-    pub(super) snapshots: &'a str,
+    pub(crate) snapshots: &'a str,
     /// The directory of mounted layers, `<state>/<space>`.
-    pub(super) lowers: &'a str,
+    pub(crate) lowers: &'a str,
     /// The directory of mounted writable layers, `<state>/w`.
-    pub(super) uppers: &'a str,
+    pub(crate) uppers: &'a str,
     /// An empty directory.
-    pub(super) nothing: &'a str,
+    pub(crate) nothing: &'a str,
     /// Appended to the options of every overlay.
-    pub(super) overlay_options: &'a [String],
+    pub(crate) overlay_options: &'a [String],
     /// Layers whose images others are to mount with dm-verity.
-    pub(super) verity: &'a BTreeSet<u64>,
+    pub(crate) verity: &'a BTreeSet<u64>,
 }
 
 /// Mounts, and the layers that must be mounted for them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Planned {
-    pub(super) mounts: Vec<Mount>,
-    pub(super) lowers: Vec<LowerId>,
+pub(crate) struct Planned {
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) lowers: Vec<LowerId>,
 }
 
 impl Places<'_> {
@@ -78,7 +75,7 @@ impl Places<'_> {
 ///
 /// A snapshot whose layer is there has it on top of its parents and is read-only: what would be written into its
 /// upper directory now would never become part of the layer.
-pub(super) fn plain(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<Planned> {
+pub(crate) fn plain(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<Planned> {
     let is_writable = shape.kind == Kind::Active && !shape.applied;
     let own = shape.applied.then_some(shape.id);
     let stack: Vec<u64> = own.into_iter().chain(shape.parents.iter().copied()).collect();
@@ -109,11 +106,11 @@ fn plain_overlay(
     }
     let lowers: Vec<_> =
         stack.iter().map(|&id| places.lower(LowerId { id, bare: false })).collect();
-    options.push(format!("lowerdir={}", lowers.join(":")));
+    options.push(OverlayDir::Lower.option(lowers.join(":")));
     options.extend_from_slice(places.overlay_options);
     let bytes = options.iter().map(|option| option.len() + 1).sum::<usize>();
-    if bytes > MAX_OPTION_BYTES {
-        return Err(Error::OptionsTooLong { layers: count, bytes, limit: MAX_OPTION_BYTES });
+    if bytes > MAX_API_OPTION_BYTES {
+        return Err(Error::OptionsTooLong { layers: count, bytes, limit: MAX_API_OPTION_BYTES });
     }
     Ok(overlay("overlay", options))
 }
@@ -123,13 +120,13 @@ fn plain_overlay(
 /// see to it for overlayfs (`bindToOverlay` in core/unpack), and for no other snapshotter.
 fn over_nothing(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Mount {
     let mut options = upper_options(shape, places).to_vec();
-    options.push(format!("lowerdir={}", places.nothing));
+    options.push(OverlayDir::Lower.option(places.nothing));
     options.extend_from_slice(places.overlay_options);
     overlay("overlay", options)
 }
 
 /// The mounts of the profile `managed`. A writable layer that is a filesystem of its own comes first.
-pub(super) fn managed(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<Vec<Mount>> {
+pub(crate) fn managed(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<Vec<Mount>> {
     let SnapshotShape { id, .. } = *shape;
     let is_writable = shape.kind == Kind::Active && !shape.applied && shape.upper != Upper::None;
     let filesystem = match shape.upper {
@@ -158,8 +155,8 @@ pub(super) fn managed(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<
     let mut options = Vec::new();
     if filesystem.is_some() {
         options.extend([IMAGE_UPPER, IMAGE_WORK].map(make_dir_option));
-        options.push(format!("workdir={FIRST}/{IMAGE_WORK}"));
-        options.push(format!("upperdir={FIRST}/{IMAGE_UPPER}"));
+        options.push(OverlayDir::Work.option(format_args!("{FIRST}/{IMAGE_WORK}")));
+        options.push(OverlayDir::Upper.option(format_args!("{FIRST}/{IMAGE_UPPER}")));
     } else if is_writable {
         options.extend(upper_options(shape, places));
     }
@@ -169,10 +166,10 @@ pub(super) fn managed(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<
         return Ok(mounts);
     }
     options.extend(shape.maps.map(IdMaps::mount_options).into_iter().flatten());
-    options.push(match (first, mounts.len() - 1) {
-        (first, last) if first == last => format!("lowerdir={{{{ mount {first} }}}}"),
-        (first, last) => format!("lowerdir={{{{ overlay {first} {last} }}}}"),
-    });
+    options.push(OverlayDir::Lower.option(match (first, mounts.len() - 1) {
+        (first, last) if first == last => format!("{{{{ mount {first} }}}}"),
+        (first, last) => format!("{{{{ overlay {first} {last} }}}}"),
+    }));
     options.extend_from_slice(places.overlay_options);
     mounts.push(overlay("format/mkdir/overlay", options));
     Ok(mounts)
@@ -199,7 +196,7 @@ fn make_dir_option(name: &str) -> String {
 
 fn upper_options(shape: &SnapshotShape<'_>, places: &Places<'_>) -> [String; 2] {
     let (upper, work) = upper_and_work(shape, places);
-    [format!("workdir={work}"), format!("upperdir={upper}")]
+    [OverlayDir::Work.option(work), OverlayDir::Upper.option(upper)]
 }
 
 fn upper_and_work(shape: &SnapshotShape<'_>, places: &Places<'_>) -> (String, String) {
@@ -234,5 +231,5 @@ fn image(places: &Places<'_>, id: u64) -> Mount {
 }
 
 #[cfg(test)]
-#[path = "tests/arrays.rs"]
+#[path = "tests/write.rs"]
 mod tests;

@@ -1,9 +1,9 @@
-//! What the paths in the mounts of a service stand for. The one place that reads what [`super::arrays`] writes.
+//! What the paths in the mounts of a service stand for. The one place that reads the paths that [`super::write`] writes.
 
 use std::path::{Path, PathBuf};
 
-use super::root::SNAPSHOTS;
-use crate::layerdir::UPPER;
+use super::{Mount, OverlayDir};
+use crate::layerdir::{SNAPSHOTS, UPPER, snapshot_id};
 use crate::lowers::LowerId;
 use crate::uppers::{IMAGE_UPPER, PLACE};
 
@@ -31,7 +31,7 @@ impl Paths {
     #[must_use]
     pub fn is_dir(&self, dir: &Path) -> bool {
         let name = dir.strip_prefix(&self.snapshots).ok().and_then(Path::to_str);
-        name.and_then(super::cleanup::number).is_some()
+        name.and_then(snapshot_id).is_some()
     }
 
     /// The snapshot whose layer is mounted at `path`: `<state>/<space>/<id>`, with a `v` behind it where containers see
@@ -46,6 +46,20 @@ impl Paths {
         LowerId::from_name(name.to_str()?).map(|lower| lower.id)
     }
 
+    /// The directory of the layer that a mount of the profile `plain` has on top of all others, or of the upper directory
+    /// that is above them.
+    pub(crate) fn dir_on_top(&self, mounts: &[Mount]) -> Option<PathBuf> {
+        let [mount] = mounts else { return None };
+        let top = match (mount.fs_type.as_str(), mount.overlay_dir(OverlayDir::Upper)) {
+            ("bind", _) => mount.source.as_str(),
+            ("overlay", Some(upper)) => upper,
+            ("overlay", None) => mount.overlay_dir(OverlayDir::Lower)?.split(':').next()?,
+            _ => return None,
+        };
+        let top = Path::new(top);
+        self.layer_at(top).map(|id| self.dir(id)).or_else(|| self.dir_of_upper(top))
+    }
+
     /// The layer directory that `path` is the upper directory of: `fs` in it or, for a writable layer that is a
     /// filesystem of its own, `<state>/w/<id>/upper`. The first may be that of another snapshotter.
     #[must_use]
@@ -55,7 +69,7 @@ impl Paths {
         }
         let mut names = path.strip_prefix(self.state.join(PLACE)).ok()?.iter();
         let (id, upper, None) = (names.next()?, names.next()?, names.next()) else { return None };
-        let id = super::cleanup::number(id.to_str()?)?;
+        let id = snapshot_id(id.to_str()?)?;
         (upper == IMAGE_UPPER).then(|| self.dir(id))
     }
 }
@@ -90,6 +104,32 @@ mod tests {
                 dir.map(Path::new),
                 "{path}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_on_top_is_read_from_paths_of_ours_only() {
+        let mount = |fs_type: &str, source: &str, options: &[&str]| Mount {
+            fs_type: fs_type.to_owned(),
+            source: source.to_owned(),
+            target: String::new(),
+            options: options.iter().map(|&o| o.to_owned()).collect(),
+        };
+        let over = |upper| mount("overlay", "overlay", &[upper, "lowerdir=/s/l/8"]);
+        let table = [
+            (mount("bind", "/s/l/7v", &["ro", "rbind"]), Some("/r/snapshots/7")),
+            (mount("overlay", "overlay", &["lowerdir=/s/l/8:/s/l/7"]), Some("/r/snapshots/8")),
+            (mount("bind", "/s/w/9/upper", &["rw", "rbind"]), Some("/r/snapshots/9")),
+            (over("upperdir=/s/w/9/upper"), Some("/r/snapshots/9")),
+            (over("upperdir=/s/w/9/work"), None),
+            (mount("bind", "/s/w/9", &["rw"]), None),
+            (mount("bind", "/other/l/7v", &[]), None),
+            (mount("erofs", "/s/l/7v", &[]), None),
+        ];
+        let paths = Paths::new(Path::new("/r"), Path::new("/s"));
+        for (mount, want) in table {
+            let got = paths.dir_on_top(std::slice::from_ref(&mount));
+            assert_eq!(got.as_deref(), want.map(Path::new), "{mount:?}");
         }
     }
 }

@@ -215,7 +215,7 @@ fn options_are_whole_or_refused_with_numbers() {
     // 128 layers with the default paths, numbers of six digits, mapped owners and an upper directory.
     for kind in [Kind::View, Kind::Active] {
         let options = plan(kind, 128).unwrap().mounts.remove(0).options.join(",");
-        assert!(options.len() < MAX_OPTION_BYTES, "{}", options.len());
+        assert!(options.len() < MAX_API_OPTION_BYTES, "{}", options.len());
         match plan(kind, 150).unwrap_err() {
             Error::OptionsTooLong { layers: 150, bytes, limit: 3584 } => assert!(bytes > 3584),
             other => panic!("{other}"),

@@ -1,18 +1,19 @@
-//! What the mounts of a snapshot say about its layers. Nothing here touches a file.
+//! What mounts are made of: layers, and what is written to.
 
 use std::path::{Path, PathBuf};
 
 use erolith_overlay::Marks;
-use erolith_snapshotter::layerdir::IMAGE;
-use erolith_snapshotter::service::{Mount, Paths};
 
-/// Where the snapshotter keeps layers and mounts them; for who has no snapshotter, nowhere.
+use super::{Mount, OverlayDir, Paths};
+use crate::layerdir::IMAGE;
+
+/// Reads mounts, those of the snapshotter whose paths it has by what they stand for. Without paths all mounts are of others.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Places(Option<Paths>);
+pub struct MountParser(Option<Paths>);
 
 /// A layer that is only read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum LowerRef {
+pub enum LowerRef {
     /// An EROFS image.
     Image(PathBuf),
     /// A directory of another snapshotter.
@@ -21,7 +22,7 @@ pub(crate) enum LowerRef {
 
 /// Where a container writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Top {
+pub enum WritableTop {
     /// The upper directory in, or of, this layer directory of ours.
     Ours(PathBuf),
     /// This upper directory of another snapshotter.
@@ -35,18 +36,19 @@ pub(crate) enum Top {
 
 /// The directories and images that some mounts are made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Stack {
+pub struct Stack {
     /// What is written to, or is the tree itself.
-    pub(crate) top: Option<Top>,
+    pub top: Option<WritableTop>,
     /// The layers below, the nearest first.
-    pub(crate) lowers: Vec<LowerRef>,
+    pub lowers: Vec<LowerRef>,
     /// What overlayfs' marks are called in them.
-    pub(crate) marks: Marks,
+    pub marks: Marks,
 }
 
 impl Stack {
     /// The layers below, if all of them are images.
-    pub(super) fn images(self) -> Option<Vec<PathBuf>> {
+    #[must_use]
+    pub fn images(self) -> Option<Vec<PathBuf>> {
         let image = |lower| match lower {
             LowerRef::Image(path) => Some(path),
             LowerRef::Dir(_) => None,
@@ -55,43 +57,46 @@ impl Stack {
     }
 }
 
-impl Places {
-    pub(super) fn new(root: &Path, state: &Path) -> Self {
+impl MountParser {
+    /// Reads those of the service with this root and this state directory.
+    #[must_use]
+    pub fn new(root: &Path, state: &Path) -> Self {
         Self(Some(Paths::new(root, state)))
     }
 
     /// Is `dir` the directory of a snapshot of ours? What is in one of another snapshotter may get flags that keep it there
     /// (immutable, fs-verity), or be written again.
-    pub(super) fn is_ours(&self, dir: &Path) -> bool {
+    #[must_use]
+    pub fn is_ours(&self, dir: &Path) -> bool {
         self.0.as_ref().is_some_and(|paths| paths.is_dir(dir))
     }
 
     /// What `mounts` are made of; nothing when a part of it is not known here. Other snapshotters are known by what they
     /// mount: directories (overlayfs, native) and images (EROFS).
-    pub(crate) fn stack(&self, mounts: &[Mount]) -> Option<Stack> {
+    #[must_use]
+    pub fn stack(&self, mounts: &[Mount]) -> Option<Stack> {
         let (last, first) = mounts.split_last()?;
         // In the managed profile the layers are mounts by themselves, which the overlay refers to by number; and so is the
         // filesystem that the upper directory is in, before them.
         let (filesystem, images) = match first.split_first() {
-            Some((mount, rest)) if mount.fs_type.starts_with("mkfs/") => (Some(mount), rest),
+            Some((mount, rest)) if mount.is_made() => (Some(mount), rest),
             _ => (None, first),
         };
         let lowers: Option<Vec<_>> = images.iter().map(image_of_mount).collect();
         let mut lowers = lowers?;
-        let option = |key: &str| last.options.iter().find_map(|option| option.strip_prefix(key));
-        let is_set = |flag: &str| last.options.iter().any(|option| option == flag);
-        let marks = if is_set("userxattr") { Marks::User } else { Marks::Trusted };
-        let (top, more) = match last.fs_type.rsplit('/').next()? {
+        let marks = if last.has_flag("userxattr") { Marks::User } else { Marks::Trusted };
+        let (top, more) = match last.base_type() {
             "bind" => self.of_bind(&last.source, filesystem)?,
             "erofs" => (None, vec![image_of_mount(last)?]),
             "overlay" => {
-                let below = option("lowerdir=")?;
+                let below = last.overlay_dir(OverlayDir::Lower)?;
                 let more = match lowers.is_empty() {
                     true => below.split(':').map(|dir| self.lower(dir)).collect::<Option<_>>()?,
                     false => Vec::new(),
                 };
-                let work = option("workdir=").and_then(foreign);
-                let top = option("upperdir=").map(|upper| self.top(upper, work, filesystem));
+                let work = last.overlay_dir(OverlayDir::Work).and_then(foreign);
+                let upper = last.overlay_dir(OverlayDir::Upper);
+                let top = upper.map(|upper| self.top(upper, work, filesystem));
                 (top.map_or(Some(None), |top| top.map(Some))?, more)
             }
             _ => return None,
@@ -104,15 +109,20 @@ impl Places {
         &self,
         source: &str,
         filesystem: Option<&Mount>,
-    ) -> Option<(Option<Top>, Vec<LowerRef>)> {
+    ) -> Option<(Option<WritableTop>, Vec<LowerRef>)> {
         match self.top(source, None, filesystem)? {
-            Top::Dir { .. } => Some((None, vec![self.lower(source)?])),
+            WritableTop::Dir { .. } => Some((None, vec![self.lower(source)?])),
             ours => Some((Some(ours), Vec::new())),
         }
     }
 
     /// Whose upper directory this is.
-    fn top(&self, upper: &str, work: Option<PathBuf>, filesystem: Option<&Mount>) -> Option<Top> {
+    fn top(
+        &self,
+        upper: &str,
+        work: Option<PathBuf>,
+        filesystem: Option<&Mount>,
+    ) -> Option<WritableTop> {
         let dir = match filesystem {
             Some(mount) => Path::new(&mount.source).parent().map(Path::to_owned),
             None => self.0.as_ref().and_then(|paths| {
@@ -120,8 +130,8 @@ impl Places {
             }),
         };
         match dir {
-            Some(dir) => Some(Top::Ours(dir)),
-            None => foreign(upper).map(|upper| Top::Dir { upper, work }),
+            Some(dir) => Some(WritableTop::Ours(dir)),
+            None => foreign(upper).map(|upper| WritableTop::Dir { upper, work }),
         }
     }
 
@@ -135,7 +145,7 @@ impl Places {
     }
 }
 
-/// A path that means the same to everybody, without what an overlay's options escape and what templates fill in.
+/// A path that means the same in every namespace of options, without what an overlay's options escape and what templates fill in.
 fn foreign(path: &str) -> Option<PathBuf> {
     let is_plain = path.starts_with('/') && !path.contains(['\\', '{', '}']);
     is_plain.then(|| PathBuf::from(path))
@@ -160,12 +170,12 @@ mod tests {
     }
 
     fn stack(mounts: &[Mount]) -> Option<Stack> {
-        Places::new(Path::new("/r"), Path::new("/s")).stack(mounts)
+        MountParser::new(Path::new("/r"), Path::new("/s")).stack(mounts)
     }
 
     fn known(top: Option<&str>, lowers: &[&str]) -> Option<Stack> {
         let lowers = lowers.iter().map(|lower| LowerRef::Image(PathBuf::from(lower))).collect();
-        let top = top.map(|top| Top::Ours(PathBuf::from(top)));
+        let top = top.map(|top| WritableTop::Ours(PathBuf::from(top)));
         Some(Stack { top, lowers, marks: Marks::Trusted })
     }
 
@@ -213,7 +223,7 @@ mod tests {
         let ours = LowerRef::Image(PathBuf::from("/r/snapshots/3/layer.erofs"));
         let other = |lowers: Vec<LowerRef>| Stack { lowers, ..Stack::default() };
         let over = |upper: &str, lowers| Stack {
-            top: Some(Top::Dir { upper: upper.into(), work: Some("/o/2/work".into()) }),
+            top: Some(WritableTop::Dir { upper: upper.into(), work: Some("/o/2/work".into()) }),
             lowers,
             marks: Marks::User,
         };
@@ -258,7 +268,7 @@ mod tests {
 
     #[test]
     fn directories_of_ours_are_told_from_those_of_others() {
-        let places = Places::new(Path::new("/r"), Path::new("/s"));
+        let places = MountParser::new(Path::new("/r"), Path::new("/s"));
         for (dir, ours) in [
             ("/r/snapshots/5", true),
             ("/r/snapshots/5/", true),
