@@ -11,6 +11,7 @@ pub mod format;
 pub mod image;
 pub mod interpreted;
 pub mod io;
+pub mod marks;
 pub mod meta;
 pub mod names;
 mod plan;

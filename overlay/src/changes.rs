@@ -436,7 +436,21 @@ fn refuse_other_marks(marks: Marks, xattrs: &[Xattr], path: &[u8]) -> Result<(),
         return Ok(());
     };
     let what = shown(if path.is_empty() { b"." } else { path });
-    Err(Error::Marks { what, mark: shown(&found.name), why: marks.other() })
+    Err(Error::Marks { what, mark: shown(&found.name), why: other_marks_advice(marks) })
+}
+
+/// What to do when there are marks of an overlay that was mounted with the other one.
+const fn other_marks_advice(marks: Marks) -> &'static str {
+    match marks {
+        Marks::Trusted => {
+            "which an overlay with the option userxattr, or fuse-overlayfs, has written, and what was removed would \
+             be lost: --userxattr reads these marks; --userxattr=false takes them for attributes of the files"
+        }
+        Marks::User => {
+            "which an overlay without the option userxattr has written, and what was removed would be lost: leave \
+             --userxattr out"
+        }
+    }
 }
 
 fn is_same_content(old: &Shown, new: &Shown, one: &Node, other: &Node) -> Result<bool, Error> {

@@ -3,8 +3,9 @@
 
 use std::io::{self, Write};
 
-use crate::{Marks, is_whiteout, undo_marks};
+use crate::Marks;
 use erolith_mkfs::format::FileType;
+use erolith_mkfs::marks::{is_whiteout, undo_marks};
 use erolith_mkfs::meta::{Meta, Xattr};
 use erolith_mkfs::names;
 use erolith_mkfs::tar::{Entry, Error, Kind, Problem, Writer};

@@ -2,8 +2,9 @@
 //! shows several of them as the kernel would, and [`changes`] says what one stack has that another has not.
 //!
 //! When the new stack is an upper directory over the old one, only the upper is listed; the layers below are asked for
-//! single names. What the marks of overlayfs mean is in [`marks`](mod@marks), and nowhere else.
+//! single names. What the marks of overlayfs mean is in [`erolith_mkfs::marks`], and nowhere else.
 
+mod attributes;
 mod changes;
 pub mod changeset;
 mod content;
@@ -12,7 +13,6 @@ mod error;
 mod index;
 mod layer;
 mod links;
-mod marks;
 mod owners;
 mod ranges;
 mod source;
@@ -20,15 +20,14 @@ mod stack;
 #[cfg(test)]
 mod tests;
 
+pub use attributes::Attributes;
 pub use changes::{Change, ChangeKind, DiffOptions, Differences, changes};
 pub use content::Content;
+pub use erolith_mkfs::marks::Marks;
 pub use error::Error;
 pub use index::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin};
 pub use layer::{Node, OverlayLayer};
-pub use marks::{Attributes, Marks};
 pub use owners::Owners;
 pub use ranges::{BadMap, Range};
 pub use source::{fill_from_changes, fill_from_dir};
 pub use stack::{Shown, Stack};
-
-pub(crate) use marks::{is_whiteout, undo_marks};

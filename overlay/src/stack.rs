@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::content::Content;
 use super::index::Index;
-use super::marks::{OverlayXattrState, is_whiteout};
 use super::{Marks, Node, OverlayLayer};
 use crate::Error;
 use erolith_mkfs::format::FileType;
 use erolith_mkfs::image::Inode;
+use erolith_mkfs::marks::{OverlayXattrState, is_whiteout};
 use erolith_mkfs::meta::Xattr;
 use erolith_mkfs::names;
 use erolith_mkfs::names::shown;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use erolith_mkfs::image::{Image, Inode};
+use erolith_mkfs::marks::{self, Marks};
 use erolith_mkfs::tree::{LowerDir, LowerTree};
 
 use crate::content::Blob;
@@ -63,13 +64,13 @@ impl LowerImage {
             }
         }
         let mut xattrs = self.image.xattrs(&at)?;
-        xattrs.retain(|x| !x.name.starts_with(b"trusted.overlay."));
+        xattrs.retain(|x| !x.name.starts_with(Marks::Trusted.prefix()));
         Ok(LowerDir::Found(at.meta(), xattrs))
     }
 
     fn is_opaque(&self, dir: &Inode) -> std::result::Result<bool, erolith_mkfs::image::Error> {
         let xattrs = self.image.xattrs(dir)?;
-        Ok(xattrs.iter().any(|x| x.name == b"trusted.overlay.opaque" && x.value == b"y"))
+        Ok(xattrs.iter().any(|x| x.name == marks::OPAQUE && x.value == marks::YES))
     }
 }
 

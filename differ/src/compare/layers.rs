@@ -6,17 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use erolith_mkfs::marks::{Marks, name};
 use erolith_overlay::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin, OverlayLayer};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::sys::handle::Kernel;
 use crate::{Error, Result};
-
-/// The mark of an index that says of which upper directory it is (`OVL_XATTR_UPPER`), and the one that the root of an
-/// upper directory has once there is an index (`OVL_XATTR_ORIGIN`), by both of their names.
-const UPPER_MARKS: [&str; 2] = ["trusted.overlay.upper", "user.overlay.upper"];
-const ORIGIN_MARKS: [&str; 2] = ["trusted.overlay.origin", "user.overlay.origin"];
 
 /// The directory at `path` as a layer.
 ///
@@ -36,7 +32,7 @@ pub fn upper(path: &Path, work: Option<&Path>) -> Result<Arc<OverlayLayer>> {
     let upper = open(path)?;
     let index = match work {
         Some(work) => index_in(work, upper.as_fd())?,
-        None if marks(&upper, ORIGIN_MARKS).is_empty() => None,
+        None if marks(&upper, name::ORIGIN).is_empty() => None,
         None => index_beside(path, &upper),
     };
     Ok(OverlayLayer::upper(upper, index.map(indexed)))
@@ -95,17 +91,17 @@ const THIS: &CStr = c".";
 
 /// Does an index say that it is that of the upper directory with this handle?
 fn is_index_of(index: &OwnedFd, upper: &FileHandle) -> bool {
-    let named = marks(index, UPPER_MARKS);
+    let named = marks(index, name::UPPER);
     named.iter().filter_map(|mark| Origin::parse(mark)).any(|origin| origin.handle == *upper)
 }
 
-/// The values of these marks that a directory has.
-fn marks(dir: &OwnedFd, names: [&str; 2]) -> Vec<Vec<u8>> {
-    let value = |name| {
+/// The values of a mark that a directory has, by both of its names.
+fn marks(dir: &OwnedFd, mark: &[u8]) -> Vec<Vec<u8>> {
+    let value = |kind: Marks| {
         let mut value = vec![0; 1024];
-        let len = rustix::fs::fgetxattr(dir, name, value.as_mut_slice()).ok()?;
+        let len = rustix::fs::fgetxattr(dir, kind.attribute(mark), value.as_mut_slice()).ok()?;
         value.truncate(len);
         Some(value)
     };
-    names.into_iter().filter_map(value).collect()
+    Marks::ALL.into_iter().filter_map(value).collect()
 }

@@ -13,6 +13,7 @@ use crate::format::{
     HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, icount,
 };
 use crate::io::Sink;
+use crate::marks::WHITEOUT_RDEV;
 use crate::plan::{InodeShape, Plan, serialise, sorted};
 use crate::tree::{Node, NodeId, NodeKind, SealedTree};
 
@@ -162,6 +163,7 @@ fn address(plan: &Plan, id: NodeId, node: &Node, shape: &InodeShape) -> Result<(
     let split = |block: u64| Ok((low32(block), high16(block, "the address of a block")?));
     match &node.kind {
         NodeKind::Char(rdev) | NodeKind::Block(rdev) => Ok((*rdev, 0)),
+        NodeKind::Whiteout => Ok((WHITEOUT_RDEV, 0)),
         NodeKind::File { content: Content::Chunks(chunks), .. } => {
             Ok((u32::from(plan.chunk_format(chunks)), 0))
         }

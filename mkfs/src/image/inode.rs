@@ -8,6 +8,7 @@ use crate::format::{
     CHUNK_BITS_MASK, CHUNK_FORMAT_48BIT, CHUNK_FORMAT_INDEXES, CompactInode, ExtendedInode,
     FORMAT_BIT4, FileType, HOLE_BLOCK_48, Layout, decode_rdev, ibody_size,
 };
+use crate::marks::WHITEOUT_RDEV;
 use crate::meta::{Meta, Time};
 
 /// A place in one of the two metadata streams.
@@ -267,7 +268,7 @@ impl Inode {
     /// True for a character device 0:0, which overlayfs takes as a deleted name.
     #[must_use]
     pub fn is_whiteout(&self) -> bool {
-        self.file_type() == FileType::Char && self.data == Data::Device { rdev: 0 }
+        self.file_type() == FileType::Char && self.data == Data::Device { rdev: WHITEOUT_RDEV }
     }
 
     /// Owner, permissions and time.

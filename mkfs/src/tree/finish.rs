@@ -1,12 +1,8 @@
 //! What can be decided only when the whole layer is known.
 
 use super::{Dir, FileTree, Node, NodeId, NodeKind};
+use crate::marks::{OPAQUE, ORIGIN, YES};
 use crate::meta::{Meta, Xattr};
-
-/// The xattr that hides the same directory of the layers below.
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
-/// An empty one makes overlayfs look for whiteouts in a directory that only one layer has.
-const ORIGIN: &[u8] = b"trusted.overlay.origin";
 
 /// What a lower layer knows of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +150,7 @@ impl FileTree {
     fn mark(&mut self, id: NodeId, opaque: bool, holds_whiteouts: bool) {
         let mut set = self.node(id).xattrs;
         if opaque {
-            set = self.with_xattr(set, OPAQUE, b"y");
+            set = self.with_xattr(set, OPAQUE, YES);
         }
         if holds_whiteouts {
             set = self.with_xattr(set, ORIGIN, b"");

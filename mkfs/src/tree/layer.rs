@@ -5,6 +5,7 @@ use super::path::{Missing, Names, clean};
 use super::{Dir, Error, FileTree, Node, NodeId, NodeKind, Note, XattrPolicy};
 use crate::data::Content;
 use crate::format::{FileType, encode_rdev};
+use crate::marks::WHITEOUT_DEVICE;
 use crate::meta::Meta;
 use crate::names::shown;
 use crate::tar::{Entry, Kind};
@@ -282,7 +283,7 @@ impl FileTree {
                 NodeKind::Symlink(entry.link.as_slice().into())
             }
             Kind::Char => {
-                if entry.rdev == (0, 0) {
+                if entry.rdev == WHITEOUT_DEVICE {
                     self.note(Note::WhiteoutLookalike);
                 }
                 NodeKind::Char(device(entry)?)

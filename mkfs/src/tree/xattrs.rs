@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Error, FileTree, Note};
 use crate::format::{FileType, NAME_MAX, prefix_of};
 use crate::interpreted::{self, Set};
+use crate::marks::Marks;
 use crate::meta::Xattr;
 use crate::names::shown;
 use crate::tar::Entry;
@@ -89,11 +90,6 @@ const AREA_MAX: usize = 12 + 4 * 65_534;
 
 /// A namespace that EROFS can hold, and that Linux neither shows nor sets.
 const LUSTRE: &[u8] = b"lustre.";
-
-const OVERLAY_PREFIXES: [(&[u8], &[u8]); 2] = [
-    (b"trusted.overlay.", b"trusted.overlay.overlay."),
-    (b"user.overlay.", b"user.overlay.overlay."),
-];
 
 /// Extended attributes that were dropped from one source: those that the kernel would not set where containerd unpacks a
 /// layer, and those that EROFS has no namespace for.
@@ -305,14 +301,15 @@ fn decide(
     if name.starts_with(b"user.") && !matches!(file_type, FileType::Regular | FileType::Directory) {
         return Ok(Verdict::Drop(Note::UserXattrDropped));
     }
-    for (prefix, escaped) in OVERLAY_PREFIXES {
-        if let Some(rest) = name.strip_prefix(prefix) {
-            return Ok(match policy.overlay {
-                OverlayXattrs::Keep => Verdict::Keep(name.to_vec()),
-                OverlayXattrs::Drop => Verdict::LeaveOut,
-                OverlayXattrs::Escape => escape(path, escaped, rest)?,
-            });
-        }
+    if let Some(escaped) = Marks::ALL.into_iter().find_map(|marks| marks.escaped(name)) {
+        return Ok(match policy.overlay {
+            OverlayXattrs::Keep => Verdict::Keep(name.to_vec()),
+            OverlayXattrs::Drop => Verdict::LeaveOut,
+            OverlayXattrs::Escape if escaped.len() > NAME_MAX => {
+                return Err(bad(path, &escaped, "name longer than 255 bytes once escaped"));
+            }
+            OverlayXattrs::Escape => Verdict::Escape(escaped),
+        });
     }
     if name.starts_with(b"trusted.") && !policy.keep_trusted {
         return Ok(Verdict::Drop(Note::TrustedXattrDropped));
@@ -323,12 +320,4 @@ fn decide(
         Set::Unsupported => Ok(Verdict::Drop(Note::InvalidXattrDropped)),
         Set::Refused(why) => Err(bad(path, name, why)),
     }
-}
-
-fn escape(path: &[u8], escaped: &[u8], rest: &[u8]) -> Result<Verdict, Error> {
-    let name = [escaped, rest].concat();
-    if name.len() > NAME_MAX {
-        return Err(bad(path, &name, "name longer than 255 bytes once escaped"));
-    }
-    Ok(Verdict::Escape(name))
 }

@@ -6,7 +6,7 @@
 
 use erolith_mkfs::format::{
     CompactInode, DeviceSlot, Dirent, FileType, Layout, SUPER_MAGIC, SUPER_OFFSET, Superblock,
-    XattrEntry, XattrHeader, icount, mode,
+    XattrEntry, XattrHeader, icount, mode, prefix_of,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -21,7 +21,6 @@ const NODE_SIZE: usize = 128;
 /// Four nodes fill the 512 bytes, so none crosses a block of any size.
 const MAX_NODES: usize = 4;
 const IMAGE_SIZE: usize = NODES + MAX_NODES * NODE_SIZE;
-const TRUSTED: u8 = 4;
 
 /// What an image shall be.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +46,8 @@ pub(super) struct Spec<'a> {
 pub(super) struct Node<'a> {
     /// Type and permissions.
     pub(super) mode: u16,
-    /// One xattr: its name behind `trusted.`, and its value.
-    pub(super) xattr: Option<(&'a str, &'a [u8])>,
+    /// One xattr: its name and its value.
+    pub(super) xattr: Option<(&'a [u8], &'a [u8])>,
     /// Names, in order, with the node each means. Only for directories.
     pub(super) entries: &'a [(&'a str, usize)],
 }
@@ -126,13 +125,14 @@ fn node_bytes(node: &Node<'_>, index: usize) -> Vec<u8> {
     [inode.as_bytes(), &xattrs, &directory].concat()
 }
 
-fn xattr_area(name: &str, value: &[u8]) -> Vec<u8> {
+fn xattr_area(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let (index, name) = prefix_of(name).unwrap_or((0, name));
     let mut entry = XattrEntry::new_zeroed();
     entry.name_len = u8::try_from(name.len()).unwrap_or(0);
-    entry.name_index = TRUSTED;
+    entry.name_index = index;
     entry.value_size.set(u16::try_from(value.len()).unwrap_or(0));
     let header = XattrHeader::new_zeroed();
-    let mut area = [header.as_bytes(), entry.as_bytes(), name.as_bytes(), value].concat();
+    let mut area = [header.as_bytes(), entry.as_bytes(), name, value].concat();
     area.resize(area.len().next_multiple_of(4), 0);
     area
 }
@@ -168,6 +168,8 @@ fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use erolith_mkfs::marks;
+
     use super::*;
 
     #[test]
@@ -183,7 +185,7 @@ mod tests {
     fn nodes_stay_within_their_room() {
         let entries = [("d", 1), ("f", 2)];
         let node =
-            Node { xattr: Some(("overlay.overlay.opaque", b"y")), entries: &entries, ..EMPTY };
+            Node { xattr: Some((marks::ESCAPED_OPAQUE, marks::YES)), entries: &entries, ..EMPTY };
         assert!(node_bytes(&node, 3).len() <= NODE_SIZE);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use erolith_durable::scratch;
 use erolith_mkfs::format::{incompat, mode};
+use erolith_mkfs::marks;
 use rustix::fs::{AtFlags, IFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -261,13 +262,13 @@ impl Prober {
 
     fn xattr_escape(&self) -> Attempt {
         let root = Node { entries: &[("d", 1)], ..EMPTY };
-        let escaped = Node { xattr: Some(("overlay.overlay.opaque", b"y")), ..EMPTY };
+        let escaped = Node { xattr: Some((marks::ESCAPED_OPAQUE, marks::YES)), ..EMPTY };
         let overlay = self.overlay(&[EMPTY], &[root, escaped])?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(&overlay, "d", flags, Mode::empty())?;
         let mut value = [0u8; 8];
-        let got = rustix::fs::fgetxattr(&dir, "trusted.overlay.opaque", &mut value)?;
-        if value.get(..got) != Some(b"y") {
+        let got = rustix::fs::fgetxattr(&dir, marks::OPAQUE, &mut value)?;
+        if value.get(..got) != Some(marks::YES) {
             return Err(Errno::NODATA.into());
         }
         Ok("read an escaped xattr".to_owned())
@@ -277,8 +278,8 @@ impl Prober {
         let file = Node { mode: mode::IFREG | 0o644, xattr: None, entries: &[] };
         let root = Node { entries: &[("d", 1)], ..EMPTY };
         let dir = Node { entries: &[("f", 2)], ..EMPTY };
-        let marked = Node { xattr: Some(("overlay.opaque", b"x")), ..dir };
-        let whiteout = Node { xattr: Some(("overlay.whiteout", b"")), ..file };
+        let marked = Node { xattr: Some((marks::OPAQUE, marks::HOLDS_WHITEOUTS)), ..dir };
+        let whiteout = Node { xattr: Some((marks::WHITEOUT, &[])), ..file };
         let overlay = self.overlay(&[root, dir, file], &[root, marked, whiteout])?;
         match rustix::fs::statat(&overlay, "d/f", AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok("hid a file".to_owned()),

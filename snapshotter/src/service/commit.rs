@@ -405,7 +405,7 @@ fn inherit(
     if let Some(dir) = at.as_ref().and_then(Shown::node).filter(|node| node.is_dir()) {
         change.meta = dir.meta();
         change.xattrs = dir.xattrs()?;
-        change.xattrs.retain(|xattr| !xattr.name.starts_with(b"trusted.overlay."));
+        change.xattrs.retain(|xattr| !xattr.name.starts_with(Marks::Trusted.prefix()));
     }
     Ok(())
 }
