@@ -13,12 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use erolith_mkfs::build;
-use erolith_mkfs::protect::Protected;
 use erolith_verity::dmverity::sidecar::{LIMIT, Sidecar};
 use erolith_verity::dmverity::{DmVerityTree, Signature};
 
-use crate::apply::{self, Isolation, Order, ParentImages, Protect, Task, dm_verity, sidecar};
-use crate::content::{Blob, Staging as _};
+use crate::apply::{
+    CompleteImage, ImageName, Isolation, LayerInput, LayerJob, ParentImages, Protect, StagedImage,
+    Task, dm_verity, sidecar,
+};
+use crate::content::Blob;
 use crate::convert::{Event, Progress, promised, request};
 use crate::decode::{Budget, Cancel, OnBytes};
 use crate::oci::{ImageLayer, ImageSource};
@@ -252,18 +254,21 @@ impl Work<'_> {
         let progress = Arc::clone(self.progress);
         let read = move |bytes| progress.event(Event::Read { layer: number, bytes });
         let request = request(layer, self.options.budget, &self.cancel);
-        let source = apply::LayerInput::Stored(source.blob(layer)?);
-        let order = Order { task, source, told: OnBytes::new(read), request, wanted };
+        let source = LayerInput::Stored(source.blob(layer)?);
+        let job = LayerJob { task, source, told: OnBytes::new(read), request, wanted };
         let staging = OutputFile::create(path, MODE)?.written_back();
-        let built = self.options.room.convert(staging, order, &NoLowers)?;
+        let StagedImage { staging, protected, .. } =
+            self.options.room.convert(staging, job, &NoLowers)?;
         self.progress.event(Event::Sealing { layer: number });
-        let Protected { digest, verity } = built.protect(&protect, &self.cancel)?;
-        let examined = built.staging.file().metadata();
-        let size = examined.map_err(Error::io("examining an image"))?.len();
-        self.cancel.check()?;
-        sidecar::publish(path, verity.as_ref(), signature.as_ref(), Durability::Synced)?;
-        built.staging.publish_protected(Durability::Synced, None, digest)?;
-        Ok((size, verity))
+        let name = ImageName {
+            path,
+            signature: signature.as_ref(),
+            durability: Durability::Synced,
+            seal: None,
+        };
+        let named =
+            name.finish(CompleteImage::Staged(staging), &protect, protected, &self.cancel)?;
+        Ok((named.size, named.verity))
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use erolith_differ::apply::Look;
+use erolith_differ::apply::LayerOpener;
 use erolith_differ::compare::directory;
 use erolith_differ::content::Blob;
 use erolith_differ::decode::{Cancel, Request};
@@ -20,7 +20,7 @@ use crate::text::Visible;
 
 /// Opens layers. One that is met again is the same.
 pub(crate) struct Opener<'a> {
-    look: Look,
+    look: LayerOpener,
     /// Shows which layer is read.
     line: &'a Line,
     /// By the diffIDs of the layer and of those below it, from which an archive takes attributes.
@@ -34,7 +34,7 @@ impl<'a> Opener<'a> {
     /// Archives become images without a name in the directory `scratch`.
     pub(crate) fn new(scratch: &Path, cancel: &Cancel, line: &'a Line) -> Self {
         let (scratch, cancel) = (scratch.to_owned(), cancel.clone());
-        let look = Look { scratch, cancel, progress: line.on_bytes() };
+        let look = LayerOpener { scratch, cancel, progress: line.on_bytes() };
         Self { look, line, known: BTreeMap::new() }
     }
 

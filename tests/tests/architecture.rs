@@ -203,6 +203,18 @@ fn unsafe_code_is_only_in_sys() {
     }
 }
 
+/// Every image that gets a name in a directory takes the same last steps: protected, cancelled, sidecar, named.
+#[test]
+fn images_get_their_sidecar_and_name_in_one_place() {
+    for dir in ["src", "differ/src"] {
+        for call in ["sidecar::publish(", ".publish_protected("] {
+            let mut lines = found(&root().join(dir), &[call]);
+            lines.retain(|line| !line.contains("apply/finish.rs") && !line.contains("/publish.rs"));
+            assert_eq!(lines, [""; 0]);
+        }
+    }
+}
+
 /// The files of the product with a line that contains one of `words`, relative to the root.
 fn files_with(words: &[&str]) -> BTreeSet<String> {
     let lines = PRODUCT.iter().flat_map(|dir| found(&root().join(dir), words));

@@ -1,15 +1,10 @@
-//! dm-verity hash trees of layers: in annotations (EROFS image specification draft), and behind images.
+//! dm-verity hash trees of layers, in annotations (EROFS image specification draft) and in sidecars.
 
-use std::fs::File;
-
-use erolith_mkfs::image::Super;
 use erolith_mkfs::io::ReadAt;
-use erolith_mkfs::protect::{self, Protected};
+use erolith_mkfs::protect;
 use erolith_verity::dmverity::sidecar::Sidecar;
-use erolith_verity::dmverity::{self, CancelCheck, DmVerityTree, RootHash, Signature};
-use erolith_verity::fsverity::Digest;
+use erolith_verity::dmverity::{self, DmVerityTree, RootHash, Signature};
 
-use super::{Protect, fsverity};
 use crate::decode::Cancel;
 use crate::{Error, Result};
 
@@ -74,32 +69,6 @@ pub fn signature_from_annotations<'a>(
     Signature::parse(text).map(Some).ok_or(bad("it is no PKCS #7 signature in base64"))
 }
 
-/// Sees to the digest and the tree of the image in `file`. One that is promised must be there, and everything must be
-/// as it says. When one is wanted and none promised, one that is there is taken if everything is as it says, else one
-/// is appended. The digest is that of the file as it is then, if it was promised or is `known`.
-///
-/// # Errors
-/// [`Error::FsVerity`], [`Error::Verity`], [`Error::Cancelled`], and what the storage reports.
-pub(super) fn protect(
-    file: &File,
-    protect: &Protect,
-    known: Option<Digest>,
-    cancel: &Cancel,
-) -> Result<Protected> {
-    fsverity::require(file, protect.digest, cancel)?;
-    let digest = protect.digest.or(known);
-    let stop = || cancel.check().is_err();
-    let protected = match &protect.promised {
-        Some(promised) => {
-            let verity = verify(file, promised, &stop).map(Some);
-            verity.map(|verity| Protected { digest, verity }).map_err(protect::Error::from)
-        }
-        None if protect.is_wanted => take_or_append(file, digest, &stop),
-        None => Ok(Protected { digest, verity: None }),
-    };
-    protected.map_err(failed)
-}
-
 /// The tree of an image that a sidecar tells of, compared with the image.
 ///
 /// # Errors
@@ -122,35 +91,6 @@ pub(super) fn failed(error: protect::Error) -> Error {
         protect::Error::Tree(error) => Error::Verity(error),
         protect::Error::Read(error) => Error::io("reading an image")(error),
     }
-}
-
-fn verify(
-    file: &File,
-    promised: &DmVerityTree,
-    stop: &CancelCheck<'_>,
-) -> std::result::Result<DmVerityTree, dmverity::Error> {
-    let header = dmverity::verify(file, promised.hash_offset, promised.root, stop)?;
-    let found = header.verity(promised.root);
-    if found.block_size != promised.block_size {
-        let why = "its blocks have another size than the annotations of the layer say";
-        return Err(dmverity::Error::Super { offset: promised.hash_offset, why });
-    }
-    Ok(found)
-}
-
-/// `digest` is that of the file as it is.
-fn take_or_append(
-    file: &File,
-    digest: Option<Digest>,
-    stop: &CancelCheck<'_>,
-) -> std::result::Result<Protected, protect::Error> {
-    let Some(header) = protect::find_tree(file, &Super::read(file)?)? else {
-        let verity = protect::append_tree(file, stop)?;
-        return Ok(Protected { digest: None, verity: Some(verity) });
-    };
-    let root = header.root(file)?;
-    let header = dmverity::verify(file, header.geometry().hash_offset(), root, stop)?;
-    Ok(Protected { digest, verity: Some(header.verity(root)) })
 }
 
 #[cfg(test)]

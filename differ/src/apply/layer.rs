@@ -3,6 +3,7 @@
 //! The image appears whole, checked and durable, or the directory is as it was. What the bytes of the layer were is
 //! verified and returned; a digest of the image as a blob is not computed, because it is not needed here.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,12 +13,16 @@ use erolith_mkfs::protect::Protected;
 use erolith_verity::dmverity::{DmVerityTree, Signature};
 use erolith_verity::fsverity;
 
-pub use super::LayerInput;
-use super::sidecar;
-use super::{Built, Isolation, Order, ParentImages, Protect, Task, Times, explain, native};
-use crate::content::Blob;
+use super::finish::{CompleteImage, ImageName};
+pub use super::job::LayerInput;
+use super::job::{Isolation, LayerJob, StagedImage, Task};
+use super::parents::ParentImages;
+use super::protect::Protect;
+use super::verify::{explain, hash_all};
+use super::{Times, share};
+use crate::content::{Blob, Staging as _};
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
-use crate::processors::{self, Input, Payloads, Processed, Processor};
+use crate::processors::{self, Input, Payloads, Processed, Processor, Step};
 use crate::publish::{Durability, FileProtector, OutputFile};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
@@ -132,7 +137,7 @@ pub struct Applied {
     pub verity: Option<DmVerityTree>,
     /// What was built; `None` for a layer that was an image already.
     pub summary: Option<Summary>,
-    /// How long it took. A stored image that is taken as it is has only been read.
+    /// How long it took.
     pub times: Times,
 }
 
@@ -153,51 +158,220 @@ pub fn apply(
 ) -> Result<Applied> {
     let (steps, media_type) = processors::plan(&options.processors, &layer.media_type)?;
     let layer_type = LayerType::parse(media_type)?;
-    let decoded = layer_type.decoded_media_type(media_type);
-    if let (true, LayerType::Erofs { compression: Compression::None }, LayerInput::Stored(blob)) =
-        (steps.is_empty() && native::is_named_by_its_diff_id(layer), layer_type, &source)
-    {
+    let media_type = layer_type.decoded_media_type(media_type);
+    let application = Application { layer, layer_type, media_type, target, options };
+    match source {
+        LayerInput::Stored(blob) if steps.is_empty() && application.is_own_diff_id() => {
+            application.take(&blob).map_err(|error| damage(&blob, layer, error, options))
+        }
+        source => application.convert(source, &steps, lowers),
+    }
+}
+
+/// One layer on its way to its directory.
+struct Application<'a> {
+    layer: &'a LayerSpec,
+    /// Of what the stream processors give.
+    layer_type: LayerType,
+    /// Of the decoded layer.
+    media_type: String,
+    target: &'a Path,
+    options: &'a Options,
+}
+
+/// What is known of an image that is written, before it has its name.
+struct WrittenImage<'a> {
+    image: CompleteImage<'a>,
+    how: ApplyMethod,
+    /// diffID.
+    digest: Digest,
+    /// Bytes of the decoded layer.
+    size: u64,
+    inherits: bool,
+    summary: Option<Summary>,
+    protected: Protected,
+    times: Times,
+}
+
+impl Application<'_> {
+    /// Whether the blob is its own decoded form, and its digest in the algorithm of the diffID. Then nothing but that digest
+    /// has to be computed.
+    fn is_own_diff_id(&self) -> bool {
+        let algorithm = self.layer.digest.algorithm();
+        let is_plain = self.layer_type == LayerType::Erofs { compression: Compression::None };
+        is_plain && self.layer.diff_id.as_ref().is_none_or(|id| id.algorithm() == algorithm)
+    }
+
+    /// Takes a stored image, without a copy where that can be.
+    fn take(&self, blob: &Blob) -> Result<Applied> {
         let start = Instant::now();
-        let (how, verity) = native::take(blob, layer, target, options)
-            .map_err(|error| damage(blob, layer, error, options))?;
-        let (digest, size) = (layer.digest.clone(), layer.size);
-        let (media_type, summary) = (decoded, None);
+        self.require_expected(blob)?;
+        // Nothing can be appended to an inode that is the store's.
+        if self.options.share == Share::Link
+            && !self.protect(ApplyMethod::Linked).may_grow()
+            && let Some(file) = share::whole_file(blob)?
+            && let Some(place) = share::place_beside(file, self.target)?
+        {
+            self.verify(blob)?;
+            let image = CompleteImage::Shared(file, place);
+            match self.publish(self.stored(image, ApplyMethod::Linked, start)) {
+                Err(error) if share::cannot_link(&error) => {}
+                published => return published,
+            }
+        }
+        let staging = self.staging()?;
+        let how = self.fill(blob, staging.file())?;
+        let file = staging.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
+        let size = file.metadata().map_err(Error::io("examining an image"))?.len();
+        // What is verified is what is published: no other process can change it any more.
+        self.verify(&Blob::new(Arc::new(file), 0, size))?;
+        self.publish(self.stored(CompleteImage::Staged(staging), how, start))
+    }
+
+    /// Decodes the layer into an image.
+    fn convert(
+        &self,
+        source: LayerInput,
+        steps: &[Step<'_>],
+        lowers: &dyn ParentImages,
+    ) -> Result<Applied> {
+        let Self { layer, options, .. } = self;
+        let mut request = Request {
+            layer_type: Some(self.layer_type),
+            blob: Some((layer.digest.clone(), layer.size)),
+            is_vouched_for: options.trust == Trust::Store
+                && matches!(source, LayerInput::Stored(_)),
+            diff_id: layer.diff_id.clone(),
+            digests: Digests::DiffId,
+            budget: options.budget,
+            cancel: options.cancel.clone(),
+        };
+        // A processor may neither read nor write any more when the layer has turned out to be wrong: it ends with this call.
+        let processing = Ending(options.cancel.part());
+        let (mut source, mut told) = (source, options.progress.clone());
+        if !steps.is_empty() {
+            // The blob is verified where it goes in; what comes out is something else.
+            request.blob = None;
+            let (digest, size) = (layer.digest.clone(), layer.size);
+            let blob = Box::new(Watched { inner: source.into_reader(), told });
+            let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
+            let processed = Processed::start(steps, &layer.payloads, input)?;
+            source = LayerInput::Stream(Box::new(processed));
+            told = OnBytes::default();
+        }
+        let staging = self.staging()?;
+        let (task, how) = match self.layer_type {
+            LayerType::Tar { .. } => (Task::Tar(options.build.clone()), ApplyMethod::Converted),
+            LayerType::Erofs { compression: Compression::None } => {
+                (Task::Native, ApplyMethod::Copied)
+            }
+            LayerType::Erofs { .. } => (Task::Native, ApplyMethod::Unpacked),
+        };
+        let wanted = self.protect(how).wanted(&task);
+        let job = LayerJob { task, source, told, request, wanted };
+        let StagedImage { staging, source, summary, inherits, protected, times } =
+            options.room.convert(staging, job, lowers)?;
+        let digest = source.diff_id.ok_or(Error::WorkerDied { stage: "hasher" })?;
+        let (image, size) = (CompleteImage::Staged(staging), source.size);
+        self.publish(WrittenImage { image, how, digest, size, inherits, summary, protected, times })
+    }
+
+    /// The last steps, which are the same for every layer.
+    fn publish(&self, written: WrittenImage<'_>) -> Result<Applied> {
+        let WrittenImage { image, how, digest, size, inherits, summary, protected, times } =
+            written;
+        let start = Instant::now();
+        let Options { durability, seal, cancel, .. } = self.options;
+        let signature = self.layer.signature.as_ref().filter(|_| how != ApplyMethod::Converted);
+        let name = ImageName {
+            path: self.target,
+            signature,
+            durability: *durability,
+            seal: seal.as_deref(),
+        };
+        let verity = name.finish(image, &self.protect(how), protected, cancel)?.verity;
+        let times = Times { publish: start.elapsed(), ..times };
+        let media_type = self.media_type.clone();
+        Ok(Applied { media_type, digest, size, inherits, how, verity, summary, times })
+    }
+
+    /// What is known of a stored image that was taken as it is.
+    fn stored<'b>(
+        &self,
+        image: CompleteImage<'b>,
+        how: ApplyMethod,
+        start: Instant,
+    ) -> WrittenImage<'b> {
+        let (digest, size) = (self.layer.digest.clone(), self.layer.size);
         let times = Times { read: start.elapsed(), ..Times::default() };
-        let inherits = false;
-        return Ok(Applied { media_type, digest, size, inherits, how, verity, summary, times });
+        let (inherits, summary, protected) = (false, None, Protected::default());
+        WrittenImage { image, how, digest, size, inherits, summary, protected, times }
     }
-    let mut request = Request {
-        layer_type: Some(layer_type),
-        blob: Some((layer.digest.clone(), layer.size)),
-        is_vouched_for: options.trust == Trust::Store && matches!(source, LayerInput::Stored(_)),
-        diff_id: layer.diff_id.clone(),
-        digests: Digests::DiffId,
-        budget: options.budget,
-        cancel: options.cancel.clone(),
-    };
-    // A processor may neither read nor write any more when the layer has turned out to be wrong: it ends with this call.
-    let processing = Ending(options.cancel.part());
-    let (mut source, mut told) = (source, options.progress.clone());
-    if !steps.is_empty() {
-        // The blob is verified where it goes in; what comes out is something else.
-        request.blob = None;
-        let (digest, size) = (layer.digest.clone(), layer.size);
-        let blob = Box::new(Watched { inner: source.into_reader(), told });
-        let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
-        source = LayerInput::Stream(Box::new(Processed::start(&steps, &layer.payloads, input)?));
-        told = OnBytes::default();
+
+    /// Refuses a blob whose size or digest are not those that the layer must have.
+    fn require_expected(&self, blob: &Blob) -> Result<()> {
+        let LayerSpec { digest, size, diff_id, .. } = self.layer;
+        if blob.len() != *size {
+            let digest = digest.clone();
+            return Err(Error::BlobSize { digest, expected: *size, actual: blob.len() });
+        }
+        match diff_id.clone().filter(|expected| expected != digest) {
+            Some(expected) => Err(Error::DiffId { expected, actual: digest.clone() }),
+            None => Ok(()),
+        }
     }
-    let staging = staging(target, options.durability, layer.size)?;
-    let (task, how) = match layer_type {
-        LayerType::Tar { .. } => (Task::Tar(options.build.clone()), ApplyMethod::Converted),
-        LayerType::Erofs { compression: Compression::None } => (Task::Native, ApplyMethod::Copied),
-        LayerType::Erofs { .. } => (Task::Native, ApplyMethod::Unpacked),
-    };
-    let protect = protect_of(layer, options, how);
-    let wanted = protect.wanted(&task);
-    let order = Order { task, source, told, request, wanted };
-    let built = options.room.convert(staging, order, lowers)?;
-    publish(built, target, &protect, layer, decoded, how, options)
+
+    /// Gives the empty file `to` the bytes of `blob`.
+    fn fill(&self, blob: &Blob, to: &File) -> Result<ApplyMethod> {
+        if self.options.share != Share::Never
+            && let Some(file) = share::whole_file(blob)?
+            && share::reflink(file, to)?
+        {
+            return Ok(ApplyMethod::Reflinked);
+        }
+        share::copy(blob, to, &self.options.cancel)?;
+        Ok(ApplyMethod::Copied)
+    }
+
+    /// Verifies the digest of a stored image, unless the store vouches for it, and its structure.
+    fn verify(&self, blob: &Blob) -> Result<()> {
+        let Options { trust, progress, room, cancel, .. } = self.options;
+        match trust {
+            Trust::Store => progress.tell(blob.len()),
+            Trust::Nothing => {
+                let expected = &self.layer.digest;
+                let actual = hash_all(blob, expected.algorithm(), cancel, &mut |part| {
+                    progress.tell(part.len() as u64);
+                    Ok(())
+                })?;
+                if actual != *expected {
+                    return Err(Error::BlobDigest { expected: expected.clone(), actual });
+                }
+            }
+        }
+        room.check(blob, cancel)
+    }
+
+    /// The file that becomes the image.
+    fn staging(&self) -> Result<OutputFile> {
+        let staging = OutputFile::create(self.target, MODE)?;
+        // A small one is written before the disk could begin.
+        let is_worth_it =
+            self.options.durability == Durability::Synced && self.layer.size >= WRITTEN_BACK;
+        Ok(if is_worth_it { staging.written_back() } else { staging })
+    }
+
+    /// What the image has to be, and what it gets. The annotations of an archive apply to another image.
+    fn protect(&self, how: ApplyMethod) -> Protect {
+        let Self { layer, options, .. } = self;
+        let is_image = how != ApplyMethod::Converted;
+        Protect {
+            promised: layer.verity.filter(|_| is_image),
+            is_wanted: options.dm_verity,
+            digest: layer.fsverity.filter(|_| is_image),
+            is_digest_wanted: options.seal.as_ref().is_some_and(|seal| seal.wants_digest()),
+        }
+    }
 }
 
 /// That a stored blob is damaged, if that can be the reason of `error` and is so; else `error`.
@@ -222,45 +396,4 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.0.cancel();
     }
-}
-
-/// The file that becomes the image of a layer whose blob has so many bytes.
-pub(super) fn staging(target: &Path, durability: Durability, size: u64) -> Result<OutputFile> {
-    let staging = OutputFile::create(target, MODE)?;
-    // A small one is written before the disk could begin.
-    let is_worth_it = durability == Durability::Synced && size >= WRITTEN_BACK;
-    Ok(if is_worth_it { staging.written_back() } else { staging })
-}
-
-/// What the image of a layer has to be, and what it gets. What is said of an archive is about something else.
-pub(super) fn protect_of(layer: &LayerSpec, options: &Options, how: ApplyMethod) -> Protect {
-    let is_image = how != ApplyMethod::Converted;
-    Protect {
-        promised: layer.verity.filter(|_| is_image),
-        is_wanted: options.dm_verity,
-        digest: layer.fsverity.filter(|_| is_image),
-        is_digest_wanted: options.seal.as_ref().is_some_and(|seal| seal.wants_digest()),
-    }
-}
-
-fn publish(
-    built: Built<OutputFile>,
-    target: &Path,
-    protect: &Protect,
-    layer: &LayerSpec,
-    media_type: String,
-    how: ApplyMethod,
-    options: &Options,
-) -> Result<Applied> {
-    let signature = layer.signature.as_ref().filter(|_| how != ApplyMethod::Converted);
-    let start = Instant::now();
-    let Protected { digest: sealed, verity } = built.protect(protect, &options.cancel)?;
-    let Built { staging, source, summary, inherits, times, .. } = built;
-    let digest = source.diff_id.ok_or(Error::WorkerDied { stage: "hasher" })?;
-    options.cancel.check()?;
-    sidecar::publish(target, verity.as_ref(), signature, options.durability)?;
-    staging.publish_protected(options.durability, options.seal.as_deref(), sealed)?;
-    let times = Times { publish: start.elapsed(), ..times };
-    let size = source.size;
-    Ok(Applied { media_type, digest, size, inherits, how, verity, summary, times })
 }

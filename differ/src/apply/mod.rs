@@ -1,36 +1,44 @@
 //! One layer becomes one EROFS image.
 //!
-//! [`Isolation`] decodes the layer and writes the image to a file that has no name yet. What becomes of that file is
-//! another step: [`Built::seal`] puts it into a content store, under a digest that is computed then; [`layer`] puts it
-//! into the directory of a snapshot, where that digest is not needed.
+//! 1. [`Isolation`] does the [`job`]: it decodes the layer, with the attributes of its [`parents`] where it needs them, and
+//!    writes the image to a file that has no name yet. A stored blob that is an image already may [`share`] its blocks.
+//! 2. [`protect`] verifies or adds hash tree and digest.
+//! 3. [`finish`] gives the image a name in a directory; [`store`] puts it into a content store, under a digest that is
+//!    computed then.
+//!
+//! [`layer`] is that sequence for the directory of a snapshot.
 
 pub mod dm_verity;
+mod finish;
 pub mod fsverity;
+mod job;
 pub mod layer;
-mod look;
-mod lower;
-mod native;
-mod output;
+mod open_layer;
+mod parents;
+mod protect;
+mod share;
 pub mod sidecar;
+mod store;
 #[cfg(test)]
 mod tests;
-mod work;
+mod verify;
 
 use std::time::Duration;
 
-use erolith_mkfs::build::Summary;
-use erolith_mkfs::protect::Protected;
 use serde::{Deserialize, Serialize};
 
 use crate::Digest;
-use crate::decode::Decoded;
 
-pub use look::Look;
-pub use lower::ParentImages;
-pub use output::{Output, Protect, Sealed, explain, verify_blob};
-pub(crate) use output::{copy_blob, verify};
-pub use work::{Isolation, LayerInput};
-pub(crate) use work::{Order, Outcome, Task, check_image, convert};
+pub use finish::link;
+pub(crate) use finish::{CompleteImage, ImageName};
+pub use job::{Isolation, LayerInput};
+pub(crate) use job::{LayerJob, LayerJobResult, StagedImage, Task, check_image, convert};
+pub use open_layer::LayerOpener;
+pub use parents::ParentImages;
+pub use protect::Protect;
+pub use store::{Output, Sealed};
+pub(crate) use store::{copy_blob, verify};
+pub use verify::{explain, verify_blob};
 
 /// UUID of the image of the layer with this diffID, the one that containerd's differ gives: version 5 in the
 /// namespace of URLs, of `erofs:blobs/` and the digest.
@@ -50,22 +58,4 @@ pub struct Times {
     pub build: Duration,
     /// The image was synced and named, and its directory synced.
     pub publish: Duration,
-}
-
-/// An image that is written and not yet published.
-#[derive(Debug)]
-pub struct Built<S> {
-    /// The file it is in.
-    pub(crate) staging: S,
-    /// What the layer's blob was.
-    pub source: Decoded,
-    /// What was built; `None` for a layer that was an image already.
-    pub summary: Option<Summary>,
-    /// Does the image depend on the layers below? It takes attributes of directories from them that it does not
-    /// describe itself.
-    pub inherits: bool,
-    /// What protects the image, as far as that was seen to while it was written.
-    pub(crate) protected: Protected,
-    /// How long it took.
-    pub times: Times,
 }

@@ -12,14 +12,14 @@ use erolith_verity::fsverity;
 
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
-use crate::apply::{self, Order, Output, ParentImages, Protect, Sealed, Task, dm_verity};
+use crate::apply::{self, LayerJob, Output, ParentImages, Protect, Sealed, Task, dm_verity};
 use crate::content::{Blob, Ingest, Mode, OciLayout, Provider, spool};
 use crate::decode::{Budget, Cancel, Digests, LayerStream, OnBytes, Request};
 use crate::oci::{ImageLayer, ImageSource};
 use crate::{Digest, Error, LayerType, Result};
 
 /// An image that is written, and not yet under its digest.
-type Built = apply::Built<Box<dyn Ingest>>;
+type StagedBlob = apply::StagedImage<Box<dyn Ingest>>;
 
 /// A converted layer.
 #[derive(Debug, Clone)]
@@ -238,7 +238,7 @@ impl<'a> Work<'a> {
     }
 
     /// `None`: the layer is ready, it was there.
-    fn build(&self, number: usize, job: &Job<'a>) -> Result<Option<Built>> {
+    fn build(&self, number: usize, job: &Job<'a>) -> Result<Option<StagedBlob>> {
         self.cancel.check()?;
         let layer = job.layer;
         let (diff_id, bytes) = (&layer.diff_id, layer.size());
@@ -262,8 +262,9 @@ impl<'a> Work<'a> {
         };
         let wanted = job.protect.wanted(&task);
         let source = apply::LayerInput::Stored(blob);
-        let order = Order { task, source, told: OnBytes::new(read), request, wanted };
-        let built = self.options.room.convert(ingest, order, &JobParents { work: self, job })?;
+        let layer_job = LayerJob { task, source, told: OnBytes::new(read), request, wanted };
+        let parents = JobParents { work: self, job };
+        let built = self.options.room.convert(ingest, layer_job, &parents)?;
         self.progress.event(Event::Sealing { layer: number });
         Ok(Some(built))
     }
@@ -281,7 +282,7 @@ impl<'a> Work<'a> {
         Ok(found.map(|(sealed, inherits)| Made { sealed, reused: true, dropped_xattrs, inherits }))
     }
 
-    fn seal(&self, number: usize, job: &Job<'a>, built: Built) {
+    fn seal(&self, number: usize, job: &Job<'a>, built: StagedBlob) {
         let inherits = built.inherits;
         let dropped_xattrs = built.summary.as_ref().map(|summary| summary.dropped_xattrs.clone());
         let dropped_xattrs = dropped_xattrs.unwrap_or_default();

@@ -11,7 +11,7 @@ use super::process::Process;
 use super::pump::{self, Ended};
 use super::wire::{self, LowersReply as Answer, Order, Origin, Range, Work, WorkerMessage};
 use super::{Protection, Worker, socket};
-use crate::apply::{LayerInput, Order as LayerOrder, Outcome, ParentImages};
+use crate::apply::{LayerInput, LayerJob, LayerJobResult, ParentImages};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, OnBytes, Watched};
 use crate::{Error, Result};
@@ -38,10 +38,10 @@ impl Worker {
     pub(crate) fn convert<S: Staging>(
         &self,
         staging: &S,
-        layer: LayerOrder,
+        job: LayerJob,
         lowers: &dyn ParentImages,
-    ) -> Result<Outcome> {
-        let LayerOrder { task, source, told, request, wanted } = layer;
+    ) -> Result<LayerJobResult> {
+        let LayerJob { task, source, told, request, wanted } = job;
         let cancel = request.cancel.clone();
         cancel.check()?;
         let scratch = scratch(staging.scratch_dir()?).map_err(std::io::Error::from);
@@ -88,7 +88,7 @@ fn range(blob: &Blob) -> Range {
 }
 
 /// The result of a layer whose bytes came from a thread: that thread knows best why they ended.
-fn fed(outcome: Result<Outcome>, ended: &Ended) -> Result<Outcome> {
+fn fed(outcome: Result<LayerJobResult>, ended: &Ended) -> Result<LayerJobResult> {
     if matches!(outcome, Err(Error::Cancelled)) {
         return outcome;
     }
@@ -146,7 +146,7 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn converted(mut self, told: &OnBytes, lowers: &dyn ParentImages) -> Result<Outcome> {
+    fn converted(mut self, told: &OnBytes, lowers: &dyn ParentImages) -> Result<LayerJobResult> {
         self.until_ready()?;
         loop {
             match self.next()? {

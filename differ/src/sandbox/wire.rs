@@ -21,7 +21,7 @@ use options::{BuildOptions, Hashes};
 pub(super) use wire_error::WireError;
 
 use super::Protection;
-use crate::apply::{Outcome, Task, Times};
+use crate::apply::{LayerJobResult, Task, Times};
 use crate::decode::{Budget, Cancel, Decoded, Digests, Request};
 use crate::{Digest, LayerType};
 
@@ -162,7 +162,7 @@ pub(super) enum WorkerMessage {
     Failed(WireError),
 }
 
-/// As [`Outcome`].
+/// As [`LayerJobResult`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Converted {
     source: Decoded,
@@ -202,10 +202,15 @@ struct Dropped {
     more: bool,
 }
 
-impl From<Outcome> for Converted {
-    fn from(outcome: Outcome) -> Self {
-        let Outcome { source, summary, inherits, protected: Protected { digest, verity }, times } =
-            outcome;
+impl From<LayerJobResult> for Converted {
+    fn from(outcome: LayerJobResult) -> Self {
+        let LayerJobResult {
+            source,
+            summary,
+            inherits,
+            protected: Protected { digest, verity },
+            times,
+        } = outcome;
         let summary = summary.map(|summary| Built {
             inodes: summary.inodes,
             image_bytes: summary.image_bytes,
@@ -229,7 +234,7 @@ impl From<Outcome> for Converted {
     }
 }
 
-impl From<Converted> for Outcome {
+impl From<Converted> for LayerJobResult {
     fn from(converted: Converted) -> Self {
         let Converted { source, summary, inherits, digest, tree, times } = converted;
         let known = |(code, n): (String, u64)| {

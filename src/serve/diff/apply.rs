@@ -19,9 +19,9 @@ use std::time::Instant;
 use erolith_differ::apply::layer::{
     self, Applied, ApplyMethod, LayerInput, LayerSpec, Options, Share,
 };
-use erolith_differ::apply::{self, Times, dm_verity, sidecar};
+use erolith_differ::apply::{self, Times, dm_verity};
 use erolith_differ::decode::Cancel;
-use erolith_differ::publish::{Durability, FileProtector, ProtectError, PublishTarget};
+use erolith_differ::publish::{Durability, FileProtector, ProtectError};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
 use erolith_mkfs::build;
 use erolith_snapshotter::api_mounts::Mount;
@@ -263,13 +263,8 @@ impl Differ {
         let linked = File::open(&image)
             .map_err(|source| Error::Storage { action: "opening", path: image.clone(), source })
             .and_then(|file| {
-                sidecar::publish(
-                    &to,
-                    verity.as_ref(),
-                    layer.signature.as_ref(),
-                    target.durability,
-                )?;
-                Ok(PublishTarget::new(&to)?.link(file, target.durability)?)
+                let (verity, signature) = (verity.as_ref(), layer.signature.as_ref());
+                Ok(apply::link(&file, &to, verity, signature, target.durability)?)
             });
         if let Err(error) = linked {
             // It went meanwhile, or has as many names as the filesystem allows: it can be made once more.

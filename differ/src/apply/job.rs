@@ -1,4 +1,4 @@
-//! The work on the bytes of one layer, and where it is done.
+//! The job on the bytes of one layer, and which process does it.
 //!
 //! Everything that looks into bytes of strangers is in here: decompression, archives, the check of images, the attributes
 //! of the layers below. [`Isolation`] decides which process that is; the work itself is the same code in both.
@@ -16,8 +16,8 @@ use erolith_mkfs::protect::{ProtectOptions, Protected};
 use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::LowerTree;
 
-use super::lower::LowerImage;
-use super::{Built, ParentImages, Times, dm_verity, image_uuid};
+use super::parents::{LowerImage, ParentImages};
+use super::{Times, dm_verity, image_uuid};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, Decoded, LayerStream, OnBytes, Request, Watched};
 use crate::sandbox::Worker;
@@ -58,9 +58,9 @@ pub(crate) enum Task {
     Native,
 }
 
-/// Work on one layer.
+/// A job on one layer.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct LayerJob {
     pub(crate) task: Task,
     pub(crate) source: LayerInput,
     /// Is told of the bytes of `source` that were read.
@@ -72,11 +72,29 @@ pub(crate) struct Order {
 
 /// The result, besides the bytes in the file.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct LayerJobResult {
     pub(crate) source: Decoded,
     pub(crate) summary: Option<Summary>,
     pub(crate) inherits: bool,
     pub(crate) protected: Protected,
+    pub(crate) times: Times,
+}
+
+/// An image that is written and not yet published.
+#[derive(Debug)]
+pub(crate) struct StagedImage<S> {
+    /// The file it is in.
+    pub(crate) staging: S,
+    /// What the layer's blob was.
+    pub(crate) source: Decoded,
+    /// What was built; `None` for a layer that was an image already.
+    pub(crate) summary: Option<Summary>,
+    /// Does the image depend on the layers below? It takes attributes of directories from them that it does not
+    /// describe itself.
+    pub(crate) inherits: bool,
+    /// What protects the image, as far as that was seen to while it was written.
+    pub(crate) protected: Protected,
+    /// How long it took.
     pub(crate) times: Times,
 }
 
@@ -99,22 +117,22 @@ impl Isolation {
     pub(crate) fn convert<S: Staging>(
         &self,
         staging: S,
-        order: Order,
+        job: LayerJob,
         lowers: &dyn ParentImages,
-    ) -> Result<Built<S>> {
+    ) -> Result<StagedImage<S>> {
         let outcome = match self {
             Self::Here => {
-                let Order { task, source, told, request, wanted } = order;
+                let LayerJob { task, source, told, request, wanted } = job;
                 let file = staging.file().try_clone();
                 let file = file.map_err(Error::io("duplicating a descriptor"))?;
                 let sink = FileSink::new(file, staging.scratch_dir()?);
                 let blob = Watched { inner: source.into_reader(), told };
                 convert(sink, blob, request, task, wanted, lowers)?
             }
-            Self::Worker(worker) => worker.convert(&staging, order, lowers)?,
+            Self::Worker(worker) => worker.convert(&staging, job, lowers)?,
         };
-        let Outcome { source, summary, inherits, protected, times } = outcome;
-        Ok(Built { staging, source, summary, inherits, protected, times })
+        let LayerJobResult { source, summary, inherits, protected, times } = outcome;
+        Ok(StagedImage { staging, source, summary, inherits, protected, times })
     }
 
     /// Refuses an image that no kernel should see.
@@ -137,7 +155,7 @@ pub(crate) fn convert(
     task: Task,
     wanted: ProtectOptions,
     lowers: &dyn ParentImages,
-) -> Result<Outcome> {
+) -> Result<LayerJobResult> {
     let block_bits = match &task {
         Task::Tar(options) => options.block_bits,
         Task::Native => DEFAULT_BLOCK_BITS,
@@ -163,7 +181,7 @@ fn build_tar(
     request: Request,
     options: Options,
     lowers: &dyn ParentImages,
-) -> Result<(FileSink, Outcome)> {
+) -> Result<(FileSink, LayerJobResult)> {
     let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
     let base = options.layer.base;
@@ -187,7 +205,7 @@ fn build_tar(
     let (sink, summary) = builder.finish(&finish)?;
     let times = Times { read, build: start.elapsed().saturating_sub(read), ..Times::default() };
     let (summary, protected) = (Some(summary), Protected::default());
-    Ok((sink, Outcome { source, summary, inherits, protected, times }))
+    Ok((sink, LayerJobResult { source, summary, inherits, protected, times }))
 }
 
 /// Takes a layer that is an EROFS image as it is, once it has been checked: no kernel sees an image before that.
@@ -197,7 +215,7 @@ fn take_native(
     sink: FileSink,
     blob: impl Read + Send + 'static,
     request: Request,
-) -> Result<(FileSink, Outcome)> {
+) -> Result<(FileSink, LayerJobResult)> {
     let start = Instant::now();
     let mut stream = LayerStream::open(blob, request)?;
     if let Err(error) = copy_all(&mut stream, &sink) {
@@ -208,7 +226,7 @@ fn take_native(
     check_image(sink.file())?;
     let times = Times { read, build: start.elapsed().saturating_sub(read), ..Times::default() };
     let protected = Protected::default();
-    Ok((sink, Outcome { source, summary: None, inherits: false, protected, times }))
+    Ok((sink, LayerJobResult { source, summary: None, inherits: false, protected, times }))
 }
 
 /// Writes the blocks of the decoder as they are. Zeros are not written: the file reads as zeros where nothing was, and takes

@@ -1,5 +1,4 @@
-//! Layers that are only looked at: whatever they are stored as, each is an image, which has no name and is gone when nobody
-//! has it open.
+//! Opens a layer as an image for reading, whatever it is stored as. The image has no name and ends with its last descriptor.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,20 +8,21 @@ use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
 use erolith_mkfs::io::ReadAt as _;
 use erolith_mkfs::protect::ProtectOptions;
 
-use super::work::{Isolation, LayerInput, Order, Task, check_image};
-use super::{ParentImages, explain};
+use super::job::{Isolation, LayerInput, LayerJob, Task, check_image};
+use super::parents::ParentImages;
+use super::verify::explain;
 use crate::content::{Blob, ScratchFile};
 use crate::decode::{Cancel, OnBytes, Request};
 use crate::{Compression, Error, LayerType, Result};
 
-/// Makes images of layers.
+/// Opens layers as images.
 #[derive(Debug)]
-pub struct Look {
+pub struct LayerOpener {
     /// A directory with room for them.
     pub scratch: PathBuf,
-    /// Calls it off.
+    /// Cancels the work.
     pub cancel: Cancel,
-    /// Is told of the bytes of blobs that were read.
+    /// Called with the number of bytes of blobs that were read.
     pub progress: OnBytes,
 }
 
@@ -32,7 +32,7 @@ impl ParentImages for &[Blob] {
     }
 }
 
-impl Look {
+impl LayerOpener {
     /// The image of the layer in `blob`, which `request` says more of; `below` are the images below it, the nearest first.
     /// Without a layer type it is what its bytes say.
     ///
@@ -54,8 +54,8 @@ impl Look {
         let request = Request { cancel: self.cancel.clone(), ..request };
         let (source, told) = (LayerInput::Stored(blob), self.progress.clone());
         let wanted = ProtectOptions::default();
-        let order = Order { task, source, told, request, wanted };
-        let built = Isolation::Here.convert(ScratchFile::new(&self.scratch)?, order, &below)?;
+        let job = LayerJob { task, source, told, request, wanted };
+        let built = Isolation::Here.convert(ScratchFile::new(&self.scratch)?, job, &below)?;
         let file = built.staging.into_file();
         let size = file.metadata().map_err(Error::io("examining an image"))?.len();
         Ok(Blob::new(Arc::new(file), 0, size))

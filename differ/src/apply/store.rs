@@ -1,15 +1,17 @@
-//! The images of a conversion on their way into a content store.
+//! The last steps of an image that becomes a blob of a content store, raw or compressed.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use erolith_mkfs::io::{FileSink, ReadAt};
-use erolith_mkfs::protect::{ProtectOptions, Protected};
+use erolith_mkfs::io::FileSink;
+use erolith_mkfs::protect::Protected;
 use erolith_verity::dmverity::DmVerityTree;
 use erolith_verity::fsverity;
 
-use super::{Built, Task, dm_verity};
+use super::job::StagedImage;
+use super::protect::Protect;
+use super::verify::hash_all;
 use crate::content::{Blob, Ingest, Mode, OciLayout, Provider as _, Staging};
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
@@ -55,66 +57,20 @@ pub struct Sealed {
     pub fsverity: Option<fsverity::Digest>,
 }
 
-/// Whether an image gets a hash tree, and what it has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Protect {
-    /// The tree that the image came with: it is verified.
-    pub promised: Option<DmVerityTree>,
-    /// It gets one if it has none.
-    pub is_wanted: bool,
-    /// The fs-verity digest that the image came with: it is verified.
-    pub digest: Option<fsverity::Digest>,
-    /// The digest of what is published is wanted.
-    pub is_digest_wanted: bool,
-}
-
-impl Protect {
-    /// What an image gets while it is written. What a layer that is one comes with has to be verified first.
-    pub(crate) fn wanted(&self, task: &Task) -> ProtectOptions {
-        match task {
-            Task::Tar(_) => {
-                ProtectOptions { fs_verity: self.is_digest_wanted, dm_verity: self.is_wanted }
-            }
-            Task::Native => {
-                let is_final = self.digest.is_none() && !self.may_grow();
-                ProtectOptions { fs_verity: self.is_digest_wanted && is_final, dm_verity: false }
-            }
-        }
-    }
-
-    /// May a layer that is an image get a tree behind it?
-    pub(super) fn may_grow(&self) -> bool {
-        self.is_wanted && self.promised.is_none()
-    }
-}
-
-impl<S: Staging> Built<S> {
-    /// Sees to what protects the image. What is promised is not believed of the process that wrote it.
-    ///
-    /// # Errors
-    /// As [`dm_verity::protect`].
-    pub(crate) fn protect(&self, protect: &Protect, cancel: &Cancel) -> Result<Protected> {
-        let is_promised = protect.promised.is_some() || protect.digest.is_some();
-        if self.protected.verity.is_some() && !is_promised {
-            return Ok(self.protected);
-        }
-        dm_verity::protect(self.staging.file(), protect, self.protected.digest, cancel)
-    }
-}
-
-impl Built<Box<dyn Ingest>> {
+impl StagedImage<Box<dyn Ingest>> {
     /// Publishes the image in `store`.
     ///
     /// # Errors
     /// [`Error::Verity`], [`Error::Cancelled`], and what the storage reports. Nothing is published then.
-    pub fn seal(
+    pub(crate) fn seal(
         self,
         store: &OciLayout,
         output: Output,
         protect: &Protect,
         cancel: &Cancel,
     ) -> Result<Sealed> {
-        let Protected { digest, verity } = self.protect(protect, cancel)?;
+        let Protected { digest, verity } =
+            protect.complete(self.staging.file(), self.protected, cancel)?;
         let size = self.staging.file().metadata().map_err(Error::io("examining an image"))?.len();
         let is_digest_wanted = protect.is_digest_wanted || protect.digest.is_some();
         let fsverity = match digest {
@@ -137,7 +93,7 @@ impl Built<Box<dyn Ingest>> {
 
 /// Compresses the image into `packed`. Returns the digest of the image, and digest and size of the result.
 fn compress(
-    built: &Built<Box<dyn Ingest>>,
+    built: &StagedImage<Box<dyn Ingest>>,
     packed: &dyn Ingest,
     level: i32,
     threads: u32,
@@ -183,31 +139,6 @@ fn copy_hashed(file: &File, cancel: &Cancel, out: &mut dyn Write) -> Result<Dige
     })
 }
 
-/// Digests all of `from`, and shows every part of it to `each`.
-pub(super) fn hash_all(
-    from: &dyn ReadAt,
-    algorithm: Algorithm,
-    cancel: &Cancel,
-    each: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<Digest> {
-    let mut hasher = Hasher::new(algorithm);
-    let mut buf = vec![0; 256 * 1024];
-    let mut offset = 0;
-    loop {
-        cancel.check()?;
-        let n = match from.read_at(&mut buf, offset) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(Error::io("reading a blob")(e)),
-        };
-        let part = buf.get(..n).unwrap_or_default();
-        hasher.update(part);
-        each(part)?;
-        offset += n as u64;
-    }
-}
-
 /// Reads a published layer to its end and verifies it against what is known of it.
 ///
 /// # Errors
@@ -225,32 +156,6 @@ pub(crate) fn verify(blob: &Blob, sealed: &Sealed, output: Output, cancel: &Canc
         ..Request::default()
     };
     LayerStream::open(blob.reader(), request)?.finish().map(drop)
-}
-
-/// Verifies that a blob is what its descriptor says. All of it is read.
-///
-/// # Errors
-/// [`Error::BlobSize`], [`Error::BlobDigest`], [`Error::Cancelled`], and what the storage reports.
-pub fn verify_blob(blob: &Blob, digest: &Digest, size: u64, cancel: &Cancel) -> Result<()> {
-    if blob.len() != size {
-        let digest = digest.clone();
-        return Err(Error::BlobSize { digest, expected: size, actual: blob.len() });
-    }
-    let actual = hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()))?;
-    if actual == *digest {
-        Ok(())
-    } else {
-        Err(Error::BlobDigest { expected: digest.clone(), actual })
-    }
-}
-
-/// Why work on `blob` failed, which ended with `error`: that its bytes do not have the digest that names them, or else
-/// `error`. All of the blob is read.
-pub fn explain(blob: &Blob, digest: &Digest, error: Error, cancel: &Cancel) -> Error {
-    match verify_blob(blob, digest, blob.len(), cancel) {
-        Err(found @ (Error::BlobDigest { .. } | Error::Cancelled)) => found,
-        _ => error,
-    }
 }
 
 /// Copies a blob into `store`, unless it is there, and verifies the copy.

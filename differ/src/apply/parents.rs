@@ -1,4 +1,4 @@
-//! The layers below, for the attributes of directories that a layer does not describe itself.
+//! The images of the parent layers, for the attributes of directories that a layer does not describe itself.
 
 use std::cell::RefCell;
 use std::fs::File;
