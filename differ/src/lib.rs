@@ -6,6 +6,7 @@
 //! container changed, and [`commit`] an image of that layer and the image below.
 
 pub mod apply;
+mod blob_kind;
 pub mod cache;
 pub mod commit;
 pub mod compare;
@@ -26,6 +27,7 @@ mod sys;
 #[cfg(test)]
 mod testing;
 
+pub use blob_kind::BlobKind;
 pub use decode::inflater;
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Error, Result};

@@ -17,7 +17,7 @@ use erolith_differ::apply::image_uuid;
 use erolith_differ::content::Staging as _;
 use erolith_differ::decode::{Cancel, Digests, LayerStream, OnBytes, Request};
 use erolith_differ::publish::{Durability, OutputFile, READABLE};
-use erolith_differ::{Algorithm, Compression, Digest, Hasher};
+use erolith_differ::{Algorithm, BlobKind, Compression, Digest, Hasher};
 use erolith_mkfs::build::{Builder, Finish, Options, Summary};
 use erolith_mkfs::image::Image;
 use erolith_mkfs::io::{FileInput, FileSink, Sink as _};
@@ -219,12 +219,7 @@ fn fill_from_archive(
     file: File,
     cancel: &Cancel,
 ) -> anyhow::Result<Known> {
-    let mut head = [0; 4];
-    let n = file.read_at(&mut head, 0)?;
-    let is_packed = matches!(head.get(..n), Some([0x1F, 0x8B, ..] | [0x28, 0xB5, 0x2F, 0xFD]));
-    // A zstd stream may begin with a skippable frame.
-    let is_skippable = n == 4 && u32::from_le_bytes(head) & 0xFFFF_FFF0 == 0x184D_2A50;
-    if is_packed || is_skippable || !file.metadata()?.is_file() {
+    if !file.metadata()?.is_file() || BlobKind::read(&file)?.is_compressed() {
         return fill_from_stream(args, builder, file, cancel);
     }
     let bytes = file.metadata()?.len();

@@ -255,6 +255,27 @@ const KERNEL_CALLS: [&str; 3] = [
     "snapshotter/src/mounts/perform.rs",
 ];
 
+/// Each format is known by its first bytes in one file: compressed blobs in differ, images in mkfs.
+#[test]
+fn one_file_knows_how_a_format_begins() {
+    for (magic, file) in [
+        ("0x1f,0x8b", "differ/src/blob_kind.rs"),
+        ("0x28,0xb5,0x2f,0xfd", "differ/src/blob_kind.rs"),
+        ("0xe0f5e1e2", "mkfs/src/format/superblock.rs"),
+    ] {
+        let mut files = BTreeSet::new();
+        for dir in PRODUCT {
+            for (path, text) in sources(&root().join(dir)) {
+                let code = product(&path, &text).to_lowercase().replace(['_', ' ', '\n'], "");
+                if code.contains(magic) {
+                    files.insert(path);
+                }
+            }
+        }
+        assert_eq!(files, BTreeSet::from([root().join(file)]), "{magic}");
+    }
+}
+
 fn lines_of(document: &str) -> usize {
     fs::read_to_string(root().join(document)).unwrap().lines().count()
 }

@@ -4,8 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use erolith_mkfs::build::Options;
-use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
-use erolith_mkfs::io::ReadAt as _;
 use erolith_mkfs::protect::ProtectOptions;
 
 use super::job::{Isolation, LayerInput, LayerJob, Task, check_image};
@@ -13,7 +11,7 @@ use super::parents::ParentImages;
 use super::verify::explain;
 use crate::content::{Blob, ScratchFile};
 use crate::decode::{Cancel, OnBytes, Request};
-use crate::{Compression, Error, LayerType, Result};
+use crate::{BlobKind, Compression, Error, LayerType, Result};
 
 /// Opens layers as images.
 #[derive(Debug)]
@@ -43,7 +41,9 @@ impl LayerOpener {
             Some(LayerType::Erofs { compression: Compression::None }) => {
                 return self.checked(blob, &request);
             }
-            None if is_image(&blob) => return self.checked(blob, &request),
+            None if BlobKind::read(&blob).is_ok_and(|kind| kind == BlobKind::Erofs) => {
+                return self.checked(blob, &request);
+            }
             Some(LayerType::Erofs { .. }) => Task::Native,
             _ => {
                 let mut options = Options::default();
@@ -74,9 +74,4 @@ impl LayerOpener {
             (Err(error), None) => Err(error),
         }
     }
-}
-
-fn is_image(blob: &Blob) -> bool {
-    let mut magic = [0; 4];
-    blob.read_exact_at(&mut magic, SUPER_OFFSET).is_ok() && u32::from_le_bytes(magic) == SUPER_MAGIC
 }

@@ -6,6 +6,7 @@ use flate2::Crc;
 
 use super::inflate::{Progress, RawInflate};
 use super::{Decoder, Defect, Format, Step};
+use crate::blob_kind::GZIP_MAGIC;
 use crate::{Error, Result};
 
 const HCRC: u8 = 1 << 1;
@@ -196,8 +197,8 @@ impl Header {
             self.crc.update(&[byte]);
         }
         let next = match self.phase {
-            Phase::Fixed(0) if byte != 0x1f => return FeedResult::NoMagic,
-            Phase::Fixed(1) if byte != 0x8b => return FeedResult::NoMagic,
+            Phase::Fixed(0) if byte != GZIP_MAGIC[0] => return FeedResult::NoMagic,
+            Phase::Fixed(1) if byte != GZIP_MAGIC[1] => return FeedResult::NoMagic,
             // Method 8 is deflate; there is no other.
             Phase::Fixed(2) if byte != 8 => return FeedResult::Bad,
             Phase::Fixed(3) if byte & RESERVED != 0 => return FeedResult::Bad,

@@ -14,7 +14,6 @@ mod cancel;
 mod gzip;
 pub(crate) mod inflate;
 mod pipeline;
-mod sniff;
 mod stream;
 mod watched;
 mod zstd;

@@ -15,7 +15,8 @@ use super::block::{Block, Pool};
 use super::gzip::Gzip;
 use super::pipeline::{self, BLOCK, Limits, ReadOutcome, ReadStage};
 use super::zstd::Zstd;
-use super::{Budget, Cancel, Decoder, inflate, sniff};
+use super::{Budget, Cancel, Decoder, inflate};
+use crate::blob_kind::{self, BlobKind};
 use crate::{Compression, Digest, Error, Hasher, LayerType, Result};
 
 /// Compressed blocks on their way, and decoded ones: what a pipeline holds in memory.
@@ -146,8 +147,8 @@ impl LayerStream {
             dropped: Arc::clone(&dropped),
         };
         let mut first = reader.pool.take()?;
-        reader.fill(&mut first, sniff::PREFIX)?;
-        let compression = match sniff::compression(first.filled(), layer_type) {
+        reader.fill(&mut first, BlobKind::PREFIX)?;
+        let compression = match blob_kind::compression(first.filled(), layer_type) {
             Ok(compression) => compression,
             Err(error) => return Err(reader.explain(first, error)),
         };

@@ -12,6 +12,7 @@ use std::thread;
 
 use flate2::{Compress, Crc, FlushCompress, Status};
 
+use crate::blob_kind::GZIP_MAGIC;
 use crate::decode::Cancel;
 use crate::{Error, Result};
 
@@ -20,7 +21,7 @@ const LEVEL: u32 = 6;
 /// How far deflate looks back.
 const WINDOW: usize = 32 << 10;
 /// RFC 1952, 2.3: deflate, no flags, no time, no extra flags, unknown system.
-const HEADER: [u8; 10] = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255];
+const HEADER: [u8; 10] = [GZIP_MAGIC[0], GZIP_MAGIC[1], 8, 0, 0, 0, 0, 0, 0, 255];
 /// The last block of a deflate stream: one with fixed codes that is empty.
 const END: [u8; 2] = [3, 0];
 

@@ -30,6 +30,8 @@ pub use error::{Error, Problem};
 pub use reader::Reader;
 pub use writer::Writer;
 
+use zerocopy::FromBytes as _;
+
 use crate::meta::{Meta, Segment, Xattr};
 
 /// Bytes of a block, the unit of everything in an archive.
@@ -39,6 +41,12 @@ pub const BLOCK: usize = 512;
 const MAJOR_MAX: u32 = 0xfff;
 /// Greatest minor number of a device on Linux.
 const MINOR_MAX: u32 = 0xf_ffff;
+
+/// Whether `block` is a header block with a right checksum.
+#[must_use]
+pub fn is_header(block: &[u8]) -> bool {
+    header::Header::ref_from_bytes(block).is_ok_and(header::Header::checksum_matches)
+}
 
 /// One member of an archive. Paths are as stored: cleaning them is the tree's rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use erolith_differ::apply::layer::LayerSpec;
-use erolith_differ::{Digest, EROFS_LAYER};
-use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
+use erolith_differ::{BlobKind, Digest, EROFS_LAYER};
 use erolith_snapshotter::service::Broken;
 use erolith_snapshotter::store::{Origin, OriginBlob};
 
@@ -14,9 +13,6 @@ use crate::containerd::{Containerd, Scope};
 use crate::proto::types::Descriptor;
 use crate::serve::diff::apply::layer_of;
 use crate::serve::error::{Error, Result};
-
-/// Bytes of a blob that tell what it is: up to and with the magic of EROFS.
-const HEAD: u64 = SUPER_OFFSET + 4;
 
 /// A name of containerd's metadata store (core/metadata/snapshot.go, `createKey`): namespace and chain.
 pub(super) fn parts(name: &str) -> Option<(&str, &str)> {
@@ -46,18 +42,12 @@ pub(super) fn media_types(head: &[u8]) -> &'static [&'static str] {
     const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
     const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
     const EROFS_ZSTD: &str = "application/vnd.erofs.layer.v1+zstd";
-    match head {
-        [0x1F, 0x8B, ..] => &[GZIP],
-        // Ordinary and skippable frames (RFC 8878, sections 3.1.1 and 3.1.2).
-        [0x28, 0xB5, 0x2F, 0xFD, ..] | [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..] => &[ZSTD, EROFS_ZSTD],
-        _ if is_image(head) => &[EROFS_LAYER],
+    match BlobKind::of(head) {
+        BlobKind::Gzip => &[GZIP],
+        BlobKind::Zstd => &[ZSTD, EROFS_ZSTD],
+        BlobKind::Erofs => &[EROFS_LAYER],
         _ => &[TAR],
     }
-}
-
-fn is_image(head: &[u8]) -> bool {
-    let superblock = usize::try_from(SUPER_OFFSET).ok().and_then(|at| head.get(at..));
-    superblock.is_some_and(|bytes| bytes.starts_with(&SUPER_MAGIC.to_le_bytes()))
 }
 
 /// What is recorded of a blob that is applied. Annotations say something of images only.
@@ -153,7 +143,7 @@ impl Search<'_> {
     /// The blob, if it is there, once for each media type that it may have.
     fn described(&self, digest: &Digest, diff_id: &Digest) -> Result<Vec<Candidate>, Unhealed> {
         let Some(info) = self.containerd.info(self.scope, digest)? else { return Ok(Vec::new()) };
-        let head = self.containerd.head(self.scope, digest, HEAD)?;
+        let head = self.containerd.head(self.scope, digest, BlobKind::PREFIX as u64)?;
         let size = u64::try_from(info.size).unwrap_or_default();
         let candidate = |media_type: &&str| Candidate {
             blob: OriginBlob {

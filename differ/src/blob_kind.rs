@@ -1,73 +1,104 @@
 //! What the first bytes of a blob say it is. They are believed, the media type is not: images from before media
 //! types had suffixes call gzip tar. But they must be one of the things that a layer can be.
+//!
+//! This is the only module that knows how each format begins.
+
+use std::io;
+
+use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
+use erolith_mkfs::io::ReadAt;
+use erolith_mkfs::tar;
 
 use crate::{Compression, Error, LayerType, Result};
 
-/// How many bytes of a blob are looked at.
-pub(super) const PREFIX: usize = EROFS_MAGIC_AT + 4;
+/// How every member of a gzip stream begins (RFC 1952, section 2.3.1).
+pub(crate) const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-const TAR_BLOCK: usize = 512;
-/// The superblock lies 1024 bytes into an image (`EROFS_SUPER_OFFSET`), its magic first.
-const EROFS_MAGIC_AT: usize = 1024;
-const EROFS_MAGIC: [u8; 4] = 0xe0f5_e1e2_u32.to_le_bytes();
+/// Where the magic of an image is.
+#[allow(clippy::cast_possible_truncation, reason = "1024")]
+const EROFS_MAGIC_AT: usize = SUPER_OFFSET as usize;
+const EROFS_MAGIC: [u8; 4] = SUPER_MAGIC.to_le_bytes();
 
 /// What a blob is found to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum BlobKind {
+pub enum BlobKind {
+    /// No bytes.
     Empty,
+    /// A gzip stream.
     Gzip,
+    /// A zstd stream.
     Zstd,
+    /// An archive that is not compressed.
     Tar,
+    /// An image that is not compressed.
     Erofs,
-    /// Something with a name that layers must not be.
+    /// A format with a name that layers must not have.
     Foreign(&'static str),
+    /// None of these.
     Unknown,
 }
 
-fn sniff(prefix: &[u8]) -> BlobKind {
-    match prefix {
-        [] => BlobKind::Empty,
-        [0x1f, 0x8b, ..] => BlobKind::Gzip,
-        // A frame, or a skippable frame before it (RFC 8878 section 3.1.2).
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => BlobKind::Zstd,
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => BlobKind::Foreign("xz"),
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => BlobKind::Foreign("bzip2"),
-        [0x04, 0x22, 0x4d, 0x18, ..] => BlobKind::Foreign("lz4"),
-        _ if prefix.get(EROFS_MAGIC_AT..EROFS_MAGIC_AT + 4) == Some(&EROFS_MAGIC) => {
-            BlobKind::Erofs
+impl BlobKind {
+    /// How many bytes of a blob say what it is.
+    pub const PREFIX: usize = EROFS_MAGIC_AT + EROFS_MAGIC.len();
+
+    /// The kind of a blob that begins with `prefix`: all of it when it is shorter than [`BlobKind::PREFIX`].
+    #[must_use]
+    pub fn of(prefix: &[u8]) -> Self {
+        match prefix {
+            [] => Self::Empty,
+            _ if prefix.starts_with(&GZIP_MAGIC) => Self::Gzip,
+            // A frame, or a skippable frame before it (RFC 8878 section 3.1.2).
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Foreign("xz"),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Foreign("bzip2"),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Self::Foreign("lz4"),
+            _ if prefix.get(EROFS_MAGIC_AT..Self::PREFIX) == Some(&EROFS_MAGIC) => Self::Erofs,
+            _ if is_tar(prefix) => Self::Tar,
+            _ => Self::Unknown,
         }
-        _ if is_tar(prefix) => BlobKind::Tar,
-        _ => BlobKind::Unknown,
+    }
+
+    /// The kind of the blob that `source` has.
+    ///
+    /// # Errors
+    /// What the storage reports.
+    pub fn read(source: &dyn ReadAt) -> io::Result<Self> {
+        let mut prefix = [0; Self::PREFIX];
+        let mut len = 0;
+        while let Some(rest) = prefix.get_mut(len..).filter(|rest| !rest.is_empty()) {
+            match source.read_at(rest, len as u64) {
+                Ok(0) => break,
+                Ok(n) => len += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Self::of(prefix.get(..len).unwrap_or_default()))
+    }
+
+    /// Whether it is a stream that is decompressed before it is read.
+    #[must_use]
+    pub fn is_compressed(self) -> bool {
+        matches!(self, Self::Gzip | Self::Zstd)
     }
 }
 
 /// A header whose checksum is right, or the zeros that end an archive without members. No magic: the oldest form
 /// has none.
 fn is_tar(prefix: &[u8]) -> bool {
-    let block = prefix.get(..TAR_BLOCK.min(prefix.len())).unwrap_or_default();
-    if block.iter().all(|b| *b == 0) {
-        return true;
-    }
-    let Some(field) = block.get(148..156) else { return false };
-    let text: Vec<u8> = field.iter().copied().filter(|b| !matches!(b, b' ' | 0)).collect();
-    let stored = std::str::from_utf8(&text).ok().and_then(|t| i64::from_str_radix(t, 8).ok());
-    // The checksum counts its own field as spaces. Some writers summed signed characters.
-    let sum = |value: fn(u8) -> i64| -> i64 {
-        let byte = |(i, b): (usize, &u8)| if (148..156).contains(&i) { 32 } else { value(*b) };
-        block.iter().enumerate().map(byte).sum()
-    };
-    block.len() == TAR_BLOCK
-        && (stored == Some(sum(i64::from)) || stored == Some(sum(|b| i64::from(b.cast_signed()))))
+    let block = prefix.get(..tar::BLOCK.min(prefix.len())).unwrap_or_default();
+    block.iter().all(|b| *b == 0) || tar::is_header(block)
 }
 
-/// How a blob that begins with `prefix` (all of it when shorter than [`PREFIX`]) is to be decoded. With no layer type
+/// How a blob that begins with `prefix` (all of it when shorter than [`BlobKind::PREFIX`]) is to be decoded. With no layer type
 /// anything a layer may be is taken.
 ///
 /// # Errors
 /// [`Error::UnsupportedCompression`], [`Error::NotALayer`].
-pub(super) fn compression(prefix: &[u8], declared: Option<LayerType>) -> Result<Compression> {
+pub(crate) fn compression(prefix: &[u8], declared: Option<LayerType>) -> Result<Compression> {
     let wrong = |declared| Err(Error::NotALayer { declared });
-    match (sniff(prefix), declared) {
+    match (BlobKind::of(prefix), declared) {
         (BlobKind::Foreign(found), _) => Err(Error::UnsupportedCompression { found }),
         (BlobKind::Gzip, Some(LayerType::Erofs { .. })) => wrong("EROFS"),
         (BlobKind::Gzip, _) => Ok(Compression::Gzip),
