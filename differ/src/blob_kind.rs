@@ -186,7 +186,7 @@ mod tests {
             (gzip, erofs(Plain), Err("layer-wrong-magic")),
             (&v7, erofs(Plain), Err("layer-wrong-magic")),
         ] {
-            let got = compression(prefix, declared).map_err(|e| e.code());
+            let got = compression(prefix, declared).map_err(crate::testing::code);
             assert_eq!(got, expect, "{declared:?} {:?}", &prefix[..prefix.len().min(8)]);
         }
     }

@@ -1,5 +1,6 @@
 //! What can go wrong, where, and a stable code for each.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -247,7 +248,7 @@ pub enum Error {
     #[error("the EROFS image is damaged: {reason} (path {path:?})")]
     BadImage {
         /// The checker's code.
-        code: &'static str,
+        code: Cow<'static, str>,
         /// What is wrong.
         reason: String,
         /// Where; empty for the image as a whole.
@@ -325,7 +326,7 @@ pub enum Error {
     #[error("{text}")]
     Told {
         /// The code that the error has there.
-        code: &'static str,
+        code: Cow<'static, str>,
         /// What it says.
         text: String,
     },
@@ -357,7 +358,7 @@ impl From<erolith_overlay::Error> for Error {
 impl Error {
     /// A stable name of the kind of error, for logs, tests and machines.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> &str {
         match self {
             Self::BadDigest { .. } => "digest-invalid",
             Self::Inherits => "layer-inherits",

@@ -24,3 +24,8 @@ pub(crate) fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
 }
+
+/// The code of an error, for tables.
+pub(crate) fn code(error: crate::Error) -> &'static str {
+    error.code().to_owned().leak()
+}

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Error;
 use crate::data::{DataArea, Placement};
 use crate::emit::{self, Identity};
@@ -16,7 +18,7 @@ use crate::plan::{Plan, PlanOptions};
 use crate::tree::{DroppedXattrs, FileTree, LayerOptions, LowerTree, NodeId, Note, XattrSetId};
 
 /// How an image is built.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// log2 of the block size: 9 to 16.
     pub block_bits: u8,
@@ -65,7 +67,7 @@ impl Default for Options {
 }
 
 /// What becomes of modification times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Timestamp {
     /// They stay.
     Keep,
@@ -88,7 +90,7 @@ impl Timestamp {
 }
 
 /// What becomes of owners: first replaced, then shifted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Owner {
     /// Every inode takes this user.
     pub force_uid: Option<u32>,
@@ -119,7 +121,7 @@ pub struct Finish {
 }
 
 /// What was built.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Inodes.
     pub inodes: u64,

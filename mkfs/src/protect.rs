@@ -8,12 +8,13 @@ use std::io;
 
 use erolith_verity::dmverity::{self, CancelCheck, DmVerityTree, Header, block_bits_for};
 use erolith_verity::fsverity;
+use serde::{Deserialize, Serialize};
 
 use crate::image::{self, Super};
 use crate::io::{FileSink, ReadAt};
 
 /// What an image gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProtectOptions {
     /// Is its fs-verity digest computed?
     pub fs_verity: bool,
@@ -22,7 +23,7 @@ pub struct ProtectOptions {
 }
 
 /// What an image got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Protected {
     /// The fs-verity digest of all of it, tree included.
     pub digest: Option<fsverity::Digest>,

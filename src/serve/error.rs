@@ -190,7 +190,8 @@ mod tests {
             (erolith_differ::Error::Cancelled.into(), Code::Cancelled),
             (erolith_differ::Error::Worker { ended: "x".into() }.into(), Code::Internal),
             (
-                erolith_differ::Error::Told { code: "tar-checksum", text: "x".into() }.into(),
+                erolith_differ::Error::Told { code: "tar-checksum".into(), text: "x".into() }
+                    .into(),
                 Code::InvalidArgument,
             ),
             (io(ErrorKind::StorageFull).into(), Code::ResourceExhausted),

@@ -193,7 +193,7 @@ fn an_upper_directory_without_its_index_is_refused() {
     run(&root, "echo new >L1; rm L1");
     let code = |(old, new): (Stack, Stack)| {
         let written = Compare::new(TAR).write(&old, &new, &mut Vec::new());
-        written.map_or_else(|error| error.code(), |_| "ok")
+        written.map_or_else(|error| error.code().to_owned(), |_| "ok".to_owned())
     };
     assert_eq!(code(container.dirs()), "ok");
     // Its files are those of other layers.

@@ -6,6 +6,8 @@ use std::io;
 use std::ops::Range;
 use std::thread;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ReadAt;
 use crate::blockhash::{BlockHash, DIGEST, Known, Part};
 
@@ -26,7 +28,7 @@ pub fn unknown() -> Known {
 
 /// The fs-verity digest of a file, with SHA-256 over blocks of 4096 bytes and no salt: what `fsverity digest` prints and
 /// FS_IOC_MEASURE_VERITY gives. Written as `sha256:` and 64 digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest([u8; 32]);
 
 impl Digest {

@@ -16,6 +16,8 @@ use erolith_mkfs::protect::{ProtectOptions, Protected};
 use erolith_mkfs::tar::Limits;
 use erolith_mkfs::tree::LowerTree;
 
+use serde::{Deserialize, Serialize};
+
 use super::parents::{LowerImage, ParentImages};
 use super::{Times, dm_verity, image_uuid};
 use crate::content::{Blob, Staging};
@@ -50,7 +52,7 @@ impl LayerInput {
 }
 
 /// What a layer is, and so what becomes of its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Task {
     /// An archive: it is built into an image.
     Tar(Options),
@@ -71,7 +73,7 @@ pub(crate) struct LayerJob {
 }
 
 /// The result, besides the bytes in the file.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LayerJobResult {
     pub(crate) source: Decoded,
     pub(crate) summary: Option<Summary>,
@@ -254,7 +256,7 @@ pub(crate) fn check_image(image: &dyn ReadAt) -> Result<()> {
     let report = report.map_err(Error::io("checking an image"))?;
     let Some(finding) = report.errors().next() else { return Ok(()) };
     Err(Error::BadImage {
-        code: finding.code(),
+        code: finding.code().into(),
         reason: finding.corruption.to_string(),
         path: String::from_utf8_lossy(&finding.path).into_owned(),
     })

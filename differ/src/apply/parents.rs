@@ -84,6 +84,6 @@ impl LowerTree for LowerImage {
 }
 
 fn lower_failed(error: erolith_mkfs::image::Error) -> Error {
-    let (code, reason) = (error.code(), error.to_string());
+    let (code, reason) = (error.code().into(), error.to_string());
     Error::BadImage { code, reason, path: String::new() }
 }

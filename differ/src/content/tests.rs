@@ -8,7 +8,7 @@ use super::{Ingest, Mode, OciLayout, Provider, Staging as _};
 use crate::Digest;
 
 fn text(layout: &OciLayout, digest: &Digest) -> Result<String, &'static str> {
-    let blob = layout.open(digest).map_err(|e| e.code())?;
+    let blob = layout.open(digest).map_err(crate::testing::code)?;
     let mut text = String::new();
     blob.reader().read_to_string(&mut text).unwrap();
     Ok(text)

@@ -465,7 +465,7 @@ fn d10_indexes_in_indexes_end() {
     for depth in 1..8 {
         entry = fixture.put_index(&[entry]);
         fixture.name("latest", &entry);
-        let got = bench.run(&Options::default()).map(drop).map_err(|e| e.code());
+        let got = bench.run(&Options::default()).map(drop).map_err(crate::testing::code);
         let expect = if depth <= 4 { Ok(()) } else { Err("document-invalid") };
         assert_eq!(got, expect, "depth {depth}");
     }

@@ -124,7 +124,7 @@ mod tests {
         let check = |max_ratio, compressed, expanded, zeros| {
             let budget =
                 Budget { max_ratio, ratio_floor: 1000, max_output: 1 << 20, ..Budget::default() };
-            budget.check(compressed, expanded, zeros, Instant::now()).map_err(|error| error.code())
+            budget.check(compressed, expanded, zeros, Instant::now()).map_err(crate::testing::code)
         };
         for (max_ratio, compressed, expanded, zeros, result) in [
             (Some(200), 1, 1000, 0, Ok(())),

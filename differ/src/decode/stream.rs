@@ -36,7 +36,7 @@ pub enum Digests {
 }
 
 /// What is known about a blob before it is read.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Request {
     /// What its media type says; `None` takes whatever a layer may be.
     pub layer_type: Option<LayerType>,
@@ -50,7 +50,8 @@ pub struct Request {
     pub digests: Digests,
     /// What it may cost.
     pub budget: Budget,
-    /// Calls it off.
+    /// Cancels the work. It is not sent to a worker, which is cancelled by being killed.
+    #[serde(skip)]
     pub cancel: Cancel,
 }
 

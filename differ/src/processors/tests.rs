@@ -36,7 +36,7 @@ fn processors_are_put_in_a_row_until_the_type_is_known() {
     let planned = |media_type| {
         plan(&processors, media_type)
             .map(|(steps, end)| (steps.iter().map(|s| s.takes.to_owned()).collect::<Vec<_>>(), end))
-            .map_err(|e| e.code())
+            .map_err(crate::testing::code)
     };
     for (media_type, steps, end) in [
         (GZIP, &[][..], GZIP),

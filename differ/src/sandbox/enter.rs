@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{DumpableBehavior, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags};
 
-use super::limits::Limits;
+use super::limits::WorkerLimits;
 use super::{Protection, filter};
 use crate::sys::sandbox as sys;
 use crate::{Error, Result};
@@ -59,7 +59,7 @@ pub(super) fn leave() -> Result<Protection> {
 ///
 /// # Errors
 /// As [`leave`].
-pub(super) fn confine(limits: Limits) -> Result<()> {
+pub(super) fn confine(limits: WorkerLimits) -> Result<()> {
     limits.set().map_err(Error::io("limiting resources"))?;
     filter::install()
 }

@@ -16,7 +16,7 @@ use rustix::io::retry_on_intr;
 
 use super::process::Process;
 use super::socket;
-use super::wire::{self, Order, Work, WorkerMessage};
+use super::wire::{self, WorkerJob, WorkerMessage, WorkerOrder};
 use crate::{Error, Result};
 
 /// How long a copy may take, which is made in less than a millisecond.
@@ -45,7 +45,7 @@ impl ForkServer {
 
     fn try_fork(&self) -> io::Result<Process> {
         let (ours, theirs) = socket::pair()?;
-        let order = wire::to_bytes(&Order::new(Work::Fork))?;
+        let order = wire::to_bytes(&WorkerOrder::new(WorkerJob::Fork))?;
         socket::send(self.0.socket(), &order, &[theirs.as_fd()])?;
         drop(theirs);
         Ok(Process::new(self.pidfd()?, ours))

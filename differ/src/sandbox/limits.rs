@@ -4,7 +4,8 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::wire::{WireTask, Work, Wrapped};
+use super::wire::WorkerJob;
+use crate::apply::Task;
 use crate::decode::Budget;
 
 /// Address space that every worker needs: the program, the stacks and arenas of its threads, blocks on their way.
@@ -24,7 +25,7 @@ const FIXED: u64 = 1 << 30;
 
 /// Limits of resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(super) struct WorkerLimits {
     /// Bytes of address space (`RLIMIT_AS`).
     memory: u64,
     /// Bytes of a file (`RLIMIT_FSIZE`).
@@ -33,23 +34,25 @@ pub(super) struct Limits {
     descriptors: u64,
 }
 
-impl Limits {
+impl WorkerLimits {
     /// Those for some work. Memory follows from what decoding may take (two zstd windows) and from how many members a layer
     /// may have, not from its bytes. A file is at most as large as an image of the largest layer that the budget allows can
     /// be: a block for each header and each block of the archive.
-    pub(super) fn of(work: &Work) -> Self {
-        let (budget, entries, largest) = match work {
-            Work::Convert { task: WireTask::Tar(options), expected, .. } => {
-                let (Wrapped(options), budget) = (&**options, expected.budget);
-                let block = (1u64 << options.block_bits.min(16)).max(HEADER);
-                let grown = (block / HEADER).saturating_mul(options.align_blocks.max(1));
-                let bytes = budget.max_output.saturating_mul(grown).saturating_add(FIXED);
-                (budget, u64::from(options.layer.max_entries), bytes.min(options.max_bytes))
+    pub(super) fn of(job: &WorkerJob) -> Self {
+        let (budget, entries, largest) = match job {
+            WorkerJob::Convert { task, request, .. } => match &**task {
+                Task::Tar(options) => {
+                    let budget = request.budget;
+                    let block = (1u64 << options.block_bits.min(16)).max(HEADER);
+                    let grown = (block / HEADER).saturating_mul(options.align_blocks.max(1));
+                    let bytes = budget.max_output.saturating_mul(grown).saturating_add(FIXED);
+                    (budget, u64::from(options.layer.max_entries), bytes.min(options.max_bytes))
+                }
+                Task::Native => (request.budget, ENTRIES, request.budget.max_output),
+            },
+            WorkerJob::Probe | WorkerJob::Check(_) | WorkerJob::Fork => {
+                (Budget::default(), ENTRIES, 0)
             }
-            Work::Convert { task: WireTask::Native, expected, .. } => {
-                (expected.budget, ENTRIES, expected.budget.max_output)
-            }
-            Work::Probe | Work::Check(_) | Work::Fork => (Budget::default(), ENTRIES, 0),
         };
         let windows = 2u64.checked_shl(budget.zstd_window_log).unwrap_or(u64::MAX);
         let memory = entries.saturating_mul(PER_ENTRY).saturating_add(windows).saturating_add(BASE);
@@ -81,32 +84,32 @@ mod tests {
     use erolith_mkfs::protect;
 
     use super::*;
-    use crate::apply::Task;
     use crate::decode::Request;
-    use crate::sandbox::wire::Origin;
+    use crate::sandbox::wire::JobInput;
 
     #[test]
     fn limits_follow_from_the_budget_and_not_from_the_layer() {
-        let convert = |task: WireTask, budget| {
-            let expected = Box::new(Request { budget, ..Request::default() }.into());
-            let (source, wanted) = (Origin::Stream, protect::ProtectOptions::default());
-            Limits::of(&Work::Convert { task, source, expected, wanted })
+        let convert = |task, budget| {
+            let (task, request) = (Box::new(task), Request { budget, ..Request::default() });
+            let (source, wanted) = (JobInput::Stream, protect::ProtectOptions::default());
+            let request = Box::new(request);
+            WorkerLimits::of(&WorkerJob::Convert { task, source, request, wanted })
         };
         let small = Budget { max_output: 1 << 20, zstd_window_log: 20, ..Budget::default() };
-        let tar = |options: Options| Task::Tar(options).into();
+        let tar = |options: Options| Task::Tar(options);
         let (gib, mib) = (1u64 << 30, 1u64 << 20);
         let many = 10_000_000 * 512;
         for (limits, memory, file) in [
             (convert(tar(Options::default()), small), 2 * gib + 2 * mib + many, 8 * mib + gib),
-            (convert(Task::Native.into(), small), 2 * gib + 2 * mib + many, mib),
+            (convert(Task::Native, small), 2 * gib + 2 * mib + many, mib),
             (
                 convert(tar(Options { max_bytes: 77, ..Options::default() }), Budget::default()),
                 2 * gib + 256 * mib + many,
                 77,
             ),
-            (Limits::of(&Work::Probe), 2 * gib + 256 * mib + many, 0),
+            (WorkerLimits::of(&WorkerJob::Probe), 2 * gib + 256 * mib + many, 0),
         ] {
-            assert_eq!(limits, Limits { memory, file, descriptors: 1024 });
+            assert_eq!(limits, WorkerLimits { memory, file, descriptors: 1024 });
         }
     }
 }

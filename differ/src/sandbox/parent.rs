@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::process::Process;
 use super::pump::{self, Ended};
-use super::wire::{self, LowersReply as Answer, Order, Origin, Range, Work, WorkerMessage};
+use super::wire::{self, FileRange, JobInput, LowersReply, WorkerJob, WorkerMessage, WorkerOrder};
 use super::{Protection, Worker, socket};
 use crate::apply::{LayerInput, LayerJob, LayerJobResult, ParentImages};
 use crate::content::{Blob, Staging};
@@ -28,7 +28,7 @@ impl Worker {
     /// When there is no sandbox here: [`Error::Io`] with the step that failed, or [`Error::Worker`].
     pub fn probe(&self) -> Result<Protection> {
         let cancel = Cancel::default();
-        Talk::begin(self, &cancel, Some(PROBE), Work::Probe, &[])?.until_ready()
+        Talk::begin(self, &cancel, Some(PROBE), WorkerJob::Probe, &[])?.until_ready()
     }
 
     /// Has a layer converted into the file of `staging`.
@@ -46,20 +46,20 @@ impl Worker {
         cancel.check()?;
         let scratch = scratch(staging.scratch_dir()?).map_err(std::io::Error::from);
         let scratch = scratch.map_err(Error::io("creating a scratch file"))?;
-        let (task, limit, expected) =
-            (task.into(), request.budget.max_time, Box::new(request.into()));
-        let order = |source| Work::Convert { task, source, expected, wanted };
+        let limit = request.budget.max_time;
+        let (task, request) = (Box::new(task), Box::new(request));
+        let order = |source| WorkerJob::Convert { task, source, request, wanted };
         let rest = [staging.file().as_fd(), scratch.as_fd()];
         match source {
             LayerInput::Stored(blob) => {
-                let work = order(Origin::Stored(range(&blob)));
+                let work = order(JobInput::Stored(range(&blob)));
                 let fds = [blob.file().0.as_fd(), rest[0], rest[1]];
                 Talk::begin(self, &cancel, limit, work, &fds)?.converted(&told, lowers)
             }
             LayerInput::Stream(inner) => {
                 let (pipe, ended) = pump::start(Box::new(Watched { inner, told }))?;
                 let fds = [pipe.as_fd(), rest[0], rest[1]];
-                let talk = Talk::begin(self, &cancel, limit, order(Origin::Stream), &fds)?;
+                let talk = Talk::begin(self, &cancel, limit, order(JobInput::Stream), &fds)?;
                 // The worker's shall be the only one, so that the thread sees when that is gone.
                 drop(pipe);
                 fed(talk.converted(&OnBytes::default(), lowers), &ended)
@@ -74,7 +74,7 @@ impl Worker {
     pub(crate) fn check(&self, image: &Blob, cancel: &Cancel) -> Result<()> {
         cancel.check()?;
         let fds = [image.file().0.as_fd()];
-        let mut talk = Talk::begin(self, cancel, None, Work::Check(range(image)), &fds)?;
+        let mut talk = Talk::begin(self, cancel, None, WorkerJob::Check(range(image)), &fds)?;
         talk.until_ready()?;
         match talk.next()? {
             WorkerMessage::Checked => Ok(()),
@@ -83,8 +83,8 @@ impl Worker {
     }
 }
 
-fn range(blob: &Blob) -> Range {
-    Range { offset: blob.file().1, size: blob.len() }
+fn range(blob: &Blob) -> FileRange {
+    FileRange { offset: blob.file().1, size: blob.len() }
 }
 
 /// The result of a layer whose bytes came from a thread: that thread knows best why they ended.
@@ -116,21 +116,22 @@ impl<'a> Talk<'a> {
         worker: &Worker,
         cancel: &'a Cancel,
         limit: Option<Duration>,
-        work: Work,
+        job: WorkerJob,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Self> {
         let limit = limit.and_then(|limit| {
             let end = Instant::now().checked_add(limit)?.checked_add(GRACE)?;
             Some((end, limit))
         });
-        let spare = worker.spare.as_ref().filter(|_| !matches!(work, Work::Probe));
+        let spare = worker.spare.as_ref().filter(|_| !matches!(job, WorkerJob::Probe));
         let waiting = spare.and_then(|spare| spare.take(&worker.program, &worker.args));
         let process = match waiting {
             Some(process) => process,
             None => Process::start(&worker.program, &worker.args)?,
         };
         let talk = Self { process, cancel, limit };
-        let order = wire::to_bytes(&Order::new(work)).map_err(Error::io("writing an order"))?;
+        let order =
+            wire::to_bytes(&WorkerOrder::new(job)).map_err(Error::io("writing an order"))?;
         match socket::send(talk.process.socket(), &order, fds) {
             Ok(()) => Ok(talk),
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(talk.died()),
@@ -159,7 +160,7 @@ impl<'a> Talk<'a> {
                     self.answer(&images)?;
                 }
                 // Before anything else happens to the file, the worker has ended: see `Process`.
-                WorkerMessage::Converted(converted) => return Ok((*converted).into()),
+                WorkerMessage::Converted(converted) => return Ok(*converted),
                 other => return Err(unexpected(other)),
             }
         }
@@ -179,7 +180,7 @@ impl<'a> Talk<'a> {
             let (now, later) = rest.split_at(rest.len().min(socket::MAX_FDS));
             rest = later;
             let (images, is_last) = (now.iter().map(range).collect(), rest.is_empty());
-            let answer = wire::to_bytes(&Answer { images, is_last });
+            let answer = wire::to_bytes(&LowersReply { images, is_last });
             let answer = answer.map_err(Error::io("writing an answer"))?;
             let fds: Vec<_> = now.iter().map(|blob| blob.file().0.as_fd()).collect();
             match socket::send(self.process.socket(), &answer, &fds) {

@@ -11,8 +11,8 @@ use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
 
 use super::enter::{confine, leave};
-use super::limits::Limits;
-use super::wire::Work;
+use super::limits::WorkerLimits;
+use super::wire::WorkerJob;
 use super::{Worker, run};
 use crate::sys::sandbox::call;
 
@@ -50,7 +50,7 @@ fn is_inside() {
     let attempt = attempt.into_string().unwrap();
     if !attempt.starts_with("outside") {
         let protection = leave().unwrap();
-        confine(Limits::of(&Work::Probe)).unwrap();
+        confine(WorkerLimits::of(&WorkerJob::Probe)).unwrap();
         println!("in force: {protection}");
     }
     let done = attempt_of(attempt.trim_start_matches("outside "));

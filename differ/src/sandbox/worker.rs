@@ -7,19 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use erolith_mkfs::io::FileSink;
-use erolith_mkfs::protect;
+use erolith_mkfs::protect::ProtectOptions;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::Protection;
 use super::enter::{confine, leave};
-use super::limits::Limits;
+use super::limits::WorkerLimits;
 use super::socket;
-use super::wire::{
-    self, Converted, Expected, Origin, Range, WireError, WireTask, Work, WorkerMessage,
-};
-use crate::apply::{ParentImages, check_image, convert};
+use super::wire::{self, FileRange, JobInput, WireError, WorkerJob, WorkerMessage};
+use crate::apply::{ParentImages, Task, check_image, convert};
 use crate::content::Blob;
-use crate::decode::{OnBytes, Watched};
+use crate::decode::{OnBytes, Request, Watched};
 use crate::sys::process::{Forked, fork_sibling};
 use crate::sys::sandbox as sys;
 use crate::{Error, Result};
@@ -41,16 +39,16 @@ pub fn run() -> Result<()> {
         let socket = rustix::stdio::stdin();
         let order = socket::receive(socket).map_err(Error::io("listening to the daemon"))?;
         let Some(message) = order else { return Ok(()) };
-        let order: wire::Order =
+        let order: wire::WorkerOrder =
             wire::from_bytes(&message.bytes).map_err(Error::io("understanding the daemon"))?;
         if !order.is_understood() {
             let ended = "is of another version".to_owned();
             return say(socket, &WorkerMessage::Failed(WireError::Ended(ended)));
         }
-        match order.work {
+        match order.job {
             // One that kept rights answers with the reason and ends; another one may do better.
-            Work::Fork if left.is_ok() => fork(socket, message.fds)?,
-            work => return answer(socket, left, work, message.fds),
+            WorkerJob::Fork if left.is_ok() => fork(socket, message.fds)?,
+            job => return answer(socket, left, job, message.fds),
         }
     }
 }
@@ -75,13 +73,13 @@ fn fork(socket: BorrowedFd<'_>, fds: Vec<OwnedFd>) -> Result<()> {
 fn answer(
     socket: BorrowedFd<'_>,
     left: Result<Protection>,
-    order: Work,
+    job: WorkerJob,
     fds: Vec<OwnedFd>,
 ) -> Result<()> {
     let answered = left.and_then(|protection| {
-        confine(Limits::of(&order))?;
+        confine(WorkerLimits::of(&job))?;
         say(socket, &WorkerMessage::Ready(protection))?;
-        work(socket, order, fds)
+        work(socket, job, fds)
     });
     match answered {
         Ok(None) => Ok(()),
@@ -91,20 +89,24 @@ fn answer(
 }
 
 /// Does what is to be done, from inside the sandbox.
-fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<WorkerMessage>> {
+fn work(
+    socket: BorrowedFd<'_>,
+    job: WorkerJob,
+    fds: Vec<OwnedFd>,
+) -> Result<Option<WorkerMessage>> {
     let mut files = fds.into_iter().map(File::from);
     let mut file = || files.next().ok_or(io::ErrorKind::InvalidInput.into());
     let mut file = || file().map_err(Error::io("taking what the daemon sent"));
-    match work {
-        Work::Probe | Work::Fork => Ok(None),
-        Work::Check(range) => {
+    match job {
+        WorkerJob::Probe | WorkerJob::Fork => Ok(None),
+        WorkerJob::Check(range) => {
             check_image(&blob(file()?, range))?;
             Ok(Some(WorkerMessage::Checked))
         }
-        Work::Convert { task, source, expected, wanted } => {
+        WorkerJob::Convert { task, source, request, wanted } => {
             let (from, image, scratch) = (file()?, file()?, file()?);
             let sink = FileSink::with_scratch(image, scratch);
-            converted(socket, sink, task, source, from, *expected, wanted).map(Some)
+            converted(socket, sink, *task, source, from, *request, wanted).map(Some)
         }
     }
 }
@@ -112,30 +114,29 @@ fn work(socket: BorrowedFd<'_>, work: Work, fds: Vec<OwnedFd>) -> Result<Option<
 fn converted(
     socket: BorrowedFd<'_>,
     sink: FileSink,
-    task: WireTask,
-    source: Origin,
+    task: Task,
+    source: JobInput,
     from: File,
-    expected: Expected,
-    wanted: protect::ProtectOptions,
+    request: Request,
+    wanted: ProtectOptions,
 ) -> Result<WorkerMessage> {
     let read = Arc::new(AtomicU64::new(0));
     let (inner, told): (Box<dyn Read + Send>, OnBytes) = match source {
-        Origin::Stream => (Box::new(from), OnBytes::default()),
-        Origin::Stored(range) => {
+        JobInput::Stream => (Box::new(from), OnBytes::default()),
+        JobInput::Stored(range) => {
             (Box::new(blob(from, range).reader()), progress(Arc::clone(&read)))
         }
     };
     let blob = Watched { inner, told };
-    let outcome =
-        convert(sink, blob, expected.into(), task.into(), wanted, &RequestedParents(socket));
+    let outcome = convert(sink, blob, request, task, wanted, &RequestedParents(socket));
     let rest = read.swap(0, Ordering::Relaxed);
     if rest > 0 {
         say(socket, &WorkerMessage::Read(rest))?;
     }
-    Ok(WorkerMessage::Converted(Box::new(Converted::from(outcome?))))
+    Ok(WorkerMessage::Converted(Box::new(outcome?)))
 }
 
-fn blob(file: File, range: Range) -> Blob {
+fn blob(file: File, range: FileRange) -> Blob {
     Blob::new(Arc::new(file), range.offset, range.size)
 }
 

@@ -1,6 +1,8 @@
 //! What one member of a layer's archive does to the tree: the rules of the OCI image specification
 //! (`layer.md`) as containerd's `pkg/archive` applies them.
 
+use serde::{Deserialize, Serialize};
+
 use super::path::{Missing, Names, clean};
 use super::{Dir, Error, FileTree, Node, NodeId, NodeKind, Note, XattrPolicy};
 use crate::data::Content;
@@ -18,7 +20,7 @@ const WHITEOUT_META: &[u8] = b".wh..wh.";
 pub const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How the members of a layer are understood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerOptions {
     /// `.wh.*` names are whiteouts and opaque markers; otherwise they are names like any other.
     pub whiteouts: bool,

@@ -13,6 +13,8 @@ mod xattrs;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::data::Content;
 use crate::format::FileType;
 use crate::meta::{IMPLICIT_DIR, Meta, Xattr};
@@ -253,7 +255,7 @@ impl Error {
 }
 
 /// What was noticed and taken nevertheless.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Note {
     /// A name appeared twice; the last one won.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use super::{Error, FileTree, Note};
 use crate::format::{FileType, NAME_MAX, prefix_of};
 use crate::interpreted::{self, Set};
@@ -55,7 +57,7 @@ impl XattrSets {
 }
 
 /// What becomes of attributes that mean something to the mount instead of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct XattrPolicy {
     /// Keep `trusted.*`; containerd cannot set them either, so they are dropped by default.
     pub keep_trusted: bool,
@@ -66,7 +68,7 @@ pub struct XattrPolicy {
 }
 
 /// What becomes of overlayfs' own attributes in the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OverlayXattrs {
     /// Rename to `*.overlay.overlay.*`: overlayfs shows them under their first name since 6.7, and earlier
     /// kernels hide them.
@@ -146,6 +148,21 @@ impl DroppedXattrs {
         } else {
             self.more = true;
         }
+    }
+}
+
+/// As count, names, and whether there were others.
+impl Serialize for DroppedXattrs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.count, &self.names, self.more).serialize(serializer)
+    }
+}
+
+/// What is beyond the bounds of this type is cut off, as in [`DroppedXattrs::new`].
+impl<'de> Deserialize<'de> for DroppedXattrs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (count, names, more) = <(u64, Vec<String>, bool)>::deserialize(deserializer)?;
+        Ok(Self::new(count, names, more))
     }
 }
 

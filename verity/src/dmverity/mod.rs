@@ -25,6 +25,8 @@ mod tests;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
+use serde::{Deserialize, Serialize};
+
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
 pub use error::{BlockContents, Error};
@@ -48,7 +50,7 @@ const ALGORITHM: &[u8] = b"sha256";
 pub type CancelCheck<'a> = dyn Fn() -> bool + Sync + 'a;
 
 /// The parameters of the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmVerityTree {
     /// The root hash.
     pub root: RootHash,

@@ -49,7 +49,10 @@ fn run(
         }
         Err(error) => {
             assert_eq!(dir.names(), Vec::<String>::new(), "{error}");
-            Err((error.code(), error.to_string()))
+            {
+                let text = error.to_string();
+                Err((crate::testing::code(error), text))
+            }
         }
     }
 }
@@ -174,7 +177,7 @@ fn a_stored_image_is_checked_in_the_worker_however_it_is_taken() {
             let (dir, room) = (Dir::new(), worker("check"));
             let options = Options { share, room, ..Options::default() };
             let applied = dir.share(&path, &layer, &options);
-            assert_eq!(applied.err().map(|error| error.code()), code, "{share:?}");
+            assert_eq!(applied.err().map(crate::testing::code), code, "{share:?}");
             // A program that is no worker: nothing is taken unchecked.
             let none = Isolation::Worker(Arc::new(sandbox::Worker::new("/bin/true", [])));
             let options = Options { share, room: none, ..Options::default() };

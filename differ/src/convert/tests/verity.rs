@@ -187,7 +187,7 @@ fn promises_that_do_not_hold_are_refused() {
         fixture.annotate_layer("org.erofs.dmverity.root_digest", root);
         fixture.annotate_layer("org.erofs.dmverity.hash_offset", offset);
         fixture.image("latest");
-        let got = bench.run(&Options::default()).map(drop).map_err(|e| e.code());
+        let got = bench.run(&Options::default()).map(drop).map_err(crate::testing::code);
         assert_eq!(got.err(), want, "{root} {offset}");
     }
 }
@@ -220,7 +220,7 @@ fn a_digest_that_is_promised_and_not_there_is_refused() {
                 let said = annotations(&layout)[0][key].clone();
                 assert_eq!(said == digest.as_str(), !dm_verity, "the tree is part of it");
             }
-            (run, want) => assert_eq!(run.map(drop).map_err(|e| e.code()).err(), want),
+            (run, want) => assert_eq!(run.map(drop).map_err(crate::testing::code).err(), want),
         }
     }
 }

@@ -29,7 +29,7 @@ fn with(mut value: Value, pointer: &str, key: &str, member: Value) -> Value {
 }
 
 fn parse(media_type: Option<&str>, value: &Value) -> std::result::Result<Document, &'static str> {
-    Document::parse("test", media_type, value.to_string().as_bytes()).map_err(|e| e.code())
+    Document::parse("test", media_type, value.to_string().as_bytes()).map_err(crate::testing::code)
 }
 
 fn image(value: &Value) -> Manifest {

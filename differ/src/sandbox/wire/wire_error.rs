@@ -1,9 +1,8 @@
 //! Errors on their way from the worker. Those on which a caller decides arrive as what they were; of the others, which
 //! all say that the layer is bad, the code and the text do.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 use std::io::{self, ErrorKind};
-use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +12,6 @@ use crate::{Digest, Error};
 const MAX_TEXT: usize = 4 << 10;
 /// Most bytes of a code.
 const MAX_CODE: usize = 64;
-/// Most codes; there are about 150.
-const MAX_CODES: usize = 512;
 /// Of an error whose code says nothing.
 const UNKNOWN: &str = "layer-invalid";
 
@@ -27,13 +24,13 @@ pub(in crate::sandbox) enum WireError {
     BlobSize { digest: Digest, expected: u64, actual: u64 },
     BlobDigest { expected: Digest, actual: Digest },
     DiffId { expected: Digest, actual: Digest },
-    BadImage { code: String, reason: String, path: String },
+    BadImage { code: Cow<'static, str>, reason: String, path: String },
     Input { what: String, source: Cause },
     Output(Cause),
     Io { action: String, source: Cause },
     Ended(String),
     Cancelled,
-    Other { code: String, text: String },
+    Other { code: Cow<'static, str>, text: String },
 }
 
 /// An [`io::Error`].
@@ -105,7 +102,7 @@ impl From<Error> for WireError {
             Error::DiffId { expected, actual } => Self::DiffId { expected, actual },
             Error::BadImage { code, reason, path } => {
                 let (reason, path) = (cut(reason), cut(path));
-                Self::BadImage { code: code.to_owned(), reason, path }
+                Self::BadImage { code, reason, path }
             }
             Error::Build(Build::Input { what, source }) => {
                 Self::Input { what: cut(what), source: source.into() }
@@ -114,7 +111,9 @@ impl From<Error> for WireError {
             Error::Io { action, source } => Self::Io { action: cut(action), source: source.into() },
             Error::WorkerDied { stage } => Self::Ended(format!("lost its {stage} thread")),
             Error::Cancelled => Self::Cancelled,
-            other => Self::Other { code: other.code().to_owned(), text: cut(other.to_string()) },
+            other => {
+                Self::Other { code: other.code().to_owned().into(), text: cut(other.to_string()) }
+            }
         }
     }
 }
@@ -134,7 +133,7 @@ impl From<WireError> for Error {
             WireError::BlobDigest { expected, actual } => Self::BlobDigest { expected, actual },
             WireError::DiffId { expected, actual } => Self::DiffId { expected, actual },
             WireError::BadImage { code, reason, path } => {
-                Self::BadImage { code: known(&code), reason: clean(reason), path: cut(path) }
+                Self::BadImage { code: valid(code), reason: clean(reason), path: cut(path) }
             }
             WireError::Input { what, source } => {
                 Self::Build(Build::Input { what: clean(what), source: source.into() })
@@ -145,7 +144,7 @@ impl From<WireError> for Error {
             }
             WireError::Ended(ended) => Self::Worker { ended: clean(ended) },
             WireError::Cancelled => Self::Cancelled,
-            WireError::Other { code, text } => Self::Told { code: known(&code), text: clean(text) },
+            WireError::Other { code, text } => Self::Told { code: valid(code), text: clean(text) },
         }
     }
 }
@@ -161,24 +160,11 @@ fn clean(text: String) -> String {
     cut(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A code as codes are: one of the few that there are, kept for as long as the program runs. What is none, or one too many,
-/// becomes [`UNKNOWN`].
-fn known(code: &str) -> &'static str {
-    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+/// A code as codes are; for any other text [`UNKNOWN`].
+fn valid(code: Cow<'static, str>) -> Cow<'static, str> {
     let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if code.is_empty() || code.len() > MAX_CODE || !code.chars().all(is_part) {
-        return UNKNOWN;
-    }
-    let mut codes = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(code) = codes.get(code) {
-        return code;
-    }
-    if codes.len() == MAX_CODES {
-        return UNKNOWN;
-    }
-    let code: &'static str = code.to_owned().leak();
-    codes.insert(code);
-    code
+    let is_code = !code.is_empty() && code.len() <= MAX_CODE && code.chars().all(is_part);
+    if is_code { code } else { UNKNOWN.into() }
 }
 
 #[cfg(test)]
@@ -228,7 +214,7 @@ mod tests {
         pairs.push((of(), of()));
         let of = || Error::DiffId { expected: expected.clone(), actual: actual.clone() };
         pairs.push((of(), of()));
-        let of = || Error::BadImage { code: "c", reason: "r".into(), path: "p\n".into() };
+        let of = || Error::BadImage { code: "c".into(), reason: "r".into(), path: "p\n".into() };
         pairs.push((of(), of()));
         for (sent, kept) in pairs {
             let got = arrived(sent);
@@ -247,7 +233,7 @@ mod tests {
     #[test]
     fn texts_and_codes_of_a_worker_are_bounded() {
         let text = "\u{1}\u{e9}".repeat(MAX_BYTES);
-        let got = arrived(Error::Told { code: "A B\n", text });
+        let got = arrived(Error::Told { code: "A B\n".into(), text });
         assert_eq!(got.code(), UNKNOWN);
         let text = got.to_string();
         assert!(text.len() <= MAX_TEXT && !text.contains('\u{1}'));
