@@ -25,7 +25,7 @@ NAME = "docker.io/library/python:3-slim"
 PATIENCE = 600
 
 # First words of commands; other indented blocks are settings, output or pictures.
-PROGRAMS = """cargo chroot crictl ctr dist/package.sh docker dpkg erolith findmnt grep install kubectl mkdir modprobe nerdctl
+PROGRAMS = """cargo chroot crictl ctr dist/package.sh docker dpkg erolith findmnt git grep install kubectl mkdir modprobe nerdctl
 openssl sed skopeo systemctl testdata/demo.sh tests/run.sh tune2fs""".split()
 
 # Commands that do not run here, and why. Keep it short: each is a command that may be wrong unnoticed.
@@ -35,7 +35,8 @@ NOT_HERE = [
     (r"cargo ", "compiles for minutes: the check `plain` of tests/run.sh compiles the same"),
     (r"dist/package\.sh|dpkg ", "dist/package.sh check runs both"),
     (r"ctr images pull", "a public registry; the image is imported instead"),
-    (r"skopeo copy .* docker://", "a public registry"),
+    (r"skopeo copy .*docker://", "a public registry; the layout is there instead"),
+    (r"git clone ", "a public server; the checkout is there instead"),
     (r"docker ", "tests/plugin_docker.rs runs an engine"),
     (r"nerdctl |crictl |kubectl ", "no such client in Debian, or a cluster"),
     (r"modprobe ", "modules are the host's"),
@@ -108,20 +109,22 @@ class Node:
 
     def __init__(self, program, place):
         self.place, self.dir = place, place / "node"
-        self.checkout = place / "checkout"
+        self.program, self.checkout = place / "erolith", place / "checkout"
+        shutil.copy(program, self.program)
+
+    def start(self):
         self.checkout.mkdir()
-        shutil.copy(program, self.checkout / "erolith")
         shutil.copytree(REPO / "dist", self.checkout / "dist")
         self.make_inputs()
-        subprocess.run(["tar", "-C", self.checkout / "python", "-cf", place / "image.tar", "."], check=True)
+        subprocess.run(["tar", "-C", self.checkout / "python", "-cf", self.place / "image.tar", "."], check=True)
         self.script("start", check=True)
         self.run(f"""
-            cp {self.checkout}/erolith /usr/local/bin/
+            install -m 755 {self.program} /usr/local/bin/
             mkdir -p /var/lib/containerd /run/containerd /etc/containerd
             mount --bind {self.dir}/root /var/lib/containerd
             ln -s {self.dir}/sock /run/containerd/containerd.sock
             grep -v '^imports' {self.dir}/config.toml >/etc/containerd/config.toml
-            ctr images import --no-unpack --base-name docker.io/library/python {place}/image.tar
+            ctr images import --no-unpack --base-name docker.io/library/python {self.place}/image.tar
             ctr images ls -q | grep -qx {NAME}""", check=True)
         self.start_daemon()
 
@@ -140,7 +143,7 @@ class Node:
         for path in (upper, upper / "new"):
             os.chown(path, 100000, 100000)
         for image in ("TOP", "BOTTOM"):
-            subprocess.run([self.checkout / "erolith", "mkfs", self.checkout / f"{image}.erofs", upper], check=True,
+            subprocess.run([self.program, "mkfs", self.checkout / f"{image}.erofs", upper], check=True,
                            stdout=subprocess.DEVNULL)
 
     def script(self, command, *words, check=False):
@@ -148,6 +151,11 @@ class Node:
             [REPO / "testdata/containerd.sh", command, self.dir, *words], stdin=subprocess.DEVNULL, check=check,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE,
         )
+
+    def log(self):
+        """The last lines that containerd wrote."""
+        path = self.dir / "log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-20:]) if path.exists() else ""
 
     def run(self, command, check=False):
         """Runs a command of a shell; returns its status and what it printed."""
@@ -213,7 +221,9 @@ def main(argument):
     failed, passed = len(broken), 0
     with tempfile.TemporaryDirectory(prefix="docs.", dir=CACHE) as temporary:
         node = Node(os.path.abspath(argument), pathlib.Path(temporary))
+        place, command = "tests/documents.py", "start containerd and the daemon"
         try:
+            node.start()
             for place, command in documents():
                 if reason(command):
                     continue
@@ -226,7 +236,7 @@ def main(argument):
                     print(f"{place}: status {status}: {command}\n{said}")
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             # Without containerd or the daemon, nothing behind it can be right.
-            print(f"{place}: {command}\n{error}\n{error.stdout}")
+            print(f"{place}: {command}\n{error}\n{error.stdout or ''}\n{node.log()}")
             failed += 1
         finally:
             node.script("stop")

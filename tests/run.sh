@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every check and every test of erolith on a fresh Debian 12 machine, as root; installs what they need.
 #
-#   tests/run.sh            about 25 min on two cores that do nothing else, 10 min more on a machine that has nothing
+#   tests/run.sh            about 25 min on two cores that do nothing else, 10 min more the first time
 #   FUZZ_SECONDS=600 tests/run.sh    fuzzes each target so long, not for 15 s
 #
 # All checks run even after one fails. The last line counts tests; the status is 0 only if nothing at all failed.
