@@ -48,7 +48,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Is the content of the input to blame, and not how it was read or where the image is written?
+    /// Whether the content of the input caused the error, and not reading it or writing the image.
     #[must_use]
     pub fn is_about_content(&self) -> bool {
         match self {

@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn access_lists_in_an_image_are_judged_by_what_fails() {
         let version_1 = [&1u32.to_le_bytes()[..], &acl(&[OWNER, GROUP, OTHER])[4..]].concat();
-        // Does the kernel stumble over an access list of a file, over a default list of a directory, of a file?
+        // Whether the kernel refuses an access list of a file, a default list of a directory, a default list of a file.
         for (what, value, expected) in [
             ("empty", vec![], [true, true, true]),
             ("one byte", b"j".to_vec(), [true, true, true]),

@@ -16,9 +16,9 @@ use crate::io::{FileSink, ReadAt};
 /// What an image gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProtectOptions {
-    /// Is its fs-verity digest computed?
+    /// Whether its fs-verity digest is computed.
     pub fs_verity: bool,
-    /// Does it get a hash tree?
+    /// Whether it gets a hash tree.
     pub dm_verity: bool,
 }
 

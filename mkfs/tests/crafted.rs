@@ -1,7 +1,7 @@
 //! Crafted images: one corruption each, and the finding it must lead to.
 //!
 //! An image is written by our own builder, found clean, and patched. The superblock checksum is made right
-//! again, since whoever crafts an image does that too.
+//! again, as in an image that an attacker crafts.
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 

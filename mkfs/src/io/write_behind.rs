@@ -12,7 +12,7 @@ const IN_FLIGHT: usize = 2;
 
 type Job = (Vec<u8>, u64);
 
-/// A file with a thread that writes it. Regions may come in any order and must not overlap.
+/// A file with a thread that writes it. Regions may arrive in any order and must not overlap.
 #[derive(Debug)]
 pub(crate) struct WriteBehind {
     file: Followed,

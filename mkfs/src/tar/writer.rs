@@ -47,7 +47,7 @@ pub struct Writer<W> {
     padding: u64,
     /// Memory for pax records.
     records: Vec<u8>,
-    /// Are access lists written as text too?
+    /// Whether access lists are written as text too.
     acl_texts: bool,
 }
 

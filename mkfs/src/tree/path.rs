@@ -10,7 +10,7 @@ const PATH_MAX: usize = 4095;
 /// Symbolic links followed for one path, as containerd's `fs.RootPath`.
 const MAX_SYMLINKS: u32 = 255;
 
-/// Does a name that begins as that of a whiteout stand for the one behind that?
+/// Whether a name with the prefix of a whiteout means the name behind the prefix.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Names {
     Plain,

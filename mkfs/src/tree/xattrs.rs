@@ -101,7 +101,7 @@ pub struct DroppedXattrs {
     pub count: u64,
     /// The first different names, as printable ASCII.
     names: Vec<String>,
-    /// Were there other names?
+    /// Whether there were other names.
     more: bool,
 }
 

@@ -206,6 +206,6 @@ fn device_numbers_are_those_of_linux() {
     assert_eq!(code(&device(|h| octal(&mut h.minor, 0x10_0000)).header()), "tar-out-of-range");
     assert_eq!(code(&device(|h| base256(&mut h.minor, -1)).header()), "tar-out-of-range");
     assert_eq!(code(&device(|h| put(&mut h.minor, b"x")).header()), "tar-bad-number");
-    // Somebody writes -1 into headers of files; there it means nothing.
+    // Some writers put -1 into headers of files; there it means nothing.
     assert_eq!(one(&with(|h| base256(&mut h.major, -1))).0.rdev, (0, 0));
 }
