@@ -206,10 +206,10 @@ impl Shared {
     }
 }
 
-/// Hashes what is written until it is over. What cannot be read now is read once more later, by somebody who reports it.
+/// Hashes what is written until it is over. What cannot be read now is read once more at the end, where the error is reported.
 fn follow(shared: &Shared, file: &File, digests: &mut [Known]) {
-    // Whoever has to be waited for goes first: of this thread only, as Linux counts it. Where that is refused, it is one of
-    // many.
+    // The writer is what callers wait for, so this thread gets a lower priority, it alone, as Linux counts it. Where that is
+    // refused, it has the priority of the others.
     let _ = rustix::process::setpriority_process(None, NICE);
     let mut buffer = vec![0; PIECE];
     while let Some(piece) = shared.next() {

@@ -28,7 +28,7 @@ impl Known {
         Self { hash, runs: BTreeMap::new() }
     }
 
-    /// Are these digests of blocks of `block` bytes, behind `salt`?
+    /// Whether these are digests of blocks of `block` bytes, behind `salt`.
     pub(crate) fn is_of(&self, salt: &[u8], block: usize) -> bool {
         self.hash.block == block && self.hash.salt == salt
     }

@@ -1,4 +1,4 @@
-//! Who vouches for a root hash.
+//! Signatures of root hashes.
 
 use std::fmt;
 
