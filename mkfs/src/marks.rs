@@ -116,7 +116,7 @@ impl Marks {
         self.of_kernel(name).or_else(of_fuse)
     }
 
-    /// Is the attribute a mark of an overlay that was mounted with the other one?
+    /// Whether the attribute is a mark of an overlay that was mounted with the other one.
     #[must_use]
     pub fn is_of_other(self, name: &[u8]) -> bool {
         let other = match self {

@@ -16,7 +16,7 @@ pub enum Attributes {
 }
 
 impl Attributes {
-    /// Is the attribute one of the file, and wanted?
+    /// Whether the attribute is one of the file, and wanted.
     pub(crate) fn keep(self, name: &[u8]) -> bool {
         if self == Self::Local {
             return Marks::ALL.iter().all(|m| m.of_kernel(name).is_none());
@@ -31,7 +31,7 @@ impl Attributes {
         }
     }
 
-    /// Is a file of this type part of the layer?
+    /// Whether a file of this type is part of the layer.
     pub(crate) fn takes(self, file_type: FileType) -> bool {
         self == Self::Local || file_type != FileType::Socket
     }

@@ -345,12 +345,12 @@ impl<'a> Comparison<'a> {
         Ok(frame)
     }
 
-    /// Is it looked at whatever it shows, or on the way to such a name?
+    /// Whether it is compared whatever it shows, or is on the way to such a name.
     fn is_alias(&self, path: &[u8]) -> bool {
         self.aliases.contains(path) || self.aliases.are_below(path)
     }
 
-    /// Does a directory hide what was there, instead of being laid over it?
+    /// Whether a directory hides what was there, instead of being laid over it.
     fn hides(&self, new: &Shown, old: &Shown) -> bool {
         let is_both = new.is_dir() && old.is_dir();
         is_both && self.is_upper && !new.is_over(old) && !new.is_same(old)

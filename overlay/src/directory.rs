@@ -180,7 +180,7 @@ impl<'a> HostEntry<'a> {
         self.seen.id()
     }
 
-    /// Has the inode other names? Those of a directory do not count.
+    /// Whether the inode has other names. Those of a directory do not count.
     #[must_use]
     pub fn has_other_names(&self) -> bool {
         self.seen.links() > 1 && self.file_type() != FileType::Directory

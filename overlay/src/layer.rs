@@ -167,7 +167,7 @@ enum BaseDir {
 }
 
 impl Node {
-    /// Is it the same inode of the same layer?
+    /// Whether it is the same inode of the same layer.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.layer, &other.layer) && self.id() == other.id()
@@ -195,7 +195,7 @@ impl Node {
         }
     }
 
-    /// Has the inode other names? A copy in the index is shown by all names of the file below, whatever its count says.
+    /// Whether the inode has other names. A copy in the index is shown by all names of the file below, whatever its count says.
     pub(super) fn has_other_names(&self) -> bool {
         self.links() > 1 || matches!(self.at, NodeSource::Dir { place: BaseDir::Index, .. })
     }
@@ -232,7 +232,7 @@ impl Node {
         }
     }
 
-    /// Is it a directory?
+    /// Whether it is a directory.
     #[must_use]
     pub fn is_dir(&self) -> bool {
         self.file_type() == FileType::Directory

@@ -22,7 +22,7 @@ impl Aliases {
         self.0.contains(path)
     }
 
-    /// Is there one in this directory, or further down?
+    /// Whether there is one in this directory, or further down.
     pub(super) fn are_below(&self, path: &[u8]) -> bool {
         self.below(path).next().is_some()
     }

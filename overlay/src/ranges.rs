@@ -41,7 +41,7 @@ impl FromStr for Range {
 }
 
 impl Range {
-    /// Do these ranges make a map?
+    /// Checks that these ranges make a map.
     ///
     /// # Errors
     /// [`BadMap`] for more than the kernel takes, and for an id that is in two of them, inside or outside.

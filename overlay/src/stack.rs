@@ -79,12 +79,12 @@ impl Shown {
         self.data().ok_or(none)?.content()
     }
 
-    /// Are these the very same inodes?
+    /// Whether these are the very same inodes.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         same(&self.nodes, &other.nodes)
     }
 
-    /// Is this `below`, and an inode of an upper layer over it?
+    /// Whether this is `below`, and an inode of an upper layer over it.
     pub(super) fn is_over(&self, below: &Self) -> bool {
         self.layer() == 0 && self.nodes.get(1..).is_some_and(|rest| same(rest, &below.nodes))
     }
@@ -136,8 +136,8 @@ impl Stack {
         self.layers.iter().enumerate().skip(usize::from(self.has_upper))
     }
 
-    /// Was the upper directory ever part of an overlay with an index? Its root has a mark then that nothing else leaves
-    /// there (`ovl_get_indexdir` in `fs/overlayfs/super.c`).
+    /// Whether the upper directory was ever part of an overlay with an index. Its root then has a mark that nothing else
+    /// leaves there (`ovl_get_indexdir` in `fs/overlayfs/super.c`).
     pub(super) fn was_indexed(&self) -> Result<bool, Error> {
         let Some(upper) = self.upper() else { return Ok(false) };
         Ok(OverlayXattrState::of(&upper.root()?.xattrs()?, self.marks).origin)
@@ -148,12 +148,12 @@ impl Stack {
         self.marks
     }
 
-    /// Is a file with these attributes a whiteout?
+    /// Whether a file with these attributes is a whiteout.
     pub(super) fn is_whiteout(&self, node: &Node, xattrs: &[Xattr]) -> bool {
         is_whiteout(node.file_type(), node.rdev(), node.size(), xattrs, self.marks)
     }
 
-    /// Is it `below` with an upper directory over it?
+    /// Whether it is `below` with an upper directory over it.
     pub(super) fn is_over(&self, below: &Self) -> bool {
         let rest = self.layers.get(1..).unwrap_or_default();
         let is_same =
@@ -164,7 +164,7 @@ impl Stack {
             && rest.iter().zip(&below.layers).all(is_same)
     }
 
-    /// Is there an upper directory, and is it this layer?
+    /// Whether there is an upper directory, and it is this layer.
     pub(super) fn is_upper(&self, layer: usize) -> bool {
         self.has_upper && layer == 0
     }

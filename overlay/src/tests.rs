@@ -55,7 +55,7 @@ impl Site {
             let sign = match change.what {
                 ChangeKind::Added => '+',
                 ChangeKind::Removed => '-',
-                // Whether two directories were made in the same tick of the clock is nobody's matter.
+                // Whether two directories were made in the same tick of the clock does not count.
                 ChangeKind::Kept | ChangeKind::Modified(Differences { content: false, .. }) => '=',
                 ChangeKind::Modified(_) => '*',
             };
