@@ -40,7 +40,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    // Nobody is left to tell when this fails.
+    // A failure of this has nowhere to be reported.
     let _ = writeln!(io::stderr().lock(), "erolith: {}", message(error));
     if let Some(excerpt) =
         error.chain().find_map(|cause| cause.downcast_ref::<config::Error>()?.excerpt())
@@ -164,7 +164,7 @@ fn of_containerd(error: &containerd::Error) -> u8 {
     }
 }
 
-/// Is the input to blame, and nothing else?
+/// Whether the input caused the error, and nothing else.
 pub(crate) fn is_input(error: &erolith_differ::Error) -> bool {
     of_differ(error) == Some(INPUT)
 }

@@ -34,7 +34,7 @@ pub(crate) fn time(time: Time) -> Value {
     json!({ "sec": time.sec, "nsec": time.nsec })
 }
 
-/// What every inode has. Permissions are octal digits, as everybody writes them.
+/// What every inode has. Permissions are octal digits, as usual.
 pub(crate) fn inode(inode: &Inode) -> Value {
     let mut object = json!({
         "type": type_name(inode.file_type()),

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     sys::memory::give_back();
     let cli = cli::Cli::of_process();
-    // Unlocked, so that a progress bar can be drawn meanwhile; buffered, so that a listing is not a write a line.
+    // Unlocked, so that a progress bar can be drawn at the same time; buffered, so that a listing is not a write a line.
     let mut out = io::BufWriter::new(io::stdout());
     let result = cli.run(&mut out).and_then(|code| {
         out.flush()?;

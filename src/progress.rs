@@ -92,11 +92,11 @@ impl Progress for Bars {
 pub(crate) enum Count {
     /// Bytes of so many.
     BytesOf(u64),
-    /// Bytes, nobody knows of how many.
+    /// Bytes, with an unknown total.
     Bytes,
-    /// Names, nobody knows of how many.
+    /// Names, with an unknown total.
     Names,
-    /// In nothing: whoever does it says nothing before the end.
+    /// In nothing: the work reports nothing before its end.
     Nothing,
 }
 

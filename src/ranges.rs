@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Bytes that belong together, whoever named them first.
+/// Ranges of bytes, merged, in whichever order they were added.
 #[derive(Debug, Default)]
 pub(crate) struct Ranges {
     /// The end of a range by its device and start. No two of them touch.

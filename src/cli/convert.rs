@@ -138,7 +138,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where an archive from a pipe may be kept meanwhile: on the filesystem that must hold the result anyway.
+/// Where an archive from a pipe is kept while it is read: on the filesystem that must hold the result anyway.
 fn scratch(destination: &Location) -> &Path {
     destination.path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."))
 }

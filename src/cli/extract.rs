@@ -36,7 +36,7 @@ const PIECE: usize = 256 << 10;
 /// extracted so far stays, and only its owner may enter the directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Everything belongs to whoever extracts.
+    /// Everything belongs to the user who extracts.
     #[arg(long)]
     no_owner: bool,
     /// Without extended attributes, access control lists among them.
@@ -97,7 +97,7 @@ fn destination(path: &Path) -> anyhow::Result<OwnedFd> {
     let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
     must_be_empty(&dir)?;
     rustix::fs::fchmod(&dir, Mode::RWXU).map_err(io::Error::from)?;
-    // Again, now that nobody else can put something in.
+    // Again, now that no other process can put something in.
     must_be_empty(&dir)?;
     // Lists that are inherited from here would become part of the tree.
     for name in [c"system.posix_acl_default", c"system.posix_acl_access"] {

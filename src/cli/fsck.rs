@@ -332,7 +332,7 @@ impl<R: ReadAt> DataCheck<'_, R> {
                 ExtentLocation::Hole | ExtentLocation::Fragment { .. } => continue,
                 ExtentLocation::Device { device, offset }
                 | ExtentLocation::Encoded { device, offset, coding: Coding::Stored, .. } => {
-                    // Positions in the file that nobody has read yet, by what is stored there.
+                    // Positions in the file that have not been read yet, by what is stored there.
                     let news = self.stored.insert(device, offset, extent.len);
                     news.into_iter().try_for_each(|(start, end)| {
                         let skip = start - offset;

@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
     let interrupted = watch.cancel.clone();
     ctrlc::set_handler(move || interrupted.cancel()).context("handling signals")?;
     let made = make(args, options, &watch).or_else(|error| {
-        // Rather than what the write that was called off came to.
+        // A cancelled write is reported as cancelled, not with the error that it returned.
         watch.cancel.check()?;
         Err(error)
     });

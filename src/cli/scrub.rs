@@ -1,4 +1,4 @@
-//! `erolith scrub`: whether the layers of a daemon are what they were when they came in.
+//! `erolith scrub`: whether the layers of a daemon are what they were when they were applied.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,8 +15,9 @@ use crate::text::{self, Align, Quoted, Table};
 
 /// Read every layer that the daemon has, and compare it with what it was.
 ///
-/// The daemon may be running, or not. Layers are compared by their fs-verity digest, which is kept since they came in;
-/// those without one by the digest of the blob whose file they share; of all others only the structure is checked. The exit code is 0 when all layers are sound, and 1 otherwise.
+/// The daemon may be running, or not. Layers are compared by their fs-verity digest, which was recorded when they were
+/// applied; those without one by the digest of the blob whose file they share; of all others only the structure is checked.
+/// The exit code is 0 when all layers are sound, and 1 otherwise.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `erolith worker`: what other commands start to read a layer, and nobody else.
+//! `erolith worker`: started by other commands to read a layer, never by hand.
 
 use std::process::ExitCode;
 

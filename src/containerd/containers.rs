@@ -46,7 +46,7 @@ impl Containerd {
         Ok(answer.map_err(Error::answer("listing containers"))?.into_inner().containers)
     }
 
-    /// Is the container running, and not only there?
+    /// Whether the container is running, and does not only exist.
     ///
     /// # Errors
     /// When containerd does not say.

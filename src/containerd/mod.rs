@@ -1,4 +1,4 @@
-//! containerd as we call it, in the namespace of whoever called us: blobs, leases, images, containers and their snapshots.
+//! containerd's API in the namespace of the caller: blobs, leases, images, containers and their snapshots.
 //!
 //! Everything here waits, on threads that may.
 
@@ -67,7 +67,7 @@ impl Scope {
         Self { namespace: given(NAMESPACE).unwrap_or_else(default), lease: given(LEASE) }
     }
 
-    /// Of a namespace that somebody named.
+    /// Of a namespace that a caller named.
     ///
     /// # Errors
     /// When no call can carry that name.

@@ -15,7 +15,7 @@ use crate::proto::snapshots::{
 };
 use crate::proto::types::{Descriptor, Mount};
 
-/// How often long work looks whether it is called off.
+/// How often long work checks whether it is cancelled.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// The snapshots of one of containerd's snapshotters.
@@ -41,7 +41,7 @@ impl Containerd {
     /// Makes a layer of what the mounts on the right have and those on the left have not. Takes as long as it takes.
     ///
     /// # Errors
-    /// When containerd cannot, with [`Code::Cancelled`] when it is called off.
+    /// When containerd cannot, with [`Code::Cancelled`] when it is cancelled.
     pub(crate) fn diff(
         &self,
         scope: &Scope,

@@ -39,7 +39,7 @@ pub(crate) struct Upload {
     containerd: Containerd,
     leased: Leased,
     reference: String,
-    /// Was the name of the ingest made here? Then it is ours to abort.
+    /// Whether the name of the ingest was made here, so that this upload aborts it.
     own_reference: bool,
     messages: Option<Sender<WriteContentRequest>>,
     answers: Option<JoinHandle<Result<(), Status>>>,

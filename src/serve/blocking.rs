@@ -31,7 +31,7 @@ pub(crate) async fn cancellable<T: Send + 'static>(
     worker.await.unwrap_or(Err(Error::WorkerDied))
 }
 
-/// Sets the flag in any case: after the work is done nobody looks at it.
+/// Sets the flag in any case: after the work is done it is not read.
 struct CancelOnDrop(Cancel);
 
 impl Drop for CancelOnDrop {
@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    /// Work that ends when it is told to, and whoever is told that it has.
+    /// Work that ends when it is cancelled, and a receiver that gets a message when it has.
     fn endless() -> (impl FnOnce(&Cancel) -> Result<()> + Send + 'static, mpsc::Receiver<()>) {
         let (told, was_told) = mpsc::channel();
         let work = move |cancel: &Cancel| {

@@ -54,8 +54,8 @@ pub(crate) struct Containerd {
     pub(crate) address: PathBuf,
     /// Its root: blobs are read straight from there where that is possible. Empty: never.
     pub(crate) root: PathBuf,
-    /// Are blobs in there what their digests say, because containerd verified them when they came in? Then EROFS layers
-    /// are taken without being read whole, and of archives only what they decompress to is hashed.
+    /// Whether blobs in there are what their digests say, because containerd verified them when it wrote them. Then EROFS
+    /// layers are taken without being read whole, and of archives only what they decompress to is hashed.
     pub(crate) trusted: bool,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Snapshotter {
     pub(crate) backing: Backing,
     /// Further options of every overlay, appended last.
     pub(crate) overlay_options: Vec<String>,
-    /// Is what was done durable when the answer is sent?
+    /// Whether what was done is durable when the answer is sent.
     pub(crate) sync: bool,
     /// Most that a container may write, when the label `containerd.io/snapshot/max-size` says nothing. 0: any.
     pub(crate) default_size: Size,
@@ -77,9 +77,9 @@ pub(crate) struct Snapshotter {
     pub(crate) limit_by: LimitBy,
     /// Whether the images of layers are sealed with fs-verity.
     pub(crate) fs_verity: FsVerity,
-    /// Do the images of layers become immutable (`chattr +i`)?
+    /// Whether the images of layers become immutable (`chattr +i`).
     pub(crate) immutable: bool,
-    /// Are layers mounted with dm-verity?
+    /// Whether layers are mounted with dm-verity.
     pub(crate) dm_verity: DmVerity,
     /// Directories of converted layers to use and not to write, by diffID: `<algorithm>/<2 digits>/<digits>.erofs`.
     pub(crate) caches: Vec<PathBuf>,
@@ -173,11 +173,11 @@ pub(crate) struct Differ {
     pub(crate) max_seconds: u64,
     /// Longest time, in seconds, without a sign of life from a layer below that one waits for.
     pub(crate) below_seconds: u64,
-    /// Are converted images put into containerd's content store too, and taken from there?
+    /// Whether converted images are put into containerd's content store too, and taken from there.
     pub(crate) keep_images: bool,
-    /// Do images get a dm-verity hash tree, and a file beside them that tells of it?
+    /// Whether images get a dm-verity hash tree, and a sidecar with its root hash.
     pub(crate) dm_verity: bool,
-    /// Is each layer read in a process of its own that can do nothing else?
+    /// Whether each layer is read in a process of its own that can do nothing else.
     pub(crate) sandbox: bool,
 }
 

@@ -56,9 +56,9 @@ const MAX_BLOCKING: usize = 256;
 const MAX_MESSAGE: usize = 16 << 20;
 /// How long requests may go on once we are asked to stop.
 const GRACE: Duration = Duration::from_secs(6);
-/// How long work that was called off may go on after that.
+/// How long work that was cancelled may go on after that.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long short work that nobody waits for may go on in the end.
+/// How long short work without a waiting caller may go on at the end.
 const END: Duration = Duration::from_secs(1);
 
 /// How long between two counts of what is used of the disk.
@@ -246,7 +246,7 @@ impl Daemon {
         }
     }
 
-    /// Does the database answer?
+    /// Whether the database answers.
     async fn answers(self) -> bool {
         blocking(move || Ok(self.snapshotter.store().diff_id_of("")?)).await.is_ok()
     }

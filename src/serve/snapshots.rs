@@ -89,7 +89,7 @@ impl Service {
         timed(&self.metrics, "Snapshots", method, key, work).await
     }
 
-    /// As [`Self::call`], for what stands on layers: those that turn out to be damaged are rebuilt, each at most once.
+    /// As [`Self::call`], for calls that need layers: those that turn out to be damaged are rebuilt, each at most once.
     async fn call_on_layers<T: Send + 'static>(
         &self,
         method: &'static str,
@@ -384,7 +384,7 @@ impl Snapshots for Service {
 
     type ListStream = Iter<std::vec::IntoIter<Result<api::ListSnapshotsResponse, Status>>>;
 
-    /// The list is taken before the first message goes out, so the reader may ask for anything meanwhile.
+    /// The list is taken before the first message is sent, so the reader may make other calls while it reads.
     async fn list(
         &self,
         request: Request<api::ListSnapshotsRequest>,

@@ -147,14 +147,14 @@ enum SocketState {
     Nothing,
     /// No socket.
     OtherFile,
-    /// A socket, whose it is, and whether somebody answers.
+    /// A socket, its owner, and whether a process answers.
     Socket {
         owner: u32,
         answers: bool,
     },
 }
 
-/// May a new socket take the place? `user` is who we are.
+/// Whether a new socket may replace what is there. `user` is that of this process.
 fn may_replace(found: SocketState, user: u32, path: &Path) -> Result<(), Error> {
     let path = || path.to_owned();
     match found {
@@ -178,14 +178,14 @@ fn look(path: &Path) -> Result<SocketState, Error> {
         return Ok(SocketState::OtherFile);
     }
     let answers = match UnixStream::connect(path) {
-        // Whatever else it says, somebody listens.
+        // Whatever else it says, a process listens.
         Err(e) => e.kind() != io::ErrorKind::ConnectionRefused,
         Ok(_) => true,
     };
     Ok(SocketState::Socket { owner: metadata.uid(), answers })
 }
 
-/// Is a directory with these attributes one in which only we can make and remove names?
+/// Whether only this user can make and remove names in a directory with these attributes.
 fn is_private(mode: u32, owner: u32, user: u32) -> bool {
     mode & 0o022 == 0 && (owner == user || owner == 0)
 }
@@ -230,7 +230,7 @@ pub(crate) fn bind(path: &Path) -> Result<Listener, Error> {
     Ok(Listener { listener, _name: Some(name) })
 }
 
-/// Binds a socket in a directory that nobody else can enter, and gives it its name once its mode is right.
+/// Binds a socket in a directory that no other user can enter, and gives it its name once its mode is right.
 fn bind_privately(
     dir: &OwnedFd,
     path: &Path,

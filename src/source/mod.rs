@@ -97,7 +97,7 @@ impl ImageArgs {
         self.image.to_string()
     }
 
-    /// Is it one image by itself, and not all layers of one?
+    /// Whether it is one image by itself, and not all layers of one.
     pub(crate) fn is_single(&self) -> bool {
         !matches!(self.image, Named::Image(_, None))
     }

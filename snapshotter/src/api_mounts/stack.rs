@@ -64,8 +64,8 @@ impl MountParser {
         Self(Some(Paths::new(root, state)))
     }
 
-    /// Is `dir` the directory of a snapshot of ours? What is in one of another snapshotter may get flags that keep it there
-    /// (immutable, fs-verity), or be written again.
+    /// Whether `dir` is the directory of a snapshot of ours. What is in one of another snapshotter may get flags that keep it
+    /// there (immutable, fs-verity), or be written again.
     #[must_use]
     pub fn is_ours(&self, dir: &Path) -> bool {
         self.0.as_ref().is_some_and(|paths| paths.is_dir(dir))
@@ -145,7 +145,7 @@ impl MountParser {
     }
 }
 
-/// A path that means the same in every namespace of options, without what an overlay's options escape and what templates fill in.
+/// A path that means the same in every process, without what an overlay's options escape and what templates fill in.
 fn foreign(path: &str) -> Option<PathBuf> {
     let is_plain = path.starts_with('/') && !path.contains(['\\', '{', '}']);
     is_plain.then(|| PathBuf::from(path))

@@ -29,8 +29,8 @@ use crate::text::parse_image_time;
 /// is the name in containerd of the new image, taken as it is: what nerdctl calls NAME is docker.io/library/NAME:latest
 /// there. An image that has the name loses it.
 ///
-/// The new image has the layers of the one that the container stands on, and one more. Only that one is made; the
-/// container's processes stop meanwhile.
+/// The new image has the layers of the container's image, and one more. Only that one is made; the container's processes
+/// are paused until it is.
 ///
 /// With --upper, no containerd is asked: what changed is in the upper directory of an overlay that is not written to. With
 /// --output, the layer is written to a file; with --base, which is a location as `erolith convert` has them, to the image

@@ -211,7 +211,7 @@ impl Work<'_> {
     /// Has containerd make the layer, while the container does not change.
     fn layer(&self, media_type: String) -> anyhow::Result<CommittedLayer> {
         let made = self.diff(media_type);
-        // Rather than what the call that was called off came to.
+        // A cancelled call is reported as cancelled, not with the error that it returned.
         self.cancel.check()?;
         let made = made?;
         self.containerd.protect(self.lease, &made.digest)?;

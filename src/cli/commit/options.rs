@@ -38,7 +38,7 @@ pub(crate) enum Compression {
 /// What the two together are.
 ///
 /// # Errors
-/// [`Usage`] for what nobody reads.
+/// [`Usage`] for a combination that has no media type.
 pub(super) fn layer_format(
     format: Format,
     compression: Option<Compression>,

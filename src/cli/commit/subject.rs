@@ -1,4 +1,4 @@
-//! What is committed: a container or a snapshot, and the image that it stands on.
+//! What is committed: a container or a snapshot, and the image below it.
 
 use anyhow::Context as _;
 use erolith_differ::Digest;
@@ -81,7 +81,7 @@ impl Subject {
         spec.map(|spec| command(&spec.value)).unwrap_or_default()
     }
 
-    /// The image that the snapshot stands on.
+    /// The image whose chain the snapshot has for its parent.
     ///
     /// # Errors
     /// When no image has exactly the layers below the snapshot.

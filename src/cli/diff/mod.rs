@@ -54,7 +54,7 @@ pub(crate) struct Args {
     /// End with status 1 if there are differences.
     #[arg(long)]
     exit_code: bool,
-    /// Where layers that are archives become images meanwhile.
+    /// Where layers that are archives become images for the comparison.
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     scratch: PathBuf,
 }

@@ -60,7 +60,7 @@ pub(super) fn of_snapshot(key: &str, address: Option<&Path>) -> anyhow::Result<(
             let all = lowers.with_upper(compare::upper(&upper, work.as_deref())?);
             Ok((lowers, all))
         }
-        // The directory of that image, which whoever mounts it has mounted somewhere else.
+        // The directory of that image, which the daemon has mounted somewhere else.
         Some(WritableTop::Ours(dir)) => {
             let image = dir.join(RWLAYER).display().to_string();
             Err(BadInput(format!("{key}: written into the filesystem {image}; commit it")).into())

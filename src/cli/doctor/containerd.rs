@@ -1,4 +1,4 @@
-//! Does containerd use the daemon? What it says of its plugins, and what its configuration says of everything else.
+//! Whether containerd uses the daemon: what it says of its plugins, and what its configuration says of everything else.
 
 use std::path::Path;
 
@@ -86,7 +86,7 @@ impl Facts<'_> {
         Row::found(NAME, self.files.mistakes.is_empty(), evidence, advice).required()
     }
 
-    /// Does containerd have one of our plugins, under its name and at the daemon's socket?
+    /// Whether containerd has one of our plugins, under its name and at the daemon's socket.
     fn plugin(&self, kind: &str, id: &str) -> Row {
         let name = if id == SNAPSHOTTER { "snapshotter-plugin" } else { "differ-plugin" };
         let declared = self.get(&["proxy_plugins", id, "address"]);

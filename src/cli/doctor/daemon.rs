@@ -20,7 +20,7 @@ use crate::proto::introspection::introspection_client::IntrospectionClient;
 use crate::proto::version::version_client::VersionClient;
 use crate::serve::config::{Config, LimitBy};
 
-/// How long somebody may take to answer.
+/// Longest wait for an answer from a socket.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Layers that containerd's own snapshotter for overlayfs can stack.
 const USUAL_LAYERS: usize = 128;
@@ -110,7 +110,7 @@ fn limits(config: &Config, caps: &KernelCaps) -> Row {
     if config.snapshotter.default_size.0 > 0 { row.required() } else { row }
 }
 
-/// What protects the daemon from layers. Tried with the rights of whoever asks, which are the daemon's if that is root.
+/// What protects the daemon from layers. Tried with the rights of the caller, which are the daemon's if that is root.
 fn sandbox(config: &Config) -> Row {
     const NAME: &str = "layer-sandbox";
     if !config.differ.sandbox {
@@ -166,7 +166,7 @@ fn containerd_rows(config: &Config, path: &Path) -> Vec<Row> {
     std::iter::once(there).chain(facts.rows()).collect()
 }
 
-/// Asks somebody at a socket, who shall not take long.
+/// Makes a request at a socket, with a timeout.
 fn ask<T>(
     address: &Path,
     question: impl AsyncFnOnce(Channel) -> Result<T, String>,

@@ -66,7 +66,7 @@ impl Row {
         Self { required: true, ..self }
     }
 
-    /// Is this, by itself, a reason why containers cannot start?
+    /// Whether this, by itself, keeps containers from starting.
     fn is_in_the_way(&self) -> bool {
         self.required && self.state != state_name(State::Present)
     }

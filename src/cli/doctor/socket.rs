@@ -1,4 +1,4 @@
-//! Does systemd hold the daemon's socket? Found by looking, so that it does not matter what the unit is called.
+//! Whether systemd holds the daemon's socket. Found by looking, so that it does not matter what the unit is called.
 //!
 //! A containerd that starts while the daemon is away asks it once which images are unpacked. Where the connection is
 //! refused, Kubernetes sees no image until containerd is restarted; where it waits, all is well.

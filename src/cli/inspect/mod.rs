@@ -58,9 +58,9 @@ struct Findings<'a> {
     image: &'a Opened,
     facts: Facts,
     shared: Shared,
-    /// `None` when nobody looked.
+    /// `None` when they were not searched for.
     duplicates: Option<Vec<Duplicate>>,
-    /// What fs-verity would measure of the file, as far as somebody wants to know.
+    /// What fs-verity would measure of the file, if it was asked for.
     fsverity: Option<Digest>,
     top: usize,
     depth: usize,

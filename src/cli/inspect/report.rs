@@ -256,7 +256,7 @@ pub(super) fn json(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> 
     json::line(out, &object)
 }
 
-/// What the hash tree says of itself; nobody has verified it.
+/// What the hash tree says of itself; it is not verified.
 fn verity_object(found: &Findings<'_>) -> Value {
     match &found.facts.verity {
         Some(Ok((header, root))) => json!({

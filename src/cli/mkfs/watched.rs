@@ -1,4 +1,4 @@
-//! Input and output that show how far the work is, and end it when it is called off.
+//! Input and output that report progress, and end the work when it is cancelled.
 
 use std::fs::File;
 use std::io;

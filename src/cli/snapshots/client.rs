@@ -29,7 +29,7 @@ pub(in crate::cli) struct Details {
 
 impl Client {
     /// # Errors
-    /// When nobody answers at `address`.
+    /// When no daemon answers at `address`.
     pub(in crate::cli) fn connect(address: &Path) -> anyhow::Result<Self> {
         let silent =
             || format!("{}: no daemon answers; `erolith serve` starts one", address.display());

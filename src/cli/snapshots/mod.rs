@@ -35,7 +35,7 @@ enum SnapshotsCommand {
         /// Only those that one of these matches, for example `kind==active` or `labels.name==value`.
         filter: Vec<String>,
     },
-    /// Show what stands on what.
+    /// Show snapshots below their parents.
     Tree,
     /// Everything about some of them: labels, times, size, what to mount.
     Inspect {

@@ -1,4 +1,4 @@
-//! What stands on what, drawn as a tree.
+//! Snapshots below their parents, drawn as a tree.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -21,7 +21,7 @@ pub(super) fn write(infos: &[Info], as_json: bool, out: &mut dyn Write) -> anyho
     Ok(())
 }
 
-/// One snapshot, with a branch for each of its ancestors and itself: is it the last of its siblings?
+/// One snapshot, with a branch for each of its ancestors and itself: whether it is the last of its siblings.
 struct Line<'a> {
     info: &'a Info,
     branches: Vec<bool>,

@@ -1,4 +1,4 @@
-//! A layer comes in: it becomes the image in the directory of the snapshot that the mounts are of.
+//! `Apply`: a layer becomes the image in the directory of the snapshot that the mounts are of.
 //!
 //! A layer that was converted before is linked: what a blob decompresses to is remembered in the database, and the
 //! image of every such layer is kept by its diffID. Not so in directories of another snapshotter; where the image says
@@ -103,7 +103,7 @@ fn name(how: ApplyMethod) -> &'static str {
     }
 }
 
-/// Is it an archive, so that its image is something else?
+/// Whether it is an archive, so that its image has other bytes.
 fn is_tar(layer_type: LayerType) -> bool {
     matches!(layer_type, LayerType::Tar { .. })
 }
@@ -128,17 +128,17 @@ pub(super) struct Target {
     /// Images of the layers below, the nearest first.
     pub(super) lowers: Vec<PathBuf>,
     pub(super) durability: Durability,
-    /// Is it the directory of a snapshot of ours? An image of another snapshotter is in no other place.
+    /// Whether it is the directory of a snapshot of ours. An image of another snapshotter is in no other place.
     pub(super) is_ours: bool,
 }
 
-/// A layer that came in.
+/// A layer that was applied.
 struct Done {
     media_type: String,
     diff_id: String,
     size: u64,
     how: &'static str,
-    /// Is there an image by its diffID, which containerd may not have?
+    /// Whether there is an image by its diffID, which containerd may not have.
     to_keep: bool,
 }
 
@@ -267,7 +267,7 @@ impl Differ {
                 Ok(apply::link(&file, &to, verity, signature, target.durability)?)
             });
         if let Err(error) = linked {
-            // It went meanwhile, or has as many names as the filesystem allows: it can be made once more.
+            // It was removed since it was found, or has as many names as the filesystem allows: it can be made once more.
             debug!(error = causes(&error), image = %image.display(), "a converted layer could not be linked");
             return Ok(None);
         }

@@ -27,7 +27,7 @@ use super::board::Apply;
 use crate::containerd::Scope;
 use crate::serve::error::{Error, Result};
 
-/// How often long waits look whether they are called off.
+/// How often long waits check whether they are cancelled.
 const GLANCE: Duration = Duration::from_millis(50);
 /// How often containerd is asked whether it still has the snapshot of a layer whose Apply has not come.
 const ASK: Duration = Duration::from_secs(5);

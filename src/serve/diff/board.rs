@@ -97,7 +97,7 @@ impl Board {
     }
 }
 
-/// An Apply that is under way. It was called off if this is dropped before it ended.
+/// An Apply that is under way. It was cancelled if this is dropped before it ended.
 #[derive(Debug)]
 pub(super) struct Running {
     board: std::sync::Arc<Board>,

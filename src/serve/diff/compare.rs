@@ -1,4 +1,4 @@
-//! A layer goes out: what one side shows and the other does not becomes a blob in containerd's content store.
+//! `Diff`: what one side shows and the other does not becomes a blob in containerd's content store.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -65,7 +65,7 @@ fn open_image(path: &Path) -> Result<Arc<OverlayLayer>> {
     Ok(layer.map_err(erolith_differ::Error::from)?)
 }
 
-/// Is the directory of a snapshot one that nothing was written into?
+/// Whether nothing was written into the directory of a snapshot.
 fn is_empty(dir: &Path) -> bool {
     let is_empty = std::fs::read_dir(dir.join(UPPER)).is_ok_and(|mut names| names.next().is_none());
     is_empty && !dir.join(RWLAYER).exists()

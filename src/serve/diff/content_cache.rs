@@ -3,7 +3,7 @@
 //!
 //! Labels tell what belongs together. The blob of the layer names its image with a label that containerd's garbage
 //! collector follows (core/metadata/gc.go): the image stays as long as the blob. The image names the layer it was made
-//! from as `erolith convert` does in annotations. A label holds in one namespace and vouches for nothing in another.
+//! from as `erolith convert` does in annotations. A label of one namespace is no proof in another.
 //!
 //! All that happens behind the answer, one image at a time: it costs a copy of the image and its digest.
 
@@ -68,7 +68,7 @@ enum Outcome {
     Kept(u64),
     /// It was there.
     Present,
-    /// The image or the blob of the layer went meanwhile.
+    /// The image or the blob of the layer was removed in between.
     Gone,
 }
 

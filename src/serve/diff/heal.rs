@@ -387,7 +387,7 @@ impl Service {
     }
 
     /// Rebuilds what is quarantined, as long as the daemon runs. A layer that cannot be rebuilt is tried again when other
-    /// layers came in, or a request needs it.
+    /// layers were applied, or a request needs it.
     pub(crate) async fn keep_whole(self) -> Infallible {
         let (mut hopeless, mut applied) = (BTreeSet::new(), 0);
         loop {

@@ -1,4 +1,4 @@
-//! containerd's Diff service: layers come in, differences go out.
+//! containerd's Diff service: applies layers, and writes layers of differences.
 
 mod apply;
 mod beside;
@@ -41,7 +41,7 @@ pub(crate) use self::heal::Outcome;
 #[derive(Debug, Clone)]
 pub(crate) struct Service(Arc<Differ>);
 
-/// Layers that come in and go out at the same time, those that wait for their turn included. Each has a thread; the
+/// Calls of `Apply` and `Diff` at the same time, those that wait for their turn included. Each has a thread; the
 /// others are for short work.
 const MAX_CALLS: usize = super::MAX_BLOCKING / 2;
 
@@ -68,7 +68,7 @@ struct Differ {
     sync: bool,
     /// Where an image is made that has no name yet.
     scratch: PathBuf,
-    /// Do images get a dm-verity hash tree?
+    /// Whether images get a dm-verity hash tree.
     dm_verity: bool,
     /// Puts what was converted into the content store, if that is wanted.
     keeper: Option<Keeper>,
@@ -80,7 +80,7 @@ struct Differ {
     ahead: Semaphore,
     /// Longest time without a sign of life from a layer that another waits for.
     patience: Duration,
-    /// Calls off all work.
+    /// Cancels all work.
     stop: Cancel,
 }
 
@@ -131,7 +131,7 @@ impl Service {
         }))
     }
 
-    /// Calls off what is going on.
+    /// Cancels what is going on.
     pub(crate) fn stop(&self) {
         self.0.stop.cancel();
     }

@@ -22,7 +22,7 @@ const MAX_REQUESTS: usize = 8;
 /// What Prometheus and others know the text by.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Where requests come in.
+/// Where requests arrive.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// A TCP address.
@@ -37,7 +37,7 @@ pub(crate) enum Incoming {
 }
 
 impl Incoming {
-    /// Listens; `None` when nobody shall ask.
+    /// Listens; `None` when no address is configured.
     ///
     /// # Errors
     /// When the address cannot be taken.

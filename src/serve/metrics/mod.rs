@@ -62,7 +62,7 @@ struct Kind {
     kind: &'static str,
 }
 
-/// Numbers that are counted when somebody asks, not followed.
+/// Numbers that are counted at each request, not followed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
     /// Active snapshots.
@@ -183,7 +183,7 @@ impl Metrics {
         Call { metrics: self, service, method, start: Instant::now(), code: Code::Cancelled }
     }
 
-    /// A layer begins to come in; it is running as long as the result lives.
+    /// An Apply begins; it is running as long as the result lives.
     pub(crate) fn apply_running(&self) -> Running {
         self.apply_running.inc();
         Running(self.apply_running.clone())
@@ -194,7 +194,7 @@ impl Metrics {
         self.apply_stage.get_or_create(&Stage { stage }).observe(took.as_secs_f64());
     }
 
-    /// A layer came in: from a blob of `read` bytes to `written` uncompressed ones.
+    /// A layer was applied: from a blob of `read` bytes to `written` uncompressed ones.
     pub(crate) fn applied(&self, how: &'static str, took: Duration, read: u64, written: u64) {
         self.apply.get_or_create(&MethodLabel { how }).observe(took.as_secs_f64());
         self.apply_read.inc_by(read);

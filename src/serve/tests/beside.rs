@@ -54,7 +54,7 @@ fn dir(name: &str, mode: u64, owner: u64) -> Header {
     Header::new(b'5', name).mode(mode).owner(owner, owner)
 }
 
-/// A private directory, one that everybody may write to and one with the set-group-ID bit; then only files in them.
+/// A private directory, one that every user may write to and one with the set-group-ID bit; then only files in them.
 fn undescribed() -> Vec<Layer> {
     image([
         Tarball::new().header(&dir("data/", 0o700, 1000)).header(&dir("tmp/", 0o1777, 0)).end(),
@@ -108,7 +108,7 @@ impl Node {
     }
 }
 
-/// Applies layers in the order of `order`, each once the one before it has come in, and commits them from below. Returns
+/// Applies layers in the order of `order`, each once the one before it is applied, and commits them from below. Returns
 /// their images.
 async fn unpack_beside(
     node: &Arc<Node>,

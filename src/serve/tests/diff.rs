@@ -182,7 +182,7 @@ async fn what_a_killed_apply_left_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_depends_on_those_below_is_converted_again() {
     let node = Node::start().await;
-    // Nobody describes the directory.
+    // No layer describes the directory.
     let data = Tarball::new().file("etc/name", "erolith").end();
     node.containerd.put(&data);
     for key in ["first", "second"] {
@@ -200,7 +200,7 @@ async fn a_decrypted_layer_is_nobody_elses() {
             accepts: vec![encrypted.clone()],
             returns: TAR.into(),
             path: "sh".into(),
-            // Whoever has the key.
+            // Succeeds only with the key.
             args: vec!["-c".into(), "grep -q the-key <&3 && exec cat".into()],
             env: vec![],
         };

@@ -20,7 +20,7 @@ fn in_namespace<T>(namespace: &str, message: T) -> Request<T> {
     request
 }
 
-/// Has it its layer from the beginning? So does containerd find out (`isStaged` in core/unpack).
+/// Whether it has its layer from the beginning, as containerd finds out (`isStaged` in core/unpack).
 fn is_staged(mounts: &[Mount]) -> bool {
     let last = mounts.last().unwrap();
     let has_upper = last.options.iter().any(|option| option.starts_with("upperdir="));

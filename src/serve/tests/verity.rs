@@ -1,4 +1,4 @@
-//! Hash trees of layers that come in, and the sidecars beside their images.
+//! Hash trees of applied layers, and the sidecars beside their images.
 
 use erolith_verity::dmverity;
 use erolith_verity::dmverity::sidecar::Sidecar;
@@ -71,7 +71,7 @@ async fn a_converted_layer_has_a_sidecar_wherever_it_is_linked() {
     );
 }
 
-/// Who signed a tree is not part of the image: one that is linked may have been signed by others, or by nobody.
+/// The signature of a tree is not part of the image: one that is linked may have another signature, or none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_native_layer_has_the_signature_that_it_came_with() {
     let (_making, mounts) = converted(true).await;
