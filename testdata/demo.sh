@@ -2,8 +2,8 @@
 # A tour of erolith in six steps, with a real image and a real containerd 2.1: convert, mount, run beside overlayfs, kill the
 # daemon, damage a layer, commit. Installs all that it needs on a fresh Debian 12 machine, as root, and leaves nothing behind.
 #
-#   testdata/demo.sh           a 170 MB image: about 15 min on a machine that has nothing, 1 min afterwards
-#   testdata/demo.sh --full    a 1.05 GB image: about 5 min more
+#   testdata/demo.sh           an image of 94 MB, 278 MB unpacked: about 15 min the first time, then 1 min
+#   testdata/demo.sh --full    one of 370 MB, 1.05 GB unpacked: about 5 min more
 #   testdata/demo.sh --keep    leaves everything running at the end, to go on by hand
 #
 # Every line that begins with `$` can be typed as it is, in the directory and with the PATH that the first lines name.
@@ -45,6 +45,17 @@ show() {
 show_failing() {
     printf '\n$ %s\n' "$(typed "$@")"
     ! "$@" || die "this should have failed: $(typed "$@")"
+}
+
+# show_scrub STATUS ARGS...: a scrub on the node that must end with this status. Digests and lines are shortened.
+show_scrub() {
+    local wanted=$1 status=0
+    shift
+    printf '\n$ %s\n' "$(typed on-node erolith scrub "$@")"
+    on-node erolith scrub "$@" >scrubbed || status=$?
+    sed -E "s,$WORK/[^:]*/layer.erofs: ,,; s,(sha256:[0-9a-f]{12})[0-9a-f]+,\1...,g" scrubbed | cut -c -150
+    echo "(exit status $status)"
+    [[ $status -eq $wanted ]] || die "the exit status should have been $wanted"
 }
 
 # seconds FROM TO: what lies between two readings of EPOCHREALTIME, to the hundredth.
@@ -96,6 +107,9 @@ start_daemon() {
         { cat "$WORK/log" >&2 && die "the daemon does not answer"; }
 }
 
+# used: bytes that the files of this directory take, on its own filesystem.
+used() { du --summarize --one-file-system --block-size=1 . | cut -f 1; }
+
 # Has containerd collect its garbage now: what containers leave that ended goes some time later by itself.
 collect() { on-node sh -c 'ctr leases create --id collect && ctr leases delete --sync collect' >/dev/null; }
 
@@ -107,20 +121,24 @@ convert() {
 }
 
 mount_it() {
-    local largest
+    local largest before
     largest=$(find native/blobs -type f -printf '%s %p\n' | sort -n | tail -n 1)
-    step 2 "Mount" "FSTYPE is erofs: a layer is mounted as it lies in the layout. With everything mounted, the directory takes no more space."
+    step 2 "Mount" "FSTYPE is erofs: a layer is mounted as it lies in the layout. Nothing is unpacked, so the disk holds no more than before."
     mkdir layer root
+    before=$(used)
     show erolith mount "${largest#* }" layer
     echo "($TOOK)"
-    show findmnt --output FSTYPE,OPTIONS --mountpoint layer
+    show findmnt --types erofs --output FSTYPE,OPTIONS --mountpoint layer
     printf '\n    All layers at once are an overlay of such mounts, and work as the root of a program.\n'
     show erolith mount oci:native:latest root
     echo "($TOOK)"
     show chroot root python3 -c "$PROGRAM"
-    show du -shx .
+    show du -sh root
+    echo "(on disk: $(used) bytes, before the mounts $before)"
+    [[ $(used) -le $((before + 65536)) ]] || die "mounting took space on the disk"
     show erolith umount root
     show erolith umount layer
+    if mountpoint -q layer || mountpoint -q root; then die "a mount is left"; fi
 }
 
 # times NAME: unpacks the image with a snapshotter and runs a container, then another one.
@@ -133,6 +151,7 @@ times() {
 
 run_it() {
     step 3 "Run on containerd" "The same image on containerd's overlayfs and on erolith. The first run of each unpacks the image."
+    printf '    %s\n' "Its layers are gzip, so containerd 2.1 runs it; the image of step 1, whose layers are EROFS, needs containerd 2.3."
     tar -C docker/ -cf image.tar .
     show on-node ctr images import --no-unpack --base-name demo "$WORK/image.tar"
     TIMES=()
@@ -143,10 +162,14 @@ run_it() {
 }
 
 kill_it() {
-    step 4 "Kill the daemon under a container" "The container goes on reading its files: the kernel serves them. The daemon finds it again."
+    step 4 "Kill the daemon under a container" "With the daemon dead, the container reads its files: the kernel serves them. A new daemon finds its mounts."
     show on-node ctr run --detach --snapshotter erolith demo:latest web sleep infinity
     # shellcheck disable=SC2016 # expanded on the node
     show on-node sh -c 'kill -9 $(cat /run/erolith.pid)'
+    # shellcheck disable=SC2016 # expanded on the node
+    on-node timeout 20 sh -c 'while kill -0 $(cat /run/erolith.pid) 2>/dev/null; do sleep 0.05; done'
+    show_failing on-node erolith snapshots ls
+    show on-node ctr task ls
     show on-node ctr task exec --exec-id import web python3 -c "$PROGRAM"
     printf '\n    The daemon is started again.\n'
     start_daemon
@@ -159,14 +182,20 @@ kill_it() {
 }
 
 damage_it() {
-    local victim middle
+    local victim middle dir
     victim=$(find node/erolith/snapshots -name layer.erofs -printf '%s %p\n' | sort -n | tail -n 1)
     middle=$((${victim%% *} / 8192))
-    step 5 "Damage a layer" "Some blocks of the largest layer are overwritten. scrub finds and quarantines it; then it is made anew from its blob."
+    dir=$(dirname "${victim#* }")
+    step 5 "Damage a layer" "Four blocks of the largest layer are overwritten. scrub quarantines it, and the daemon rebuilds it from its blob."
     show dd if=/dev/urandom "of=${victim#* }" bs=4096 "seek=$middle" count=4 conv=notrunc status=none
-    show_failing on-node erolith scrub --quarantine
+    show_scrub 1 --quarantine
+    printf '\n    The damaged image has lost its name. A container that needs the layer waits until it is rebuilt.\n'
+    show ls "$dir"
     show on-node ctr run --rm --snapshotter erolith demo:latest healed python3 -c "$PROGRAM"
-    show on-node erolith scrub
+    show grep -o 'a damaged layer was rebuilt.*' log
+    show ls "$dir"
+    [[ -e $dir/layer.erofs && ! -e $dir/damaged.erofs ]] || die "the layer was not rebuilt"
+    show_scrub 0
 }
 
 commit_it() {
@@ -180,6 +209,29 @@ commit_it() {
     echo "($TOOK)"
     show on-node ctr run --rm --snapshotter erolith demo:changed again cat /srv/hello
     show on-node ctr container rm work
+}
+
+# left: the processes that see a mount of this tour, in whichever namespace, and the loop devices over its files.
+left() {
+    grep -ls " $WORK" /proc/[0-9]*/mountinfo || true
+    losetup --noheadings --list --output NAME,BACK-FILE | grep -F " $WORK" || true
+}
+
+end_it() {
+    on-node sh -c 'ctr images ls -q | xargs ctr images rm' >/dev/null
+    collect
+    # shellcheck disable=SC2016 # expanded on the node
+    on-node timeout 20 sh -c 'while [ -n "$(findmnt --noheadings --types erofs)" ]; do sleep 0.1; done' ||
+        die "mounts without a user are left: $(on-node findmnt --types erofs)"
+    printf '\n\nContainers and images are removed, and the daemon has unmounted every layer.\n'
+    containerd stop
+    # The kernel takes mounts and loop devices of a namespace apart after its last process.
+    for _ in {1..50}; do
+        [[ -n $(left) ]] || break
+        sleep 0.1
+    done
+    [[ -z $(left) ]] || die "mounts or loop devices are left: $(left)"
+    echo "Stopped. Mounts and loop devices left: 0"
 }
 
 need_demo
@@ -214,5 +266,4 @@ if [[ -n $KEEP ]]; then
     printf '\nEverything runs on. To end it: %s/testdata/containerd.sh stop %s/node; rm -r %s\n' "$EROLITH_REPO" "$WORK" "$WORK"
     exit
 fi
-containerd stop
-printf '\n\nStopped. EROFS mounts that are left: %s\n' "$(findmnt --noheadings --types erofs --output TARGET | grep -c "^$WORK" || true)"
+end_it
