@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::io::Errno;
 
 use super::content::Content;
-use super::index::{FileHandle, FileHandles, IndexDir};
+use super::handles::{FileHandle, FileHandles, IndexDir};
 use crate::Error;
 use crate::directory::{HostEntry, Seen, failed, open_dir, sorted_names};
 use erolith_mkfs::format::FileType;

@@ -5,11 +5,13 @@
 //! single names. What the marks of overlayfs mean is in [`erolith_mkfs::marks`], and nowhere else.
 
 mod attributes;
+mod change;
 mod changes;
 pub mod changeset;
 mod content;
 pub mod directory;
 mod error;
+mod handles;
 mod index;
 mod layer;
 mod links;
@@ -21,11 +23,13 @@ mod stack;
 mod tests;
 
 pub use attributes::Attributes;
-pub use changes::{Change, ChangeKind, DiffOptions, Differences, changes};
+pub use change::{Change, ChangeKind, Differences};
+pub use changes::{DiffOptions, changes};
 pub use content::Content;
 pub use erolith_mkfs::marks::Marks;
 pub use error::Error;
-pub use index::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin};
+pub use handles::{FileHandle, FileHandles, IndexDir, Origin};
+pub use index::INDEX_DIR;
 pub use layer::{Node, OverlayLayer};
 pub use owners::Owners;
 pub use ranges::{BadMap, Range};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::changes::{Change, ChangeKind, Differences};
+use super::change::{Change, ChangeKind, Differences};
 use super::index::walk;
 use super::{Node, OverlayLayer, Shown, Stack};
 use crate::Error;

@@ -139,7 +139,9 @@ impl Crate {
             for (at, _) in code.match_indices(start) {
                 let line = code[..at].rsplit('\n').next().unwrap_or_default();
                 let before = code[..at].chars().next_back();
-                if line.contains("use ") || before.is_some_and(|c| c.is_alphanumeric() || c == ':')
+                if line.contains("use ")
+                    || line.ends_with("pub(in ")
+                    || before.is_some_and(|c| c.is_alphanumeric() || c == ':')
                 {
                     continue;
                 }

@@ -1,6 +1,6 @@
 //! Where data is said to be.
 
-use super::tree::Name;
+use super::reached::Name;
 use super::{Check, CheckStop, sort};
 use crate::format::{ChunkIndex, incompat};
 use crate::image::{

@@ -1,6 +1,6 @@
 //! Every inode that was reached, once, in the order in which inodes are stored.
 
-use super::tree::Name;
+use super::reached::Name;
 use super::{Check, CheckStop, sort};
 use crate::format::{FileType, Layout};
 use crate::image::{Corruption, CorruptionKind, Data, Inode, Metadata};

@@ -17,6 +17,7 @@
 mod data;
 mod inode;
 mod overlap;
+mod reached;
 mod report;
 mod superblock;
 mod tree;
@@ -25,15 +26,12 @@ mod xattr;
 use std::collections::BTreeSet;
 use std::io;
 
-use tree::TreeState;
+use reached::{Foreign, TreeState};
 
 pub use report::{Finding, Limits, Report, Severity, Stats};
 
 use crate::image::{Corruption, CorruptionKind, Error, ExtentLocation, Image, Super};
 use crate::io::ReadAt;
-
-/// The image as the checks see it.
-type Foreign<'a> = Image<&'a dyn ReadAt>;
 
 /// Checks an image and the devices of its table. With no devices given, they are taken to follow the image on
 /// its own storage.

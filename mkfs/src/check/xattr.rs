@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::tree::Name;
+use super::reached::Name;
 use super::{Check, CheckStop, sort};
 use crate::format::{compat, filter_bit};
 use crate::image::{

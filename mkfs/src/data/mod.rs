@@ -10,11 +10,13 @@ mod copy;
 mod large;
 mod sparse;
 mod tails;
+mod writer;
 
-pub use area::{DataArea, FileWriter, Placement};
+pub use area::{DataArea, Placement};
 pub use chunks::{Chunks, Run, device_chunks};
 pub use tails::Tail;
 pub(crate) use tails::TailRead;
+pub use writer::FileWriter;
 
 /// A file this large is copied by the kernel where there is an open file to copy from; smaller ones go
 /// through the buffer that holds them already. In bytes.

@@ -3,6 +3,7 @@
 use super::Image;
 use super::corruption::{Corruption, CorruptionKind, Error};
 use super::inode::{Data, Inode, Space};
+use super::map_state::MapState;
 use super::superblock::Super;
 use super::zmap::{Coding, Hint, Map, MappedSource, Metadata, Piece};
 use crate::format::{ChunkIndex, HOLE_BLOCK, HOLE_BLOCK_48};
@@ -77,13 +78,6 @@ impl Extent {
     pub fn end(&self) -> u64 {
         self.start.saturating_add(self.len)
     }
-}
-
-/// What is remembered of a compressed inode between reads.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct MapState {
-    pub(super) map: Map,
-    pub(super) hint: Hint,
 }
 
 impl<R: ReadAt> Image<R> {

@@ -36,7 +36,9 @@ mod dir;
 mod extent;
 mod footprint;
 mod inode;
+mod map_state;
 mod pages;
+mod prefix;
 mod superblock;
 mod walk;
 mod xattr;
@@ -45,9 +47,9 @@ mod zmap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cache::Cache;
-use extent::MapState;
+use map_state::MapState;
 use pages::Pages;
-use xattr::LongPrefix;
+use prefix::LongPrefix;
 
 pub(crate) use dir::DirBlock;
 pub(crate) use extent::Chunks;

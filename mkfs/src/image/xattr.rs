@@ -8,6 +8,7 @@ use zerocopy::little_endian::U32;
 use super::Image;
 use super::corruption::{Corruption, CorruptionKind, Error};
 use super::inode::{Inode, Space};
+use super::prefix::LongPrefix;
 use super::superblock::Super;
 use super::zmap::Metadata;
 use crate::format::{NAME_MAX, XattrEntry, XattrHeader, compat, incompat, prefix_text};
@@ -20,15 +21,6 @@ const PREFIXES_MAX: u8 = 128;
 const LONG: u8 = 0x80;
 /// Linux has no handler for this namespace.
 const LUSTRE: u8 = 5;
-
-/// An entry of the long prefix table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LongPrefix {
-    /// The short prefix it begins with; 0 for none.
-    pub(crate) base: u8,
-    /// What follows the short prefix.
-    pub(crate) infix: Vec<u8>,
-}
 
 /// An entry as it is stored, with the place it was found at.
 #[derive(Debug, Clone, Copy)]

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::path::{Missing, Names, clean};
+use super::whiteout_names::{WHITEOUT, WHITEOUT_META, WHITEOUT_OPAQUE};
 use super::{Dir, Error, FileTree, Node, NodeId, NodeKind, Note, XattrPolicy};
 use crate::data::Content;
 use crate::format::{FileType, encode_rdev};
@@ -11,13 +12,6 @@ use crate::marks::WHITEOUT_DEVICE;
 use crate::meta::Meta;
 use crate::names::shown;
 use crate::tar::{Entry, Kind};
-
-/// What the name of a whiteout begins with.
-pub const WHITEOUT: &[u8] = b".wh.";
-/// What AUFS' own names begin with.
-const WHITEOUT_META: &[u8] = b".wh..wh.";
-/// The name that makes its directory opaque.
-pub const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// How the members of a layer are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,8 @@
 mod finish;
 mod layer;
 mod path;
+mod whiteout_names;
+mod xattr_sets;
 mod xattrs;
 
 use std::collections::BTreeMap;
@@ -20,10 +22,12 @@ use crate::format::FileType;
 use crate::meta::{IMPLICIT_DIR, Meta, Xattr};
 
 pub use finish::{LowerDir, LowerTree, SealedTree};
-pub use layer::{Applied, LayerOptions, WHITEOUT, WHITEOUT_OPAQUE};
-pub use xattrs::{DroppedXattrs, OverlayXattrs, XattrPolicy, XattrSetId};
+pub use layer::{Applied, LayerOptions};
+pub use whiteout_names::{WHITEOUT, WHITEOUT_OPAQUE};
+pub use xattr_sets::XattrSetId;
+pub use xattrs::{DroppedXattrs, OverlayXattrs, XattrPolicy};
 
-use xattrs::XattrSets;
+use xattr_sets::XattrSets;
 
 /// Index of a node in its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,20 +1,8 @@
 //! SHA-256 of eight messages of one length, beside each other.
 #![expect(clippy::big_endian_bytes, reason = "SHA-256 is defined on big-endian words")]
 
-use super::{DIGEST, sys};
-
-/// Bytes that the compression function takes.
-pub(super) const PART: usize = 64;
-
-/// Messages that are hashed at the same time: as many words as a vector of AVX2 has.
-pub(super) const WIDTH: usize = 8;
-
-/// The same word of every message.
-pub(super) type Words = [u32; WIDTH];
-
-/// The state of every message at its end, given the messages one behind the other and the bytes of one, which are a
-/// multiple of [`PART`].
-pub(super) type Hash = fn(&[u8], usize) -> [Words; 8];
+use super::messages::{DIGEST, Hash, PART, WIDTH};
+use super::sys;
 
 /// Room for the messages: salt, block and padding, one behind the other.
 #[derive(Debug, Clone)]

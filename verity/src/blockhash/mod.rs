@@ -7,6 +7,7 @@
 mod constants;
 mod known;
 mod lanes;
+mod messages;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod sys;
@@ -18,9 +19,8 @@ use sha2::{Digest as _, Sha256};
 pub use self::known::Known;
 pub(crate) use self::known::Part;
 use self::lanes::Lanes;
-
-/// Bytes of a digest.
-pub(crate) const DIGEST: usize = 32;
+pub(crate) use self::messages::DIGEST;
+use self::messages::WIDTH;
 
 /// Computes the SHA-256 of salt and block, for blocks of one size.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ impl BlockHash {
     pub(crate) fn all(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let mut rest = bytes;
         if let Some(lanes) = &mut self.lanes {
-            let groups = bytes.chunks_exact(self.block * lanes::WIDTH);
+            let groups = bytes.chunks_exact(self.block * WIDTH);
             rest = groups.remainder();
             for group in groups {
                 lanes.digest(group, self.block, out);

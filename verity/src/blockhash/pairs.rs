@@ -12,7 +12,7 @@ use std::arch::x86_64::{
 use std::array::from_fn;
 
 use super::constants::{K, START};
-use super::lanes::{PART, WIDTH, Words};
+use super::messages::{PART, WIDTH, Words};
 
 /// Messages that are hashed at the same time.
 const PAIR: usize = 2;
@@ -20,7 +20,7 @@ const PAIR: usize = 2;
 /// The words of a message's state, as the instructions want them: a, b, e, f and c, d, g, h, the last one lowest.
 type State = [__m128i; 2];
 
-/// A [`Hash`](super::lanes::Hash).
+/// A [`Hash`](super::messages::Hash).
 #[target_feature(enable = "sha,sse4.1")]
 pub(super) fn hash(messages: &[u8], stride: usize) -> [Words; 8] {
     let mut all = [[0; WIDTH]; 8];

@@ -1,7 +1,7 @@
 //! The only `unsafe` of this crate: functions for processors with some feature, once this one is known to have it.
 #![allow(unsafe_code)]
 
-use super::lanes::Hash;
+use super::messages::Hash;
 #[cfg(target_arch = "x86_64")]
 use super::pairs;
 #[cfg(target_arch = "x86_64")]

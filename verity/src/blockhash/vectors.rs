@@ -29,9 +29,9 @@ macro_rules! for_processors_with {
             use std::array::from_fn;
 
             use crate::blockhash::constants::{K, START};
-            use crate::blockhash::lanes::{PART, WIDTH, Words};
+            use crate::blockhash::messages::{PART, WIDTH, Words};
 
-            /// A [`Hash`](crate::blockhash::lanes::Hash).
+            /// A [`Hash`](crate::blockhash::messages::Hash).
             #[target_feature(enable = $features)]
             pub(in crate::blockhash) fn hash(messages: &[u8], stride: usize) -> [Words; 8] {
                 let mut state = START.map(|word| all(word));
