@@ -14,7 +14,7 @@ use crate::emit::{self, Identity};
 use crate::format::{DEFAULT_BLOCK_BITS, MAX_BLOCK_BITS, MIN_BLOCK_BITS};
 use crate::io::Sink;
 use crate::meta::{IMPLICIT_DIR, Meta, Time};
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{ExtraDevice, Plan, PlanOptions};
 use crate::tree::{DroppedXattrs, FileTree, LayerOptions, LowerTree, NodeId, Note, XattrSetId};
 
 /// How an image is built.
@@ -120,6 +120,17 @@ pub struct Finish {
     pub device_tag: Vec<u8>,
 }
 
+impl Finish {
+    /// The archive as a device, with blocks of `block` bytes.
+    fn device(&self, block: u64) -> ExtraDevice {
+        let mut tag = [0; 64];
+        for (to, from) in tag.iter_mut().zip(&self.device_tag) {
+            *to = *from;
+        }
+        ExtraDevice { tag, blocks: self.device_bytes.div_ceil(block) }
+    }
+}
+
 /// What was built.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
@@ -171,7 +182,7 @@ impl<S: Sink> Builder<S> {
             block_bits: options.block_bits,
             inline: options.inline_data,
             holes: options.holes,
-            first_block: emit::head_bytes(options.tar_index).div_ceil(block),
+            first_block: emit::head_bytes(usize::from(options.tar_index)).div_ceil(block),
             align_blocks: options.align_blocks,
             max_bytes: options.max_bytes,
         };
@@ -227,6 +238,7 @@ impl<S: Sink> Builder<S> {
         let dropped_xattrs = self.tree.dropped_xattrs().clone();
         let sealed = self.tree.seal(self.options.layer.base);
         let block = 1u64 << self.options.block_bits;
+        let devices = Vec::from_iter(self.options.tar_index.then(|| finish.device(block)));
         let plan = Plan::new(
             &sealed,
             PlanOptions {
@@ -235,14 +247,10 @@ impl<S: Sink> Builder<S> {
                 share_xattrs_above: self.options.share_xattrs_above,
                 force_extended: self.options.force_extended,
                 max_bytes: self.options.max_bytes,
-                device_blocks: self.options.tar_index.then(|| finish.device_bytes.div_ceil(block)),
+                devices,
             },
         )?;
-        let mut device_tag = [0; 64];
-        for (to, from) in device_tag.iter_mut().zip(&finish.device_tag) {
-            *to = *from;
-        }
-        let identity = Identity { uuid: finish.uuid, label: self.label, device_tag };
+        let identity = Identity { uuid: finish.uuid, label: self.label };
         emit::emit(&sealed, &plan, &self.data, &identity)?;
         let summary = Summary {
             inodes: plan.order.len() as u64,

@@ -9,12 +9,12 @@ use crate::Error;
 use crate::data::{Chunks, Content, DataArea, Tail, TailRead};
 use crate::exact::{exact, high16, low32};
 use crate::format::{
-    CHUNK_FORMAT_INDEXES, ChunkIndex, CompactInode, DeviceSlot, ExtendedInode, HOLE_BLOCK,
-    HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, icount,
+    CHUNK_FORMAT_INDEXES, ChunkIndex, CompactInode, DEVICE_SLOT_SIZE, DeviceSlot, ExtendedInode,
+    HOLE_BLOCK, HOLE_BLOCK_48, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, icount,
 };
 use crate::io::Sink;
 use crate::marks::WHITEOUT_RDEV;
-use crate::plan::{InodeShape, Plan, serialise, sorted};
+use crate::plan::{ExtraDevice, InodeShape, Plan, serialise, sorted};
 use crate::tree::{Node, NodeId, NodeKind, SealedTree};
 
 /// What the superblock says besides the plan.
@@ -22,8 +22,6 @@ use crate::tree::{Node, NodeId, NodeKind, SealedTree};
 pub(crate) struct Identity {
     pub(crate) uuid: [u8; 16],
     pub(crate) label: [u8; 16],
-    /// Tag of the extra device, if there is one.
-    pub(crate) device_tag: [u8; 64],
 }
 
 /// Bytes gathered before they are written.
@@ -266,24 +264,23 @@ fn write_chunks<S: Sink>(
     Ok(())
 }
 
-/// Byte of the device slot: behind the superblock, on the next multiple of 128.
-const DEVICE_SLOT_AT: usize = 1152;
+/// Number of the first device slot: behind the superblock.
+const FIRST_SLOT: u16 = 9;
+const _: () =
+    assert!(FIRST_SLOT as u64 * DEVICE_SLOT_SIZE == SUPER_OFFSET + size_of::<Superblock>() as u64);
 
-/// Bytes at the front of an image that the superblock and the device table need.
-pub(crate) fn head_bytes(with_device: bool) -> u64 {
-    if with_device { DEVICE_SLOT_AT as u64 + 128 } else { SUPER_OFFSET + 128 }
+/// Bytes at the front of an image that the superblock and a table of so many devices need.
+pub(crate) fn head_bytes(devices: usize) -> u64 {
+    u64::from(FIRST_SLOT) * DEVICE_SLOT_SIZE + devices as u64 * DEVICE_SLOT_SIZE
 }
 
 /// Everything before the first data block.
 fn superblock_area(plan: &Plan, identity: &Identity) -> Result<Vec<u8>, Error> {
     let block = 1usize << plan.options.block_bits;
-    let with_device = plan.options.device_blocks.is_some();
-    let needed: usize = exact(head_bytes(with_device), "the size of the superblock")?;
+    let slots = device_slots(plan)?;
+    let needed: usize = exact(head_bytes(slots.len()), "the size of the superblock")?;
     let mut area = vec![0; needed.next_multiple_of(block)];
-    if let Some(blocks) = plan.options.device_blocks {
-        let slot = device_slot(plan, identity, blocks)?;
-        put(&mut area, DEVICE_SLOT_AT, slot.as_bytes())?;
-    }
+    put(&mut area, exact(head_bytes(0), "the place of the devices")?, slots.as_bytes())?;
     let mut superblock = superblock(plan, identity)?;
     let start: usize = exact(SUPER_OFFSET, "the place of the superblock")?;
     put(&mut area, start, superblock.as_bytes())?;
@@ -300,17 +297,24 @@ fn put(area: &mut [u8], at: usize, bytes: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-fn device_slot(plan: &Plan, identity: &Identity, blocks: u64) -> Result<DeviceSlot, Error> {
+/// The device table. In the unified address space one device follows the other, behind the image.
+fn device_slots(plan: &Plan) -> Result<Vec<DeviceSlot>, Error> {
     let high = |value: u64| high16(value, "the size of a device");
-    let address = plan.total_blocks();
-    Ok(DeviceSlot {
-        tag: identity.device_tag,
-        blocks_lo: low32(blocks).into(),
-        uniaddr_lo: low32(address).into(),
-        blocks_hi: high(blocks)?.into(),
-        uniaddr_hi: high(address)?.into(),
-        reserved: [0; 52],
-    })
+    let mut address = plan.total_blocks();
+    let slot = |device: &ExtraDevice| {
+        let slot = DeviceSlot {
+            tag: device.tag,
+            blocks_lo: low32(device.blocks).into(),
+            uniaddr_lo: low32(address).into(),
+            blocks_hi: high(device.blocks)?.into(),
+            uniaddr_hi: high(address)?.into(),
+            reserved: [0; 52],
+        };
+        let end = address.checked_add(device.blocks);
+        address = end.ok_or(Error::Internal("the size of a device"))?;
+        Ok(slot)
+    };
+    plan.options.devices.iter().map(slot).collect()
 }
 
 fn superblock(plan: &Plan, identity: &Identity) -> Result<Superblock, Error> {
@@ -343,8 +347,8 @@ fn superblock(plan: &Plan, identity: &Identity) -> Result<Superblock, Error> {
         volume_name: identity.label,
         feature_incompat: plan.features.incompat.into(),
         u1: 0.into(),
-        extra_devices: u16::from(plan.options.device_blocks.is_some()).into(),
-        devt_slotoff: if plan.options.device_blocks.is_some() { 9 } else { 0 }.into(),
+        extra_devices: exact::<u16, _>(plan.options.devices.len(), "the number of devices")?.into(),
+        devt_slotoff: if plan.options.devices.is_empty() { 0 } else { FIRST_SLOT }.into(),
         dirblkbits: 0,
         xattr_prefix_count: 0,
         xattr_prefix_start: 0.into(),

@@ -50,4 +50,7 @@ pub struct DeviceSlot {
     pub reserved: [u8; 52],
 }
 
-const _: () = assert!(size_of::<DeviceSlot>() == 128);
+/// Bytes of a device slot, and the unit of `devt_slotoff`.
+pub const DEVICE_SLOT_SIZE: u64 = 128;
+
+const _: () = assert!(size_of::<DeviceSlot>() as u64 == DEVICE_SLOT_SIZE);

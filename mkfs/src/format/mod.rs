@@ -7,20 +7,25 @@
 //! the block size. An inode with number `nid` is at byte `meta_blkaddr * block_size + 32 * nid`.
 
 mod chunk;
+pub mod compression;
 mod dirent;
 mod inode;
 mod superblock;
 mod xattr;
 
 pub use chunk::{
-    CHUNK_BITS_MASK, CHUNK_FORMAT_48BIT, CHUNK_FORMAT_INDEXES, ChunkIndex, DeviceSlot, HOLE_BLOCK,
-    HOLE_BLOCK_48,
+    CHUNK_BITS_MASK, CHUNK_FORMAT_48BIT, CHUNK_FORMAT_INDEXES, ChunkIndex, DEVICE_SLOT_SIZE,
+    DeviceSlot, HOLE_BLOCK, HOLE_BLOCK_48,
 };
+pub use compression::Algorithm;
 pub use dirent::{Dirent, FileType, NAME_MAX};
 pub use inode::{
     CompactInode, ExtendedInode, FORMAT_BIT4, Layout, SLOT_SIZE, decode_rdev, encode_rdev, mode,
 };
-pub use superblock::{SUPER_MAGIC, SUPER_OFFSET, Superblock, checksum, compat, incompat};
+pub use superblock::{
+    EXTENSION_SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, SuperExtension, Superblock, checksum, compat,
+    incompat,
+};
 pub use xattr::{
     SHARED_ID_SIZE, XattrEntry, XattrHeader, filter_bit, ibody_size, icount, prefix_of, prefix_text,
 };

@@ -114,6 +114,21 @@ pub struct Superblock {
 
 const _: () = assert!(size_of::<Superblock>() == 128);
 
+/// Bytes of one slot of the extension behind the superblock.
+pub const EXTENSION_SLOT_SIZE: u64 = 16;
+
+/// What the first slot of the extension begins with, in images with [`incompat::METABOX`] (6.17).
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct SuperExtension {
+    /// The inode that holds other inodes.
+    pub metabox_nid: U64,
+}
+
+const _: () = assert!(size_of::<SuperExtension>() == 8);
+
 /// The checksum of a superblock: CRC-32C without the final inversion, over the bytes from 1024 to the end
 /// of the first block (the whole `block_size` bytes when the block is not larger than 1 KiB), with the
 /// checksum field taken as zero.

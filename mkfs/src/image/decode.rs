@@ -8,8 +8,9 @@ use erofs_rs::EroFS;
 use erofs_rs::backend::SliceImage;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::superblock::{Algorithm, PCLUSTER_MAX, Super};
-use super::zmap::DECODED_MAX;
+use super::superblock::Super;
+use crate::format::Algorithm;
+use crate::format::compression::{DECODED_MAX, PCLUSTER_MAX};
 use crate::format::{CompactInode, SUPER_MAGIC, SUPER_OFFSET, Superblock, incompat, mode};
 
 /// Where the pieces of the little image are. Blocks have 512 bytes.

@@ -56,13 +56,14 @@ pub(crate) use extent::Chunks;
 pub(crate) use xattr::{RawXattr, full_name, parse_entry as parse_xattr, split_index};
 pub(crate) use zmap::{Map, Metadata};
 
+pub use crate::format::Algorithm;
 pub use content::Reader;
 pub use corruption::{Corruption, CorruptionKind, Error};
 pub use dir::{DirEntry, ReadDir};
 pub use extent::{Extent, ExtentLocation};
 pub use footprint::Footprint;
 pub use inode::{Data, Inode, Space};
-pub use superblock::{Algorithm, Compression, Device, Super};
+pub use superblock::{Compression, Device, Super};
 pub use walk::{DEPTH_MAX, Walk, WalkEntry};
 pub use zmap::Coding;
 

@@ -2,12 +2,17 @@
 
 use std::io;
 
-use zerocopy::FromBytes;
+use zerocopy::little_endian::U16;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::corruption::{Corruption, CorruptionKind, Error};
+use crate::format::compression::{
+    DEFLATE_WINDOW, DeflateConfig, LZMA_DICT_MAX, LZMA_DICT_MIN, Lz4Config, LzmaConfig,
+    PCLUSTER_MAX, ZSTD_WINDOW_MAX, ZstdConfig,
+};
 use crate::format::{
-    DeviceSlot, MAX_BLOCK_BITS, MIN_BLOCK_BITS, SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, Superblock,
-    checksum, compat, incompat,
+    Algorithm, DEVICE_SLOT_SIZE, DeviceSlot, EXTENSION_SLOT_SIZE, MAX_BLOCK_BITS, MIN_BLOCK_BITS,
+    SLOT_SIZE, SUPER_MAGIC, SUPER_OFFSET, SuperExtension, Superblock, checksum, compat, incompat,
 };
 use crate::io::ReadAt;
 
@@ -15,46 +20,6 @@ use crate::io::ReadAt;
 pub(crate) const NID_METABOX: u64 = 1 << 63;
 /// The superblock and its extension must end inside the first 4 KiB.
 const SUPER_MAX: u64 = 4096 - SUPER_OFFSET;
-/// Bytes of one slot of the superblock extension.
-const EXT_SLOT: u64 = 16;
-/// Unit of `devt_slotoff`, and size of a device slot.
-const DEVICE_SLOT: u64 = 128;
-/// Largest LZMA dictionary the kernel accepts.
-const LZMA_DICT_MAX: u32 = 8 << 20;
-/// Largest encoded pcluster, in bytes.
-pub(crate) const PCLUSTER_MAX: u64 = 1 << 20;
-
-/// A compression algorithm, numbered as on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Algorithm {
-    /// LZ4 blocks.
-    Lz4 = 0,
-    /// LZMA without its header.
-    Lzma = 1,
-    /// Raw deflate.
-    Deflate = 2,
-    /// Zstandard frames.
-    Zstd = 3,
-}
-
-impl Algorithm {
-    /// The algorithm of an on-disk number.
-    #[must_use]
-    pub fn from_id(id: u8) -> Option<Self> {
-        [Self::Lz4, Self::Lzma, Self::Deflate, Self::Zstd].get(usize::from(id)).copied()
-    }
-
-    /// The usual name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Lz4 => "lz4",
-            Self::Lzma => "lzma",
-            Self::Deflate => "deflate",
-            Self::Zstd => "zstd",
-        }
-    }
-}
 
 /// What the compression configuration records say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -119,9 +84,7 @@ impl Super {
     /// # Errors
     /// The first [`CorruptionKind`] found, in the order in which the kernel would refuse; what the storage reports.
     pub fn read(image: &dyn ReadAt) -> Result<Self, Error> {
-        let mut head = vec![0; size_of::<Superblock>()];
-        read_super(image, &mut head, SUPER_OFFSET)?;
-        let raw = Superblock::read_from_bytes(&head).map_err(|_| CorruptionKind::SuperShort)?;
+        let raw: Superblock = read_struct(image, SUPER_OFFSET)?;
         check_fields(&raw)?;
         check_sum(image, &raw)?;
         let block_bits = raw.blkszbits;
@@ -183,8 +146,8 @@ impl Super {
     /// Byte range of the device table.
     #[must_use]
     pub fn device_table(&self) -> (u64, u64) {
-        let start = u64::from(self.raw.devt_slotoff.get()).saturating_mul(DEVICE_SLOT);
-        let len = (self.devices.len() as u64).saturating_mul(DEVICE_SLOT);
+        let start = u64::from(self.raw.devt_slotoff.get()).saturating_mul(DEVICE_SLOT_SIZE);
+        let len = (self.devices.len() as u64).saturating_mul(DEVICE_SLOT_SIZE);
         (start, start.saturating_add(len))
     }
 
@@ -210,9 +173,9 @@ impl Super {
         if self.raw.sb_extslots == 0 {
             return Err(Corruption::new(CorruptionKind::SuperExtension).at(SUPER_OFFSET).into());
         }
-        let mut nid = [0; 8];
-        read_super(image, &mut nid, SUPER_OFFSET.saturating_add(size_of::<Superblock>() as u64))?;
-        Ok(Some(u64::from_le_bytes(nid)))
+        let extension: SuperExtension =
+            read_struct(image, SUPER_OFFSET.saturating_add(size_of::<Superblock>() as u64))?;
+        Ok(Some(extension.metabox_nid.get()))
     }
 
     fn read_devices(&self, image: &dyn ReadAt) -> Result<Vec<Device>, Error> {
@@ -220,8 +183,8 @@ impl Super {
         if count == 0 || !self.has_incompat(incompat::DEVICE_TABLE) {
             return Ok(Vec::new());
         }
-        let start = u64::from(self.raw.devt_slotoff.get()).saturating_mul(DEVICE_SLOT);
-        let len = (count as u64).saturating_mul(DEVICE_SLOT);
+        let start = u64::from(self.raw.devt_slotoff.get()).saturating_mul(DEVICE_SLOT_SIZE);
+        let len = (count as u64).saturating_mul(DEVICE_SLOT_SIZE);
         let outside = || Corruption::new(CorruptionKind::DeviceTable).at(start);
         if start.saturating_add(len) > image.size() {
             return Err(outside().into());
@@ -251,59 +214,67 @@ impl Super {
             });
         }
         let mut config = Compression { algorithms: self.raw.u1.get(), ..Compression::default() };
-        if config.algorithms & !0xF != 0 {
+        if config.algorithms >> Algorithm::ALL.len() != 0 {
             return Err(Corruption::new(CorruptionKind::ComprConfig)
                 .at(SUPER_OFFSET)
                 .detail(format_args!("algorithm bitmap {:#x}", config.algorithms))
                 .into());
         }
-        let mut offset = self.end();
-        for id in 0..4 {
-            let Some(algorithm) = Algorithm::from_id(id).filter(|a| config.has(*a)) else {
-                continue;
-            };
-            let mut len = [0; 2];
-            read_super(image, &mut len, offset)?;
-            let len = u16::from_le_bytes(len);
-            let mut record = [0; 14];
-            let used = if matches!(algorithm, Algorithm::Lz4 | Algorithm::Lzma) { 14 } else { 6 };
-            let part = record.get_mut(..used).unwrap_or_default();
-            read_super(image, part, offset.saturating_add(2))?;
-            if usize::from(len) < used || !self.apply_record(&mut config, algorithm, &record) {
+        let (announced, mut offset) = (config, self.end());
+        for algorithm in Algorithm::ALL.into_iter().filter(|a| announced.has(*a)) {
+            let mut len = U16::ZERO;
+            read_super(image, len.as_mut_bytes(), offset)?;
+            let record = offset.saturating_add(size_of::<U16>() as u64);
+            if !self.read_record(image, &mut config, algorithm, (record, len.get()))? {
                 return Err(Corruption::new(CorruptionKind::ComprConfig)
                     .at(offset)
                     .detail(algorithm.name())
                     .into());
             }
-            offset = offset.saturating_add(2).saturating_add(u64::from(len)).next_multiple_of(4);
+            offset = record.saturating_add(u64::from(len.get())).next_multiple_of(4);
         }
         Ok(config)
     }
 
-    /// Takes one record over; false when the kernel would refuse it.
-    fn apply_record(&self, config: &mut Compression, a: Algorithm, record: &[u8; 14]) -> bool {
-        let [b0, b1, b2, b3, b4, b5, ..] = *record;
-        match a {
+    /// Takes the record at a byte and of a length over; false when the kernel would refuse it.
+    fn read_record(
+        &self,
+        image: &dyn ReadAt,
+        config: &mut Compression,
+        algorithm: Algorithm,
+        (at, len): (u64, u16),
+    ) -> Result<bool, Error> {
+        let (used, is_good) = match algorithm {
             Algorithm::Lz4 => {
-                config.lz4_max_blocks = u16::from_le_bytes([b2, b3]).max(1);
-                u64::from(config.lz4_max_blocks) << self.block_bits <= PCLUSTER_MAX
+                let record: Lz4Config = read_struct(image, at)?;
+                config.lz4_max_blocks = record.max_pcluster_blocks.get().max(1);
+                let largest = u64::from(config.lz4_max_blocks) << self.block_bits;
+                (size_of_val(&record), largest <= PCLUSTER_MAX)
             }
             Algorithm::Lzma => {
-                config.lzma_dict = u32::from_le_bytes([b0, b1, b2, b3]);
-                [b4, b5] == [0, 0] && (4096..=LZMA_DICT_MAX).contains(&config.lzma_dict)
+                let record: LzmaConfig = read_struct(image, at)?;
+                config.lzma_dict = record.dict_size.get();
+                let is_known = (LZMA_DICT_MIN..=LZMA_DICT_MAX).contains(&config.lzma_dict);
+                (size_of_val(&record), is_known && record.format == 0)
             }
-            Algorithm::Deflate => (8..=15).contains(&b0),
+            Algorithm::Deflate => {
+                let record: DeflateConfig = read_struct(image, at)?;
+                (size_of_val(&record), DEFLATE_WINDOW.contains(&record.window_bits))
+            }
             Algorithm::Zstd => {
-                config.zstd_window = b1;
-                b0 == 0 && b1 <= 10
+                let record: ZstdConfig = read_struct(image, at)?;
+                config.zstd_window = record.window_log;
+                let is_known = record.format == 0 && record.window_log <= ZSTD_WINDOW_MAX;
+                (size_of_val(&record), is_known)
             }
-        }
+        };
+        Ok(usize::from(len) >= used && is_good)
     }
 }
 
 fn super_size(raw: &Superblock) -> u64 {
     (size_of::<Superblock>() as u64)
-        .saturating_add(EXT_SLOT.saturating_mul(u64::from(raw.sb_extslots)))
+        .saturating_add(EXTENSION_SLOT_SIZE.saturating_mul(u64::from(raw.sb_extslots)))
 }
 
 fn check_fields(raw: &Superblock) -> Result<(), Error> {
@@ -350,6 +321,12 @@ fn check_sum(image: &dyn ReadAt, raw: &Superblock) -> Result<(), Error> {
             .into());
     }
     Ok(())
+}
+
+fn read_struct<T: FromBytes + IntoBytes>(image: &dyn ReadAt, offset: u64) -> Result<T, Error> {
+    let mut value = T::new_zeroed();
+    read_super(image, value.as_mut_bytes(), offset)?;
+    Ok(value)
 }
 
 fn read_super(image: &dyn ReadAt, buf: &mut [u8], offset: u64) -> Result<(), Error> {

@@ -23,8 +23,16 @@ use crate::tree::{FileTree, Node, NodeId, NodeKind, SealedTree, XattrSetId};
 pub(crate) use dirs::{serialise, sorted};
 pub(crate) use xattrs::XattrPlan;
 
+/// An extra device of an image.
+#[derive(Debug, Clone)]
+pub(crate) struct ExtraDevice {
+    /// Free text, padded with NUL.
+    pub(crate) tag: [u8; 64],
+    pub(crate) blocks: u64,
+}
+
 /// What the caller decides about the metadata.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct PlanOptions {
     pub(crate) block_bits: u8,
     /// The block behind all data.
@@ -33,8 +41,8 @@ pub(crate) struct PlanOptions {
     pub(crate) share_xattrs_above: Option<u64>,
     pub(crate) force_extended: bool,
     pub(crate) max_bytes: u64,
-    /// Blocks of the extra device, if there is one.
-    pub(crate) device_blocks: Option<u64>,
+    /// In the order of their numbers, from 1.
+    pub(crate) devices: Vec<ExtraDevice>,
 }
 
 /// The form of one inode.
@@ -119,7 +127,7 @@ impl Plan {
         plan.place(sealed, live)?;
         plan.set_features(tree);
         let limit = plan.options.max_bytes;
-        let end = plan.total_blocks().checked_mul(1 << options.block_bits);
+        let end = plan.total_blocks().checked_mul(1 << plan.options.block_bits);
         if end.is_none_or(|end| end > limit) {
             return Err(Error::TooLarge { limit });
         }
@@ -165,7 +173,7 @@ impl Plan {
                 features.incompat |= incompat::CHUNKED_FILE;
             }
         }
-        if self.options.device_blocks.is_some() {
+        if !self.options.devices.is_empty() {
             features.incompat |= incompat::DEVICE_TABLE;
         }
     }
@@ -387,7 +395,7 @@ fn needs_48bit(tree: &FileTree, live: &[NodeId], options: &PlanOptions) -> bool 
         }),
         _ => false,
     };
-    let end_with = |blocks| options.zone_block.saturating_add(blocks);
-    let device_end = options.device_blocks.map_or(options.zone_block, end_with);
+    let blocks = options.devices.iter().map(|device| device.blocks);
+    let device_end = blocks.fold(options.zone_block, u64::saturating_add);
     options.zone_block >= far || device_end >= u64::from(u32::MAX) || live.iter().any(far_start)
 }

@@ -1,16 +1,13 @@
 //! Tables with one entry for each lcluster.
 
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::super::corruption::{Corruption, CorruptionKind, Error};
 use super::{Coding, DECODED_MAX, Form, Map, MappedSource, Metadata, Piece, Tail, advise};
-
-/// Marks a distance that is a count of blocks instead. No blocks at all are a hole, since Linux 7.2.
-const BLOCK_COUNT: u16 = 0x800;
-
-/// Bits of `di_advise` in full tables: the type; a hole, since Linux 7.2 (`Z_EROFS_LI_HOLE`); only a prefix of what decodes
-/// belongs to the extent (`Z_EROFS_LI_PARTIAL_REF`).
-const ADVISE_KIND: u16 = 3;
-const ADVISE_HOLE: u16 = 1 << 14;
-const ADVISE_PARTIAL: u16 = 1 << 15;
+use crate::format::compression::{
+    COMPACT_2B_CLUSTER_BITS, COMPACT_4B_CLUSTER_BITS, CompactPack2, CompactPack4, FullIndex, index,
+};
 
 /// How the extent of a head is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,53 +68,86 @@ enum Blocks {
 }
 
 /// A pack of compact entries with a common base block.
-struct Pack {
-    bytes: [u8; 32],
-    /// Bytes in use: 8 or 32.
-    len: usize,
+struct Pack<'a> {
+    entries: &'a [u8],
+    base: u32,
     slots: usize,
     low_bits: u8,
 }
 
-impl Pack {
-    /// Low bits and type of a slot.
+impl Pack<'_> {
+    /// Low bits and kind of a slot.
     fn field(&self, slot: usize) -> (u16, u8) {
-        let payload_bits = self.len.saturating_sub(4).saturating_mul(8);
-        let bit = payload_bits.checked_div(self.slots).unwrap_or(0).saturating_mul(slot);
-        let mut word = [0; 4];
-        let from = self.bytes.get(bit / 8..).unwrap_or_default();
-        for (to, from) in word.iter_mut().zip(from) {
+        let bits = self.entries.len().saturating_mul(8);
+        let bit = bits.checked_div(self.slots).unwrap_or(0).saturating_mul(slot);
+        let mut word = U32::ZERO;
+        let from = self.entries.get(bit / 8..).unwrap_or_default();
+        for (to, from) in word.as_mut_bytes().iter_mut().zip(from) {
             *to = *from;
         }
-        let word = u32::from_le_bytes(word) >> (bit % 8);
+        let word = word.get() >> (bit % 8);
         let low = word & (1u32 << self.low_bits).wrapping_sub(1);
-        let kind = (word >> self.low_bits) & 3;
+        let kind = (word >> self.low_bits) & u32::from(index::KIND_MASK);
         // At most 14 and 2 bits.
         (u16::try_from(low).unwrap_or(0), u8::try_from(kind).unwrap_or(0))
     }
+}
 
-    fn base(&self) -> u32 {
-        let at = self.len.saturating_sub(4);
-        let mut word = [0; 4];
-        for (to, from) in word.iter_mut().zip(self.bytes.get(at..).unwrap_or_default()) {
-            *to = *from;
+/// In what an entry is.
+#[derive(Debug, Clone, Copy)]
+enum EntryForm {
+    /// By itself.
+    Full,
+    /// In a pack of two.
+    Pack4,
+    /// In a pack of sixteen.
+    Pack2,
+}
+
+impl EntryForm {
+    /// Bytes of the entry or of its pack.
+    const fn bytes(self) -> u64 {
+        let bytes = match self {
+            Self::Full => size_of::<FullIndex>(),
+            Self::Pack4 => size_of::<CompactPack4>(),
+            Self::Pack2 => size_of::<CompactPack2>(),
+        };
+        bytes as u64
+    }
+
+    /// Bytes of the share of one entry.
+    const fn share(self) -> u64 {
+        match self {
+            Self::Full => self.bytes(),
+            Self::Pack4 => CompactPack4::SHARE,
+            Self::Pack2 => CompactPack2::SHARE,
         }
-        u32::from_le_bytes(word)
     }
 }
 
-const NONHEAD: u8 = 2;
+/// Where the entry of an lcluster is.
+#[derive(Debug, Clone, Copy)]
+struct EntryPlace {
+    /// Offset of the entry or of its pack.
+    at: u64,
+    slot: usize,
+    form: EntryForm,
+}
 
 impl Map {
     /// Fills in the layout of a compact table.
     pub(super) fn place_compact(&mut self) -> Result<(), Corruption> {
         // Entries are counted in blocks, even where lclusters are larger.
         let total = self.size.div_ceil(1 << self.block_bits);
-        let initial = (32u64.wrapping_sub(self.start % 32) / 4) & 7;
+        // Packs of sixteen are aligned to their size.
+        let aligned = self.start.checked_next_multiple_of(EntryForm::Pack2.bytes());
+        let before = aligned.unwrap_or(self.start).saturating_sub(self.start);
+        let initial = before / CompactPack4::SHARE;
         let rest = total.saturating_sub(initial);
-        let twos = self.advise & advise::COMPACTED_2B != 0 && rest >= 16;
-        let pairs = if twos { rest & !15 } else { 0 };
-        if self.cluster_bits > 14 || (pairs != 0 && self.cluster_bits > 12) {
+        let twos = self.advise & advise::COMPACTED_2B != 0;
+        let pairs = if twos { rest & !(CompactPack2::SLOTS as u64).saturating_sub(1) } else { 0 };
+        let most = if pairs == 0 { COMPACT_4B_CLUSTER_BITS } else { COMPACT_2B_CLUSTER_BITS };
+        if self.cluster_bits > most {
             return Err(Corruption::new(CorruptionKind::MapHeader)
                 .detail(format_args!("lclusters of 2^{} bytes", self.cluster_bits)));
         }
@@ -125,40 +155,46 @@ impl Map {
         Ok(())
     }
 
-    /// Offset of the pack or entry of `lcn`, the slot in it, its length and its number of slots.
-    fn locate(&self, lcn: u64) -> (u64, usize, usize, usize) {
+    fn locate(&self, lcn: u64) -> EntryPlace {
         let Form::Compact { initial, pairs } = self.form else {
-            return (self.start.saturating_add(lcn.saturating_mul(8)), 0, 8, 1);
+            let at = self.start.saturating_add(lcn.saturating_mul(EntryForm::Full.bytes()));
+            return EntryPlace { at, slot: 0, form: EntryForm::Full };
         };
-        let fours = initial.min(lcn);
-        let twos = lcn.saturating_sub(initial).min(pairs);
-        let more = lcn.saturating_sub(initial).saturating_sub(pairs);
-        let skip =
-            fours.saturating_add(more).saturating_mul(4).saturating_add(twos.saturating_mul(2));
-        let at = self.start.saturating_add(skip);
-        let in_pairs = lcn >= initial && lcn.saturating_sub(initial) < pairs;
-        let (len, slots, stride_bits) = if in_pairs { (32u64, 16, 1) } else { (8, 2, 2) };
-        let within = at & len.saturating_sub(1);
-        let slot = usize::try_from(within >> stride_bits).unwrap_or(0);
-        (at.saturating_sub(within), slot, usize::try_from(len).unwrap_or(8), slots)
+        let behind = lcn.saturating_sub(initial);
+        let fours = initial.min(lcn).saturating_add(behind.saturating_sub(pairs));
+        let fours = fours.saturating_mul(EntryForm::Pack4.share());
+        let twos = behind.min(pairs).saturating_mul(EntryForm::Pack2.share());
+        let at = self.start.saturating_add(fours.saturating_add(twos));
+        let is_two = lcn >= initial && behind < pairs;
+        let form = if is_two { EntryForm::Pack2 } else { EntryForm::Pack4 };
+        let within = at & form.bytes().saturating_sub(1);
+        let slot = within.checked_div(form.share()).and_then(|slot| usize::try_from(slot).ok());
+        EntryPlace { at: at.saturating_sub(within), slot: slot.unwrap_or(0), form }
     }
 
     /// First byte behind the table, where an inline tail is.
     pub(crate) fn index_end(&self) -> u64 {
-        let (at, _, len, _) = self.locate(self.lclusters().saturating_sub(1));
-        at.saturating_add(len as u64)
+        let last = self.locate(self.lclusters().saturating_sub(1));
+        last.at.saturating_add(last.form.bytes())
     }
 
     /// Reads the entry of one lcluster.
     pub(crate) fn load(&self, meta: &dyn Metadata, lcn: u64) -> Result<Lcluster, Error> {
-        let (at, slot, len, slots) = self.locate(lcn);
-        let mut pack = Pack { bytes: [0; 32], len, slots, low_bits: self.cluster_bits.max(12) };
-        self.read_index(meta, at, pack.bytes.get_mut(..len).unwrap_or_default())?;
-        let entry = if matches!(self.form, Form::Compact { .. }) {
-            self.compact_entry(&pack, slot)
-        } else {
-            let [a0, a1, o0, o1, b0, b1, b2, b3, ..] = pack.bytes;
-            self.full_entry([a0, a1], [o0, o1], [b0, b1, b2, b3])
+        let EntryPlace { at, slot, form } = self.locate(lcn);
+        let pack = |entries, base: U32, slots| {
+            let low_bits = self.cluster_bits.max(COMPACT_2B_CLUSTER_BITS);
+            self.compact_entry(&Pack { entries, base: base.get(), slots, low_bits }, slot)
+        };
+        let entry = match form {
+            EntryForm::Full => self.full_entry(&self.read_as(meta, at)?),
+            EntryForm::Pack4 => {
+                let CompactPack4 { entries, base } = self.read_as(meta, at)?;
+                pack(&entries, base, CompactPack4::SLOTS)
+            }
+            EntryForm::Pack2 => {
+                let CompactPack2 { entries, base } = self.read_as(meta, at)?;
+                pack(&entries, base, CompactPack2::SLOTS)
+            }
         };
         let entry = entry.map_err(|c| c.nid(self.nid).at(at))?;
         if let Lcluster::Head { offset, .. } = entry
@@ -169,66 +205,72 @@ impl Map {
         Ok(entry)
     }
 
-    fn full_entry(&self, adv: [u8; 2], ofs: [u8; 2], u: [u8; 4]) -> Result<Lcluster, Corruption> {
-        let adv = u16::from_le_bytes(adv);
-        let is_head = adv & ADVISE_KIND != u16::from(NONHEAD);
-        let known = ADVISE_KIND | ADVISE_PARTIAL | if is_head { ADVISE_HOLE } else { 0 };
-        if adv & !known != 0 {
-            return Err(Corruption::new(CorruptionKind::MapEntry).detail(format_args!("{adv:#x}")));
+    fn read_as<T: FromBytes + IntoBytes>(&self, meta: &dyn Metadata, at: u64) -> Result<T, Error> {
+        let mut value = T::new_zeroed();
+        self.read_index(meta, at, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    fn full_entry(&self, entry: &FullIndex) -> Result<Lcluster, Corruption> {
+        use index::{HEAD_1, HOLE, KIND_MASK, NONHEAD, PARTIAL, PLAIN};
+        let bits = entry.advise.get();
+        // Two bits.
+        let kind = u8::try_from(bits & KIND_MASK).unwrap_or(NONHEAD);
+        let known = KIND_MASK | PARTIAL | if kind == NONHEAD { 0 } else { HOLE };
+        if bits & !known != 0 {
+            return Err(Corruption::new(CorruptionKind::MapEntry).detail(format_args!("{bits:#x}")));
         }
-        let kind = match adv & ADVISE_KIND {
-            0 => HeadKind::Stored,
-            1 => HeadKind::First,
-            3 => HeadKind::Second,
-            _ => {
-                let [d0, d1, d2, d3] = u;
-                let (back, blocks) = self.distance(u16::from_le_bytes([d0, d1]))?;
-                let forward = Some(u16::from_le_bytes([d2, d3]));
-                return Ok(Lcluster::NonHead { back, forward, blocks });
-            }
-        };
+        if kind == NONHEAD {
+            let [back, forward] = entry.distances();
+            let (back, blocks) = self.distance(back)?;
+            return Ok(Lcluster::NonHead { back, forward: Some(forward), blocks });
+        }
         Ok(Lcluster::Head {
-            kind,
-            offset: u16::from_le_bytes(ofs),
-            block: u32::from_le_bytes(u),
-            partial: adv & ADVISE_PARTIAL != 0,
-            hole: adv & ADVISE_HOLE != 0,
+            kind: match kind {
+                PLAIN => HeadKind::Stored,
+                HEAD_1 => HeadKind::First,
+                _ => HeadKind::Second,
+            },
+            offset: entry.offset.get(),
+            block: entry.u.get(),
+            partial: bits & PARTIAL != 0,
+            hole: bits & HOLE != 0,
         })
     }
 
-    fn compact_entry(&self, pack: &Pack, slot: usize) -> Result<Lcluster, Corruption> {
+    fn compact_entry(&self, pack: &Pack<'_>, slot: usize) -> Result<Lcluster, Corruption> {
         let (low, kind) = pack.field(slot);
-        if kind != NONHEAD {
+        if kind != index::NONHEAD {
             let kind = match kind {
-                0 => HeadKind::Stored,
-                1 => HeadKind::First,
+                index::PLAIN => HeadKind::Stored,
+                index::HEAD_1 => HeadKind::First,
                 _ => HeadKind::Second,
             };
-            let block = pack.base().wrapping_add(self.blocks_before(pack, slot)?);
+            let block = pack.base.wrapping_add(self.blocks_before(pack, slot)?);
             let (partial, hole) = (false, false);
             return Ok(Lcluster::Head { kind, offset: low, block, partial, hole });
         }
-        if low & BLOCK_COUNT != 0 || slot.saturating_add(1) != pack.slots {
+        if low & index::BLOCK_COUNT != 0 || slot.saturating_add(1) != pack.slots {
             let (back, blocks) = self.distance(low)?;
             return Ok(Lcluster::NonHead { back, forward: None, blocks });
         }
         // The last entry of a pack holds the distance forward; the way back follows from its neighbour.
         let back = match pack.field(slot.saturating_sub(1)) {
-            (low, NONHEAD) => self.distance(low)?.0.saturating_add(1),
+            (low, index::NONHEAD) => self.distance(low)?.0.saturating_add(1),
             _ => 1,
         };
         Ok(Lcluster::NonHead { back, forward: Some(low), blocks: None })
     }
 
     /// Blocks of the pack that come before the extent of the head in `slot`, as the base counts them.
-    fn blocks_before(&self, pack: &Pack, slot: usize) -> Result<u32, Corruption> {
+    fn blocks_before(&self, pack: &Pack<'_>, slot: usize) -> Result<u32, Corruption> {
         let big = self.advise & advise::BIG_1 != 0;
         let mut blocks = u32::from(!big);
         let mut at = slot;
         while let Some(previous) = at.checked_sub(1) {
             at = previous;
             let (low, kind) = pack.field(at);
-            if kind != NONHEAD {
+            if kind != index::NONHEAD {
                 blocks = blocks.saturating_add(1);
             } else if !big {
                 match at.checked_sub(usize::from(low)) {
@@ -239,8 +281,8 @@ impl Map {
                     }
                     None => break,
                 }
-            } else if low & BLOCK_COUNT != 0 {
-                blocks = blocks.saturating_add(u32::from(low & !BLOCK_COUNT));
+            } else if low & index::BLOCK_COUNT != 0 {
+                blocks = blocks.saturating_add(u32::from(low & !index::BLOCK_COUNT));
                 at = at.saturating_sub(1);
             } else {
                 let Some(back) = low.checked_sub(2) else {
@@ -260,7 +302,7 @@ impl Map {
 
     /// Splits a distance from a block count, which stands directly behind the head.
     fn distance(&self, raw: u16) -> Result<(u16, Option<u16>), Corruption> {
-        if raw & BLOCK_COUNT == 0 {
+        if raw & index::BLOCK_COUNT == 0 {
             return Ok((raw, None));
         }
         if self.advise & (advise::BIG_1 | advise::BIG_2) == 0 {
@@ -268,7 +310,7 @@ impl Map {
                 Corruption::new(CorruptionKind::MapBlockCount).detail(format_args!("{raw:#x}"))
             );
         }
-        Ok((1, Some(raw & !BLOCK_COUNT)))
+        Ok((1, Some(raw & !index::BLOCK_COUNT)))
     }
 
     /// The extent that holds `pos`.
@@ -320,7 +362,7 @@ impl Map {
                     let detail = format!("lcluster {lcn}, distance {back}");
                     return Err(self.fault(
                         CorruptionKind::MapLookback,
-                        self.locate(lcn).0,
+                        self.locate(lcn).at,
                         detail,
                     ));
                 }
@@ -328,7 +370,7 @@ impl Map {
             if first.saturating_sub(lcn) > farthest {
                 return Err(self.fault(
                     CorruptionKind::MapTooLarge,
-                    self.locate(lcn).0,
+                    self.locate(lcn).at,
                     "lookback",
                 ));
             }
@@ -351,7 +393,7 @@ impl Map {
                     let detail = format!("lcluster {lcn}, promised {promised}");
                     return Err(self.fault(
                         CorruptionKind::MapLookahead,
-                        self.locate(lcn).0,
+                        self.locate(lcn).at,
                         detail,
                     ));
                 }
@@ -359,7 +401,7 @@ impl Map {
                 (None, Lcluster::NonHead { back, forward, blocks: count }) => {
                     promised = promised.max(lcn.saturating_add(forward.unwrap_or(0).into()));
                     let distance = lcn.saturating_sub(head.lcn);
-                    let at = self.locate(lcn).0;
+                    let at = self.locate(lcn).at;
                     if back == 0 || u64::from(back) > distance {
                         return Err(self.fault(CorruptionKind::MapLookback, at, "past the head"));
                     }
@@ -398,7 +440,7 @@ impl Map {
         end: u64,
         blocks: Blocks,
     ) -> Result<MappedSource, Error> {
-        let at = self.locate(head.lcn).0;
+        let at = self.locate(head.lcn).at;
         let last = end == self.size;
         if head.hole && last && self.tail != Tail::Plain {
             return Err(self.fault(

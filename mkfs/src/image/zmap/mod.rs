@@ -11,33 +11,18 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+use zerocopy::{FromZeros, IntoBytes};
+
 use super::corruption::{Corruption, CorruptionKind, Error};
 use super::inode::{Inode, Space};
-use super::superblock::{Algorithm, Super};
-use crate::format::{Layout, incompat};
+use super::superblock::Super;
+use crate::format::compression::{
+    ALGORITHM_MASK, ALGORITHM_SHIFT, CLUSTER_BITS_MASK, DECODED_MAX, FullIndex, MapHeader,
+    PCLUSTER_MAX, WHOLE_FRAGMENT, advise,
+};
+use crate::format::{Algorithm, Layout, incompat};
 
 pub(crate) use records::Hint;
-
-/// Largest extent the kernel decodes, in bytes.
-pub(crate) const DECODED_MAX: u64 = 12 << 20;
-
-/// Bits of `h_advise`.
-mod advise {
-    /// Compact tables: some entries are 2 bytes. Full tables: extent records follow instead.
-    pub(super) const COMPACTED_2B: u16 = 0x01;
-    /// The same bit, for full tables.
-    pub(super) const EXTENTS: u16 = 0x01;
-    /// Extents of the first algorithm may exceed one block.
-    pub(super) const BIG_1: u16 = 0x02;
-    /// The same for the second algorithm and for stored extents.
-    pub(super) const BIG_2: u16 = 0x04;
-    /// The last extent is behind the index table.
-    pub(super) const INLINE: u16 = 0x08;
-    /// Stored extents are rotated within their block.
-    pub(super) const INTERLACED: u16 = 0x10;
-    /// The last extent is in the packed inode.
-    pub(super) const FRAGMENT: u16 = 0x20;
-}
 
 /// Where metadata comes from: the image and its metabox.
 pub(crate) trait Metadata {
@@ -132,57 +117,60 @@ pub(crate) struct Map {
 impl Map {
     /// Reads the map header of a compressed inode.
     pub(crate) fn read(meta: &dyn Metadata, inode: &Inode) -> Result<Self, Error> {
-        let header =
-            inode.body_end().checked_next_multiple_of(8).ok_or(CorruptionKind::MapOutside)?;
-        let mut raw = [0; 8];
-        meta.read_meta(inode.space(), header, &mut raw).map_err(|e| outside(e, inode, header))?;
-        Self::parse(meta.superblock(), inode, header, raw)
-            .map_err(|c| c.nid(inode.nid).at(header).into())
+        let at = inode.body_end().checked_next_multiple_of(8).ok_or(CorruptionKind::MapOutside)?;
+        let mut header = MapHeader::new_zeroed();
+        meta.read_meta(inode.space(), at, header.as_mut_bytes())
+            .map_err(|e| outside(e, inode, at))?;
+        Self::parse(meta.superblock(), inode, at, &header)
+            .map_err(|c| c.nid(inode.nid).at(at).into())
     }
 
-    fn parse(sb: &Super, inode: &Inode, header: u64, raw: [u8; 8]) -> Result<Self, Corruption> {
-        let [b0, b1, b2, b3, b4, b5, algorithms, bits] = raw;
+    fn parse(sb: &Super, inode: &Inode, at: u64, header: &MapHeader) -> Result<Self, Corruption> {
+        let behind = at.saturating_add(size_of::<MapHeader>() as u64);
         let mut map = Self {
             nid: inode.nid,
             space: inode.space(),
             size: inode.size,
-            start: header.saturating_add(8),
+            start: behind,
             form: Form::Full,
             tail: Tail::Plain,
-            cluster_bits: sb.block_bits.saturating_add(bits & 0xF),
+            cluster_bits: sb.block_bits.saturating_add(header.cluster_bits & CLUSTER_BITS_MASK),
             block_bits: sb.block_bits,
-            advise: u16::from_le_bytes([b4, b5]),
-            algorithms,
+            advise: header.advise.get(),
+            algorithms: header.algorithms,
         };
-        if bits & 0x80 != 0 {
-            let offset = u64::from_le_bytes(raw) & !(1 << 63);
+        if let Some(offset) = header.whole_fragment() {
             map.form = Form::Fragment { offset };
             return Ok(map);
         }
         let compact = inode.layout == Layout::CompressedCompact;
         if !compact && map.advise & advise::EXTENTS != 0 {
-            map.parse_records(raw)?;
+            map.parse_records(header)?;
         } else {
-            map.check_header(sb, compact, bits)?;
-            let low = u32::from_le_bytes([b0, b1, b2, b3]);
-            map.tail = map.parse_tail(sb, low)?;
+            map.check_header(sb, compact, header)?;
+            map.tail = map.parse_tail(sb, header)?;
             if compact {
                 map.place_compact()?;
             } else {
-                // Eight reserved bytes follow the header.
-                map.start = header.saturating_add(16);
+                map.start = behind.saturating_add(FullIndex::RESERVED);
             }
         }
         Ok(map)
     }
 
-    fn check_header(&self, sb: &Super, compact: bool, bits: u8) -> Result<(), Corruption> {
-        use advise::{BIG_1, BIG_2, FRAGMENT, INLINE, INTERLACED};
-        let known = if compact { 0x3F } else { 0x3E };
+    fn check_header(
+        &self,
+        sb: &Super,
+        compact: bool,
+        header: &MapHeader,
+    ) -> Result<(), Corruption> {
+        use advise::{BIG_1, BIG_2, COMPACTED_2B, FRAGMENT, INLINE, INTERLACED};
+        let all = BIG_1 | BIG_2 | INLINE | INTERLACED | FRAGMENT;
+        let known = if compact { all | COMPACTED_2B } else { all };
         let big = [self.advise & BIG_1 != 0, self.advise & BIG_2 != 0];
         let bad = |fault| Err(Corruption::new(fault).detail(format_args!("{:#x}", self.advise)));
         if self.advise & !known != 0
-            || bits & 0x70 != 0
+            || header.cluster_bits & !(CLUSTER_BITS_MASK | WHOLE_FRAGMENT) != 0
             || (compact && big == [false, true])
             || (compact && big == [true, false])
         {
@@ -197,15 +185,14 @@ impl Map {
         Ok(())
     }
 
-    fn parse_tail(&self, sb: &Super, low: u32) -> Result<Tail, Corruption> {
+    fn parse_tail(&self, sb: &Super, header: &MapHeader) -> Result<Tail, Corruption> {
         if self.advise & advise::FRAGMENT != 0 {
-            return Ok(Tail::Fragment { low });
+            return Ok(Tail::Fragment { low: header.low.get() });
         }
         if self.advise & advise::INLINE == 0 {
             return Ok(Tail::Plain);
         }
-        let [_, _, b2, b3] = low.to_le_bytes();
-        let len = u16::from_le_bytes([b2, b3]);
+        let len = header.inline_size();
         if u64::from(len) > sb.block_size() {
             return Err(Corruption::new(CorruptionKind::DataInlineCrosses).detail(len));
         }
@@ -270,7 +257,7 @@ impl Map {
             let detail = format_args!("{len} bytes encoded, {decoded} decoded");
             Err(Corruption::new(fault).detail(detail))
         };
-        if len > super::superblock::PCLUSTER_MAX || decoded > DECODED_MAX {
+        if len > PCLUSTER_MAX || decoded > DECODED_MAX {
             return bad(CorruptionKind::MapTooLarge);
         }
         match coding {
@@ -291,7 +278,11 @@ impl Map {
     }
 
     fn algorithm(&self, second: bool) -> Result<Algorithm, Corruption> {
-        let id = if second { self.algorithms >> 4 } else { self.algorithms & 0xF };
+        let id = if second {
+            self.algorithms >> ALGORITHM_SHIFT
+        } else {
+            self.algorithms & ALGORITHM_MASK
+        };
         Algorithm::from_id(id)
             .ok_or_else(|| Corruption::new(CorruptionKind::ComprAlgorithm).detail(id))
     }

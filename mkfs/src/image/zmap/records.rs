@@ -1,14 +1,14 @@
 //! Tables of extent records, of 48-bit images: byte-granular, and found by search.
 
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromZeros, IntoBytes};
+
 use super::super::corruption::{Corruption, CorruptionKind, Error};
 use super::{Algorithm, Coding, Form, Map, MappedSource, Metadata, Piece, Tail, advise};
+use crate::format::compression::{ExtentRecord, MapHeader, plen};
 
-/// Bits of `plen` that count encoded bytes.
-const LEN_MASK: u32 = 0x1F_FFFF;
-/// Only a prefix of what decodes is used.
-const PARTIAL: u32 = 1 << 27;
-/// Where the format is: 0 for stored, else an algorithm plus one.
-const FORMAT_SHIFT: u32 = 28;
+/// Records of 4 bytes that are read at once.
+const RUN: usize = 256;
 
 /// Where a map of 4-byte records was read last: such records hold lengths only, so that an address is the
 /// sum of all lengths before it.
@@ -28,21 +28,18 @@ struct Record {
 }
 
 impl Map {
-    /// Fills in the table from the eight bytes of a map header that announces records.
-    pub(super) fn parse_records(&mut self, raw: [u8; 8]) -> Result<(), Corruption> {
-        let [b0, b1, b2, b3, _, _, b6, b7] = raw;
-        let size = 4u64 << ((self.advise >> 1) & 3);
-        let known = advise::EXTENTS | 6 | advise::INTERLACED | advise::FRAGMENT;
+    /// Fills in the table from a map header that announces records.
+    pub(super) fn parse_records(&mut self, header: &MapHeader) -> Result<(), Corruption> {
+        let size_bits = (self.advise & advise::EXTENT_SIZE_MASK) >> advise::EXTENT_SIZE_SHIFT;
+        let size = ExtentRecord::MIN_SIZE << size_bits;
+        let known =
+            advise::EXTENTS | advise::EXTENT_SIZE_MASK | advise::INTERLACED | advise::FRAGMENT;
         let bad = |detail| Corruption::new(CorruptionKind::MapHeader).detail(detail);
         if self.advise & !known != 0 {
             return Err(bad(format!("{:#x}", self.advise)));
         }
-        let count = if size <= 8 {
-            self.lclusters()
-        } else {
-            u64::from(u32::from_le_bytes([b0, b1, b2, b3]))
-                | (u64::from(u16::from_le_bytes([b6, b7])) << 32)
-        };
+        let is_short = size <= ExtentRecord::MAX_SHORT;
+        let count = if is_short { self.lclusters() } else { header.extents() };
         // An extent has at least one byte.
         if count > self.size || (count == 0 && self.size != 0) {
             return Err(bad(format!("{count} extents for {} bytes", self.size)));
@@ -57,7 +54,7 @@ impl Map {
 
     pub(super) fn records_end(&self, size: u64, count: u64) -> u64 {
         // Before the lengths stands the address of the first extent.
-        let base = if size == 4 { 8 } else { 0 };
+        let base = if size == ExtentRecord::MIN_SIZE { ExtentRecord::BASE } else { 0 };
         self.start.saturating_add(base).saturating_add(count.saturating_mul(size))
     }
 
@@ -71,11 +68,11 @@ impl Map {
         let Form::Records { size, count } = self.form else {
             return Err(self.fault(CorruptionKind::MapHeader, self.start, "no records"));
         };
-        let (index, record, end) = if size <= 8 {
+        let (index, record, end) = if size <= ExtentRecord::MAX_SHORT {
             let index = pos >> self.cluster_bits;
             let end = (index.saturating_add(1) << self.cluster_bits).min(self.size);
             let mut record = match size {
-                4 => self.short_record(meta, index, hint)?,
+                ExtentRecord::MIN_SIZE => self.short_record(meta, index, hint)?,
                 _ => self.record(meta, index, size)?,
             };
             record.start = index << self.cluster_bits;
@@ -99,18 +96,18 @@ impl Map {
             };
             return Ok(MappedSource::Fragment { offset: high | u64::from(record.plen) });
         }
-        let len = u64::from(record.plen & LEN_MASK);
+        let len = u64::from(record.plen & plen::LEN_MASK);
         if len == 0 {
             return Ok(MappedSource::Hole);
         }
-        let reserved = record.plen & !(LEN_MASK | PARTIAL | 0xF << FORMAT_SHIFT);
-        let format = u8::try_from(record.plen >> FORMAT_SHIFT).unwrap_or(0);
+        let reserved = record.plen & !(plen::LEN_MASK | plen::PARTIAL | plen::FORMAT_MASK);
+        let format = u8::try_from(record.plen >> plen::FORMAT_SHIFT).unwrap_or(0);
         let coding = match format.checked_sub(1) {
             None => self.stored_record(record.address | len),
             Some(id) => Algorithm::from_id(id)
                 .map(|algorithm| Coding::Compressed {
                     algorithm,
-                    partial: record.plen & PARTIAL != 0,
+                    partial: record.plen & plen::PARTIAL != 0,
                 })
                 .ok_or_else(|| self.fault(CorruptionKind::ComprAlgorithm, self.start, id))?,
         };
@@ -132,20 +129,11 @@ impl Map {
 
     fn record(&self, meta: &dyn Metadata, index: u64, size: u64) -> Result<Record, Error> {
         let at = self.start.saturating_add(index.saturating_mul(size));
-        let mut raw = [0; 32];
-        let len = usize::try_from(size).unwrap_or(32);
-        self.read_index(meta, at, raw.get_mut(..len).unwrap_or_default())?;
-        let mut words = [0u32; 8];
-        for (word, bytes) in words.iter_mut().zip(raw.chunks_exact(4)) {
-            *word = bytes.try_into().map(u32::from_le_bytes).unwrap_or(0);
-        }
-        let [plen, low, high, start_low, start_high, ..] = words.map(u64::from);
-        Ok(Record {
-            // It was 32 bits wide a moment ago.
-            plen: u32::try_from(plen).unwrap_or(0),
-            address: low | (high << 32),
-            start: start_low | (start_high << 32),
-        })
+        let mut record = ExtentRecord::new_zeroed();
+        let stored =
+            usize::try_from(size).ok().and_then(|len| record.as_mut_bytes().get_mut(..len));
+        self.read_index(meta, at, stored.unwrap_or_default())?;
+        Ok(Record { plen: record.plen.get(), address: record.address(), start: record.start() })
     }
 
     /// A record of 4 bytes: adds up the lengths from the start of the table, or from the hint.
@@ -156,21 +144,21 @@ impl Map {
         hint: &mut Hint,
     ) -> Result<Record, Error> {
         if hint.index > index || *hint == Hint::default() {
-            let mut base = [0; 8];
-            self.read_index(meta, self.start, &mut base)?;
-            *hint = Hint { index: 0, address: u64::from_le_bytes(base) };
+            let mut base = U64::ZERO;
+            self.read_index(meta, self.start, base.as_mut_bytes())?;
+            *hint = Hint { index: 0, address: base.get() };
         }
-        let lengths = self.start.saturating_add(8);
-        let mut raw = [0; 1024];
+        let lengths = self.start.saturating_add(ExtentRecord::BASE);
+        let mut run_of = [U32::ZERO; RUN];
         loop {
             // Whole runs of records at a time, ending with the one wanted.
-            let run = index.saturating_sub(hint.index).saturating_add(1).min(256);
-            let at = lengths.saturating_add(hint.index.saturating_mul(4));
-            let len = usize::try_from(run.saturating_mul(4)).unwrap_or(4);
-            let part = raw.get_mut(..len).unwrap_or_default();
-            self.read_index(meta, at, part)?;
-            for bytes in part.chunks_exact(4) {
-                let plen = bytes.try_into().map(u32::from_le_bytes).unwrap_or(0);
+            let wanted = index.saturating_sub(hint.index).saturating_add(1);
+            let at = lengths.saturating_add(hint.index.saturating_mul(ExtentRecord::MIN_SIZE));
+            let run = usize::try_from(wanted).map_or(RUN, |wanted| wanted.min(RUN));
+            let part = run_of.get_mut(..run).unwrap_or_default();
+            self.read_index(meta, at, part.as_mut_bytes())?;
+            for plen in part {
+                let plen = plen.get();
                 if hint.index == index {
                     let fragment = index.saturating_add(1) == self.lclusters()
                         && matches!(self.tail, Tail::Fragment { .. });
@@ -178,7 +166,7 @@ impl Map {
                     let address = if fragment { 0 } else { hint.address };
                     return Ok(Record { plen, address, start: 0 });
                 }
-                hint.address = hint.address.saturating_add(u64::from(plen & LEN_MASK));
+                hint.address = hint.address.saturating_add(u64::from(plen & plen::LEN_MASK));
                 hint.index = hint.index.saturating_add(1);
             }
         }
@@ -187,7 +175,7 @@ impl Map {
     /// Makes sure that records are in order; a search looks at a few of them only.
     pub(crate) fn verify_order(&self, meta: &dyn Metadata) -> Result<(), Error> {
         let (size, count) = match self.form {
-            Form::Records { size, count } if size > 8 => (size, count),
+            Form::Records { size, count } if size > ExtentRecord::MAX_SHORT => (size, count),
             _ => return Ok(()),
         };
         let mut least = 0;
