@@ -5,6 +5,7 @@ pub mod busybox;
 pub mod cases;
 pub mod containerd;
 pub mod convert;
+pub mod golden;
 pub mod injector;
 pub mod judges;
 pub mod layout;

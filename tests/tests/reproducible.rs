@@ -9,17 +9,20 @@ use erolith_mkfs::build::Options;
 use erolith_mkfs::io::{FileInput, Input, Stream};
 use erolith_tests::build;
 use erolith_tests::cases::{self, Case, Expect};
+use erolith_tests::golden;
 use erolith_tests::layout::sha256;
 use erolith_tests::need;
 use erolith_tests::scratch::Scratch;
 use erolith_tests::tarball::{Header, Tarball};
 
-/// An archive with one of everything, large enough that file data is copied by the kernel where it can be.
-fn everything() -> Vec<u8> {
-    let text = |len: usize, seed: usize| -> Vec<u8> {
-        (0..len).map(|i| u8::try_from((i * 17 + i / 251 + seed) % 256).unwrap()).collect()
-    };
-    let mut tar = Tarball::new()
+/// Bytes that look like none in particular.
+fn text(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| u8::try_from((i * 17 + i / 251 + seed) % 256).unwrap()).collect()
+}
+
+/// An archive with one of everything.
+fn one_of_each() -> Tarball {
+    Tarball::new()
         .header(&Header::new(b'5', "./").mode(0o755).mtime(1))
         .dir("usr")
         .file("usr/empty", b"")
@@ -34,7 +37,12 @@ fn everything() -> Vec<u8> {
         .file("usr/.wh.gone", b"")
         .file("var/.wh..wh..opq", b"")
         .pax(&[("SCHILY.xattr.security.capability", CAPABILITY)])
-        .file("usr/ping", b"ping");
+        .file("usr/ping", b"ping")
+}
+
+/// The same with many files, large enough that file data is copied by the kernel where it can be.
+fn everything() -> Vec<u8> {
+    let mut tar = one_of_each();
     for i in 0..700 {
         tar = tar
             .pax(&[("SCHILY.xattr.user.common", "same"), ("mtime", "1234567890.123456789")])
@@ -146,6 +154,11 @@ fn a_directory_makes_the_same_image_whatever_the_order_of_its_entries() {
     assert_eq!(image(&one, "one"), image(&two, "two"));
 }
 
+/// The image that a text describes, beside its digest.
+const ONE_OF_EACH: &str = "one of each";
+/// That text: `EROLITH_TESTS_UPDATE=1` writes it anew.
+const GOLDEN: &str = "one-of-each.txt";
+
 /// Digests of images of archives that never change. If a change of the writer was intended, update them, and say in the
 /// change log that images of the same layer will differ.
 const PINNED: &[(&str, &str)] = &[
@@ -158,6 +171,8 @@ const PINNED: &[(&str, &str)] = &[
         "everything, no inline data",
         "9b9ac47220b148c6616c2b19db07d464a8c2c4ad87f1a0c19892a831873187e0",
     ),
+    ("everything, an index", "fc8f1f52059cee6327254a368dcf74c6e329529e4b8adfd09c9890b278a1d725"),
+    (ONE_OF_EACH, "9e706f2570376555c5c2e425483a554cb056c8f5733f20a1c06f94b88a79c384"),
     ("F02 (two zero blocks)", "8c393b7629ab7636a395f48a4c5095ca0c70e857fc38332a69145988acfa2515"),
     (
         "T23 (sizes around every boundary)",
@@ -192,9 +207,26 @@ fn pinned_images_have_not_changed() {
                 options.inline_data = false;
                 everything()
             }
+            "everything, an index" => {
+                options.tar_index = true;
+                everything()
+            }
+            ONE_OF_EACH => one_of_each().end(),
             case => archive_of(&catalogue, case),
         };
-        seen.push((*name, image_of(Stream(archive.as_slice()), &image, &options)));
+        let input = Stream(archive.as_slice());
+        let bytes = archive.len() as u64;
+        if options.tar_index {
+            build::index_of(input, bytes, &image, &options).unwrap();
+        } else {
+            build::from_tar(input, &image, &options).unwrap();
+        }
+        if *name == ONE_OF_EACH {
+            let text = golden::dump(File::open(&image).unwrap()).unwrap();
+            golden::compare(GOLDEN, &text).unwrap();
+        }
+        seen.push((*name, digest(&image)));
+        std::fs::remove_file(&image).unwrap();
     }
     let seen: Vec<_> = seen.iter().map(|(name, digest)| (*name, digest.as_str())).collect();
     assert_eq!(seen, PINNED, "if intentional, update");
