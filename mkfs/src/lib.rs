@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod check;
+mod codec;
 pub mod data;
 mod emit;
 mod error;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::Image;
 use super::corruption::{Corruption, CorruptionKind, Error};
-use super::decode;
 use super::extent::{Extent, ExtentLocation};
 use super::inode::{Data, Inode, Space};
 use super::zmap::{Coding, Metadata};
+use crate::codec::Share;
+use crate::format::compression::PCLUSTER_MAX;
 use crate::io::ReadAt;
 
 impl<R: ReadAt> Image<R> {
@@ -126,29 +127,33 @@ impl<R: ReadAt> Image<R> {
         else {
             return Err(CorruptionKind::Decode.into());
         };
-        let mut buffer = decode::buffer(len).ok_or(CorruptionKind::MapTooLarge)?;
+        if len > PCLUSTER_MAX {
+            return Err(CorruptionKind::MapTooLarge.into());
+        }
+        let len = usize::try_from(len).map_err(|_| CorruptionKind::MapTooLarge)?;
+        let mut cluster = vec![0; len];
         match extent.place {
             ExtentLocation::EncodedInline { space, .. } => {
-                self.read_meta(space, offset, decode::encoded(&mut buffer))?;
+                self.read_meta(space, offset, &mut cluster)?;
             }
             ExtentLocation::Encoded { device, .. } => {
-                self.read_device(device, offset, decode::encoded(&mut buffer))?;
+                self.read_device(device, offset, &mut cluster)?;
             }
             _ => {}
         }
         match coding {
             Coding::Stored | Coding::Interlaced => {
                 let block = self.superblock().block_size();
-                unrotate(decode::encoded(&mut buffer), extent, block)
+                unrotate(&cluster, extent, block)
                     .ok_or_else(|| Corruption::new(CorruptionKind::Decode).at(offset).into())
             }
             Coding::Compressed { algorithm, partial } => {
-                decode::decode(self.superblock(), buffer, algorithm, partial, extent.len).map_err(
-                    |e| {
-                        let detail = format!("{}: {e}", algorithm.name());
-                        Corruption::new(CorruptionKind::Decode).at(offset).detail(detail).into()
-                    },
-                )
+                let share = if partial { Share::Prefix } else { Share::Whole };
+                let codec = self.superblock().codec(algorithm);
+                codec.decode(&cluster, share, extent.len).map_err(|e| {
+                    let detail = format!("{}: {e}", algorithm.name());
+                    Corruption::new(CorruptionKind::Decode).at(offset).detail(detail).into()
+                })
             }
         }
     }

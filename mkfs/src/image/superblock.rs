@@ -6,9 +6,10 @@ use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::corruption::{Corruption, CorruptionKind, Error};
+use crate::codec::Codec;
 use crate::format::compression::{
     DEFLATE_WINDOW, DeflateConfig, LZMA_DICT_MAX, LZMA_DICT_MIN, Lz4Config, LzmaConfig,
-    PCLUSTER_MAX, ZSTD_WINDOW_MAX, ZstdConfig,
+    PCLUSTER_MAX, ZSTD_WINDOW_BASE, ZSTD_WINDOW_MAX, ZstdConfig,
 };
 use crate::format::{
     Algorithm, DEVICE_SLOT_SIZE, DeviceSlot, EXTENSION_SLOT_SIZE, MAX_BLOCK_BITS, MIN_BLOCK_BITS,
@@ -135,6 +136,20 @@ impl Super {
     #[must_use]
     pub fn has_compat(&self, bits: u32) -> bool {
         self.raw.feature_compat.get() & bits == bits
+    }
+
+    /// What decodes the extents of an algorithm.
+    pub(crate) fn codec(&self, algorithm: Algorithm) -> Codec {
+        let config = &self.compression;
+        match algorithm {
+            Algorithm::Lz4 => Codec::Lz4 { is_padded: self.has_incompat(incompat::ZERO_PADDING) },
+            Algorithm::Lzma => Codec::Lzma { dict_size: config.lzma_dict },
+            Algorithm::Deflate => Codec::Deflate,
+            Algorithm::Zstd => {
+                let log = ZSTD_WINDOW_BASE.saturating_add(config.zstd_window);
+                Codec::Zstd { window_size: 1 << log.min(ZSTD_WINDOW_BASE + ZSTD_WINDOW_MAX) }
+            }
+        }
     }
 
     /// First byte behind the superblock and its extension.
