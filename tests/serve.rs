@@ -243,7 +243,8 @@ fn metrics_and_logs_are_for_machines() {
         command.args([&address, "--log-format=json"]);
     });
     let mut stream = place.connect("metrics");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).unwrap();
     let mut reply = String::new();
     stream.read_to_string(&mut reply).unwrap();
     assert!(reply.contains("erolith_snapshots{kind=\"active\"} 0\n"), "{reply}");

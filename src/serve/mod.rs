@@ -41,7 +41,7 @@ use tracing::{debug, info, warn};
 use self::blocking::blocking;
 use self::config::Config;
 pub(crate) use self::error::Error;
-use self::metrics::http::Incoming;
+use self::metrics::http::MetricsListener;
 use self::metrics::{Counted, Metrics};
 use self::notify::Signals;
 use crate::containerd::{self, Containerd};
@@ -90,7 +90,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let incoming = UnixListener::from_std(socket.listener.try_clone()?)?;
     let (health, health_service) = health_reporter();
     let router = daemon.router(&health).await.add_service(health_service);
-    let metrics = Incoming::bind(&config.metrics.address).await?;
+    let metrics = MetricsListener::bind(&config.metrics.address).await?;
     let background = daemon.background(metrics);
     tokio::pin!(background);
 
@@ -210,7 +210,10 @@ impl Daemon {
     }
 
     /// What goes on beside the services; it does not end.
-    fn background(&self, metrics: Option<Incoming>) -> impl Future<Output = Infallible> + use<> {
+    fn background(
+        &self,
+        metrics: Option<MetricsListener>,
+    ) -> impl Future<Output = Infallible> + use<> {
         let (well, measured, counted) = (self.clone(), self.clone(), self.clone());
         let whole = self.diff.clone().keep_whole();
         let is_measured = metrics.is_some();
@@ -223,8 +226,8 @@ impl Daemon {
             };
             let watchdog = notify::watchdog(move || well.clone().answers());
             let metrics = async {
-                if let Some(incoming) = metrics {
-                    incoming.serve(move || measured.clone().text()).await;
+                if let Some(listener) = metrics {
+                    listener.serve(move || measured.clone().text()).await;
                 }
             };
             let (_, _, _, _, never) = tokio::join!(watchdog, metrics, disk, release, whole);
