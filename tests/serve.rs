@@ -258,6 +258,31 @@ fn metrics_and_logs_are_for_machines() {
 }
 
 #[test]
+fn words_of_the_last_release_are_taken_with_a_warning_each() {
+    let place = Place::new();
+    let old =
+        "[snapshotter]\nfs_verity = 'if-possible'\ndm_verity = 'on'\n[differ]\ndm_verity = false\n";
+    let new =
+        "[snapshotter]\nfs_verity = 'auto'\ndm_verity = 'auto'\n[differ]\ndm_verity = 'off'\n";
+    for (text, warnings) in [(old, 3), (new, 0)] {
+        fs::write(place.path("config.toml"), text).unwrap();
+        let config = place.flag("config", "config.toml");
+        let daemon = place.start(|command| {
+            command.arg(config);
+        });
+        daemon.stop_when_up();
+        let log = place.log();
+        let found: Vec<_> =
+            log.lines().filter(|line| line.contains("in this release only")).collect();
+        assert_eq!(found.len(), warnings, "{log}");
+        for word in ["auto", "required", "off"].iter().take(warnings) {
+            let named = |line: &&str| line.contains(&format!("write \"{word}\""));
+            assert_eq!(found.iter().filter(|line| named(line)).count(), 1, "{word}: {log}");
+        }
+    }
+}
+
+#[test]
 fn mistakes_in_the_configuration_are_named() {
     let place = Place::new();
     for (text, word) in [

@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use erolith_differ::oci::Platform;
+use erolith_snapshotter::service::Profile;
 
-use crate::serve::config::{Config, LogFormat, MetricsAddress, Profile};
+use crate::serve::config::{Config, LogFormat, MetricsAddress};
 use crate::serve::registration::{Version, text};
+use crate::serve::word::Setting;
 
 /// Serve containerd: snapshots of EROFS layers, and layers in and out of them.
 ///
@@ -34,9 +36,10 @@ pub(crate) struct Args {
     /// Root of containerd, to read blobs straight from there; empty: never.
     #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     containerd_root: Option<PathBuf>,
-    /// Which mounts callers are given.
-    #[arg(long)]
-    profile: Option<Profile>,
+    /// Which mounts callers are given: plain is one overlay or bind mount that every caller of mount(2) can use; managed
+    /// is EROFS mounts and a template for the mount manager of containerd 2.2.
+    #[arg(long, value_parser = Setting::<Profile>::parser())]
+    profile: Option<Setting<Profile>>,
     /// Least important level that is logged: off, error, warn, info, debug or trace; MODULE=LEVEL for single modules.
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -114,7 +117,7 @@ mod tests {
         let config = args(&line).settle(file);
         assert_eq!(config.root, PathBuf::from("/flag"));
         assert_eq!(config.state, PathBuf::from("/file"));
-        assert_eq!(config.snapshotter.profile, Profile::Managed);
+        assert_eq!(config.snapshotter.profile.value, Profile::Managed);
         assert_eq!(config.metrics.address, "127.0.0.1:1".parse().unwrap());
         assert_eq!(config.log.format, LogFormat::Json);
         assert_eq!(config.containerd.root, PathBuf::new());

@@ -3,20 +3,22 @@
 //! `dist/config.toml` documents every key; a test keeps it equal to the defaults.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use erolith_differ::apply::layer::Share;
 use erolith_differ::processors::Processor;
+use erolith_snapshotter::mounts::Backing;
 use erolith_snapshotter::protect::FsVerityPolicy;
-use erolith_snapshotter::{mounts, service};
+use erolith_snapshotter::service::{self, DmVerity, LimitBy, Profile};
 use serde::Deserialize;
 
 use super::log;
 use super::size::Size;
+use super::word::{Setting, Vocabulary};
 
 /// Where the configuration is looked for when no file is named. It need not be there.
 pub(crate) const DEFAULT_PATH: &str = "/etc/erolith/config.toml";
@@ -59,14 +61,57 @@ pub(crate) struct Containerd {
     pub(crate) trusted: bool,
 }
 
+impl Vocabulary for FsVerityPolicy {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("auto", Self::IfPossible), ("required", Self::Required)];
+    const RETIRED: &'static [(&'static str, &'static str)] = &[("if-possible", "auto")];
+}
+
+impl Vocabulary for DmVerity {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("auto", Self::Auto),
+        ("required", Self::On),
+        ("signed", Self::Signed),
+    ];
+    const RETIRED: &'static [(&'static str, &'static str)] = &[("on", "required")];
+}
+
+/// Whether every image that is written has a protection, or none.
+impl Vocabulary for bool {
+    const WORDS: &'static [(&'static str, Self)] = &[("off", false), ("required", true)];
+    const RETIRED: &'static [(&'static str, &'static str)] =
+        &[("false", "off"), ("true", "required")];
+}
+
+impl Vocabulary for LimitBy {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("quota", Self::Quota), ("image", Self::Image)];
+}
+
+impl Vocabulary for Profile {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("plain", Self::Plain), ("managed", Self::Managed)];
+}
+
+impl Vocabulary for Backing {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("file", Self::File), ("loop", Self::Loop)];
+}
+
+impl Vocabulary for Share {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("never", Self::Never), ("reflink", Self::Reflink), ("link", Self::Link)];
+}
+
 /// The Snapshots service.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Snapshotter {
     /// Which mounts callers are given.
-    pub(crate) profile: Profile,
+    pub(crate) profile: Setting<Profile>,
     /// How images get under the filesystem.
-    pub(crate) backing: Backing,
+    pub(crate) backing: Setting<Backing>,
     /// Further options of every overlay, appended last.
     pub(crate) overlay_options: Vec<String>,
     /// Whether what was done is durable when the answer is sent.
@@ -74,84 +119,15 @@ pub(crate) struct Snapshotter {
     /// Most that a container may write, when the label `containerd.io/snapshot/max-size` says nothing. 0: any.
     pub(crate) default_size: Size,
     /// How writable layers are kept to their size.
-    pub(crate) limit_by: LimitBy,
+    pub(crate) limit_by: Setting<LimitBy>,
     /// Whether the images of layers are sealed with fs-verity.
-    pub(crate) fs_verity: FsVerity,
+    pub(crate) fs_verity: Setting<FsVerityPolicy>,
     /// Whether the images of layers become immutable (`chattr +i`).
     pub(crate) immutable: bool,
     /// Whether layers are mounted with dm-verity.
-    pub(crate) dm_verity: DmVerity,
+    pub(crate) dm_verity: Setting<DmVerity>,
     /// Directories of converted layers to use and not to write, by diffID: `<algorithm>/<2 digits>/<digits>.erofs`.
     pub(crate) caches: Vec<PathBuf>,
-}
-
-/// Whether the images of layers are sealed with fs-verity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum FsVerity {
-    /// They are not, and nothing is compared.
-    Off,
-    /// Where kernel and filesystem can do that; digests are kept in any case.
-    IfPossible,
-    /// A layer without it is not used.
-    Required,
-}
-
-/// How writable layers are kept to their size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LimitBy {
-    /// By project quota where the filesystem of the root has it, else by image.
-    Auto,
-    /// By project quota.
-    Quota,
-    /// Each is a filesystem of its own, in a sparse file.
-    Image,
-}
-
-/// Whether layers are mounted with dm-verity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum DmVerity {
-    /// Those that have a hash tree are, if the kernel can.
-    Auto,
-    /// All must be.
-    On,
-    /// All must be, and the kernel must know who signed them.
-    Signed,
-    /// None is.
-    Off,
-}
-
-/// Which mounts callers are given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Profile {
-    /// One overlay or bind mount that every caller of mount(2) can use; layers are mounted by the daemon.
-    Plain,
-    /// EROFS mounts and a template for the mount manager of containerd 2.2.
-    Managed,
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain => "plain",
-            Self::Managed => "managed",
-        })
-    }
-}
-
-/// How images get under the filesystem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Backing {
-    /// So that content is in memory once: from their files by direct I/O, else through loop devices, else from their files.
-    Auto,
-    /// Straight from their files, by direct I/O where the kernel does that safely.
-    File,
-    /// Through loop devices.
-    Loop,
 }
 
 /// The Diff service.
@@ -161,7 +137,7 @@ pub(crate) struct Differ {
     /// Layers that are converted at the same time. 0: as many as there are processors.
     pub(crate) parallel: usize,
     /// How a layer that is an image already may share its bytes with containerd's store.
-    pub(crate) share: Share,
+    pub(crate) share: Setting<Share>,
     /// Most bytes that a layer may expand to.
     pub(crate) max_layer_bytes: u64,
     /// Most bytes that a byte of a layer may expand to on average, long runs of zeros not counted, once 16 GiB came out.
@@ -175,22 +151,10 @@ pub(crate) struct Differ {
     pub(crate) below_seconds: u64,
     /// Whether converted images are put into containerd's content store too, and taken from there.
     pub(crate) keep_images: bool,
-    /// Whether images get a dm-verity hash tree, and a sidecar with its root hash.
-    pub(crate) dm_verity: bool,
+    /// Whether all images get a dm-verity hash tree, and a sidecar with its root hash.
+    pub(crate) dm_verity: Setting<bool>,
     /// Whether each layer is read in a process of its own that can do nothing else.
     pub(crate) sandbox: bool,
-}
-
-/// How an image may share its bytes with containerd's store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Share {
-    /// It is a copy.
-    Never,
-    /// It shares extents where the filesystem can do that.
-    Reflink,
-    /// It is the same file where both are on one filesystem, else as `Reflink`.
-    Link,
 }
 
 /// A program that turns a layer into another, as containerd's `[stream_processors]` have it.
@@ -307,15 +271,15 @@ impl Default for Containerd {
 impl Default for Snapshotter {
     fn default() -> Self {
         Self {
-            profile: Profile::Plain,
-            backing: Backing::Auto,
+            profile: Profile::Plain.into(),
+            backing: Backing::Auto.into(),
             overlay_options: Vec::new(),
             sync: true,
             default_size: Size(0),
-            limit_by: LimitBy::Auto,
-            fs_verity: FsVerity::IfPossible,
+            limit_by: LimitBy::Auto.into(),
+            fs_verity: FsVerityPolicy::IfPossible.into(),
             immutable: false,
-            dm_verity: DmVerity::Auto,
+            dm_verity: DmVerity::Auto.into(),
             caches: Vec::new(),
         }
     }
@@ -326,14 +290,14 @@ impl Default for Differ {
         let budget = erolith_differ::decode::Budget::default();
         Self {
             parallel: 0,
-            share: Share::Link,
+            share: Share::Link.into(),
             max_layer_bytes: budget.max_output,
             max_layer_ratio: budget.max_ratio.unwrap_or(0),
             zstd_window_log: budget.zstd_window_log,
             max_seconds: 0,
             below_seconds: 600,
             keep_images: false,
-            dm_verity: false,
+            dm_verity: false.into(),
             sandbox: true,
         }
     }
@@ -449,47 +413,37 @@ impl Config {
         level.map_err(|reason| Error::Value { key: "log.level", reason })?;
         Ok(())
     }
+
+    /// The words of the previous release in it: key, word, and the word to write instead.
+    pub(crate) fn retired(
+        &self,
+    ) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> + use<> {
+        let settings = [
+            ("snapshotter.fs_verity", self.snapshotter.fs_verity.retired),
+            ("snapshotter.dm_verity", self.snapshotter.dm_verity.retired),
+            ("differ.dm_verity", self.differ.dm_verity.retired),
+        ];
+        settings.into_iter().filter_map(|(key, words)| words.map(|(old, new)| (key, old, new)))
+    }
 }
 
 impl Config {
     /// What the snapshotter is told.
     pub(crate) fn snapshotter(&self) -> service::Config {
-        let Snapshotter {
-            profile, backing, limit_by, fs_verity, dm_verity, overlay_options, ..
-        } = &self.snapshotter;
+        let told = &self.snapshotter;
         service::Config {
-            profile: match profile {
-                Profile::Plain => service::Profile::Plain,
-                Profile::Managed => service::Profile::Managed,
-            },
-            backing: match backing {
-                Backing::Auto => mounts::Backing::Auto,
-                Backing::File => mounts::Backing::File,
-                Backing::Loop => mounts::Backing::Loop,
-            },
             root: self.root.clone(),
             state: self.state.clone(),
-            overlay_options: overlay_options.clone(),
-            sync: self.snapshotter.sync,
-            default_size: self.snapshotter.default_size.0,
-            limit_by: match limit_by {
-                LimitBy::Auto => service::LimitBy::Auto,
-                LimitBy::Quota => service::LimitBy::Quota,
-                LimitBy::Image => service::LimitBy::Image,
-            },
-            verity: match fs_verity {
-                FsVerity::Off => FsVerityPolicy::Off,
-                FsVerity::IfPossible => FsVerityPolicy::IfPossible,
-                FsVerity::Required => FsVerityPolicy::Required,
-            },
-            immutable: self.snapshotter.immutable,
-            dm_verity: match dm_verity {
-                DmVerity::Auto => service::DmVerity::Auto,
-                DmVerity::On => service::DmVerity::On,
-                DmVerity::Off => service::DmVerity::Off,
-                DmVerity::Signed => service::DmVerity::Signed,
-            },
-            caches: self.snapshotter.caches.clone(),
+            profile: told.profile.value,
+            backing: told.backing.value,
+            overlay_options: told.overlay_options.clone(),
+            sync: told.sync,
+            default_size: told.default_size.0,
+            limit_by: told.limit_by.value,
+            verity: told.fs_verity.value,
+            immutable: told.immutable,
+            dm_verity: told.dm_verity.value,
+            caches: told.caches.clone(),
         }
     }
 }
@@ -569,12 +523,55 @@ mod tests {
             ("[snapshotter]\ndefault_size = -1", "default_size"),
             ("[snapshotter]\nlimit_by = 'hope'", "hope"),
             ("[snapshotter]\nfs_verity = 'maybe'", "maybe"),
+            ("[snapshotter]\nfs_verity = 'signed'", "signed"),
+            ("[snapshotter]\ndm_verity = true", "`true`, expected \"off\", \"auto\""),
+            ("[differ]\ndm_verity = 'auto'", "\"off\" or \"required\""),
             ("[metrics]\naddress = 'localhost'", "localhost"),
             ("[metrics]\naddress = 'unix:relative'", "absolute"),
             ("[stream_processors.x]\naccepts = []\nreturns = ''", "path"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn protections_have_one_vocabulary_and_the_words_before_it_for_one_release() {
+        use FsVerityPolicy::{IfPossible, Required};
+        let fs_verity = |config: &Config| config.snapshotter().verity;
+        let fs = [("off", FsVerityPolicy::Off), ("auto", IfPossible), ("required", Required)];
+        for (written, value, new) in fs
+            .map(|(word, value)| (word, value, None))
+            .into_iter()
+            .chain([("if-possible", IfPossible, Some("auto"))])
+        {
+            let config = parse(&format!("[snapshotter]\nfs_verity = '{written}'")).unwrap();
+            assert_eq!(fs_verity(&config), value, "{written}");
+            let want = new.map(|new| ("snapshotter.fs_verity", written, new));
+            assert_eq!(config.retired().collect::<Vec<_>>(), Vec::from_iter(want));
+        }
+        for (written, value, new) in [
+            ("off", DmVerity::Off, None),
+            ("auto", DmVerity::Auto, None),
+            ("required", DmVerity::On, None),
+            ("signed", DmVerity::Signed, None),
+            ("on", DmVerity::On, Some("required")),
+        ] {
+            let config = parse(&format!("[snapshotter]\ndm_verity = '{written}'")).unwrap();
+            assert_eq!(config.snapshotter().dm_verity, value, "{written}");
+            let want = new.map(|new| ("snapshotter.dm_verity", written, new));
+            assert_eq!(config.retired().collect::<Vec<_>>(), Vec::from_iter(want));
+        }
+        for (written, value, words) in [
+            ("'off'", false, None),
+            ("'required'", true, None),
+            ("false", false, Some(("false", "off"))),
+            ("true", true, Some(("true", "required"))),
+        ] {
+            let config = parse(&format!("[differ]\ndm_verity = {written}")).unwrap();
+            assert_eq!(config.differ.dm_verity.value, value, "{written}");
+            let want = words.map(|(old, new)| ("differ.dm_verity", old, new));
+            assert_eq!(config.retired().collect::<Vec<_>>(), Vec::from_iter(want));
         }
     }
 

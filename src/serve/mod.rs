@@ -15,6 +15,7 @@ pub(crate) mod snapshots;
 pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
+pub(crate) mod word;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -70,6 +71,9 @@ const DISK_INTERVAL: Duration = Duration::from_secs(60);
 /// When the daemon cannot start, or its socket fails.
 pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
     log::start(&config.log)?;
+    for (key, old, new) in config.retired() {
+        warn!(key, "{old:?} is accepted in this release only: write {new:?}");
+    }
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING)

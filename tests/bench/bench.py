@@ -285,21 +285,21 @@ def node_tables(place, _inputs):
 
 
 # What is done to a layer before it gets its name, as the daemon's configuration has it.
-def protection(fs_verity="off", sandbox=True, immutable=False, dm_verity=False):
+def protection(fs_verity="off", sandbox=True, immutable=False, dm_verity="off"):
     word = {True: "true", False: "false"}
     return (
         f'[snapshotter]\nfs_verity = "{fs_verity}"\nimmutable = {word[immutable]}\n'
-        f"[differ]\nsandbox = {word[sandbox]}\ndm_verity = {word[dm_verity]}\n"
+        f'[differ]\nsandbox = {word[sandbox]}\ndm_verity = "{dm_verity}"\n'
     )
 
 
 PROTECTIONS = {
     "nothing": protection(sandbox=False),
     "workers": protection(),
-    "workers, fs-verity": protection("if-possible"),
-    "workers, fs-verity, immutable": protection("if-possible", immutable=True),
-    "workers, dm-verity, immutable": protection(dm_verity=True, immutable=True),
-    "everything": protection("if-possible", dm_verity=True, immutable=True),
+    "workers, fs-verity": protection("auto"),
+    "workers, fs-verity, immutable": protection("auto", immutable=True),
+    "workers, dm-verity, immutable": protection(dm_verity="required", immutable=True),
+    "everything": protection("auto", dm_verity="required", immutable=True),
 }
 
 

@@ -125,7 +125,7 @@ fill() {
     strip -o "$root/usr/local/bin/erolith" "$erolith"
     install -D -m 644 -t "$root/etc/systemd/system" dist/erolith.service dist/erolith.socket
     mkdir -p "$root/etc/erolith" "$root/etc/containerd/conf.d"
-    sed -e 's/^immutable = false/immutable = true/' -e '/^\[differ\]/,$ s/^dm_verity = false/dm_verity = true/' \
+    sed -e 's/^immutable = false/immutable = true/' -e '/^\[differ\]/,$ s/^dm_verity = "off"/dm_verity = "required"/' \
         dist/config.toml >"$root/etc/erolith/config.toml"
     "$erolith" serve --print-containerd-config=1.7 >"$root/etc/containerd/conf.d/erolith.toml"
     # The table of CRI has to be in containerd's own file with 1.7.

@@ -523,10 +523,10 @@ impl Error {
                 "remove the image and pull it again"
             }
             Self::NoVerity { .. } => {
-                "`erolith doctor` says what is missing (for ext4: tune2fs -O verity); or let `fs_verity` be \"if-possible\""
+                "`erolith doctor` says what is missing (for ext4: tune2fs -O verity); or let `fs_verity` be \"auto\""
             }
             Self::Unsealed { fault: FsVerityMismatch::Missing, .. } => {
-                "pull the image again, or let `fs_verity` be \"if-possible\""
+                "pull the image again, or let `fs_verity` be \"auto\""
             }
             Self::Unsealed { .. } => "somebody changed or replaced the file: pull the image again",
             Self::Damaged { .. } => {
@@ -536,7 +536,7 @@ impl Error {
                 "load dm_verity and let the differ write hash trees, or set dm_verity to \"auto\""
             }
             Self::Untrusted { .. } => {
-                "let the kernel know the certificate (keyrings .dm-verity, .secondary_trusted_keys, .platform), or set dm_verity to \"on\""
+                "let the kernel know the certificate (keyrings .dm-verity, .secondary_trusted_keys, .platform), or set dm_verity to \"required\""
             }
             Self::Unlimited { .. } => {
                 "mount the filesystem with project quota (prjquota or pquota), or let limits be kept by images"

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use erolith_differ::sandbox::Worker;
 use erolith_snapshotter::kernel::{Feature, KernelCaps, fs_type};
+use erolith_snapshotter::service::LimitBy;
 use tokio::runtime::Builder;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -18,7 +19,7 @@ use super::{Row, socket};
 use crate::proto::introspection::PluginsRequest;
 use crate::proto::introspection::introspection_client::IntrospectionClient;
 use crate::proto::version::version_client::VersionClient;
-use crate::serve::config::{Config, LimitBy};
+use crate::serve::config::Config;
 
 /// Longest wait for an answer from a socket.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,7 +97,7 @@ fn layers(config: &Config) -> Row {
 
 /// Which way of limiting writable layers the daemon takes, if any works.
 fn limits(config: &Config, caps: &KernelCaps) -> Row {
-    let chosen = config.snapshotter.limit_by;
+    let chosen = config.snapshotter.limit_by.value;
     let quota = chosen != LimitBy::Image && caps.has(Feature::ProjectQuota);
     let image = chosen != LimitBy::Quota && caps.has(Feature::SizedImage);
     let evidence = match (quota, image) {
@@ -231,7 +232,7 @@ mod tests {
         ];
         for (limit_by, features, state, evidence) in table {
             let mut config = Config::default();
-            config.snapshotter.limit_by = limit_by;
+            config.snapshotter.limit_by = limit_by.into();
             let row = limits(&config, &caps(features));
             assert_eq!((row.state, row.evidence.as_str()), (state, evidence), "{limit_by:?}");
         }

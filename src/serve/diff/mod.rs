@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
 use super::blocking::cancellable;
-use super::config::{Config, Share};
+use super::config::Config;
 use super::containerd::{Containerd, Scope};
 use super::error::{Error, Result};
 use super::metrics::Metrics;
@@ -106,11 +106,7 @@ impl Service {
             metrics,
             gate: KeyedSemaphore::new(config.differ.parallel()),
             mounts: MountParser::new(&config.root, &config.state),
-            share: match config.differ.share {
-                Share::Never => layer::Share::Never,
-                Share::Reflink => layer::Share::Reflink,
-                Share::Link => layer::Share::Link,
-            },
+            share: config.differ.share.value,
             trust: match config.containerd.trusted {
                 true => layer::Trust::Store,
                 false => layer::Trust::Nothing,
@@ -120,7 +116,7 @@ impl Service {
             processors: config.processors(),
             sync: config.snapshotter.sync,
             scratch: config.root.clone(),
-            dm_verity: config.differ.dm_verity,
+            dm_verity: config.differ.dm_verity.value,
             keeper,
             turns: Semaphore::new(MAX_CALLS),
             applied: AtomicU64::new(0),

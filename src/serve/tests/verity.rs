@@ -10,7 +10,7 @@ use crate::proto::types::Descriptor;
 const EROFS: &str = "application/vnd.erofs.layer.v1";
 
 async fn node(dm_verity: bool) -> Node {
-    Node::with(|config| config.differ.dm_verity = dm_verity).await
+    Node::with(|config| config.differ.dm_verity = dm_verity.into()).await
 }
 
 /// A node that has converted a layer, and the mounts of that.
