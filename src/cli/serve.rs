@@ -8,7 +8,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use erolith_differ::oci::Platform;
 use erolith_snapshotter::service::Profile;
 
-use crate::serve::config::{Config, LogFormat, MetricsAddress};
+use crate::serve::config::{Config, MetricsAddress};
+use crate::serve::log::LogFormat;
 use crate::serve::registration::{Version, text};
 use crate::serve::word::Setting;
 

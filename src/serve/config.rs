@@ -16,7 +16,7 @@ use erolith_snapshotter::protect::FsVerityPolicy;
 use erolith_snapshotter::service::{self, DmVerity, LimitBy, Profile};
 use serde::Deserialize;
 
-use super::log;
+use super::log::{self, Log};
 use super::size::Size;
 use super::word::{Setting, Vocabulary};
 
@@ -175,26 +175,6 @@ pub(crate) struct StreamProcessor {
     pub(crate) env: Vec<String>,
 }
 
-/// What is logged.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Log {
-    /// Least important level that is logged, or directives as `tracing` has them: `info,erolith=debug`.
-    pub(crate) level: String,
-    /// Form of a line.
-    pub(crate) format: LogFormat,
-}
-
-/// Form of a line of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// What is measured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -300,12 +280,6 @@ impl Default for Differ {
             dm_verity: false.into(),
             sandbox: true,
         }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
     }
 }
 

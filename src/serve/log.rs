@@ -1,11 +1,36 @@
 //! The log: lines on standard error, for people or for machines.
 
+use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
-
-use super::config::{Log, LogFormat};
 
 /// The levels, the most important first.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    /// Least important level that is logged, or directives as `tracing` has them: `info,erolith=debug`.
+    pub(crate) level: String,
+    /// Form of a line.
+    pub(crate) format: LogFormat,
+}
+
+/// Form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
 
 /// Why the log cannot be started.
 #[derive(Debug, thiserror::Error)]

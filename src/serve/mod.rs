@@ -2,6 +2,7 @@
 //! is in the libraries; here they meet gRPC, the configuration, the log and the service manager.
 
 mod blocking;
+pub(crate) mod calls;
 pub(crate) mod config;
 pub(crate) mod diff;
 mod error;

@@ -4,7 +4,6 @@
 //! looked at.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::sync::Arc;
 
 use erolith_differ::Digest;
@@ -15,10 +14,11 @@ use erolith_snapshotter::service::{
 use erolith_snapshotter::store::{Filters, Info, Kind, Labels, Timestamp, UpdateMask};
 use tokio::sync::Notify;
 use tokio_stream::Iter;
-use tonic::{Code, Request, Response, Status};
-use tracing::{debug, info};
+use tonic::{Request, Response, Status};
+use tracing::debug;
 
 use super::blocking::blocking;
+use super::calls::{timed, to_mounts};
 use super::diff;
 use super::diff::board::Board;
 use super::error::{Error, Result};
@@ -28,7 +28,6 @@ use crate::containerd::labels::UNCOMPRESSED;
 use crate::containerd::{Containerd, Scope};
 use crate::proto::snapshots::snapshots_server::Snapshots;
 use crate::proto::snapshots::{self as api};
-use crate::proto::types;
 
 /// The first containerd that takes a snapshot with read-only mounts for one that has its layer (`isStaged` in core/unpack).
 /// 2.3 sends the same labels, and fetches and applies all the same.
@@ -196,63 +195,6 @@ fn without_false_chain(mut labels: Labels, version: impl Fn() -> Option<Version>
         labels.remove(PARENT_CHAIN_LABEL);
     }
     labels
-}
-
-/// Waits for `work`, measures and logs it, and puts its error into gRPC's words.
-pub(crate) async fn timed<T>(
-    metrics: &Metrics,
-    service: &'static str,
-    method: &'static str,
-    key: &str,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T, Status> {
-    let call = metrics.call(service, method);
-    let result = work.await;
-    let code = result.as_ref().map_or_else(Error::code, |_| Code::Ok);
-    let took = call.answered(code);
-    match result {
-        Ok(value) => {
-            debug!(service, method, key, ?took, "done");
-            Ok(value)
-        }
-        Err(error) => {
-            let status = Status::from(error);
-            let error = status.message();
-            match code {
-                Code::Internal | Code::DataLoss | Code::ResourceExhausted => {
-                    tracing::error!(service, method, key, ?code, error, "failed");
-                }
-                // The ordinary course of things: who asks wants to know just that.
-                Code::NotFound | Code::AlreadyExists => {
-                    debug!(service, method, key, ?code, error, "refused");
-                }
-                _ => info!(service, method, key, ?code, error, "refused"),
-            }
-            Err(status)
-        }
-    }
-}
-
-/// Mounts as containerd reads them.
-pub(crate) fn to_mounts(mounts: Vec<Mount>) -> Vec<types::Mount> {
-    let mounts = mounts.into_iter().map(|mount| types::Mount {
-        r#type: mount.fs_type,
-        source: mount.source,
-        target: mount.target,
-        options: mount.options,
-    });
-    mounts.collect()
-}
-
-/// Mounts as containerd sends them.
-pub(crate) fn from_mounts(mounts: Vec<types::Mount>) -> Vec<Mount> {
-    let mounts = mounts.into_iter().map(|mount| Mount {
-        fs_type: mount.r#type,
-        source: mount.source,
-        target: mount.target,
-        options: mount.options,
-    });
-    mounts.collect()
 }
 
 fn to_kind(kind: Kind) -> api::Kind {

@@ -14,7 +14,7 @@ use erolith_differ::oci::{Destination, ImageSource, Location, Select};
 use erolith_differ::publish::{Durability, OutputFile};
 use erolith_overlay::{Marks, OverlayLayer, Stack};
 
-use super::Args;
+use super::args::Args;
 use super::options::{latest, layer_format, note, owners};
 use super::show::{Committed, Made};
 use crate::cli::layers::Opener;

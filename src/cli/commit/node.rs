@@ -14,8 +14,9 @@ use erolith_differ::{Compression, Digest, LayerType};
 use prost_types::Timestamp;
 use tonic::Code;
 
-use super::Args;
-use super::options::{Format, address, latest, layer_format, namespace, note};
+use super::args::Args;
+use super::args::Format;
+use super::options::{address, latest, layer_format, namespace, note};
 use super::show::{Committed, Made};
 use super::subject::{CommitBase, Named, Subject, descriptor};
 use crate::containerd::labels::UNCOMPRESSED;

@@ -3,37 +3,16 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::ValueEnum;
 use erolith_differ::commit::Note;
 use erolith_differ::compare::Format as LayerFormat;
 use erolith_mkfs::meta::Time;
 use erolith_overlay::{Owners, Range};
 
-use super::Args;
+use super::args::{Args, Compression, Format};
 use crate::cli::image_options::source_date_epoch;
 use crate::exit::Usage;
 use crate::serve::config::Config;
 use crate::text;
-
-/// What a layer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// A tar archive, as every runtime knows it
-    Oci,
-    /// An EROFS image, which is mounted as it is
-    Erofs,
-}
-
-/// How a layer is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Compression {
-    /// Every reader knows it
-    Gzip,
-    /// Faster, and smaller
-    Zstd,
-    /// Not at all
-    None,
-}
 
 /// What the two together are.
 ///

@@ -11,9 +11,9 @@ use erolith_snapshotter::layerdir::RWLAYER;
 use crate::cli::layers::Opener;
 use crate::cli::snapshots::client::Client;
 use crate::exit::BadInput;
+use crate::serve::calls::from_mounts;
 use crate::serve::config::Config;
 use crate::serve::diff::compare::Opened;
-use crate::serve::snapshots::from_mounts;
 use crate::source::{Named, open_image};
 use erolith_snapshotter::api_mounts::{MountParser, WritableTop};
 

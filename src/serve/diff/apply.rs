@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use std::time::Instant;
 use erolith_differ::apply::layer::{
     self, Applied, ApplyMethod, LayerInput, LayerSpec, Options, Share,
 };
-use erolith_differ::apply::{self, Times, dm_verity};
+use erolith_differ::apply::{self, Times};
 use erolith_differ::decode::Cancel;
 use erolith_differ::publish::{Durability, FileProtector, ProtectError};
 use erolith_differ::{Compression, Digest, EROFS_LAYER, LayerType};
@@ -30,20 +30,19 @@ use erolith_snapshotter::protect::{FsVerityPolicy, Protector};
 use erolith_snapshotter::store::Origin;
 use erolith_verity::dmverity;
 use erolith_verity::fsverity;
-use prost::Message;
-use prost_types::Any;
 use tracing::{debug, info, warn};
 
-use super::Differ;
 use super::beside::{Beside, Waiting};
 use super::content_cache::{Job, Kept};
-use super::heal::origin_blob;
+use super::differ::Differ;
+use super::layer_spec::{layer_of, origin_blob};
+use super::target::Target;
 use crate::containerd::{self, Scope};
 use crate::exit::causes;
 use crate::proto::diff::ApplyRequest;
 use crate::proto::types::Descriptor;
+use crate::serve::calls::from_mounts;
 use crate::serve::error::{Error, Result};
-use crate::serve::snapshots::from_mounts;
 
 /// Seals what the differ wrote as the snapshotter wants it.
 #[derive(Debug)]
@@ -67,29 +66,6 @@ impl FileProtector for Sealed {
     fn needs_syncfs(&self, file: &File, path: &Path) -> Result<bool, ProtectError> {
         Ok(self.0.needs_syncfs(file, path)?)
     }
-}
-
-/// A layer as its descriptor describes it, with numbers that can be, and what there is for its processors.
-pub(super) fn layer_of(
-    descriptor: Descriptor,
-    payloads: BTreeMap<String, Any>,
-) -> Result<LayerSpec> {
-    let Descriptor { media_type, digest, size, annotations } = descriptor;
-    let bad_size = |_| Error::Request(format!("blob {digest}: a size of {size} bytes"));
-    let size = u64::try_from(size).map_err(bad_size)?;
-    let payloads = payloads.into_iter().map(|(id, any)| (id, any.encode_to_vec())).collect();
-    // What is said of an archive is about something else.
-    let get = |key: &str| annotations.get(key).map(String::as_str);
-    let (verity, signature, fsverity) = match LayerType::parse(&media_type) {
-        Ok(LayerType::Erofs { .. }) => (
-            dm_verity::from_annotations(get)?,
-            dm_verity::signature_from_annotations(get)?,
-            apply::fsverity::from_annotations(get)?,
-        ),
-        _ => (None, None, None),
-    };
-    let (digest, diff_id) = (digest.parse()?, None);
-    Ok(LayerSpec { media_type, digest, size, diff_id, payloads, verity, signature, fsverity })
 }
 
 /// How an image came to be, in logs and metrics.
@@ -120,16 +96,6 @@ fn is_promised(image: &Path, layer: &LayerSpec) -> bool {
 fn own_diff_id(layer: &LayerSpec, layer_type: LayerType) -> Option<(String, u64)> {
     let plain = matches!(layer_type, LayerType::Tar { compression: Compression::None, .. });
     plain.then(|| (layer.digest.to_string(), layer.size))
-}
-
-/// Where a layer goes.
-pub(super) struct Target {
-    pub(super) dir: PathBuf,
-    /// Images of the layers below, the nearest first.
-    pub(super) lowers: Vec<PathBuf>,
-    pub(super) durability: Durability,
-    /// Whether it is the directory of a snapshot of ours. An image of another snapshotter is in no other place.
-    pub(super) is_ours: bool,
 }
 
 /// A layer that was applied.

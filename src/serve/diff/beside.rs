@@ -22,8 +22,9 @@ use erolith_snapshotter::store::FoundSnapshot;
 use tokio::sync::SemaphorePermit;
 use tracing::debug;
 
-use super::Differ;
 use super::board::Apply;
+use super::differ::Differ;
+use super::missing::Missing;
 use crate::containerd::Scope;
 use crate::serve::error::{Error, Result};
 
@@ -36,25 +37,6 @@ const ABSENT: Duration = Duration::from_secs(30);
 /// How long the commit of a layer that another differ unpacks is waited for. It cannot come while containerd has more layers
 /// to hand out than it unpacks at a time.
 const DECLINED: Duration = Duration::from_secs(60);
-
-/// Why the layers below do not come.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Missing {
-    /// Its Apply failed.
-    #[error("its own unpacking failed: {0}")]
-    Failed(String),
-    /// Its snapshot was removed.
-    #[error("its snapshot was removed; pull the image again")]
-    Removed,
-    /// There is no snapshot for it, or its Apply does not come.
-    #[error("nothing was heard of it for {} s; pull the image again", .0.as_secs())]
-    Silent(Duration),
-    /// Another differ unpacks it, and containerd commits it later.
-    #[error(
-        "another differ unpacks it, and it is not committed yet; pull the image again, or unpack one layer at a time"
-    )]
-    Foreign,
-}
 
 /// What is seen of the layer that is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,14 +13,14 @@ use erolith_overlay::{OverlayLayer, Owners, Stack as Layers};
 use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
 use tracing::info;
 
-use super::Differ;
+use super::differ::Differ;
 use crate::containerd::Scope;
 use crate::containerd::labels::Labels;
 use crate::containerd::upload::UploadInfo;
 use crate::proto::diff::DiffRequest;
 use crate::proto::types::Descriptor;
+use crate::serve::calls::from_mounts;
 use crate::serve::error::{Error, Result};
-use crate::serve::snapshots::from_mounts;
 use crate::text::image_time;
 use erolith_snapshotter::api_mounts::{LowerRef, Stack, WritableTop};
 

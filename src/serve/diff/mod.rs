@@ -5,23 +5,26 @@ mod beside;
 pub(crate) mod board;
 pub(crate) mod compare;
 mod content_cache;
+mod differ;
 mod heal;
+mod layer_spec;
+mod missing;
+mod target;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use erolith_differ::apply::{Isolation, layer};
-use erolith_differ::decode::{Budget, Cancel};
+use erolith_differ::decode::Cancel;
 use erolith_differ::keyed_semaphore::KeyedSemaphore;
-use erolith_differ::processors::Processor;
 use erolith_snapshotter::api_mounts::MountParser;
 use erolith_snapshotter::service::Snapshotter;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
 use super::blocking::cancellable;
+use super::calls::{from_mounts, timed};
 use super::config::Config;
 use super::containerd::{Containerd, Scope};
 use super::error::{Error, Result};
@@ -29,13 +32,13 @@ use super::metrics::Metrics;
 use super::proto::diff as api;
 use super::proto::diff::diff_server::Diff;
 use super::proto::types::Descriptor;
-use super::snapshots::timed;
 
-pub(crate) use self::beside::Missing;
 use self::beside::Waiting;
 use self::board::{Apply, Board};
 use self::content_cache::Keeper;
+use self::differ::Differ;
 pub(crate) use self::heal::Outcome;
+pub(crate) use self::missing::Missing;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -48,41 +51,6 @@ const MAX_CALLS: usize = super::MAX_BLOCKING / 2;
 /// Layers that are read ahead of those below them, for each that is converted at the same time. Never so many that a layer
 /// that is waited for finds no thread.
 const AHEAD: usize = 2;
-
-/// What every call needs.
-#[derive(Debug)]
-struct Differ {
-    snapshotter: Arc<Snapshotter>,
-    containerd: Containerd,
-    /// containerd's root, empty when blobs are not to be read from there.
-    containerd_root: PathBuf,
-    metrics: Arc<Metrics>,
-    gate: KeyedSemaphore,
-    mounts: MountParser,
-    share: layer::Share,
-    trust: layer::Trust,
-    /// Who looks into layers.
-    room: Isolation,
-    budget: Budget,
-    processors: Vec<Processor>,
-    sync: bool,
-    /// Where an image is made that has no name yet.
-    scratch: PathBuf,
-    /// Whether images get a dm-verity hash tree.
-    dm_verity: bool,
-    /// Puts what was converted into the content store, if that is wanted.
-    keeper: Option<Keeper>,
-    turns: Semaphore,
-    /// Layers that were applied: what they brought may rebuild damaged ones.
-    applied: AtomicU64,
-    board: Arc<Board>,
-    /// Layers that may be read ahead of those below them. Each of them may keep a worker waiting.
-    ahead: Semaphore,
-    /// Longest time without a sign of life from a layer that another waits for.
-    patience: Duration,
-    /// Cancels all work.
-    stop: Cancel,
-}
 
 impl Service {
     /// The service over the layers of `snapshotter` and the blobs of `containerd`. Layers are read in `room`.
@@ -142,7 +110,7 @@ impl Service {
     /// Applies a layer once it may be read, and remembers how that ended for those that wait for it.
     async fn apply_in_turn(&self, request: api::ApplyRequest, scope: Scope) -> Result<Descriptor> {
         let differ = &self.0;
-        let mounts = super::snapshots::from_mounts(request.mounts.clone());
+        let mounts = from_mounts(request.mounts.clone());
         let running = differ.snapshotter.unpacked_into(&mounts).map(|id| differ.board.begin(id));
         let beside = differ.snapshotter.unpacked_beside(&mounts)?;
         let mut waiting = beside.map(Waiting::new);

@@ -8,10 +8,10 @@ use erolith_differ::{BlobKind, Digest, EROFS_LAYER};
 use erolith_snapshotter::service::Broken;
 use erolith_snapshotter::store::{Origin, OriginBlob};
 
-use super::Unhealed;
+use super::unhealed::Unhealed;
 use crate::containerd::{Containerd, Scope};
 use crate::proto::types::Descriptor;
-use crate::serve::diff::apply::layer_of;
+use crate::serve::diff::layer_spec::layer_of;
 use crate::serve::error::{Error, Result};
 
 /// A name of containerd's metadata store (core/metadata/snapshot.go, `createKey`): namespace and chain.
@@ -47,21 +47,6 @@ pub(super) fn media_types(head: &[u8]) -> &'static [&'static str] {
         BlobKind::Zstd => &[ZSTD, EROFS_ZSTD],
         BlobKind::Erofs => &[EROFS_LAYER],
         _ => &[TAR],
-    }
-}
-
-/// What is recorded of a blob that is applied. Annotations say something of images only.
-pub(in crate::serve::diff) fn origin_blob(descriptor: &Descriptor) -> OriginBlob {
-    use erolith_differ::apply::{dm_verity, fsverity};
-    let Descriptor { media_type, digest, size, annotations } = descriptor;
-    let decides =
-        |key: &str| key.starts_with(dm_verity::ANNOTATIONS) || key == fsverity::ANNOTATION;
-    let annotations = annotations.iter().filter(|(key, _)| decides(key));
-    OriginBlob {
-        digest: digest.clone(),
-        media_type: media_type.clone(),
-        size: u64::try_from(*size).unwrap_or_default(),
-        annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
     }
 }
 
