@@ -137,7 +137,7 @@ debootstrap_empty() {
     rm -f "$directory"/var/cache/apt/archives/*.deb "$directory/var/log/bootstrap.log"
 }
 
-# need_build_tools: everything `cargo build` needs. A Rust that is new enough is used, whoever installed it; else rustup's
+# need_build_tools: everything `cargo build` needs. A Rust that is new enough is used, however it was installed; else rustup's
 # installer, as its authors document it, brings the stable one.
 need_build_tools() {
     local wanted have

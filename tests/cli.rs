@@ -369,7 +369,7 @@ fn owners_in_a_layer_are_those_inside_the_user_namespace() {
         let stat: serde_json::Value = serde_json::from_str(&stat).unwrap();
         assert_eq!([&stat["uid"], &stat["gid"]], ids, "{path}: {stat}");
     }
-    // One that is nobody inside has no number there.
+    // An owner that no mapping contains has no number inside.
     own("etc/theirs", 100_033, 7);
     let (code, said) = refused(&[&sides[..], &maps, &["-o", &at("none")]].concat());
     assert_eq!(code, 3, "{said}");
@@ -381,7 +381,7 @@ fn owners_in_a_layer_are_those_inside_the_user_namespace() {
     assert!(!Path::new(&at("none")).exists());
 }
 
-/// Mount points, and loop devices over files below `place`: others belong to whoever works here at the same time.
+/// Mount points, and loop devices over files below `place`: others belong to what else runs here at the same time.
 fn mounted(place: &Path) -> (String, Vec<String>) {
     let loops = Command::new("losetup").args(["--list", "--noheadings"]).output().unwrap();
     let (loops, place) = (text(&loops.stdout), place.display().to_string());

@@ -28,7 +28,7 @@ impl Images {
             .dir("opt")
             .file("opt/old", b"old")
             .end();
-        // Nobody describes /etc: it is as it was.
+        // The change does not describe /etc: it is as it was.
         let change = Tarball::new()
             .file("etc/hosts", b"changed")
             .file("etc/.wh.gone", b"")
@@ -103,7 +103,7 @@ fn trees_are_told_from_each_other_in_whatever_form_they_are() {
         [images.oci("old"), images.at("base.tar"), images.at("base.erofs"), images.at("dir")];
     for old in &forms {
         for new in &forms {
-            // Whoever is not root extracts as who he is.
+            // Without root, files are extracted as the caller's.
             assert_eq!(EROLITH.printed(&["diff", "--exit-code", old, new]), "", "{old} {new}");
         }
         let out = EROLITH.run(&["diff", "--exit-code", old, &images.oci("new")]);

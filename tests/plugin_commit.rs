@@ -461,13 +461,13 @@ fn a_commit_that_ends_half_way_leaves_nothing() {
         assert_eq!(ended_half_way(&node, "INT"), "130\n");
         assert_eq!(views(&node), [""; 0], "interrupted");
         assert!(is_running(&node), "the container goes on");
-        // Nobody can clean up behind this one but containerd, with the lease.
+        // After this one only containerd can clean up, with the lease.
         let ended = ended_half_way(&node, "KILL");
         // First of all: a container that is paused cannot be killed, and the test would not end.
         node.ctr(&["task", "resume", &one(&node)]);
         assert_eq!((ended.as_str(), views(&node).len()), ("137\n", 1));
         for lease in node.ctr(&["leases", "ls", "-q"]).lines() {
-            // The daemon gives up its own when it sees that nobody waits.
+            // The daemon gives up its own when it sees that no caller waits.
             let _ = node.try_ctr(&["leases", "delete", "--sync", lease]);
         }
         assert_eq!(views(&node), [""; 0], "killed");

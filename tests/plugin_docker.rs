@@ -56,7 +56,7 @@ fn names(docker: &Docker, layer: &str) -> Vec<String> {
     String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// Did erolith's Diff make this layer?
+/// Whether erolith's Diff made this layer.
 fn is_ours(docker: &Docker, layer: &str) -> bool {
     docker.node.log().contains(&format!("compared blob={layer}"))
 }

@@ -67,7 +67,7 @@ fn live(dir: &Path, fault: &str, environment: String) -> Outcome {
             }
         }
     }
-    // A fault that has not struck by now strikes nobody: what is there is judged by a daemon without one.
+    // A fault that has not struck by now strikes no longer: what is there is checked by a daemon without one.
     drop(client);
     daemon.kill();
     let daemon = Daemon::start(calm.clone()).unwrap_or_else(|e| panic!("{fault}: {e}"));

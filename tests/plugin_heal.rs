@@ -27,7 +27,7 @@ fn try_run(node: &Node, name: &str) -> Result<String, String> {
 
 type Damage = (&'static str, fn(&Path));
 
-/// What a fault of a disk, or somebody, may do to an image.
+/// What a faulty disk, or a user, may do to an image.
 const DAMAGES: [Damage; 3] = [
     ("one bit in the middle", |image| {
         let (file, mut byte) = (File::options().read(true).write(true).open(image).unwrap(), [0]);

@@ -93,7 +93,7 @@ fn a_container_that_is_full_is_alone_with_it() {
     });
 }
 
-/// What is in the filesystem of a container goes out as a layer.
+/// What is in the filesystem of a container becomes a layer by `Diff`.
 fn compared(node: &Node, name: &str) {
     let layer = node.place().join("layer.tar").display().to_string();
     let diff = format!(

@@ -93,8 +93,8 @@ fn break_calls(first: u64) {
             let outcome = live(dir.path(), Some(Fault { nth, failures }));
             let Some((family, failure, what)) = outcome.seen.struck else { continue };
             *struck.entry((family, failure)).or_default() += 1;
-            // Interrupted, it is done again. What the database learns of blobs, and can do without, nobody is told of. And
-            // SQLite does not look at what came of syncing the directory of its journal and of its log: we sync it once more.
+            // Interrupted, it is done again. What the database learns of blobs, and can do without, is not reported. And
+            // SQLite ignores the result of syncing the directory of its journal and of its log: we sync it once more.
             let by_sqlite = what.ends_with("/root, 1") || what.ends_with("/root, 2");
             let is_made_good = what.contains("/metadata.db-wal") || by_sqlite;
             let counts = failure != Failure::Interrupted && !is_made_good;

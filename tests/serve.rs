@@ -55,7 +55,7 @@ impl Place {
         fs::read_to_string(self.path("log")).unwrap()
     }
 
-    /// Waits until somebody answers at a socket.
+    /// Waits until a process answers at a socket.
     fn connect(&self, name: &str) -> UnixStream {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -200,7 +200,7 @@ fn the_service_manager_is_told() {
     let daemon = place.start(|command| {
         command.env("NOTIFY_SOCKET", place.path("notify")).env("WATCHDOG_USEC", "300000");
     });
-    // The watchdog begins as soon as it is ready; the first tick may come in before.
+    // The watchdog begins as soon as it is ready; the first tick may arrive before.
     let mut told = vec![next(), next(), next()];
     told.sort();
     assert_eq!(told, ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]);

@@ -32,7 +32,7 @@ func main() {
 	parents := flag.String("parents", "", "lower directories, nearest first, colon-separated")
 	batch := flag.String("batch", "", "file with lines \"TAR DIR\"")
 	flag.Parse()
-	// Warnings would look like refusals to whoever reads standard error.
+	// Warnings on standard error would be read as refusals.
 	_ = log.SetLevel("error")
 
 	var opts []archive.ApplyOpt

@@ -1,7 +1,7 @@
 //! What must hold after a power cut: the invariants, and that new work succeeds.
 //!
 //! The database is sound and has what was acknowledged, with its parents; the rest is there whole or not at all. Every image
-//! is a sound one, and shows what its layers say. What nobody owns is gone after one cleanup, and nothing stays mounted.
+//! is a sound one, and shows what its layers say. What no snapshot owns is gone after one cleanup, and nothing stays mounted.
 //! What was not acknowledged can be done again.
 //!
 //! The first thing that is wrong is the end, or everything that is wrong is told: `World::found` decides.
@@ -113,13 +113,13 @@ fn finish(world: &World, model: &mut Model) {
     let open: BTreeMap<_, _> = open.map(|(name, s)| (name.clone(), s.layer)).collect();
     for (key, layer) in open {
         let whole = match layer {
-            // Nobody was told that it is there: it can be pulled again.
+            // It was not acknowledged: it can be pulled again.
             Layer::Begun(seed) => {
                 let op = Op::Apply { key: key.clone(), seed };
                 world.act_or(&op, Finding::Again).and_then(|()| model.done(&op))
             }
             Layer::Applied(_) => Some(()),
-            // Nobody was told that what a container wrote is durable.
+            // What a container wrote was not acknowledged as durable.
             Layer::Written(_) | Layer::Nothing => None,
         };
         let op = match whole {
@@ -163,7 +163,7 @@ fn nothing_leaks(world: &World, model: &Model) {
     }
 }
 
-/// Every committed snapshot has an image that what judges images has nothing against.
+/// Every committed snapshot has an image in which the checker finds nothing.
 fn images_are_sound(world: &World, model: &Model) {
     let snapshots = world.setup.root.join("snapshots");
     let mut images = 0;
@@ -204,7 +204,7 @@ fn shows_its_layers(world: &World, model: &Model, name: &str) {
     }
 }
 
-/// Removes all but a few, each when nothing stands on it.
+/// Removes all but a few, each when it has no children.
 fn reduce(world: &World, model: &mut Model, random: &mut Random, keep: usize) {
     while model.snapshots.len() > keep {
         let leaves = model.leaves();

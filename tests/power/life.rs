@@ -1,7 +1,7 @@
 //! One life of the machine whose power is cut: checks what the last cut left, then works until the next one.
 //!
 //! Runs in a virtual machine that `tests/vm/power.sh` starts, which says by variables of the environment what is wanted:
-//! POWER_BOOT, the number of this life; POWER_SEED; POWER_SERVER, who is judged; POWER_SYNC, false for a daemon that must lose
+//! POWER_BOOT, the number of this life; POWER_SEED; POWER_SERVER, what is tested; POWER_SYNC, false for a daemon that must lose
 //! something; POWER_LAST, true for a life that ends after its check, with nothing left.
 #![allow(missing_docs, clippy::unwrap_used)]
 

@@ -50,7 +50,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layer {
     Nothing,
-    /// Nobody said that it is there.
+    /// Its Apply was not acknowledged.
     Begun(u64),
     Applied(u64),
     Written(u64),
@@ -66,7 +66,7 @@ pub(crate) struct Snapshot {
 /// What a snapshotter lists: the kind and the parent of each name.
 pub(crate) type Rows = BTreeMap<String, (Kind, String)>;
 
-/// What is there, and the calls of which nobody knows whether they happened.
+/// What is there, and the calls that may have happened or not.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     pub(crate) snapshots: BTreeMap<String, Snapshot>,
@@ -120,7 +120,7 @@ impl Op {
         }
     }
 
-    /// Did it happen? Only what is whole may be there.
+    /// Whether it happened. Only what is whole may be there.
     pub(crate) fn happened(&self, rows: &Rows) -> Result<bool, String> {
         match self {
             Self::Prepare { key, .. } | Self::View { key, .. } => Ok(rows.contains_key(key)),
@@ -262,13 +262,13 @@ impl Model {
         out
     }
 
-    /// Names that nothing stands on.
+    /// Names of snapshots without children.
     pub(crate) fn leaves(&self) -> Vec<String> {
         let is_leaf = |name: &&String| !self.snapshots.values().any(|other| other.parent == **name);
         self.snapshots.keys().filter(is_leaf).cloned().collect()
     }
 
-    /// How many snapshots stand on each other.
+    /// How many snapshots the chain has that ends here.
     pub(crate) fn depth(&self, name: &str) -> usize {
         self.snapshots.get(name).map_or(0, |snapshot| 1 + self.depth(&snapshot.parent))
     }

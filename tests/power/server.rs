@@ -1,4 +1,4 @@
-//! Who is judged: erolith, or containerd's own EROFS snapshotter and differ, which get the same work and the same cuts.
+//! The server under test: erolith, or containerd's own EROFS snapshotter and differ, which get the same work and the same cuts.
 //!
 //! Everything in which the two differ is here.
 
@@ -17,7 +17,7 @@ use crate::rpc::detach;
 /// How long it may take to listen, emulated.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Who is judged.
+/// The server under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Server {
     Erolith,
@@ -42,7 +42,7 @@ pub(crate) struct Reference(Child);
 pub(crate) enum Finding {
     /// An acknowledged snapshot, or its kind or parent.
     Gone,
-    /// What was removed, or what nobody made.
+    /// What was removed, or was never made.
     Back,
     /// Part of a call.
     Half,
@@ -56,11 +56,11 @@ pub(crate) enum Finding {
     Unmountable,
     /// or shows something else.
     Content,
-    /// What nobody answered cannot be done again.
+    /// What was not acknowledged cannot be done again.
     Again,
     /// Any other call fails that must succeed.
     Refused,
-    /// Nobody's file or directory.
+    /// A file or directory that belongs to no snapshot.
     Leftover,
 }
 
@@ -89,7 +89,7 @@ impl Server {
         self == Self::Erolith
     }
 
-    /// Whether it has a call that removes what is nobody's. containerd's does that when something is removed.
+    /// Whether it has a call that removes what belongs to no snapshot. containerd's does that when something is removed.
     pub(crate) fn has_cleanup(self) -> bool {
         self == Self::Erolith
     }

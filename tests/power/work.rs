@@ -9,11 +9,11 @@ use crate::world::World;
 /// Layers on each other, at most.
 const DEPTH: usize = 6;
 
-/// One caller's snapshots, and those of earlier lives that it may stand on: their depth by name.
+/// One caller's snapshots, and those of earlier lives that may be their parents, with their depth by name.
 pub(crate) struct Worker {
     pub(crate) world: World,
     pub(crate) random: Random,
-    /// Nobody removes these.
+    /// These are never removed.
     pub(crate) kept: BTreeMap<String, usize>,
     /// Name, parent and depth.
     pub(crate) own: Vec<(String, String, usize)>,
@@ -31,14 +31,14 @@ impl Worker {
                 2 | 3 => self.remove(),
                 _ => self.layer(),
             };
-            // Of a server that may fail: what is left there still stands on it.
+            // Of a server that may fail: what is left there still has it for a parent.
             if let Err(parent) = done {
                 self.left.insert(parent);
             }
         }
     }
 
-    /// Makes a call for something that stands on `parent`, which is the error.
+    /// Makes a call for a child of `parent`, which is the error.
     fn act(&self, op: &Op, parent: &str) -> Result<(), String> {
         self.world.act(op).ok_or_else(|| parent.to_owned())
     }

@@ -117,7 +117,7 @@ class Server:
         except (ConnectionError, EOFError):
             # The machine is gone.
             pass
-        except Exception as failure:  # Said by whoever waits for the thread.
+        except Exception as failure:  # Reported by the thread that waits for this one.
             self.failure = failure
         finally:
             self.listener.close()

@@ -30,7 +30,7 @@ offset=$(sed -n 's/.*root hash \([0-9a-f]*\), tree at byte \([0-9]*\).*/\2/p' /t
 below=$(losetup -f) && losetup -r $below /disk/image || stop "no loop device"
 loop=$(losetup -f) && losetup -r $loop /disk/image || stop "no loop device"
 export DM_DISABLE_UDEV=1
-# Whoever opens the device must know the offset of the tree, as the sidecar tells it.
+# The caller that opens the device must know the offset of the tree, as the sidecar tells it.
 veritysetup open --hash-offset=$offset $below verity $below $root || stop "no dm-verity"
 # measure NAME SOURCE: milliseconds.
 measure() {

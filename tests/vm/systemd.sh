@@ -6,7 +6,7 @@
 #   tests/vm/systemd.sh 6.1 newest         these: 6.1 needs loop devices
 #
 # What is done there: an image is unpacked and run; the daemon is killed under a running container; an upper directory with
-# a whiteout is committed; images are made immutable, with hash trees; an Apply that nobody waits for ends its worker.
+# a whiteout is committed; images are made immutable, with hash trees; an Apply without a waiting caller ends its worker.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"

@@ -30,7 +30,7 @@ func TestErofs(t *testing.T) { fstest.FSSuite(t, suite{open: openErofs}) }
 // layers is what the layers so far are kept as.
 type layers interface {
 	// lowers are the layers for `--lower`, the topmost first, and a directory with what all of them show. The container
-	// stands on that: overlayfs has no index over several filesystems without a UUID.
+	// is mounted over that: overlayfs has no index over several filesystems without a UUID.
 	lowers() (layers []string, dir string)
 	// format says what layer is to be made.
 	format() []string
@@ -139,7 +139,7 @@ func openErofs(scratch string) (layers, error) {
 	return &erofs{scratch: scratch, copy: empty, mounts: []string{empty}}, os.Mkdir(empty, 0o755)
 }
 
-// An index of an overlay names files by their handles, so the layer below is what the container stands on.
+// An index of an overlay names files by their handles, so the layer below is the parent of the container.
 func (e *erofs) lowers() ([]string, string) { return []string{e.copy}, e.copy }
 
 func (e *erofs) format() []string { return []string{"--format", "erofs"} }
