@@ -1,4 +1,4 @@
-//! The change sets of containerd's fstest, made in overlays, written as layers by `erolith commit`, and judged by what
+//! The change sets of containerd's fstest, made in overlays, written as layers by `erolith commit`, and checked against what
 //! containerd unpacks and what the kernel mounts. `testdata/snapshotter-suite.sh` builds the suite.
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -11,7 +11,7 @@ const SUBTESTS: usize = 8;
 
 fn suite(test: &str) {
     isolated(|| {
-        let program = need!(tools::judge("changes-suite"));
+        let program = need!(tools::program("changes-suite"));
         let variables = [("EROLITH", env!("CARGO_BIN_EXE_erolith"))];
         let said = go_tests(&program, &format!("^{test}$"), &variables);
         let passed = said.matches(&format!("    --- PASS: {test}/")).count();

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use erolith_tests::need;
 use erolith_tests::node::{Containerd, Node, disk, isolated};
-use erolith_tests::tools::{cached, judge};
+use erolith_tests::tools::{cached, program};
 use serde_json::Value;
 
 const EROLITH: &str = env!("CARGO_BIN_EXE_erolith");
@@ -265,7 +265,7 @@ fn the_script_refuses_what_it_cannot_do_right() {
 fn the_manifest_is_what_kubernetes_takes() {
     use std::io::Write as _;
     let check =
-        need!(judge("manifest-check").map_err(|why| why.replace("sid-root", "manifest-check")));
+        need!(program("manifest-check").map_err(|why| why.replace("sid-root", "manifest-check")));
     let text = fs::read_to_string("dist/kubernetes/erolith.yaml").unwrap();
     let decode = |text: &str| {
         let mut command = Command::new(&check);

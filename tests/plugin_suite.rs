@@ -28,7 +28,7 @@ TOML
 /// Runs one subtest, with this limit of writable layers.
 fn suite(profile: &str, size: &str, subtest: &str) {
     isolated(|| {
-        let program = need!(tools::judge("snapshotter-suite"));
+        let program = need!(tools::program("snapshotter-suite"));
         let variables = [
             ("SUITE_SERVER", SERVER),
             ("SUITE_STRICT", "1"),

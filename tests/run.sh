@@ -36,7 +36,7 @@ check() {
     say "$name: status $status after $((SECONDS - start)) s"
 }
 
-# The judges and the inputs of the tests. Made beside the build: they wait for the network and the disk, it for the CPU.
+# The programs that tests compare with, and their inputs. Made beside the build: they wait for network and disk, it for the CPU.
 make_test_data() {
     "$EROLITH_REPO/testdata/real-image.sh"
     "$EROLITH_REPO/testdata/oracle.sh"

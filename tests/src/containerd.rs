@@ -41,7 +41,7 @@ impl Oracle {
     /// # Errors
     /// What is missing, for [`crate::need!`].
     pub fn find() -> Result<Self, String> {
-        let program = tools::judge("containerd-apply")?;
+        let program = tools::program("containerd-apply")?;
         if rustix::process::geteuid().is_root() {
             return Ok(Self { program });
         }

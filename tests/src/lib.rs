@@ -1,4 +1,4 @@
-//! Support for the tests that cross crates: crafted archives, the description of trees, and the judges of images.
+//! Support for the tests that cross crates: crafted archives, the description of trees, and the oracle of images.
 
 pub mod build;
 pub mod busybox;
@@ -7,11 +7,11 @@ pub mod containerd;
 pub mod convert;
 pub mod golden;
 pub mod injector;
-pub mod judges;
 pub mod layout;
 pub mod listing;
 pub mod mount;
 pub mod node;
+pub mod oracle;
 pub mod program;
 pub mod scratch;
 pub mod spec;

@@ -1,4 +1,5 @@
-//! The judges of an image: our own reader, the crate `erofs-rs`, `fsck.erofs` and the kernel.
+//! The differential oracle of images: four readers, which must find the same tree. They are our own, the crate `erofs-rs`,
+//! `fsck.erofs` and the kernel.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,16 +17,16 @@ use crate::tools;
 /// Bytes that a tree may extract to.
 const ROOM: u64 = 4 << 30;
 
-/// Everybody who can judge here. A judge that cannot is named once, loudly.
+/// The readers that are available here. A missing one is reported once, as a skipped part of the test.
 #[derive(Debug)]
-pub struct Judges {
+pub struct Readers {
     fsck: Option<(PathBuf, Scratch)>,
     kernel: bool,
 }
 
-/// An image to be judged.
+/// An image to be read.
 #[derive(Debug, Clone, Copy)]
-pub struct Exhibit<'a> {
+pub struct Subject<'a> {
     /// The image.
     pub image: &'a Path,
     /// Its extra devices.
@@ -34,14 +35,14 @@ pub struct Exhibit<'a> {
     pub name: &'a str,
 }
 
-impl Judges {
-    /// Calls the judges.
+impl Readers {
+    /// Looks for the readers.
     pub fn new() -> Self {
-        let fsck = tools::judge("fsck.erofs").and_then(|program| {
+        let fsck = tools::program("fsck.erofs").and_then(|program| {
             // Extraction sets owners and makes devices, and tmpfs takes all that a tree can have.
             Ok((program, Scratch::new(ROOM)?))
         });
-        let say = |why: &String| tools::skipped(&format!("a judge is missing: {why}"));
+        let say = |why: &String| tools::skipped(&format!("a reader is missing: {why}"));
         let kernel = mount::available();
         if let Err(why) = &fsck {
             say(why);
@@ -52,21 +53,21 @@ impl Judges {
         Self { fsck: fsck.ok(), kernel: kernel.is_ok() }
     }
 
-    /// Panics unless every judge finds exactly this tree in the image.
+    /// Panics unless every reader finds exactly this tree in the image.
     ///
     /// # Panics
-    /// With the name of the judge and the differences.
-    pub fn agree(&self, exhibit: Exhibit<'_>, expected: &Listing) {
+    /// With the name of the reader and the differences.
+    pub fn agree(&self, subject: Subject<'_>, expected: &Listing) {
         let bytes: u64 = expected.nodes.values().map(|node| node.size).sum();
-        let hold = |judge: &str, verdict: Result<Option<Listing>, String>, blind: &[Blind]| {
-            let seen = verdict.unwrap_or_else(|why| panic!("{}: {judge}: {why}", exhibit.name));
+        let agree = |reader: &str, read: Result<Option<Listing>, String>, blind: &[Blind]| {
+            let seen = read.unwrap_or_else(|why| panic!("{}: {reader}: {why}", subject.name));
             let Some(seen) = seen else { return };
             let (expected, seen) = (expected.clone().blind(blind), seen.blind(blind));
-            expected.assert_eq(&seen, ("expected", judge), exhibit.name);
+            expected.assert_eq(&seen, ("expected", reader), subject.name);
         };
-        hold("erolith", ours(exhibit).map(Some), &[]);
-        let erofs_rs = Listing::from_erofs_rs_devices(exhibit.image, exhibit.devices);
-        hold("erofs-rs", erofs_rs.map(Some), &[]);
+        agree("erolith", ours(subject).map(Some), &[]);
+        let erofs_rs = Listing::from_erofs_rs_devices(subject.image, subject.devices);
+        agree("erofs-rs", erofs_rs.map(Some), &[]);
         let mut blind = vec![Blind::Capabilities];
         let default_acl = b"system.posix_acl_default".as_slice();
         if expected.nodes.values().any(|node| node.xattrs.contains_key(default_acl)) {
@@ -77,7 +78,7 @@ impl Judges {
         // extracts to is longer than PATH_MAX.
         let is_deep = |path: &Vec<u8>| depth(path) > 1000 || path.len() > 4000;
         let is_deep = expected.nodes.keys().any(is_deep);
-        let extraction = if is_deep { Ok(None) } else { self.fsck(exhibit, bytes) };
+        let extraction = if is_deep { Ok(None) } else { self.fsck(subject, bytes) };
         let extracted = extraction.map(|seen| {
             seen.map(|mut seen| {
                 // Where an inode has an attribute without a value, it extracts neither that one nor those behind it.
@@ -91,18 +92,18 @@ impl Judges {
                 seen
             })
         });
-        hold("fsck.erofs", extracted, &blind);
-        hold("kernel", self.kernel(exhibit), &[]);
+        agree("fsck.erofs", extracted, &blind);
+        agree("kernel", self.kernel(subject), &[]);
     }
 
     /// Checks the image and everything in it, and extracts it unless that would take more room than there is: it
     /// writes every hole out as zeros.
-    fn fsck(&self, exhibit: Exhibit<'_>, bytes: u64) -> Result<Option<Listing>, String> {
+    fn fsck(&self, subject: Subject<'_>, bytes: u64) -> Result<Option<Listing>, String> {
         let Some((program, scratch)) = &self.fsck else { return Ok(None) };
         // One after the other in one process; a name of its own keeps a failed one from confusing the next.
         let dir = tempfile::tempdir_in(scratch.path()).map_err(|e| e.to_string())?;
         let target = dir.path().join("tree");
-        let devices = exhibit.devices.iter().map(|d| format!("--device={}", d.display()));
+        let devices = subject.devices.iter().map(|d| format!("--device={}", d.display()));
         let extracts = bytes < ROOM;
         let action = if extracts {
             vec![format!("--extract={}", target.display()), "--xattrs".to_owned()]
@@ -112,7 +113,7 @@ impl Judges {
         let out = Command::new(program)
             .args(action)
             .args(devices)
-            .arg(exhibit.image)
+            .arg(subject.image)
             .output()
             .map_err(|e| e.to_string())?;
         if !out.status.success() {
@@ -122,25 +123,25 @@ impl Judges {
         if extracts { Listing::from_dir(&target).map(Some) } else { Ok(None) }
     }
 
-    fn kernel(&self, exhibit: Exhibit<'_>) -> Result<Option<Listing>, String> {
+    fn kernel(&self, subject: Subject<'_>) -> Result<Option<Listing>, String> {
         if !self.kernel {
             return Ok(None);
         }
-        let mounted = Mounted::erofs(exhibit.image, exhibit.devices)?;
+        let mounted = Mounted::erofs(subject.image, subject.devices)?;
         Listing::from_dir(&mounted.path()).map(Some)
     }
 }
 
-impl Default for Judges {
+impl Default for Readers {
     fn default() -> Self {
         Self::new()
     }
 }
 
-fn ours(exhibit: Exhibit<'_>) -> Result<Listing, String> {
+fn ours(subject: Subject<'_>) -> Result<Listing, String> {
     let open = |path: &Path| File::open(path).map_err(|e| format!("{}: {e}", path.display()));
-    let devices = exhibit.devices.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-    let primary = open(exhibit.image)?;
+    let devices = subject.devices.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    let primary = open(subject.image)?;
     let parts: Vec<&dyn ReadAt> = devices.iter().map(|device| device as &dyn ReadAt).collect();
     let report = check(&primary, &parts, &Limits::default()).map_err(|e| e.to_string())?;
     // An archive without file data leaves its device unused.

@@ -32,7 +32,7 @@ impl Scratch {
         fsconfig_create(&fs).map_err(fail)?;
         let flags = FsMountFlags::FSMOUNT_CLOEXEC;
         let fd = fsmount(fs.as_fd(), flags, MountAttrFlags::empty()).map_err(fail)?;
-        // By process id, so that the path also leads there from the judges that the test starts.
+        // By process id, so that the path also leads there from the programs that the test starts.
         let path = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
         Ok(Self { _fd: fd, path: path.into() })
     }

@@ -1,7 +1,7 @@
 //! Generated trees, and what they look like as an archive, as a directory and as a [`Listing`].
 //!
-//! All three come from the same description and share nothing else, so a tree that survives the way through an image and
-//! four judges was understood by everybody.
+//! All three come from the same description and share nothing else, so a tree that is the same after the way through
+//! an image and four readers was understood by all of them.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -70,7 +70,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// The tree as everybody must see it.
+    /// The tree as every reader must see it.
     pub fn listing(&self) -> Listing {
         listing(self.entries.iter().map(Entry::item))
     }

@@ -1,4 +1,4 @@
-//! Programs that judge, and what to do where they are missing.
+//! Programs that tests compare with, and what to do where they are missing.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ pub fn cache() -> PathBuf {
     std::env::var_os("EROLITH_CACHE").map_or_else(|| "/var/cache/erolith".into(), PathBuf::from)
 }
 
-/// A judge in the cache's `bin`.
+/// A program in the cache's `bin`.
 ///
 /// # Errors
 /// What is missing and what makes it, for [`crate::need!`].
-pub fn judge(name: &str) -> Result<PathBuf, String> {
+pub fn program(name: &str) -> Result<PathBuf, String> {
     cached(&format!("bin/{name}"), "testdata/sid-root.sh")
 }
 

@@ -367,3 +367,32 @@ fn the_writer_saturates_nothing() {
         assert!(found.is_empty(), "{found:#?}");
     }
 }
+
+/// Words that hide what acts, in comments.
+const VAGUE: &str = "nobody somebody whoever everybody meanwhile vouch vouches";
+
+/// First words of a question.
+const QUESTIONS: &str = "Is Are Was Were Do Does Did Has Have Can May Must Should";
+
+/// A comment says what acts and what holds: it is no question, and has no vague subject.
+#[test]
+fn comments_are_plain_statements() {
+    let mut bad = Vec::new();
+    for dir in ["src", "verity", "mkfs", "overlay", "tests"] {
+        for (path, text) in sources(&root().join(dir)) {
+            for line in text.lines().map(str::trim).filter(|line| line.starts_with("//")) {
+                let comment = line.trim_start_matches(['/', '!']).trim();
+                let lower = comment.to_lowercase();
+                let is_vague = lower
+                    .split(|c: char| !c.is_alphanumeric())
+                    .any(|word| VAGUE.split(' ').any(|vague| vague == word));
+                let first = comment.split(' ').next().unwrap_or_default();
+                let is_question = comment.contains('?') && QUESTIONS.split(' ').any(|q| q == first);
+                if is_vague || is_question || lower.contains("called off") {
+                    bad.push(format!("{}: {comment}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{bad:#?}");
+}

@@ -1,4 +1,4 @@
-//! Every crafted archive through the builder and before all judges, one test an id.
+//! Every crafted archive through the builder and all readers of the oracle, one test an id.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;

@@ -9,7 +9,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The crates.
-const CRATES: [&str; 2] = ["durable/src", "snapshotter/src"];
+const CRATES: [&str; 6] =
+    ["src", "durable/src", "verity/src", "mkfs/src", "overlay/src", "snapshotter/src"];
 
 /// A module by its names; empty for the root of the crate.
 type Module = Vec<String>;

@@ -266,7 +266,7 @@ fn random_changes_are_shown_by_every_layer() {
     }
 }
 
-/// Somebody writes while a layer is made. Files change under it in every way; what it holds of one is of a single moment,
+/// A process writes while a layer is made. Files change under it in every way; what it holds of one is of a single moment,
 /// or there is no layer.
 #[test]
 fn what_is_written_meanwhile_is_never_torn() {
@@ -300,7 +300,7 @@ fn what_is_written_meanwhile_is_never_torn() {
     assert!(layers > 0, "it was never quiet enough for a layer");
 }
 
-/// Was a file that [`busy`] writes ever like that? New content comes in from the front.
+/// Whether a file that [`busy`] writes was ever like that. New content enters from the front.
 fn is_of_a_moment(path: &str, content: &[u8]) -> bool {
     let runs: Vec<_> = content.chunk_by(|one, next| one == next).map(|run| run[0]).collect();
     match (path, runs.as_slice()) {

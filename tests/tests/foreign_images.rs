@@ -194,7 +194,7 @@ fn open(image: &Path, devices: &[&Path]) -> Image {
 
 #[test]
 fn every_variant_of_mkfs_erofs_is_read_right_and_found_clean() {
-    let tool = need!(tools::judge("mkfs.erofs"));
+    let tool = need!(tools::program("mkfs.erofs"));
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     make_tree(&tree);
@@ -267,7 +267,7 @@ fn mark_holes(image: &Path, file: &str, mark: Mark) -> usize {
 /// hole stands for.
 #[test]
 fn holes_of_linux_7_2_are_holes_here_and_zeros_for_this_kernel() {
-    let tool = need!(tools::judge("mkfs.erofs"));
+    let tool = need!(tools::program("mkfs.erofs"));
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
@@ -314,7 +314,7 @@ fn holes_of_linux_7_2_are_holes_here_and_zeros_for_this_kernel() {
 
 #[test]
 fn tar_indexes_of_mkfs_erofs_are_read_right_beside_their_tar_and_with_it_behind() {
-    let tool = need!(tools::judge("mkfs.erofs"));
+    let tool = need!(tools::program("mkfs.erofs"));
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("layer.tar");
     let mut builder = tar::Builder::new(File::create(&archive).unwrap());
@@ -346,7 +346,7 @@ fn tar_indexes_of_mkfs_erofs_are_read_right_beside_their_tar_and_with_it_behind(
 fn a_tail_that_mkfs_erofs_rotates_wrongly_is_refused_and_not_misread() {
     // mkfs.erofs 1.9.4 stores an incompressible tail of the packed inode behind the index, unrotated, in an inode
     // that says its stored extents are rotated. The kernel and fsck.erofs read other bytes than went in.
-    let tool = need!(tools::judge("mkfs.erofs"));
+    let tool = need!(tools::program("mkfs.erofs"));
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir(&tree).unwrap();
@@ -369,8 +369,8 @@ fn a_tail_that_mkfs_erofs_rotates_wrongly_is_refused_and_not_misread() {
 
 #[test]
 fn what_fsck_erofs_refuses_our_check_refuses() {
-    let tool = need!(tools::judge("mkfs.erofs"));
-    let fsck = need!(tools::judge("fsck.erofs"));
+    let tool = need!(tools::program("mkfs.erofs"));
+    let fsck = need!(tools::program("fsck.erofs"));
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir_all(tree.join("dir/deep")).unwrap();

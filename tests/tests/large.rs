@@ -12,10 +12,10 @@ use erolith_mkfs::check::{Limits as CheckLimits, check};
 use erolith_mkfs::image::Image;
 use erolith_mkfs::io::{FileInput, Stream};
 use erolith_tests::build;
-use erolith_tests::judges::{Exhibit, Judges};
 use erolith_tests::listing::make::{dir, file, implicit, link, listing};
 use erolith_tests::mount::Mounted;
 use erolith_tests::need;
+use erolith_tests::oracle::{Readers, Subject};
 use erolith_tests::tarball::{Header, Tarball};
 
 /// Tells [`child`] how many files to pack.
@@ -189,5 +189,5 @@ fn a10_many_sets_of_attributes_and_one_set_on_many_files() {
     let image = temp.path().join("image");
     build::from_tar(Stream(tar.end().as_slice()), &image, &Options::default()).unwrap();
     let name = "2000 files";
-    Judges::new().agree(Exhibit { image: &image, devices: &[], name }, &listing(items));
+    Readers::new().agree(Subject { image: &image, devices: &[], name }, &listing(items));
 }

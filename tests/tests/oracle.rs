@@ -1,4 +1,5 @@
-//! Generated trees, as archives and as directories, with all options that change the layout of an image, before all judges.
+//! Generated trees, as archives and as directories, with all options that change the layout of an image,
+//! through all readers of the oracle.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs::File;
@@ -8,9 +9,9 @@ use std::path::Path;
 use erolith_mkfs::build::Options;
 use erolith_mkfs::io::{FileInput, Stream};
 use erolith_tests::build;
-use erolith_tests::judges::{Exhibit, Judges};
 use erolith_tests::listing::Listing;
 use erolith_tests::need;
+use erolith_tests::oracle::{Readers, Subject};
 use erolith_tests::scratch::Scratch;
 use erolith_tests::spec::{Spec, trees};
 use proptest::prelude::*;
@@ -23,7 +24,7 @@ fn on_trees<T: std::fmt::Debug>(
     test: impl Fn(T) -> TestCaseResult,
 ) {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
-    // A tree that fails is printed whole; shrinking it needs all judges again for each step.
+    // A tree that fails is printed whole; shrinking it needs all readers again for each step.
     let config = ProptestConfig {
         cases,
         max_shrink_iters: 64,
@@ -47,27 +48,27 @@ fn layouts() -> impl Strategy<Value = Options> {
     )
 }
 
-fn show(judges: &Judges, image: &Path, devices: &[&Path], spec: &Spec, options: &Options) {
+fn show(readers: &Readers, image: &Path, devices: &[&Path], spec: &Spec, options: &Options) {
     let name = format!("blocks of {} {options:?}", 1 << options.block_bits);
-    judges.agree(Exhibit { image, devices, name: &name }, &spec.listing());
+    readers.agree(Subject { image, devices, name: &name }, &spec.listing());
 }
 
 #[test]
-fn all_judges_agree_on_generated_archives() {
-    let judges = Judges::new();
+fn all_readers_agree_on_generated_archives() {
+    let readers = Readers::new();
     on_trees(80, (trees(60), layouts(), any::<bool>()), |(spec, options, sparse)| {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         let tar = spec.tar(sparse);
         build::from_tar(Stream(tar.as_slice()), &image, &options).unwrap();
-        show(&judges, &image, &[], &spec, &options);
+        show(&readers, &image, &[], &spec, &options);
         Ok(())
     });
 }
 
 #[test]
-fn all_judges_agree_on_indexes_of_generated_archives() {
-    let judges = Judges::new();
+fn all_readers_agree_on_indexes_of_generated_archives() {
+    let readers = Readers::new();
     on_trees(40, (trees(60), any::<bool>()), |(spec, sparse)| {
         let dir = tempfile::tempdir().unwrap();
         let (image, archive) = (dir.path().join("image"), dir.path().join("tar"));
@@ -76,15 +77,15 @@ fn all_judges_agree_on_indexes_of_generated_archives() {
         let input = FileInput::new(File::open(&archive).unwrap()).unwrap();
         let options = Options::default();
         build::index_of(input, tar.len() as u64, &image, &options).unwrap();
-        show(&judges, &image, &[&archive], &spec, &options);
+        show(&readers, &image, &[&archive], &spec, &options);
         Ok(())
     });
 }
 
 #[test]
-fn all_judges_agree_on_generated_directories() {
+fn all_readers_agree_on_generated_directories() {
     drop(need!(Scratch::new(1 << 20)));
-    let judges = Judges::new();
+    let readers = Readers::new();
     on_trees(40, (trees(60), layouts()), |(spec, options)| {
         let scratch = Scratch::new(1 << 30).unwrap();
         spec.make(scratch.path()).unwrap();
@@ -93,7 +94,7 @@ fn all_judges_agree_on_generated_directories() {
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         build::from_dir(scratch.path(), &image, &options).unwrap();
-        show(&judges, &image, &[], &spec, &options);
+        show(&readers, &image, &[], &spec, &options);
         Ok(())
     });
 }

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use erolith_differ::convert::Options;
 use erolith_mkfs::image::Image;
 use erolith_tests::containerd::{Oracle, bounded, comparable, now};
-use erolith_tests::judges::{Exhibit, Judges};
 use erolith_tests::layout::Layout;
 use erolith_tests::listing::{Blind, Listing};
 use erolith_tests::mount::Mounted;
+use erolith_tests::oracle::{Readers, Subject};
 use erolith_tests::scratch::Scratch;
 use erolith_tests::{convert, need};
 
@@ -63,7 +63,7 @@ fn each_layer(
     layers: &[PathBuf],
     start: i64,
 ) {
-    let judges = Judges::new();
+    let readers = Readers::new();
     let mut parents: Vec<PathBuf> = Vec::new();
     for (i, (tar, image)) in tars.iter().zip(layers).enumerate() {
         let name = format!("layer {i}");
@@ -74,7 +74,7 @@ fn each_layer(
         let theirs = Listing::from_dir(&dir).unwrap();
         let (a, b) = comparable(ours.clone(), bounded(&ours, theirs), start);
         a.assert_eq(&b, ("erolith", "containerd"), &name);
-        judges.agree(Exhibit { image, devices: &[], name: &name }, &ours);
+        readers.agree(Subject { image, devices: &[], name: &name }, &ours);
         parents.insert(0, dir);
     }
 }

@@ -107,7 +107,7 @@ impl Watch {
         Ok(self.seen)
     }
 
-    /// Waits for a call. Gives `false` when nobody is left to make one, or nobody wants to know.
+    /// Waits for a call. Gives `false` when no process is left to make one, or the receiver is gone.
     fn wait(&self) -> io::Result<bool> {
         let patience = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         while !self.ends.load(Ordering::Relaxed) {

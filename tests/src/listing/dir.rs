@@ -1,4 +1,4 @@
-//! A tree as the kernel shows it: a mount, or a directory somebody extracted into.
+//! A tree as the kernel shows it: a mount, or a directory that a program extracted into.
 //!
 //! Nothing is followed. Directories are opened again by path for every listing, in steps below `PATH_MAX`, so that
 //! neither the depth of a tree nor the number of open files is a limit.

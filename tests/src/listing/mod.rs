@@ -1,4 +1,4 @@
-//! The canonical description of a tree, the same whoever saw it: what all judges are compared by.
+//! The canonical description of a tree, by which all readers of an image are compared.
 //!
 //! A [`Listing`] is written by hand (see [`make`]), rendered from a generated tree, or taken by one of the scanners:
 //! [`Listing::from_dir`] (whatever the kernel shows), [`Listing::from_erofs_rs`] (the crate `erofs-rs`) and
@@ -50,7 +50,7 @@ pub struct Node {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Seconds of the modification time, and nanoseconds; `None` when the judge cannot know.
+    /// Seconds of the modification time, and nanoseconds; `None` when the reader cannot know.
     pub mtime: Option<(i64, u32)>,
     /// Bytes of a regular file or a symbolic link; 0 for everything else.
     pub size: u64,
@@ -62,7 +62,7 @@ pub struct Node {
     pub rdev: (u32, u32),
     /// The smallest path of those that share this inode, itself when it is alone.
     pub leader: Path,
-    /// Link count; `None` when the judge cannot know.
+    /// Link count; `None` when the reader cannot know.
     pub nlink: Option<u64>,
     /// Extended attributes.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -75,12 +75,12 @@ pub struct Listing {
     pub nodes: BTreeMap<Path, Node>,
 }
 
-/// What a judge cannot see. Each is applied to both sides of a comparison.
+/// What a reader cannot see. Each is applied to both sides of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blind {
-    /// Modification times: the judge does not carry them over.
+    /// Modification times: the reader does not carry them over.
     Mtimes,
-    /// Modification time of the root: whoever extracts writes into a directory that he made himself.
+    /// Modification time of the root: extraction writes into a directory that was made for it.
     RootMtime,
     /// Everything about the root but that it is a directory: overlayfs and tar applies that never touch it.
     Root,
@@ -88,7 +88,7 @@ pub enum Blind {
     DirLinks,
     /// Link counts of all else: overlayfs shows the count of the layer that holds the inode.
     Links,
-    /// Modification times that an implicit directory got from the clock of whoever extracted.
+    /// Modification times that an implicit directory got from the clock at extraction.
     ImplicitMtimes,
     /// File capabilities: `fsck.erofs` sets them before the owner, and the kernel clears them with every change of owner.
     Capabilities,
@@ -99,7 +99,7 @@ pub enum Blind {
 }
 
 impl Listing {
-    /// Forgets what a judge cannot know.
+    /// Forgets what a reader cannot know.
     #[must_use]
     pub fn blind(mut self, to: &[Blind]) -> Self {
         for what in to {
@@ -244,7 +244,7 @@ const WINDOWS: u64 = 64;
 
 /// Digest of a file of `size` bytes whose bytes at an offset `read` yields.
 ///
-/// SHA-256 of all bytes up to [`WHOLE`]; beyond, of evenly spread windows that are the same for every judge.
+/// SHA-256 of all bytes up to [`WHOLE`]; beyond, of evenly spread windows that are the same for every reader.
 ///
 /// # Errors
 /// What `read` says.

@@ -1,4 +1,4 @@
-//! A Docker Engine on a node: its images and containers are containerd's, and stand on the daemon's snapshots.
+//! A Docker Engine on a node: its images and containers are containerd's, on the daemon's snapshots.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -75,7 +75,7 @@ impl Docker {
         }
     }
 
-    /// Starts a registry in the engine's network. Nobody else reaches it. Returns the address.
+    /// Starts a registry in the engine's network. It is reachable only there. Returns the address.
     ///
     /// # Panics
     /// When it does not start.

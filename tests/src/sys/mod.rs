@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd as _;
 
 use erofs_rs::backend::MmapImage;
 
-/// Maps an image that nobody changes while the test looks at it.
+/// Maps an image that does not change while the test reads it.
 ///
 /// # Errors
 /// What `mmap` says.

@@ -70,7 +70,7 @@ fn install(filter: &[libc::sock_filter]) -> io::Result<()> {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
     let listener = i32::try_from(listener).unwrap_or(-1);
-    // SAFETY: it duplicates a descriptor to a number that nobody has; the copy outlives exec, the original does not.
+    // SAFETY: it duplicates a descriptor to a number that is not in use; the copy outlives exec, the original does not.
     let copied = if listener < 0 { -1 } else { unsafe { libc::dup2(listener, LISTENER) } };
     if copied < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! How one id is tried: each variant is built from memory and from a file, and what comes out is shown to the judges.
+//! How one id is checked: each variant is built from memory and from a file, and all readers read the result.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -9,21 +9,21 @@ use erolith_mkfs::build::Options;
 use erolith_mkfs::io::{FileInput, Stream};
 use erolith_tests::build;
 use erolith_tests::cases::{self, Case, Expect};
-use erolith_tests::judges::{Exhibit, Judges};
+use erolith_tests::oracle::{Readers, Subject};
 
 /// Tries every variant of an id.
 pub(crate) fn check(id: &str) {
-    let judges = Judges::new();
+    let readers = Readers::new();
     // On a disk: the kernel mounts no image from a file of a tmpfs.
     let place = tempfile::tempdir().unwrap();
     for (i, case) in cases::of(id).iter().enumerate() {
         let dir = place.path().join(i.to_string());
         std::fs::create_dir(&dir).unwrap();
-        try_case(case, &dir, &judges);
+        try_case(case, &dir, &readers);
     }
 }
 
-fn try_case(case: &Case, dir: &Path, judges: &Judges) {
+fn try_case(case: &Case, dir: &Path, readers: &Readers) {
     let mut options = Options::default();
     options.layer.base = case.base;
     let image = dir.join("image");
@@ -44,7 +44,7 @@ fn try_case(case: &Case, dir: &Path, judges: &Judges) {
             built.unwrap_or_else(|e| panic!("{}: {e}", case.name()));
             again.unwrap_or_else(|e| panic!("{} from a file: {e}", case.name()));
             let name = case.name();
-            judges.agree(Exhibit { image: &image, devices: &[], name: &name }, tree);
+            readers.agree(Subject { image: &image, devices: &[], name: &name }, tree);
             let (a, b) = (std::fs::read(&image).unwrap(), std::fs::read(&from_file).unwrap());
             assert!(a == b, "{name}: another image from a file than from a stream");
         }
