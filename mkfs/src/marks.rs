@@ -88,7 +88,7 @@ impl Marks {
         Some([self.prefix(), ESCAPE, name.strip_prefix(self.prefix())?].concat())
     }
 
-    /// Is an attribute one of overlayfs or of fuse-overlayfs, a mark or not?
+    /// Whether an attribute is one of overlayfs or of fuse-overlayfs, a mark or not.
     #[must_use]
     pub fn has_name(self, name: &[u8]) -> bool {
         name.starts_with(self.prefix()) || (self == Self::User && name.starts_with(FUSE))

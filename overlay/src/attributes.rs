@@ -6,7 +6,7 @@ use erolith_mkfs::marks::Marks;
 /// For whom a layer is made, which decides about the attributes and the sockets in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Attributes {
-    /// For everybody. What says something of the host or of another mount stays behind: labels of SELinux, which the
+    /// For every host. What says something of the host or of another mount stays behind: labels of SELinux, which the
     /// next host gives itself, access lists of NFS, `trusted.*`, which no container sees, and marks of any overlayfs,
     /// with which the layer could reach into others. So do sockets, which an archive has no form for.
     #[default]

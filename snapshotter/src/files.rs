@@ -8,15 +8,8 @@ use erolith_durable::{Durability, Named, Tmpfile};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+pub(crate) use crate::error::failed;
 use crate::{Error, Result};
-
-/// Turns what storage says into an error that tells what was tried.
-pub(crate) fn failed<E: Into<io::Error>>(action: &str, path: &Path) -> impl FnOnce(E) -> Error {
-    move |source| {
-        let action = format!("{action} {}", path.display());
-        Error::Storage { action, source: source.into() }
-    }
-}
 
 /// The path that is `path` with this after its last name.
 pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -404,7 +404,7 @@ mod tests {
         };
         let there = to_mounts(vec![mount.clone()]);
         assert_eq!((there[0].r#type.as_str(), there[0].target.as_str()), ("overlay", "t"));
-        let back = from_mounts(there);
+        let back = crate::serve::calls::from_mounts(there);
         assert_eq!(format!("{back:?}"), format!("{:?}", vec![mount]));
     }
 

@@ -2,6 +2,7 @@
 
 mod status;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use erolith_verity::dmverity::sidecar::Sidecar;
@@ -15,6 +16,14 @@ pub use status::Status;
 
 /// What this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Turns what storage says into an error that tells what was tried.
+pub(crate) fn failed<E: Into<io::Error>>(action: &str, path: &Path) -> impl FnOnce(E) -> Error {
+    move |source| {
+        let action = format!("{action} {}", path.display());
+        Error::Storage { action, source: source.into() }
+    }
+}
 
 /// Whose fault an error is; decides the exit code of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, Opcode, Setter};
 
-use crate::files::failed;
+use crate::error::failed;
 use crate::{Error, Result};
 
 /// Attempts against other programs, which may configure the device that was named free to us. Among ourselves a

@@ -5,9 +5,10 @@ use std::path::Path;
 use erolith_differ::{Digest, EROFS_LAYER};
 use erolith_mkfs::format::SUPER_MAGIC;
 
+use super::Unhealed;
 use super::search::{chain, diff_id_of_path, media_types, parts};
-use super::{Unhealed, origin_blob};
 use crate::proto::types::Descriptor;
+use crate::serve::diff::layer_spec::origin_blob;
 use crate::serve::error::Error;
 
 #[test]
