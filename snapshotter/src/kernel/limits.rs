@@ -10,6 +10,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::Result;
 use crate::mounts::FsContext;
+use crate::mounts::table::block_device;
 use crate::sys::loopdev::{self, Access};
 use crate::sys::project::{self, Project};
 use crate::sys::quota::{Amount, Quotas};
@@ -29,7 +30,7 @@ const FIRST: u32 = 0x64FF_0000;
 /// What the kernel answers: ESRCH or ENOSYS where quotas are not switched on or not there, EPERM without
 /// CAP_SYS_ADMIN; and ERANGE where the limit was passed.
 pub(crate) fn project_quota(dir: BorrowedFd<'_>) -> Result<String, Errno> {
-    let quotas = Quotas::of(dir);
+    let quotas = Quotas::of(dir, block_device);
     if !quotas.are_enforced()? {
         return Err(Errno::SRCH);
     }

@@ -1,8 +1,12 @@
 //! The mount table of this thread, `/proc/thread-self/mountinfo`: a thread may have mounts of its own.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{CString, OsString};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxFlags};
+use rustix::io::Errno;
 
 use crate::{Error, Result};
 
@@ -45,6 +49,21 @@ pub fn parse(text: &[u8]) -> Result<Vec<MountEntry>> {
     lines
         .map(|(index, line)| parse_line(line).ok_or(Error::MountTable { line: index + 1 }))
         .collect()
+}
+
+/// The block device of the filesystem that `file` is on, by its name in the table.
+///
+/// # Errors
+/// ENODEV when the mount is not in the table, ENOTBLK when the name there is not that of the device.
+pub(crate) fn block_device(file: BorrowedFd<'_>) -> Result<CString, Errno> {
+    let statx = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    let table = read().map_err(|_| Errno::NODEV)?;
+    let entry = by_id(&table, statx.stx_mnt_id).ok_or(Errno::NODEV)?;
+    let device = rustix::fs::stat(&entry.source).map_err(|_| Errno::NOTBLK)?;
+    if device.st_rdev != rustix::fs::fstat(file)?.st_dev {
+        return Err(Errno::NOTBLK);
+    }
+    CString::new(entry.source.as_bytes()).map_err(|_| Errno::INVAL)
 }
 
 fn parse_line(line: &[u8]) -> Option<MountEntry> {

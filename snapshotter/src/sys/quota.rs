@@ -5,12 +5,8 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
-
-use crate::mounts::table;
 
 const Q_XGETQUOTA: u32 = xfs_command(3);
 const Q_XSETQLIM: u32 = xfs_command(4);
@@ -80,12 +76,17 @@ pub(crate) struct Amount {
 pub(crate) struct Quotas<'f> {
     /// Some file or directory there.
     file: BorrowedFd<'f>,
+    /// Finds the block device of the filesystem of a file, for kernels before 5.14.
+    device: FindDevice,
 }
+
+/// Finds the block device of the filesystem that a file is on.
+pub(crate) type FindDevice = fn(BorrowedFd<'_>) -> Result<CString, Errno>;
 
 impl<'f> Quotas<'f> {
     /// Those of the filesystem that `file` is on.
-    pub(crate) fn of(file: BorrowedFd<'f>) -> Self {
-        Self { file }
+    pub(crate) fn of(file: BorrowedFd<'f>, device: FindDevice) -> Self {
+        Self { file, device }
     }
 
     /// Whether projects are counted and kept to their limits.
@@ -154,23 +155,10 @@ impl<'f> Quotas<'f> {
     }
 
     fn call_on_device(&self, command: u32, id: u32, data: *mut libc::c_void) -> Result<(), Errno> {
-        let device = self.device()?;
+        let device = (self.device)(self.file)?;
         // SAFETY: as for quotactl_fd; the path is NUL-terminated and outlives the call.
         let ret = unsafe { libc::syscall(libc::SYS_quotactl, command, device.as_ptr(), id, data) };
         result(ret)
-    }
-
-    /// The block device of the filesystem, by the name in the mount table.
-    fn device(&self) -> Result<CString, Errno> {
-        let statx = rustix::fs::statx(self.file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
-        let table = table::read().map_err(|_| Errno::NODEV)?;
-        let entry = table::by_id(&table, statx.stx_mnt_id).ok_or(Errno::NODEV)?;
-        let device = rustix::fs::stat(&entry.source).map_err(|_| Errno::NOTBLK)?;
-        let file = rustix::fs::fstat(self.file)?;
-        if device.st_rdev != file.st_dev {
-            return Err(Errno::NOTBLK);
-        }
-        CString::new(entry.source.as_bytes()).map_err(|_| Errno::INVAL)
     }
 }
 
@@ -205,12 +193,13 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::mounts::table::block_device;
 
     /// Where there are quotas, the older call answers as the newer one does, and what is set is read back.
     #[test]
     fn both_calls_have_the_same_answers() {
         let dir = std::fs::File::open("/var/tmp").unwrap();
-        let quotas = Quotas::of(dir.as_fd());
+        let quotas = Quotas::of(dir.as_fd(), block_device);
         if std::env::var("EROLITH_TEST_QUOTA").as_deref() != Ok("on") {
             assert_ne!(quotas.are_enforced(), Ok(true), "tests/vm/quota.sh did not say so");
             return;

@@ -17,6 +17,7 @@ use crate::fault::point;
 use crate::files::{open_dir, stat};
 use crate::kernel;
 use crate::layerdir::{UPPER, WORK};
+use crate::mounts::table::block_device;
 use crate::sys::project::{self, Project};
 use crate::sys::quota::{Amount, Quotas};
 use crate::{Error, Result};
@@ -138,7 +139,7 @@ impl Projects {
     }
 
     fn quotas(&self) -> Quotas<'_> {
-        Quotas::of(self.dir.as_fd())
+        Quotas::of(self.dir.as_fd(), block_device)
     }
 }
 
@@ -146,7 +147,7 @@ impl Projects {
 #[cfg(test)]
 pub(crate) fn in_use(dir: &Path) -> Vec<(u32, Amount)> {
     let dir = open_dir(dir).unwrap();
-    let quotas = Quotas::of(dir.as_fd());
+    let quotas = Quotas::of(dir.as_fd(), block_device);
     let mut found = Vec::new();
     let mut next = FIRST;
     while let Some(number) = quotas.next(next).filter(|number| is_ours(*number)) {

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::*;
 use crate::Status;
 use crate::kernel::{Feature, KernelCaps};
+use crate::mounts::table::block_device;
 use crate::sys::quota::{Amount, Quotas};
 use crate::uppers;
 
@@ -23,7 +24,7 @@ fn with_quotas(state: &str, work: impl FnOnce(&Site) + Send) {
         let place = Path::new("/var/tmp");
         let dir = File::open(place).unwrap();
         for (number, _) in uppers::in_use(place) {
-            Quotas::of(dir.as_fd()).set_limit(number, Amount::default()).unwrap();
+            Quotas::of(dir.as_fd(), block_device).set_limit(number, Amount::default()).unwrap();
         }
     }
 }
@@ -172,7 +173,7 @@ fn numbers_of_others_are_passed_over() {
         // That of the next snapshot is somebody else's.
         let dir = File::open(site.dir.path()).unwrap();
         let theirs = Amount { bytes: 4096, inodes: 0 };
-        Quotas::of(dir.as_fd()).set_limit(number + 1, theirs).unwrap();
+        Quotas::of(dir.as_fd(), block_device).set_limit(number + 1, theirs).unwrap();
         service.prepare("second", "", &limited()).unwrap();
         let numbers: Vec<_> = projects(site).iter().map(|(number, _)| *number).collect();
         assert_eq!(numbers, [number, number + 1, number + 2]);
@@ -181,7 +182,7 @@ fn numbers_of_others_are_passed_over() {
         }
         service.cleanup().unwrap();
         wait_for_projects(site, &[(number + 1, theirs)], "ours are removed");
-        Quotas::of(dir.as_fd()).set_limit(number + 1, Amount::default()).unwrap();
+        Quotas::of(dir.as_fd(), block_device).set_limit(number + 1, Amount::default()).unwrap();
     });
 }
 
