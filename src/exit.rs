@@ -225,6 +225,10 @@ fn of_image(error: &erolith_mkfs::image::Error) -> u8 {
 }
 
 #[cfg(test)]
+#[path = "exit/tests.rs"]
+mod table;
+
+#[cfg(test)]
 mod tests {
     use anyhow::Context as _;
 
