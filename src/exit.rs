@@ -3,9 +3,12 @@
 //! 0 done; 1 a negative answer (`fsck` found errors, `doctor` cannot mount); 2 wrong usage; 3 bad input;
 //! 4 the kernel or the environment lacks something; 5 reading or writing failed; 130 interrupted.
 
-use std::io::{self, Write};
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use erolith_differ::error::{ErrorClass, ErrorFacts};
 use erolith_snapshotter::Class;
 use tonic::Code;
 
@@ -58,33 +61,38 @@ pub(crate) fn complain(what: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "erolith: {what}");
 }
 
-/// The chain of causes on one line, without a cause that its effect has already quoted.
+/// The chain of causes on one line.
 pub(crate) fn message(error: &anyhow::Error) -> String {
     causes(error.as_ref())
 }
 
 /// As [`message`], of an error of any type: for logs.
-pub(crate) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = String::new();
-    for cause in std::iter::successors(Some(error), |error| error.source()) {
-        let cause = cause.to_string();
-        if text.contains(&cause) {
-            continue;
+    let (mut next, mut is_named) = (Some(error), false);
+    while let Some(cause) = next {
+        if !is_named {
+            let colon = if text.is_empty() { "" } else { ": " };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{colon}{cause}");
         }
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&cause);
+        is_named = names_its_source(cause);
+        next = cause.source();
     }
     text.replace('\n', " ")
 }
 
+/// Whether the message of an error has that of its source in it, as those of the snapshotter.
+fn names_its_source(error: &(dyn StdError + 'static)) -> bool {
+    match error.downcast_ref::<serve::Error>() {
+        Some(error) => matches!(error, serve::Error::Snapshotter(_)),
+        None => error.is::<erolith_snapshotter::Error>(),
+    }
+}
+
 /// What to do about it, when the error knows.
 fn advice(error: &anyhow::Error) -> Option<&'static str> {
-    error.chain().find_map(|cause| match cause.downcast_ref::<serve::Error>() {
-        Some(serve::Error::Snapshotter(error)) => error.advice(),
-        _ => cause.downcast_ref::<erolith_snapshotter::Error>()?.advice(),
-    })
+    error.chain().filter_map(lookup).find_map(|verdict| verdict.advice)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -93,134 +101,168 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(code_of).unwrap_or(IO)
+    error.chain().filter_map(lookup).find_map(|verdict| verdict.code).unwrap_or(IO)
 }
 
-fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
-    if cause.is::<Usage>() {
-        return Some(USAGE);
-    }
-    if cause.is::<BadInput>() {
-        return Some(INPUT);
-    }
-    if let Some(error) = cause.downcast_ref::<serve::Error>() {
-        return of_serve(error);
-    }
-    if let Some(error) = cause.downcast_ref::<containerd::Error>() {
-        return Some(of_containerd(error));
-    }
-    if cause.is::<config::Error>() || cause.is::<log::Error>() {
-        return Some(USAGE);
-    }
-    if cause.is::<socket::Error>() {
-        return Some(ENVIRONMENT);
-    }
-    if let Some(error) = cause.downcast_ref::<erolith_mkfs::Error>() {
-        return Some(of_mkfs(error));
-    }
-    if let Some(error) = cause.downcast_ref::<erolith_overlay::Error>() {
-        return Some(of_overlay(error));
-    }
-    if let Some(error) = cause.downcast_ref::<erolith_verity::dmverity::Error>() {
-        return Some(of_verity(error));
-    }
-    if let Some(error) = cause.downcast_ref::<erolith_mkfs::image::Error>() {
-        return Some(of_image(error));
-    }
-    if let Some(error) = cause.downcast_ref::<erolith_snapshotter::Error>() {
-        return Some(of_snapshotter(error));
-    }
-    if let Some(error) = cause.downcast_ref::<erolith_differ::Error>() {
-        return of_differ(error);
-    }
-    cause.is::<io::Error>().then_some(IO)
+/// What an error says of itself.
+#[derive(Debug, Clone, Copy, Default)]
+struct Verdict {
+    /// The exit code; without one the source of the error decides.
+    code: Option<u8>,
+    /// What helps.
+    advice: Option<&'static str>,
 }
 
-fn of_snapshotter(error: &erolith_snapshotter::Error) -> u8 {
-    match error.class() {
-        Class::Usage => USAGE,
-        Class::Input => INPUT,
-        Class::Environment => ENVIRONMENT,
-        Class::Io => IO,
+impl Verdict {
+    fn of(code: u8) -> Self {
+        Self { code: Some(code), advice: None }
     }
 }
 
-/// `None` where the cause of the error decides.
-fn of_serve(error: &serve::Error) -> Option<u8> {
-    match error {
-        serve::Error::Snapshotter(error) => Some(of_snapshotter(error)),
-        serve::Error::Differ(error) => of_differ(error),
-        serve::Error::Containerd(error) => Some(of_containerd(error)),
-        _ => None,
+/// An error that knows its exit code.
+trait Classified: StdError + 'static {
+    fn verdict(&self) -> Verdict;
+}
+
+type Lookup = fn(&(dyn StdError + 'static)) -> Option<Verdict>;
+
+/// Every type of error that a command may end with.
+const LOOKUPS: [Lookup; 14] = [
+    verdict_of::<Usage>,
+    verdict_of::<BadInput>,
+    verdict_of::<serve::Error>,
+    verdict_of::<containerd::Error>,
+    verdict_of::<config::Error>,
+    verdict_of::<log::Error>,
+    verdict_of::<socket::Error>,
+    verdict_of::<erolith_mkfs::Error>,
+    verdict_of::<erolith_overlay::Error>,
+    verdict_of::<erolith_verity::dmverity::Error>,
+    verdict_of::<erolith_mkfs::image::Error>,
+    verdict_of::<erolith_snapshotter::Error>,
+    verdict_of::<erolith_differ::Error>,
+    verdict_of::<io::Error>,
+];
+
+fn lookup(cause: &(dyn StdError + 'static)) -> Option<Verdict> {
+    LOOKUPS.iter().find_map(|lookup| lookup(cause))
+}
+
+fn verdict_of<E: Classified>(cause: &(dyn StdError + 'static)) -> Option<Verdict> {
+    Some(cause.downcast_ref::<E>()?.verdict())
+}
+
+impl Classified for Usage {
+    fn verdict(&self) -> Verdict {
+        Verdict::of(USAGE)
     }
 }
 
-fn of_containerd(error: &containerd::Error) -> u8 {
-    match (error, error.code()) {
-        (containerd::Error::Unusable { .. }, _) => USAGE,
-        (_, Code::Unavailable | Code::DeadlineExceeded | Code::Unimplemented) => ENVIRONMENT,
-        (_, Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition) => INPUT,
-        _ => IO,
+impl Classified for BadInput {
+    fn verdict(&self) -> Verdict {
+        Verdict::of(INPUT)
     }
 }
 
-/// Whether the input caused the error, and nothing else.
-pub(crate) fn is_input(error: &erolith_differ::Error) -> bool {
-    of_differ(error) == Some(INPUT)
-}
-
-/// `None` where the cause of the error decides.
-fn of_differ(error: &erolith_differ::Error) -> Option<u8> {
-    use erolith_differ::Error;
-    match error {
-        Error::Layer { source, .. } => of_differ(source),
-        Error::Build(error) => Some(of_mkfs(error)),
-        Error::Overlay(error) => Some(of_overlay(error)),
-        Error::Verity(error) => Some(of_verity(error)),
-        Error::Seal { .. } => None,
-        Error::Io { .. } | Error::WorkerDied { .. } | Error::Worker { .. } => Some(IO),
-        Error::Busy { .. } => Some(ENVIRONMENT),
-        Error::Cancelled => Some(INTERRUPTED),
-        Error::BadLocation { .. }
-        | Error::BadPlatform { .. }
-        | Error::BadChange { .. }
-        | Error::WhichImage { .. } => Some(USAGE),
-        _ => Some(INPUT),
+impl Classified for config::Error {
+    fn verdict(&self) -> Verdict {
+        Verdict::of(USAGE)
     }
 }
 
-fn of_mkfs(error: &erolith_mkfs::Error) -> u8 {
-    use erolith_mkfs::Error;
-    match error {
-        Error::Input { .. } | Error::Output(_) => IO,
-        Error::Options(_) => USAGE,
-        _ => INPUT,
+impl Classified for log::Error {
+    fn verdict(&self) -> Verdict {
+        Verdict::of(USAGE)
     }
 }
 
-fn of_overlay(error: &erolith_overlay::Error) -> u8 {
-    use erolith_overlay::Error;
-    match error {
-        Error::Image(error) => of_mkfs(error),
-        Error::Input { .. } | Error::Changed { .. } => IO,
-        _ => INPUT,
+impl Classified for socket::Error {
+    fn verdict(&self) -> Verdict {
+        Verdict::of(ENVIRONMENT)
     }
 }
 
-fn of_verity(error: &erolith_verity::dmverity::Error) -> u8 {
-    use erolith_verity::dmverity::Error;
-    match error {
-        Error::Io { .. } => IO,
-        Error::BadRoot { .. } => USAGE,
-        Error::Stopped => INTERRUPTED,
-        _ => INPUT,
+impl Classified for io::Error {
+    fn verdict(&self) -> Verdict {
+        Verdict::of(IO)
     }
 }
 
-fn of_image(error: &erolith_mkfs::image::Error) -> u8 {
-    match error {
-        erolith_mkfs::image::Error::Io { .. } => IO,
-        _ => INPUT,
+impl Classified for serve::Error {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Snapshotter(error) => error.verdict(),
+            Self::Differ(error) => error.verdict(),
+            Self::Containerd(error) => error.verdict(),
+            _ => Verdict::default(),
+        }
+    }
+}
+
+impl Classified for containerd::Error {
+    fn verdict(&self) -> Verdict {
+        Verdict::of(match (self, self.code()) {
+            (Self::Unusable { .. }, _) => USAGE,
+            (_, Code::Unavailable | Code::DeadlineExceeded | Code::Unimplemented) => ENVIRONMENT,
+            (_, Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition) => INPUT,
+            _ => IO,
+        })
+    }
+}
+
+impl Classified for erolith_snapshotter::Error {
+    fn verdict(&self) -> Verdict {
+        let code = match self.class() {
+            Class::Usage => USAGE,
+            Class::Input => INPUT,
+            Class::Environment => ENVIRONMENT,
+            Class::Io => IO,
+        };
+        Verdict { code: Some(code), advice: self.advice() }
+    }
+}
+
+impl Classified for erolith_differ::Error {
+    fn verdict(&self) -> Verdict {
+        self.facts().into()
+    }
+}
+
+impl Classified for erolith_mkfs::Error {
+    fn verdict(&self) -> Verdict {
+        ErrorFacts::from(self).into()
+    }
+}
+
+impl Classified for erolith_overlay::Error {
+    fn verdict(&self) -> Verdict {
+        ErrorFacts::from(self).into()
+    }
+}
+
+impl Classified for erolith_verity::dmverity::Error {
+    fn verdict(&self) -> Verdict {
+        ErrorFacts::from(self).into()
+    }
+}
+
+impl Classified for erolith_mkfs::image::Error {
+    fn verdict(&self) -> Verdict {
+        ErrorFacts::from(self).into()
+    }
+}
+
+impl From<ErrorFacts<'_>> for Verdict {
+    fn from(facts: ErrorFacts<'_>) -> Self {
+        let code = match facts.class {
+            ErrorClass::Usage => Some(USAGE),
+            ErrorClass::Input => Some(INPUT),
+            ErrorClass::Environment => Some(ENVIRONMENT),
+            ErrorClass::Io => Some(IO),
+            ErrorClass::Interrupted => Some(INTERRUPTED),
+            ErrorClass::OfSource => None,
+        };
+        Self { code, advice: facts.advice }
     }
 }
 
@@ -236,18 +278,24 @@ mod tests {
 
     #[test]
     fn codes_follow_the_cause_and_messages_do_not_repeat_it() {
+        use erolith_differ::error::{LayerError, ProcessError};
         use erolith_differ::{Digest, Error};
-        let layer =
-            |error| Error::Layer { index: 0, name: Digest::of(b"layer"), source: Box::new(error) };
+        let layer = |error| Error::InLayer {
+            index: 0,
+            name: Digest::of(b"layer"),
+            source: Box::new(error),
+        };
         let table = [
             (anyhow::Error::new(Usage("no".into())), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::Options("x")), USAGE),
             (anyhow::Error::new(serve::Error::from(erolith_snapshotter::Error::NoLayers)), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::TooLarge { limit: 1 }), INPUT),
             (anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound)), IO),
-            (anyhow::Error::new(layer(Error::WorkerDied { stage: "x" })), IO),
+            (anyhow::Error::new(layer(ProcessError::ThreadDied { stage: "x" }.into())), IO),
             (
-                anyhow::Error::new(layer(Error::BadAnnotation { key: "x".into(), reason: "y" })),
+                anyhow::Error::new(layer(
+                    LayerError::BadAnnotation { key: "x".into(), reason: "y" }.into(),
+                )),
                 INPUT,
             ),
         ];

@@ -9,6 +9,7 @@ use erolith_mkfs::format::{SUPER_MAGIC, SUPER_OFFSET};
 use erolith_mkfs::io::ReadAt;
 use erolith_mkfs::tar;
 
+use crate::error::LayerError;
 use crate::{Compression, Error, LayerType, Result};
 
 /// How every member of a gzip stream begins (RFC 1952, section 2.3.1).
@@ -95,11 +96,13 @@ fn is_tar(prefix: &[u8]) -> bool {
 /// anything a layer may be is taken.
 ///
 /// # Errors
-/// [`Error::UnsupportedCompression`], [`Error::NotALayer`].
+/// [`crate::error::LayerError::UnsupportedCompression`], [`crate::error::LayerError::NotALayer`].
 pub(crate) fn compression(prefix: &[u8], declared: Option<LayerType>) -> Result<Compression> {
-    let wrong = |declared| Err(Error::NotALayer { declared });
+    let wrong = |declared| Err(Error::Layer(LayerError::NotALayer { declared }));
     match (BlobKind::of(prefix), declared) {
-        (BlobKind::Foreign(found), _) => Err(Error::UnsupportedCompression { found }),
+        (BlobKind::Foreign(found), _) => {
+            Err(Error::Layer(LayerError::UnsupportedCompression { found }))
+        }
         (BlobKind::Gzip, Some(LayerType::Erofs { .. })) => wrong("EROFS"),
         (BlobKind::Gzip, _) => Ok(Compression::Gzip),
         (BlobKind::Zstd, Some(LayerType::Erofs { compression: Compression::None })) => {

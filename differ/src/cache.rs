@@ -23,6 +23,7 @@ use crate::apply::{
 use crate::content::Blob;
 use crate::convert::{Event, Progress, promised, request};
 use crate::decode::{Budget, Cancel, OnBytes};
+use crate::error::{ContentError, LayerError, ProcessError};
 use crate::oci::{ImageLayer, ImageSource};
 use crate::publish::{Durability, OutputFile};
 use crate::{Digest, Error, LayerType, Result};
@@ -126,7 +127,8 @@ fn plan<'a>(sources: &'a [ImageSource], options: &Options) -> Result<Vec<Job<'a>
                 continue;
             }
             let text = layer.diff_id.to_string();
-            let place = (options.place)(&text).ok_or(Error::BadDigest { text })?;
+            let place =
+                (options.place)(&text).ok_or(Error::Content(ContentError::BadDigest { text }))?;
             jobs.push(Job { source, layer, index, path: options.dir.join(place) });
         }
     }
@@ -167,7 +169,7 @@ impl Work<'_> {
                     let (index, name) = (job.index, name.clone());
                     return self.fail(match error {
                         Error::Cancelled => error,
-                        error => Error::Layer { index, name, source: Box::new(error) },
+                        error => Error::InLayer { index, name, source: Box::new(error) },
                     });
                 }
             }
@@ -196,7 +198,7 @@ impl Work<'_> {
             Ok((size, verity)) => {
                 Ok(Filled { diff_id, path, size, verity, outcome: Outcome::Made })
             }
-            Err(Error::Inherits) => {
+            Err(Error::Layer(LayerError::Inherits {})) => {
                 Ok(Filled { diff_id, path, size: 0, verity: None, outcome: Outcome::LeftOut })
             }
             Err(error) => Err(error),
@@ -215,7 +217,9 @@ impl Work<'_> {
         let blob = Blob::new(Arc::new(file), 0, size);
         match self.options.room.check(&blob, &self.cancel) {
             Ok(()) => {}
-            Err(error @ (Error::Cancelled | Error::Worker { .. })) => return Err(error),
+            Err(error @ (Error::Cancelled | Error::Process(ProcessError::WorkerDied { .. }))) => {
+                return Err(error);
+            }
             Err(_) => return Ok(None),
         }
         let Some(sidecar) = read_sidecar(path)? else {
@@ -315,6 +319,6 @@ struct NoLowers;
 
 impl ParentImages for NoLowers {
     fn images(&self) -> Result<Vec<Blob>> {
-        Err(Error::Inherits)
+        Err(Error::Layer(LayerError::Inherits {}))
     }
 }

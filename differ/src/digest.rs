@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 
+use crate::error::ContentError;
 use crate::{Error, Result};
 
 /// A registered digest algorithm.
@@ -86,7 +87,8 @@ impl FromStr for Digest {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::BadDigest { text: text.chars().take(200).collect() };
+        let bad =
+            || Error::Content(ContentError::BadDigest { text: text.chars().take(200).collect() });
         let (name, hex) = text.split_once(':').ok_or_else(bad)?;
         let algorithm = match name {
             "sha256" => Algorithm::Sha256,

@@ -15,7 +15,7 @@ pub mod convert;
 pub mod decode;
 mod digest;
 mod encode;
-mod error;
+pub mod error;
 mod flusher;
 pub mod keyed_semaphore;
 mod media;

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::LayerError;
 use crate::{Error, Result};
 
 /// How a blob is compressed as a whole.
@@ -60,10 +61,11 @@ impl LayerType {
     /// Understands `media_type`; parameters behind a `;` do not change what the bytes are.
     ///
     /// # Errors
-    /// [`Error::UnsupportedMediaType`] naming the type, for other compressions (xz, bzip2, lz4), encrypted layers
+    /// [`crate::error::LayerError::UnsupportedMediaType`] naming the type, for other compressions (xz, bzip2, lz4), encrypted layers
     /// and whatever is no layer.
     pub fn parse(media_type: &str) -> Result<Self> {
-        let unsupported = || Error::UnsupportedMediaType { media_type: media_type.to_owned() };
+        let unsupported =
+            || Error::Layer(LayerError::UnsupportedMediaType { media_type: media_type.to_owned() });
         let essence = essence(media_type);
         match essence {
             EROFS_LAYER | "application/vnd.erofs" => {

@@ -9,10 +9,10 @@ use crate::{tar, tree};
 #[non_exhaustive]
 pub enum Error {
     /// The archive is not one.
-    #[error("{0}")]
+    #[error(transparent)]
     Tar(#[from] tar::Error),
     /// A member cannot be part of the tree.
-    #[error("member at byte {offset}: {source}")]
+    #[error("member at byte {offset}")]
     Tree {
         /// Where the member begins in the input; 0 for sources without an order.
         offset: u64,
@@ -20,7 +20,7 @@ pub enum Error {
         source: tree::Error,
     },
     /// The input could not be read.
-    #[error("reading {what}: {source}")]
+    #[error("reading {what}")]
     Input {
         /// Which input.
         what: String,
@@ -28,7 +28,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The image could not be written.
-    #[error("writing the image: {0}")]
+    #[error("writing the image")]
     Output(#[source] io::Error),
     /// The image would be larger than the limit, or than the format can address.
     #[error("the image would exceed {limit} bytes")]
@@ -43,7 +43,7 @@ pub enum Error {
     #[error("internal error, please report it: {0} is not as planned")]
     Internal(&'static str),
     /// An image that is a source cannot be read.
-    #[error("{0}")]
+    #[error(transparent)]
     Image(#[from] crate::image::Error),
 }
 

@@ -38,10 +38,10 @@ pub enum Error {
     #[error("{0}")]
     Image(#[from] image::Error),
     /// It gets no hash tree.
-    #[error("{0}")]
+    #[error(transparent)]
     Tree(#[from] dmverity::Error),
     /// It cannot be read.
-    #[error("reading the image: {0}")]
+    #[error("reading the image")]
     Read(#[from] io::Error),
 }
 

@@ -9,7 +9,7 @@ use erolith_mkfs::image;
 #[non_exhaustive]
 pub enum Error {
     /// A file of a layer could not be read.
-    #[error("reading {what}: {source}")]
+    #[error("reading {what}")]
     Input {
         /// Which file.
         what: String,
@@ -57,7 +57,7 @@ pub enum Error {
         id: u32,
     },
     /// An image that is read or written.
-    #[error("{0}")]
+    #[error(transparent)]
     Image(#[from] erolith_mkfs::Error),
 }
 

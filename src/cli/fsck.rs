@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use erolith_differ::apply::verify_blob;
 use erolith_differ::decode::Cancel;
+use erolith_differ::error::ErrorClass;
 use erolith_mkfs::check::{self, Finding, Limits, Report, Severity, Stats};
 use erolith_mkfs::format::Layout;
 use erolith_mkfs::image::{
@@ -18,7 +19,7 @@ use erolith_verity::dmverity::{self, Header, RootHash};
 use serde_json::{Value, json};
 
 use super::stat::layout_name;
-use crate::exit::{self, Usage};
+use crate::exit::{self, Usage, causes};
 use crate::json;
 use crate::ranges::Ranges;
 use crate::source::{ImageArgs, Part};
@@ -123,7 +124,7 @@ fn check_part(args: &Args, name: String, part: anyhow::Result<Part>) -> anyhow::
 /// An error that is an answer: what is wrong with a layer. Failures of the storage are not.
 fn answer(error: anyhow::Error) -> anyhow::Result<erolith_differ::Error> {
     match error.downcast::<erolith_differ::Error>() {
-        Ok(error) if exit::is_input(&error) => Ok(error),
+        Ok(error) if error.facts().class == ErrorClass::Input => Ok(error),
         Ok(error) => Err(error.into()),
         Err(error) => Err(error),
     }
@@ -137,14 +138,14 @@ impl Checked {
 
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         if let Some(error) = &self.fault {
-            writeln!(out, "error[{}]: {error}", error.code())?;
+            writeln!(out, "error[{}]: {}", error.code(), causes(error))?;
         }
         let Some(report) = &self.report else { return writeln!(out, "{}: 1 error", self.name) };
         for finding in &report.findings {
             writeln!(out, "{}", finding_text(finding))?;
         }
         if let Some(Err(error)) = &self.verity {
-            writeln!(out, "error[{}]: {error}", error.code())?;
+            writeln!(out, "error[{}]: {}", error.code(), causes(error))?;
         }
         let is_same = matches!(self.verity, Some(Ok(())));
         let same = if is_same { "; as its dm-verity tree says" } else { "" };
@@ -157,14 +158,14 @@ impl Checked {
         let mut object = self.report.as_ref().map_or_else(|| json!({}), |r| object(r, self.data));
         object["dm_verity"] = self.verity.as_ref().map_or(Value::Null, |found| match found {
             Ok(()) => json!({ "clean": true }),
-            Err(e) => json!({ "clean": false, "code": e.code(), "error": e.to_string() }),
+            Err(e) => json!({ "clean": false, "code": e.code(), "error": causes(e) }),
         });
         if let Some(layer) = self.layer {
             object["layer"] = layer.into();
         }
         if let Some(error) = &self.fault {
             object["clean"] = false.into();
-            object["error"] = json!({ "code": error.code(), "text": error.to_string() });
+            object["error"] = json!({ "code": error.code(), "text": causes(error) });
         }
         object
     }

@@ -115,7 +115,7 @@ impl<'a> Opener<'a> {
         let image = from.blob(layer).and_then(|blob| self.image(&short, blob, request, below));
         let blob = image.map_err(|source| {
             let name = layer.descriptor().map_or(&layer.diff_id, |d| &d.digest).clone();
-            erolith_differ::Error::Layer { index, name, source: Box::new(source) }
+            erolith_differ::Error::InLayer { index, name, source: Box::new(source) }
         })?;
         let opened = OverlayLayer::image(Arc::new(blob.clone()))?;
         Ok((blob, opened))

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use erolith_differ::apply::verify_blob;
 use erolith_differ::content::Blob;
 use erolith_differ::decode::Cancel;
+use erolith_differ::error::MismatchError;
 use erolith_differ::oci::{ImageLayer as BlobLayer, ImageSource, Location, Platform, Transport};
 use erolith_differ::{Compression, Digest, LayerType};
 use erolith_mkfs::check::{self, Limits};
@@ -134,7 +135,9 @@ fn damage(blobs: &[(Digest, Blob)], error: erolith_snapshotter::Error) -> anyhow
         verify_blob(blob, digest, blob.len(), &Cancel::default()).err()
     };
     match blobs.iter().find_map(is_damaged) {
-        Some(found @ erolith_differ::Error::BlobDigest { .. }) => found.into(),
+        Some(found @ erolith_differ::Error::Mismatch(MismatchError::BlobDigest { .. })) => {
+            found.into()
+        }
         _ => error.into(),
     }
 }

@@ -287,7 +287,7 @@ impl Default for Differ {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The file cannot be read.
-    #[error("reading {}: {source}", .path.display())]
+    #[error("reading {}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,

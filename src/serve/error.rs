@@ -1,8 +1,10 @@
 //! What went wrong with a request, and the one place that says which gRPC code it has.
 
-use std::io::{self, ErrorKind};
+use std::io;
+use std::iter::successors;
 use std::path::PathBuf;
 
+use erolith_differ::error::ErrorStatus;
 use erolith_snapshotter::Status as Kind;
 use tonic::Code;
 
@@ -34,7 +36,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Containerd(#[from] containerd::Error),
     /// Our own storage failed.
-    #[error("{action} {}: {source}", .path.display())]
+    #[error("{action} {}", .path.display())]
     Storage {
         /// What was tried.
         action: &'static str,
@@ -44,9 +46,7 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// A layer is unpacked beside the one below it, which does not come.
-    #[error(
-        "the layer takes attributes from the layer below it, {chain}, which is not there: {source}"
-    )]
+    #[error("the layer takes attributes from the layer below it, {chain}, which is not there")]
     Below {
         /// The chain that the missing layer ends.
         chain: String,
@@ -63,14 +63,13 @@ impl Error {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Snapshotter(error) => code_of(error.status()),
-            Self::Differ(erolith_differ::Error::Cancelled) => Code::Cancelled,
-            Self::Differ(error) => code_of(kind_of_differ(error)),
+            Self::Differ(error) => code_of_differ(error),
             Self::Request(_) => Code::InvalidArgument,
             Self::NotOurs(_) | Self::MediaType(_) => Code::Unimplemented,
             // From us, this code would send containerd to its next differ.
             Self::Containerd(error) if error.code() == Code::Unimplemented => Code::Internal,
             Self::Containerd(error) => error.code(),
-            Self::Storage { source, .. } => code_of(kind_of_io(source)),
+            Self::Storage { source, .. } => code_of_status(ErrorStatus::of_io(source)),
             Self::Below { source: Missing::Silent(_) | Missing::Removed, .. } => Code::Unavailable,
             Self::Below { .. } => Code::FailedPrecondition,
             Self::WorkerDied => Code::Internal,
@@ -93,54 +92,30 @@ fn code_of(kind: Kind) -> Code {
     }
 }
 
-/// What an error of a layer is to a caller. A layer that is damaged is the caller's; only what another differ may
-/// understand is [`Kind::Unimplemented`].
-fn kind_of_differ(error: &erolith_differ::Error) -> Kind {
-    use erolith_differ::Error as E;
-    match error {
-        E::ForeignIndex { .. } => Kind::FailedPrecondition,
-        E::UnsupportedMediaType { .. } => Kind::Unimplemented,
-        E::BlobMissing { .. } => Kind::NotFound,
-        E::OutputBudget { .. } | E::RatioBudget { .. } | E::TimeBudget { .. } => {
-            Kind::ResourceExhausted
+/// That of an error of a layer. What seals is the snapshotter.
+fn code_of_differ(error: &erolith_differ::Error) -> Code {
+    match error.facts().status {
+        ErrorStatus::OfSource => {
+            let mut sources = successors(std::error::Error::source(error), |error| error.source());
+            let found =
+                sources.find_map(|source| source.downcast_ref::<erolith_snapshotter::Error>());
+            found.map_or(Code::Internal, |error| code_of(error.status()))
         }
-        E::BlobSize { .. } | E::BlobDigest { .. } | E::DiffId { .. } => Kind::DataLoss,
-        E::Processor { .. } | E::ProcessorLoop { .. } => Kind::FailedPrecondition,
-        E::Busy { .. } => Kind::Unavailable,
-        E::WorkerDied { .. } | E::Worker { .. } => Kind::Internal,
-        E::Io { source, .. } => kind_of_io(source),
-        E::Build(
-            erolith_mkfs::Error::Input { source, .. } | erolith_mkfs::Error::Output(source),
-        ) => kind_of_io(source),
-        E::Overlay(error) => kind_of_overlay(error),
-        E::Seal { source, .. } => kind_of_seal(source.as_ref()),
-        E::Layer { source, .. } => kind_of_differ(source),
-        _ => Kind::InvalidArgument,
+        status => code_of_status(status),
     }
 }
 
-/// Those of images are told apart already.
-fn kind_of_overlay(error: &erolith_overlay::Error) -> Kind {
-    use erolith_overlay::Error as E;
-    match error {
-        E::Input { source, .. } => kind_of_io(source),
-        // Who writes to the snapshot may have stopped by the next time.
-        E::Changed { .. } => Kind::Unavailable,
-        E::Index { .. } | E::Marks { .. } => Kind::FailedPrecondition,
-        _ => Kind::InvalidArgument,
-    }
-}
-
-/// It is the snapshotter that seals.
-fn kind_of_seal(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Kind {
-    let error = error.downcast_ref::<erolith_snapshotter::Error>();
-    error.map_or(Kind::Internal, erolith_snapshotter::Error::status)
-}
-
-fn kind_of_io(error: &io::Error) -> Kind {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Kind::ResourceExhausted,
-        _ => Kind::Internal,
+fn code_of_status(status: ErrorStatus) -> Code {
+    match status {
+        ErrorStatus::InvalidArgument => Code::InvalidArgument,
+        ErrorStatus::NotFound => Code::NotFound,
+        ErrorStatus::FailedPrecondition => Code::FailedPrecondition,
+        ErrorStatus::Unimplemented => Code::Unimplemented,
+        ErrorStatus::Unavailable => Code::Unavailable,
+        ErrorStatus::ResourceExhausted => Code::ResourceExhausted,
+        ErrorStatus::DataLoss => Code::DataLoss,
+        ErrorStatus::Cancelled => Code::Cancelled,
+        ErrorStatus::Internal | ErrorStatus::OfSource => Code::Internal,
     }
 }
 
@@ -153,6 +128,10 @@ impl From<Error> for tonic::Status {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
+    use erolith_differ::error::{BudgetError, ContentError, LayerError, ProcessError};
+
     use super::*;
 
     #[test]
@@ -172,6 +151,8 @@ mod tests {
         };
         let asked =
             |code| Error::from(containerd::Error::answer("a")(tonic::Status::new(code, "m")));
+        let of = |error: erolith_differ::Error| Error::Differ(error);
+        let reported = ProcessError::Reported { code: "tar-checksum".into(), text: "x".into() };
         let media_type = String::from("text/plain");
         for (error, code) in [
             (Error::NotOurs("no"), Code::Unimplemented),
@@ -181,26 +162,16 @@ mod tests {
             (asked(Code::NotFound), Code::NotFound),
             (asked(Code::Unavailable), Code::Unavailable),
             (asked(Code::Unimplemented), Code::Internal),
-            (
-                erolith_differ::Error::UnsupportedMediaType { media_type }.into(),
-                Code::Unimplemented,
-            ),
-            (erolith_differ::Error::BlobMissing { digest }.into(), Code::NotFound),
-            (erolith_differ::Error::OutputBudget { limit: 1 }.into(), Code::ResourceExhausted),
-            (erolith_differ::Error::Cancelled.into(), Code::Cancelled),
-            (erolith_differ::Error::Worker { ended: "x".into() }.into(), Code::Internal),
-            (
-                erolith_differ::Error::Told { code: "tar-checksum".into(), text: "x".into() }
-                    .into(),
-                Code::InvalidArgument,
-            ),
-            (io(ErrorKind::StorageFull).into(), Code::ResourceExhausted),
+            (of(LayerError::UnsupportedMediaType { media_type }.into()), Code::Unimplemented),
+            (of(ContentError::BlobMissing { digest }.into()), Code::NotFound),
+            (of(BudgetError::Output { limit: 1 }.into()), Code::ResourceExhausted),
+            (of(erolith_differ::Error::Cancelled), Code::Cancelled),
+            (of(ProcessError::WorkerDied { ended: "x".into() }.into()), Code::Internal),
+            (of(reported.into()), Code::InvalidArgument),
+            (of(io(ErrorKind::StorageFull)), Code::ResourceExhausted),
             (seal(), Code::ResourceExhausted),
-            (io(ErrorKind::PermissionDenied).into(), Code::Internal),
-            (
-                Error::Differ(erolith_differ::Error::UnsupportedCompression { found: "xz" }),
-                Code::InvalidArgument,
-            ),
+            (of(io(ErrorKind::PermissionDenied)), Code::Internal),
+            (of(LayerError::UnsupportedCompression { found: "xz" }.into()), Code::InvalidArgument),
             (
                 Error::Snapshotter(erolith_snapshotter::Error::NoLayers),
                 code_of(erolith_snapshotter::Error::NoLayers.status()),

@@ -58,7 +58,7 @@ pub(crate) enum Error {
     #[error("the sockets from the service manager: {0}")]
     Activation(&'static str),
     /// A system call failed.
-    #[error("{action} {}: {source}", .path.display())]
+    #[error("{action} {}", .path.display())]
     Io {
         /// What was tried.
         action: &'static str,

@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use erolith_differ::error::OciImageError;
 use erolith_differ::oci::{Image, ImageSource, Location, Platform, Select, Transport};
 
 use crate::exit::{BadInput, Usage};
@@ -103,7 +104,7 @@ impl FromStr for Named {
         }
         if text.starts_with("docker://") {
             let (text, reason) = (text.to_owned(), Location::advice(text));
-            return Err(erolith_differ::Error::BadLocation { text, reason });
+            return Err(erolith_differ::Error::Image(OciImageError::BadLocation { text, reason }));
         }
         Ok(Self::Path(text.into()))
     }

@@ -51,8 +51,11 @@ fn dependencies(manifest: &Path) -> BTreeMap<String, BTreeSet<String>> {
     out
 }
 
-/// Every Rust source below a directory.
+/// Every Rust source below a directory; or the one file.
 fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
+    if dir.is_file() {
+        return vec![(dir.to_owned(), fs::read_to_string(dir).unwrap())];
+    }
     let mut out = Vec::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {
@@ -274,6 +277,22 @@ fn one_file_knows_how_a_format_begins() {
         }
         assert_eq!(files, BTreeSet::from([root().join(file)]), "{magic}");
     }
+}
+
+/// A message leaves its source to the chain of causes, and families of errors are small.
+#[test]
+fn errors_are_small_families_that_do_not_print_their_sources() {
+    for dir in ["src", "mkfs/src", "differ/src"] {
+        let mut lines = found(&root().join(dir), &["{source}", "{source:"]);
+        lines.retain(|line| line.contains("error("));
+        assert_eq!(lines, [""; 0]);
+    }
+    let families = fs::read_to_string(root().join("differ/src/error/families.rs")).unwrap();
+    for family in families.split("error_family! {").skip(1) {
+        let rows = family.matches("\n            = (").count();
+        assert!((1..=12).contains(&rows), "{rows} rows: {family}");
+    }
+    assert_eq!(found(&root().join("src/exit.rs"), &[".contains("]), [""; 0]);
 }
 
 fn lines_of(document: &str) -> usize {

@@ -6,6 +6,7 @@ use erolith_verity::dmverity::sidecar::Sidecar;
 use erolith_verity::dmverity::{self, DmVerityTree, RootHash, Signature};
 
 use crate::decode::Cancel;
+use crate::error::LayerError;
 use crate::{Error, Result};
 
 /// What the annotations of a layer about its tree begin with. The tree is part of the uncompressed layer.
@@ -35,10 +36,11 @@ pub fn to_annotations(verity: &DmVerityTree) -> [(&'static str, String); 3] {
 /// What the annotations of a layer say about its tree; `None`: nothing.
 ///
 /// # Errors
-/// [`Error::BadAnnotation`]: a promise that cannot be understood is not passed over.
+/// [`crate::error::LayerError::BadAnnotation`]: a promise that cannot be understood is not passed over.
 pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<DmVerityTree>> {
-    let bad =
-        |key: &str, reason: &'static str| Error::BadAnnotation { key: key.to_owned(), reason };
+    let bad = |key: &str, reason: &'static str| {
+        Error::Layer(LayerError::BadAnnotation { key: key.to_owned(), reason })
+    };
     let (root, hash_offset, block_size) = (get(ROOT_DIGEST), get(HASH_OFFSET), get(BLOCK_SIZE));
     let (root, hash_offset) = match (root, hash_offset) {
         (None, None) => return Ok(None),
@@ -57,11 +59,12 @@ pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Opt
 /// The signature of the root hash that the annotations of a layer have. It says something only beside a root hash.
 ///
 /// # Errors
-/// [`Error::BadAnnotation`].
+/// [`crate::error::LayerError::BadAnnotation`].
 pub fn signature_from_annotations<'a>(
     get: impl Fn(&str) -> Option<&'a str>,
 ) -> Result<Option<Signature>> {
-    let bad = |reason| Error::BadAnnotation { key: SIGNATURE.to_owned(), reason };
+    let bad =
+        |reason| Error::Layer(LayerError::BadAnnotation { key: SIGNATURE.to_owned(), reason });
     let Some(text) = get(SIGNATURE) else { return Ok(None) };
     if get(ROOT_DIGEST).is_none() {
         return Err(bad("there is no root hash that it could be of"));

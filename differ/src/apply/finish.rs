@@ -55,7 +55,7 @@ impl ImageName<'_> {
     /// Protects `image` and gives it the name. `known` is what was computed while it was written.
     ///
     /// # Errors
-    /// [`Error::FsVerity`] and [`Error::Verity`] for an image that is not what was promised, [`Error::Cancelled`],
+    /// [`crate::error::LayerError::FsVerity`] and [`Error::Verity`] for an image that is not what was promised, [`Error::Cancelled`],
     /// [`Error::Seal`], and what the storage reports. The image does not have the name then.
     pub(crate) fn finish(
         &self,

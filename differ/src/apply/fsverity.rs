@@ -5,6 +5,7 @@ use erolith_mkfs::io::ReadAt;
 use erolith_verity::fsverity::Digest;
 
 use crate::decode::Cancel;
+use crate::error::LayerError;
 use crate::{Error, Result};
 
 /// The annotation of a layer that promises the digest of its image, `sha256:<hex>`.
@@ -13,10 +14,14 @@ pub const ANNOTATION: &str = "org.erofs.fsverity.digest";
 /// What the annotations of a layer promise; `None`: nothing.
 ///
 /// # Errors
-/// [`Error::BadAnnotation`]: a promise that cannot be understood is not passed over.
+/// [`crate::error::LayerError::BadAnnotation`]: a promise that cannot be understood is not passed over.
 pub fn from_annotations<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Option<Digest>> {
-    let bad =
-        || Error::BadAnnotation { key: ANNOTATION.to_owned(), reason: "it is no sha256 digest" };
+    let bad = || {
+        Error::Layer(LayerError::BadAnnotation {
+            key: ANNOTATION.to_owned(),
+            reason: "it is no sha256 digest",
+        })
+    };
     get(ANNOTATION).map(|text| Digest::parse(text).ok_or_else(bad)).transpose()
 }
 
@@ -31,11 +36,15 @@ pub(super) fn of(image: &dyn ReadAt, cancel: &Cancel) -> Result<Digest> {
 /// Refuses an image that has another digest than was promised.
 ///
 /// # Errors
-/// [`Error::FsVerity`], [`Error::Cancelled`], and what the storage reports.
+/// [`crate::error::LayerError::FsVerity`], [`Error::Cancelled`], and what the storage reports.
 pub(super) fn require(image: &dyn ReadAt, promised: Option<Digest>, cancel: &Cancel) -> Result<()> {
     let Some(expected) = promised else { return Ok(()) };
     let actual = of(image, cancel)?;
-    if actual == expected { Ok(()) } else { Err(Error::FsVerity { expected, actual }) }
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(Error::Layer(LayerError::FsVerity { expected, actual }))
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::parents::{LowerImage, ParentImages};
 use super::{Times, dm_verity, image_uuid};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, Decoded, LayerStream, OnBytes, Request, Watched};
+use crate::error::LayerError;
 use crate::sandbox::Worker;
 use crate::{Error, Result};
 
@@ -115,7 +116,7 @@ impl Isolation {
     ///
     /// # Errors
     /// Everything that can be wrong with the blob, the archive or the image; what the storage reports; and
-    /// [`Error::Worker`]. Nothing is published.
+    /// [`crate::error::ProcessError::WorkerDied`]. Nothing is published.
     pub(crate) fn convert<S: Staging>(
         &self,
         staging: S,
@@ -140,7 +141,7 @@ impl Isolation {
     /// Refuses an image that no kernel should see.
     ///
     /// # Errors
-    /// [`Error::BadImage`], what the storage reports, and [`Error::Worker`].
+    /// [`crate::error::LayerError::BadImage`], what the storage reports, and [`crate::error::ProcessError::WorkerDied`].
     pub(crate) fn check(&self, image: &Blob, cancel: &Cancel) -> Result<()> {
         match self {
             Self::Here => check_image(image),
@@ -255,9 +256,9 @@ pub(crate) fn check_image(image: &dyn ReadAt) -> Result<()> {
     let report = check::check(image, &[], &check::Limits::default());
     let report = report.map_err(Error::io("checking an image"))?;
     let Some(finding) = report.errors().next() else { return Ok(()) };
-    Err(Error::BadImage {
+    Err(Error::Layer(LayerError::BadImage {
         code: finding.code().into(),
         reason: finding.corruption.to_string(),
         path: String::from_utf8_lossy(&finding.path).into_owned(),
-    })
+    }))
 }

@@ -22,6 +22,7 @@ use super::verify::{explain, hash_all};
 use super::{Times, share};
 use crate::content::{Blob, Staging as _};
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
+use crate::error::{LayerError, MismatchError, ProcessError};
 use crate::processors::{self, Input, Payloads, Processed, Processor, Step};
 use crate::publish::{Durability, FileProtector, OutputFile};
 use crate::{Compression, Digest, Error, LayerType, Result};
@@ -146,9 +147,9 @@ pub struct Applied {
 /// before the image has its name.
 ///
 /// # Errors
-/// [`crate::Error::UnsupportedMediaType`] for what is no layer; what is wrong with the blob, the archive or the image;
-/// [`crate::Error::FsVerity`] and [`crate::Error::Verity`] for one that is not what its hash tree says;
-/// [`crate::Error::Cancelled`]; [`crate::Error::Worker`]; and what the storage reports. Nothing is published then.
+/// [`crate::error::LayerError::UnsupportedMediaType`] for what is no layer; what is wrong with the blob, the archive or the image;
+/// [`crate::error::LayerError::FsVerity`] and [`crate::Error::Verity`] for one that is not what its hash tree says;
+/// [`crate::Error::Cancelled`]; [`crate::error::ProcessError::WorkerDied`]; and what the storage reports. Nothing is published then.
 pub fn apply(
     source: LayerInput,
     layer: &LayerSpec,
@@ -271,7 +272,8 @@ impl Application<'_> {
         let job = LayerJob { task, source, told, request, wanted };
         let StagedImage { staging, source, summary, inherits, protected, times } =
             options.room.convert(staging, job, lowers)?;
-        let digest = source.diff_id.ok_or(Error::WorkerDied { stage: "hasher" })?;
+        let digest =
+            source.diff_id.ok_or(Error::Process(ProcessError::ThreadDied { stage: "hasher" }))?;
         let (image, size) = (CompleteImage::Staged(staging), source.size);
         self.publish(WrittenImage { image, how, digest, size, inherits, summary, protected, times })
     }
@@ -313,10 +315,16 @@ impl Application<'_> {
         let LayerSpec { digest, size, diff_id, .. } = self.layer;
         if blob.len() != *size {
             let digest = digest.clone();
-            return Err(Error::BlobSize { digest, expected: *size, actual: blob.len() });
+            return Err(Error::Mismatch(MismatchError::BlobSize {
+                digest,
+                expected: *size,
+                actual: blob.len(),
+            }));
         }
         match diff_id.clone().filter(|expected| expected != digest) {
-            Some(expected) => Err(Error::DiffId { expected, actual: digest.clone() }),
+            Some(expected) => {
+                Err(Error::Mismatch(MismatchError::DiffId { expected, actual: digest.clone() }))
+            }
             None => Ok(()),
         }
     }
@@ -345,7 +353,10 @@ impl Application<'_> {
                     Ok(())
                 })?;
                 if actual != *expected {
-                    return Err(Error::BlobDigest { expected: expected.clone(), actual });
+                    return Err(Error::Mismatch(MismatchError::BlobDigest {
+                        expected: expected.clone(),
+                        actual,
+                    }));
                 }
             }
         }
@@ -378,12 +389,12 @@ impl Application<'_> {
 fn damage(blob: &Blob, layer: &LayerSpec, error: Error, options: &Options) -> Error {
     let is_about_content = match &error {
         Error::Build(error) => error.is_about_content(),
-        Error::Corrupt { .. }
-        | Error::NotALayer { .. }
-        | Error::UnsupportedCompression { .. }
-        | Error::DiffId { .. }
-        | Error::BadImage { .. }
-        | Error::Told { .. } => true,
+        Error::Layer(LayerError::Corrupt { .. })
+        | Error::Layer(LayerError::NotALayer { .. })
+        | Error::Layer(LayerError::UnsupportedCompression { .. })
+        | Error::Mismatch(MismatchError::DiffId { .. })
+        | Error::Layer(LayerError::BadImage { .. })
+        | Error::Process(ProcessError::Reported { .. }) => true,
         _ => false,
     };
     if is_about_content { explain(blob, &layer.digest, error, &options.cancel) } else { error }

@@ -11,6 +11,7 @@ use super::parents::ParentImages;
 use super::verify::explain;
 use crate::content::{Blob, ScratchFile};
 use crate::decode::{Cancel, OnBytes, Request};
+use crate::error::MismatchError;
 use crate::{BlobKind, Compression, Error, LayerType, Result};
 
 /// Opens layers as images.
@@ -66,7 +67,11 @@ impl LayerOpener {
         let expected = request.blob.as_ref();
         if let Some((digest, size)) = expected.filter(|(_, size)| *size != blob.len()) {
             let (digest, expected) = (digest.clone(), *size);
-            return Err(Error::BlobSize { digest, expected, actual: blob.len() });
+            return Err(Error::Mismatch(MismatchError::BlobSize {
+                digest,
+                expected,
+                actual: blob.len(),
+            }));
         }
         match (check_image(&blob), expected) {
             (Ok(()), _) => Ok(blob),

@@ -10,6 +10,7 @@ use erolith_mkfs::marks::{self, Marks};
 use erolith_mkfs::tree::{LowerDir, LowerTree};
 
 use crate::content::Blob;
+use crate::error::LayerError;
 use crate::{Error, Result};
 
 /// The layers below, to be asked for when it turns out that they matter.
@@ -85,5 +86,5 @@ impl LowerTree for LowerImage {
 
 fn lower_failed(error: erolith_mkfs::image::Error) -> Error {
     let (code, reason) = (error.code().into(), error.to_string());
-    Error::BadImage { code, reason, path: String::new() }
+    Error::Layer(LayerError::BadImage { code, reason, path: String::new() })
 }

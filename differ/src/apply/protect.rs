@@ -50,7 +50,7 @@ impl Protect {
     /// computed while the image was written; what is promised is computed again here, because a worker may have written it.
     ///
     /// # Errors
-    /// [`crate::Error::FsVerity`], [`crate::Error::Verity`], [`crate::Error::Cancelled`], and what the storage reports.
+    /// [`crate::error::LayerError::FsVerity`], [`crate::Error::Verity`], [`crate::Error::Cancelled`], and what the storage reports.
     pub(super) fn complete(
         &self,
         file: &File,

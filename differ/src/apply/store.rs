@@ -14,6 +14,7 @@ use super::protect::Protect;
 use super::verify::hash_all;
 use crate::content::{Blob, Ingest, Mode, OciLayout, Provider as _, Staging};
 use crate::decode::{Cancel, LayerStream, Request};
+use crate::error::MismatchError;
 use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
 
 /// How an image layer is stored.
@@ -161,7 +162,7 @@ pub(crate) fn verify(blob: &Blob, sealed: &Sealed, output: Output, cancel: &Canc
 /// Copies a blob into `store`, unless it is there, and verifies the copy.
 ///
 /// # Errors
-/// [`Error::BlobSize`], [`Error::BlobDigest`], and what the storage reports.
+/// [`crate::error::MismatchError::BlobSize`], [`crate::error::MismatchError::BlobDigest`], and what the storage reports.
 pub(crate) fn copy_blob(
     store: &OciLayout,
     blob: &Blob,
@@ -169,7 +170,9 @@ pub(crate) fn copy_blob(
     size: u64,
     cancel: &Cancel,
 ) -> Result<()> {
-    let mismatch = |actual| Error::BlobSize { digest: digest.clone(), expected: size, actual };
+    let mismatch = |actual| {
+        Error::Mismatch(MismatchError::BlobSize { digest: digest.clone(), expected: size, actual })
+    };
     let hash_blob = |blob: &Blob| hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()));
     if blob.len() != size {
         return Err(mismatch(blob.len()));
@@ -195,7 +198,10 @@ pub(crate) fn copy_blob(
     let copy = Blob::new(Arc::new(sink.into_file()), 0, size);
     let actual = hash_blob(&copy)?;
     if actual != *digest {
-        return Err(Error::BlobDigest { expected: digest.clone(), actual });
+        return Err(Error::Mismatch(MismatchError::BlobDigest {
+            expected: digest.clone(),
+            actual,
+        }));
     }
     ingest.commit(digest, size)
 }

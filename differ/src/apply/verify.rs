@@ -6,6 +6,7 @@ use erolith_mkfs::io::ReadAt;
 
 use crate::content::Blob;
 use crate::decode::Cancel;
+use crate::error::MismatchError;
 use crate::{Algorithm, Digest, Error, Hasher, Result};
 
 /// Digests all of `from`, and shows every part of it to `each`.
@@ -36,17 +37,21 @@ pub(super) fn hash_all(
 /// Verifies that a blob is what its descriptor says. All of it is read.
 ///
 /// # Errors
-/// [`Error::BlobSize`], [`Error::BlobDigest`], [`Error::Cancelled`], and what the storage reports.
+/// [`crate::error::MismatchError::BlobSize`], [`crate::error::MismatchError::BlobDigest`], [`Error::Cancelled`], and what the storage reports.
 pub fn verify_blob(blob: &Blob, digest: &Digest, size: u64, cancel: &Cancel) -> Result<()> {
     if blob.len() != size {
         let digest = digest.clone();
-        return Err(Error::BlobSize { digest, expected: size, actual: blob.len() });
+        return Err(Error::Mismatch(MismatchError::BlobSize {
+            digest,
+            expected: size,
+            actual: blob.len(),
+        }));
     }
     let actual = hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()))?;
     if actual == *digest {
         Ok(())
     } else {
-        Err(Error::BlobDigest { expected: digest.clone(), actual })
+        Err(Error::Mismatch(MismatchError::BlobDigest { expected: digest.clone(), actual }))
     }
 }
 
@@ -54,7 +59,9 @@ pub fn verify_blob(blob: &Blob, digest: &Digest, size: u64, cancel: &Cancel) -> 
 /// `error`. All of the blob is read.
 pub fn explain(blob: &Blob, digest: &Digest, error: Error, cancel: &Cancel) -> Error {
     match verify_blob(blob, digest, blob.len(), cancel) {
-        Err(found @ (Error::BlobDigest { .. } | Error::Cancelled)) => found,
+        Err(found @ (Error::Mismatch(MismatchError::BlobDigest { .. }) | Error::Cancelled)) => {
+            found
+        }
         _ => error,
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::content::ContentStore;
+use crate::error::{BudgetError, MismatchError, OciImageError};
 use crate::oci::{CONFIG_LIMIT, MAX_DEPTH};
 use crate::oci::{
     Config, Descriptor, Document, Index, MANIFEST_LIMIT, Manifest, Platform, is_runnable,
@@ -71,7 +72,11 @@ impl<S: ContentStore> Search<'_, S> {
     fn index(&mut self, index: &Index, depth: usize) -> Result<Option<Base>, S::Error> {
         if depth > MAX_DEPTH {
             let reason = format!("indexes are nested more than {MAX_DEPTH} deep");
-            return Err(Error::BadDocument { what: "index".to_owned(), reason }.into());
+            return Err(Error::Image(OciImageError::BadDocument {
+                what: "index".to_owned(),
+                reason,
+            })
+            .into());
         }
         let host = Platform::host();
         let is_ours =
@@ -104,14 +109,16 @@ impl<S: ContentStore> Search<'_, S> {
     fn read(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, S::Error> {
         let (digest, size) = (&described.digest, described.size);
         if size > limit {
-            return Err(Error::DocumentTooLarge { digest: digest.clone(), size, limit }.into());
+            let digest = digest.clone();
+            return Err(Error::Budget(BudgetError::Document { digest, size, limit }).into());
         }
         let Some(bytes) = self.store.document(described, limit)? else { return Ok(None) };
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
         let actual = hasher.finish();
         if actual != *digest {
-            return Err(Error::BlobDigest { expected: digest.clone(), actual }.into());
+            let expected = digest.clone();
+            return Err(Error::Mismatch(MismatchError::BlobDigest { expected, actual }).into());
         }
         Ok(Some(bytes))
     }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 
 use super::words;
+use crate::error::OciImageError;
 use crate::oci::Config;
 use crate::{Error, Result};
 
@@ -77,14 +78,14 @@ impl FromStr for Change {
 }
 
 fn bad(text: &str, reason: impl Into<String>) -> Error {
-    Error::BadChange { text: text.to_owned(), reason: reason.into() }
+    Error::Image(OciImageError::BadChange { text: text.to_owned(), reason: reason.into() })
 }
 
 impl Change {
     /// The config with all of `changes`, in their order.
     ///
     /// # Errors
-    /// [`Error::BadChange`]; [`Error::BadDocument`] for a config that another reader could read in another way.
+    /// [`crate::error::OciImageError::BadChange`]; [`crate::error::OciImageError::BadDocument`] for a config that another reader could read in another way.
     pub fn apply_all(changes: &[Self], config: &Config) -> Result<Config> {
         let mut json = config.json().clone();
         if changes.is_empty() {
@@ -94,7 +95,9 @@ impl Change {
         if section.is_null() {
             *section = json!({});
         }
-        let damaged = |reason: String| Error::BadDocument { what: "config".to_owned(), reason };
+        let damaged = |reason: String| {
+            Error::Image(OciImageError::BadDocument { what: "config".to_owned(), reason })
+        };
         let section = section.as_object_mut();
         let section = section.ok_or_else(|| damaged("its config is no JSON object".to_owned()))?;
         // Go ignores case, so what it would take for a member must not be beside it.

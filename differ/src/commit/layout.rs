@@ -7,6 +7,7 @@ use super::{Addition, BaseImage, CommittedImage, CommittedLayer, Origin, add_lay
 use crate::apply::copy_blob;
 use crate::content::{Mode, OciLayout, Staging};
 use crate::decode::Cancel;
+use crate::error::OciImageError;
 use crate::oci::{
     CONTAINERD_NAME, Descriptor, Destination, Image, ImageSource, LayerPosition, REF_NAME,
 };
@@ -27,7 +28,7 @@ pub struct WrittenBlob {
 /// `write` writes to a file. Returns it, and the digest of the manifest of the image below.
 ///
 /// # Errors
-/// [`Error::BadChange`]; what `write` reports; what is wrong with the base; what the storage reports. The destination then
+/// [`crate::error::OciImageError::BadChange`]; what `write` reports; what is wrong with the base; what the storage reports. The destination then
 /// shows what it showed before.
 pub fn commit(
     base: &ImageSource,
@@ -38,7 +39,10 @@ pub fn commit(
 ) -> Result<(CommittedImage, Digest)> {
     let [image] = base.images.as_slice() else {
         let reason = "it is not a single image".to_owned();
-        return Err(Error::BadDocument { what: "the image below".to_owned(), reason });
+        return Err(Error::Image(OciImageError::BadDocument {
+            what: "the image below".to_owned(),
+            reason,
+        }));
     };
     let layout = destination.layout();
     let origin = origin(image);
@@ -69,7 +73,7 @@ fn copy_layers(
             let reason =
                 "an archive of docker save lists no blobs; erolith convert makes an image of it";
             let (what, reason) = ("the image below".to_owned(), reason.to_owned());
-            return Err(Error::BadDocument { what, reason });
+            return Err(Error::Image(OciImageError::BadDocument { what, reason }));
         };
         let blob = base.blob(layer)?;
         copy_blob(layout, &blob, &descriptor.digest, descriptor.size, cancel)?;

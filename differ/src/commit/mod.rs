@@ -17,6 +17,7 @@ pub use self::change::Change;
 use crate::content::{ContentStore, Reference};
 use crate::convert::{SOURCE_DIGEST, UNCOMPRESSED};
 use crate::decode::Cancel;
+use crate::error::OciImageError;
 use crate::media::oci_layer_type;
 use crate::oci::{CONFIG, Config, Descriptor, MANIFEST, Manifest};
 use crate::{Compression, Digest, Error, LayerType, Result};
@@ -41,7 +42,7 @@ impl CommittedLayer {
     /// A layer of the type that its descriptor says. A compressed EROFS image is listed with the digest of the image.
     ///
     /// # Errors
-    /// [`Error::UnsupportedMediaType`].
+    /// [`crate::error::LayerError::UnsupportedMediaType`].
     pub fn new(descriptor: Descriptor, diff_id: Digest) -> Result<Self> {
         let layer_type = LayerType::parse(&descriptor.media_type)?;
         let descriptor = match layer_type {
@@ -173,7 +174,7 @@ fn put<S: ContentStore>(
 /// The config of an image that was made of the one with the config `base` by adding `layer`.
 ///
 /// # Errors
-/// [`Error::BadDocument`] for a base whose history is no list.
+/// [`crate::error::OciImageError::BadDocument`] for a base whose history is no list.
 pub fn config(base: &Config, layer: &CommittedLayer, note: &Note) -> Result<Config> {
     let mut json = base.json().clone();
     json.insert("created".to_owned(), json!(note.created));
@@ -195,7 +196,7 @@ fn history(json: &Map<String, Value>, layers: usize, note: &Note) -> Result<Vec<
         Some(Value::Array(history)) => history.clone(),
         Some(_) => {
             let (what, reason) = ("config".to_owned(), "its history is no list".to_owned());
-            return Err(Error::BadDocument { what, reason });
+            return Err(Error::Image(OciImageError::BadDocument { what, reason }));
         }
     };
     let is_layer = |entry: &&Value| entry.get("empty_layer") != Some(&Value::Bool(true));

@@ -8,6 +8,7 @@ use super::layout::{WrittenBlob, commit};
 use super::*;
 use crate::content::OciLayout;
 use crate::decode::Cancel;
+use crate::error::ContentError;
 use crate::oci::{
     CONFIG, DOCKER_CONFIG, DOCKER_MANIFEST, Destination, Document, INDEX, ImageSource, Index,
     MANIFEST, Platform, REF_NAME, Select,
@@ -385,7 +386,7 @@ fn a_layer_that_cannot_be_written_leaves_no_image() {
                 let digest = Digest::of(b"");
                 return Ok(WrittenBlob { digest: digest.clone(), size: 0, diff_id: digest });
             }
-            Err(Error::BlobMissing { digest: Digest::of(b"x") })
+            Err(Error::Content(ContentError::BlobMissing { digest: Digest::of(b"x") }))
         });
         let want = if cancels { "cancelled" } else { "blob-missing" };
         assert_eq!(made.unwrap_err().code(), want);

@@ -11,6 +11,7 @@ use erolith_overlay::{FileHandle, FileHandles, INDEX_DIR, IndexDir, Origin, Over
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::error::LayerError;
 use crate::sys::handle::Kernel;
 use crate::{Error, Result};
 
@@ -27,7 +28,7 @@ pub fn directory(path: &Path) -> Result<Arc<OverlayLayer>> {
 /// an index of which upper directory it is.
 ///
 /// # Errors
-/// When a directory cannot be opened, or is none; [`Error::ForeignIndex`] for a work directory of another overlay.
+/// When a directory cannot be opened, or is none; [`crate::error::LayerError::ForeignIndex`] for a work directory of another overlay.
 pub fn upper(path: &Path, work: Option<&Path>) -> Result<Arc<OverlayLayer>> {
     let upper = open(path)?;
     let index = match work {
@@ -73,7 +74,7 @@ fn index_in(work: &Path, upper: impl AsFd) -> Result<Option<OwnedFd>> {
     let handle = Kernel.handle(upper.as_fd(), THIS).map_err(failed)?;
     match is_index_of(&index, &handle) {
         true => Ok(Some(index)),
-        false => Err(Error::ForeignIndex { work: work.to_owned() }),
+        false => Err(Error::Layer(LayerError::ForeignIndex { work: work.to_owned() })),
     }
 }
 

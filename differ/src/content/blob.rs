@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use erolith_mkfs::io::ReadAt;
 
+use crate::error::{BudgetError, MismatchError};
 use crate::{Digest, Error, Hasher, Result};
 
 /// Bytes of a blob, wherever they are stored.
@@ -57,21 +58,32 @@ impl Blob {
     /// All its bytes, which are a document: at most `limit` of them, `size` and `digest` verified.
     ///
     /// # Errors
-    /// [`Error::DocumentTooLarge`], [`Error::BlobSize`], [`Error::BlobDigest`], and what the storage reports.
+    /// [`crate::error::BudgetError::Document`], [`crate::error::MismatchError::BlobSize`], [`crate::error::MismatchError::BlobDigest`], and what the storage reports.
     pub fn document(&self, digest: &Digest, size: u64, limit: u64) -> Result<Vec<u8>> {
         if size > limit {
-            return Err(Error::DocumentTooLarge { digest: digest.clone(), size, limit });
+            return Err(Error::Budget(BudgetError::Document {
+                digest: digest.clone(),
+                size,
+                limit,
+            }));
         }
         if self.size != size {
             let digest = digest.clone();
-            return Err(Error::BlobSize { digest, expected: size, actual: self.size });
+            return Err(Error::Mismatch(MismatchError::BlobSize {
+                digest,
+                expected: size,
+                actual: self.size,
+            }));
         }
         let bytes = self.bytes(limit)?;
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
         let actual = hasher.finish();
         if actual != *digest {
-            return Err(Error::BlobDigest { expected: digest.clone(), actual });
+            return Err(Error::Mismatch(MismatchError::BlobDigest {
+                expected: digest.clone(),
+                actual,
+            }));
         }
         Ok(bytes)
     }
@@ -82,7 +94,7 @@ impl Blob {
         let mut reader = self.reader().take(limit.saturating_add(1));
         reader.read_to_end(&mut bytes).map_err(Error::io("reading a document"))?;
         if bytes.len() as u64 > limit {
-            return Err(Error::FileTooLarge { limit });
+            return Err(Error::Budget(BudgetError::File { limit }));
         }
         Ok(bytes)
     }

@@ -12,6 +12,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::error::{BudgetError, ContentError};
 use crate::{Error, Result};
 
 /// A directory. Names below it are resolved without leaving it and without following any symbolic link.
@@ -80,13 +81,17 @@ impl Dir {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(Errno::LOOP) => {
-                return Err(Error::NotPlain { path: format!("{}/{path}", self.name) });
+                return Err(Error::Content(ContentError::NotPlain {
+                    path: format!("{}/{path}", self.name),
+                }));
             }
             Err(e) => return Err(self.error("opening", path)(e)),
         };
         let stat = fstat(&fd).map_err(self.error("examining", path))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Error::NotPlain { path: format!("{}/{path}", self.name) });
+            return Err(Error::Content(ContentError::NotPlain {
+                path: format!("{}/{path}", self.name),
+            }));
         }
         Ok(Some(File::from(fd)))
     }
@@ -99,7 +104,7 @@ impl Dir {
             .read_to_end(&mut bytes)
             .map_err(Error::io(format!("reading {}/{path}", self.name)))?;
         if bytes.len() as u64 > limit {
-            return Err(Error::FileTooLarge { limit });
+            return Err(Error::Budget(BudgetError::File { limit }));
         }
         Ok(Some(bytes))
     }

@@ -24,6 +24,7 @@ use erolith_durable::{Durability, Tmpfile};
 use serde_json::Value;
 
 use super::{Blob, ContentStore, Dir, Ingest, Mode, Provider, Reference, Staging};
+use crate::error::{ContentError, MismatchError};
 use crate::oci::Descriptor;
 use crate::{Digest, Error, Result};
 
@@ -51,10 +52,12 @@ impl OciLayout {
     /// Opens the layout at `path` for reading and writing.
     ///
     /// # Errors
-    /// [`Error::NotALayout`] when there is something else, and what the storage reports.
+    /// [`crate::error::ContentError::NotALayout`] when there is something else, and what the storage reports.
     pub fn open(path: &Path) -> Result<Self> {
         let layout = Self { root: Dir::open(path)?, durable: true };
-        let not = |reason| Error::NotALayout { path: path.display().to_string(), reason };
+        let not = |reason| {
+            Error::Content(ContentError::NotALayout { path: path.display().to_string(), reason })
+        };
         let Some(bytes) = layout.root.read(LAYOUT_FILE, 4096)? else {
             return Err(not("it has no file oci-layout"));
         };
@@ -80,7 +83,10 @@ impl OciLayout {
         let ours = |name: &String| [INGEST_DIR, INDEX_FILE, "blobs"].contains(&name.as_str());
         if !names.iter().all(ours) {
             let path = path.display().to_string();
-            return Err(Error::NotALayout { path, reason: "it is a directory with other things" });
+            return Err(Error::Content(ContentError::NotALayout {
+                path,
+                reason: "it is a directory with other things",
+            }));
         }
         let layout = Self { root, durable: true };
         if !names.iter().any(|name| name == INDEX_FILE) {
@@ -103,11 +109,13 @@ impl OciLayout {
     /// The bytes of `index.json`.
     ///
     /// # Errors
-    /// [`Error::NotALayout`] when there is none, and what the storage reports.
+    /// [`crate::error::ContentError::NotALayout`] when there is none, and what the storage reports.
     pub fn index(&self) -> Result<Vec<u8>> {
-        self.root.read(INDEX_FILE, INDEX_LIMIT)?.ok_or_else(|| Error::NotALayout {
-            path: "layout".to_owned(),
-            reason: "it has no index.json",
+        self.root.read(INDEX_FILE, INDEX_LIMIT)?.ok_or_else(|| {
+            Error::Content(ContentError::NotALayout {
+                path: "layout".to_owned(),
+                reason: "it has no index.json",
+            })
         })
     }
 
@@ -124,7 +132,7 @@ impl OciLayout {
     /// Begins to write a blob whose digest need not be known yet.
     ///
     /// # Errors
-    /// [`Error::Busy`] when the same work is being resumed elsewhere, and what the storage reports.
+    /// [`ContentError::Busy`] when the same work is being resumed elsewhere, and what the storage reports.
     pub fn ingest(&self, mode: Mode<'_>) -> Result<Box<dyn Ingest>> {
         point("ingest.before_create").map_err(Error::io("creating an ingest file"))?;
         let draft = self.begin(mode, "ingest")?;
@@ -190,7 +198,7 @@ impl OciLayout {
 
     fn open_blob(&self, digest: &Digest) -> Result<Blob> {
         let path = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
-        let missing = || Error::BlobMissing { digest: digest.clone() };
+        let missing = || Error::Content(ContentError::BlobMissing { digest: digest.clone() });
         let file = self.root.file(&path)?.ok_or_else(missing)?;
         let meta = file.metadata().map_err(Error::io(format!("examining {path}")))?;
         Ok(Blob::new(Arc::new(file), 0, meta.len()))
@@ -221,7 +229,9 @@ impl OciLayout {
                     return Ok(draft);
                 }
                 (Ok(None), Mode::Resume(reference)) => {
-                    return Err(Error::Busy { reference: reference.to_owned() });
+                    return Err(Error::Content(ContentError::Busy {
+                        reference: reference.to_owned(),
+                    }));
                 }
                 // A process with our process id in another PID namespace.
                 (Ok(None), Mode::Fresh) => {}
@@ -229,7 +239,7 @@ impl OciLayout {
                 (Err(error), _) => return Err(error),
             }
         }
-        Err(Error::Busy { reference: INGEST_DIR.to_owned() })
+        Err(Error::Content(ContentError::Busy { reference: INGEST_DIR.to_owned() }))
     }
 
     /// Replaces the file `name` of the layout as a whole.
@@ -265,7 +275,7 @@ impl ContentStore for OciLayout {
     fn document(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>> {
         match self.open_blob(&described.digest) {
             Ok(blob) => blob.bytes(limit).map(Some),
-            Err(Error::BlobMissing { .. }) => Ok(None),
+            Err(Error::Content(ContentError::BlobMissing { .. })) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -299,7 +309,11 @@ impl Ingest for LayoutIngest {
         let meta = draft.file().metadata().map_err(Error::io("examining an ingest file"))?;
         if meta.len() != size {
             let digest = digest.clone();
-            return Err(Error::BlobSize { digest, expected: size, actual: meta.len() });
+            return Err(Error::Mismatch(MismatchError::BlobSize {
+                digest,
+                expected: size,
+                actual: meta.len(),
+            }));
         }
         let root = &layout.root;
         let blobs = root.create_dir("blobs")?;

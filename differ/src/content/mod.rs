@@ -28,7 +28,7 @@ pub trait Provider: Send + Sync + Debug {
     /// Opens the blob called `digest`. Its bytes are not verified by that.
     ///
     /// # Errors
-    /// [`crate::Error::BlobMissing`], and what the storage reports.
+    /// [`crate::error::ContentError::BlobMissing`], and what the storage reports.
     fn open(&self, digest: &Digest) -> Result<Blob>;
 }
 
@@ -52,7 +52,7 @@ pub trait ContentStore {
     /// one platform of an index only.
     ///
     /// # Errors
-    /// [`Error::DocumentTooLarge`], and what the storage reports.
+    /// [`crate::error::BudgetError::Document`], and what the storage reports.
     fn document(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>, Self::Error>;
 
     /// Stores a document, which keeps what it names. On return it survives a power cut as far as the store does.
@@ -100,7 +100,7 @@ pub trait Ingest: Staging {
     /// the file. On return it survives a power cut.
     ///
     /// # Errors
-    /// [`crate::Error::BlobSize`] when the file is not `size` bytes long, and what the storage reports. Then nothing
+    /// [`crate::error::MismatchError::BlobSize`] when the file is not `size` bytes long, and what the storage reports. Then nothing
     /// was published.
     fn commit(self: Box<Self>, digest: &Digest, size: u64) -> Result<()>;
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::apply::{Output, copy_blob, dm_verity, fsverity};
 use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
+use crate::error::{ContentError, ProcessError};
 use crate::oci::{
     CONFIG, Descriptor, EROFS_FEATURE, INDEX, Image, ImageLayer, ImageSource, Index, LayerPosition,
     MANIFEST, MANIFEST_LIMIT, MAX_DEPTH,
@@ -235,7 +236,8 @@ impl Writer<'_> {
             Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
             Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
         };
-        let digest = found.blob.ok_or(Error::WorkerDied { stage: "reader" })?;
+        let digest =
+            found.blob.ok_or(Error::Process(ProcessError::ThreadDied { stage: "reader" }))?;
         Ok(Descriptor::new(media_type, &digest, found.blob_size))
     }
 
@@ -244,7 +246,7 @@ impl Writer<'_> {
     fn copy(&self, entry: &Descriptor, depth: usize) -> Result<bool> {
         let (digest, size) = (&entry.digest, entry.size);
         let blob = match self.source.provider.open(digest) {
-            Err(Error::BlobMissing { .. }) => return Ok(false),
+            Err(Error::Content(ContentError::BlobMissing { .. })) => return Ok(false),
             blob => blob?,
         };
         let is_document = depth == 0 || entry.is_document();

@@ -15,6 +15,7 @@ use super::{Event, NonDistributable, Options, Progress};
 use crate::apply::{self, LayerJob, Output, ParentImages, Protect, Sealed, Task, dm_verity};
 use crate::content::{Blob, Ingest, Mode, OciLayout, Provider, spool};
 use crate::decode::{Budget, Cancel, Digests, LayerStream, OnBytes, Request};
+use crate::error::LayerError;
 use crate::oci::{ImageLayer, ImageSource};
 use crate::{Digest, Error, LayerType, Result};
 
@@ -104,7 +105,11 @@ fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<Plan<'a>> {
             {
                 let media_type = layer.descriptor().map(|d| d.media_type.clone());
                 let media_type = media_type.unwrap_or_default();
-                return Err(name(index, layer, Error::NonDistributable { media_type }));
+                return Err(name(
+                    index,
+                    layer,
+                    Error::Layer(LayerError::NonDistributable { media_type }),
+                ));
             }
             chain.push(layer.diff_id.clone());
             let (promised, digest) = promised(layer).map_err(|error| name(index, layer, error))?;
@@ -156,7 +161,7 @@ pub(crate) fn request(layer: &ImageLayer, budget: Budget, cancel: &Cancel) -> Re
 
 fn name(index: usize, layer: &ImageLayer, source: Error) -> Error {
     let name = layer.descriptor().map_or(&layer.diff_id, |d| &d.digest).clone();
-    Error::Layer { index, name, source: Box::new(source) }
+    Error::InLayer { index, name, source: Box::new(source) }
 }
 
 #[derive(Debug, Clone)]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{Options, Progress, Report, SOURCE_DIGEST, SOURCE_LAYER, convert};
 use crate::apply::Output;
 use crate::content::{Blob, OciLayout, Provider};
+use crate::error::LayerError;
 use crate::oci::{Destination, ImageSource, Location, Platform, Select};
 use crate::{Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Result};
 use fixture::{Fixture, GZIP, TAR, ZSTD, archive, gzip};
@@ -421,7 +422,7 @@ fn a_damaged_blob_is_called_damaged_whatever_it_looks_like() {
         let error = bench.run(&Options::default()).unwrap_err();
         assert_eq!(error.code(), "blob-digest-mismatch", "{media_type} at {at}: {error}");
         for digest in [&expected, &Digest::of(&damaged)] {
-            assert!(error.to_string().contains(&digest.to_string()), "{error}");
+            assert!(crate::error::chain(&error).contains(&digest.to_string()), "{error}");
         }
     }
     // Bytes that are those that were meant are wrong in themselves.
@@ -495,7 +496,7 @@ fn a_bad_layer_is_named_and_nothing_is_shown() {
     fixture.image("latest");
     let error = bench.run(&Options::default()).unwrap_err();
     assert_eq!(error.code(), "decode-bad-checksum");
-    assert!(matches!(&error, Error::Layer { index: 2, name, .. } if *name == Digest::of(&bad)));
+    assert!(matches!(&error, Error::InLayer { index: 2, name, .. } if *name == Digest::of(&bad)));
     let layout = OciLayout::open(&bench.temp.path().join("target")).unwrap();
     let index: Value = serde_json::from_slice(&layout.index().unwrap()).unwrap();
     assert_eq!(index["manifests"], json!([]));
@@ -541,8 +542,8 @@ fn native_layers_are_checked_and_taken_as_they_are() {
     fixture.layer(EROFS_LAYER, &image);
     fixture.image("latest");
     let error = broken.run(&Options::default()).unwrap_err();
-    let Error::Layer { source, .. } = &error else { panic!("{error}") };
-    assert!(matches!(**source, Error::BadImage { .. }), "{error}");
+    let Error::InLayer { source, .. } = &error else { panic!("{error}") };
+    assert!(matches!(**source, Error::Layer(LayerError::BadImage { .. })), "{error}");
 }
 
 #[test]

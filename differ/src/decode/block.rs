@@ -2,6 +2,7 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::error::ProcessError;
 use crate::{Error, Result};
 
 /// A fixed set of buffers.
@@ -23,7 +24,10 @@ impl Pool {
 
     /// A free buffer, waiting for one if need be: this is what bounds the memory of a pipeline.
     pub(super) fn take(&self) -> Result<Block> {
-        let bytes = self.free.recv().map_err(|_| Error::WorkerDied { stage: "buffer" })?;
+        let bytes = self
+            .free
+            .recv()
+            .map_err(|_| Error::Process(ProcessError::ThreadDied { stage: "buffer" }))?;
         Ok(Block { bytes, len: 0, home: self.home.clone() })
     }
 }

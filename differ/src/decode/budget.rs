@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use erolith_mkfs::io::is_zero;
 use serde::{Deserialize, Serialize};
 
+use crate::error::BudgetError;
 use crate::{Error, Result};
 
 /// Limits of decoding one blob.
@@ -46,17 +47,17 @@ impl Budget {
         start: Instant,
     ) -> Result<()> {
         if expanded > self.max_output {
-            return Err(Error::OutputBudget { limit: self.max_output });
+            return Err(Error::Budget(BudgetError::Output { limit: self.max_output }));
         }
         if let Some(ratio) = self.max_ratio {
             let expanded = expanded.saturating_sub(zeros);
             if expanded > compressed.saturating_mul(ratio).max(self.ratio_floor) {
-                return Err(Error::RatioBudget { compressed, expanded, ratio });
+                return Err(Error::Budget(BudgetError::Ratio { compressed, expanded, ratio }));
             }
         }
         match self.max_time {
             Some(limit) if start.elapsed() > limit => {
-                Err(Error::TimeBudget { seconds: limit.as_secs() })
+                Err(Error::Budget(BudgetError::Time { seconds: limit.as_secs() }))
             }
             _ => Ok(()),
         }

@@ -7,6 +7,7 @@ use flate2::Crc;
 use super::inflate::{Progress, RawInflate};
 use super::{Decoder, Defect, Format, Step};
 use crate::blob_kind::GZIP_MAGIC;
+use crate::error::LayerError;
 use crate::{Error, Result};
 
 const HCRC: u8 = 1 << 1;
@@ -46,7 +47,7 @@ impl Gzip {
     }
 
     fn bad<T>(offset: u64, defect: Defect) -> Result<T> {
-        Err(Error::Corrupt { format: Format::Gzip, offset, defect })
+        Err(Error::Layer(LayerError::Corrupt { format: Format::Gzip, offset, defect }))
     }
 
     /// A byte that does not begin a member.

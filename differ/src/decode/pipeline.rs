@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::block::{Block, Pool};
 use super::budget::Zeros;
 use super::{Budget, Cancel, Decoder};
+use crate::error::{MismatchError, ProcessError};
 use crate::{Digest, Error, Hasher, Result};
 
 /// What every stage watches.
@@ -34,7 +35,7 @@ pub(super) fn spawn<T: Send + 'static>(
 
 /// The result of a stage that has ended or is about to.
 pub(super) fn join<T>(stage: &'static str, thread: JoinHandle<T>) -> Result<T> {
-    thread.join().map_err(|_| Error::WorkerDied { stage })
+    thread.join().map_err(|_| Error::Process(ProcessError::ThreadDied { stage }))
 }
 
 /// The first stage: reads the blob and hashes it.
@@ -88,11 +89,11 @@ impl ReadStage {
         while !block.filled().is_empty() {
             total += block.filled().len() as u64;
             if let Some((digest, size)) = self.expected.as_ref().filter(|(_, size)| total > *size) {
-                return Err(Error::BlobSize {
+                return Err(Error::Mismatch(MismatchError::BlobSize {
                     digest: digest.clone(),
                     expected: *size,
                     actual: total,
-                });
+                }));
             }
             self.limits.cancel.check()?;
             let budget = self.limits.budget.check(total, total, 0, self.limits.start);
@@ -137,13 +138,17 @@ impl ReadStage {
         let content = self.content.map(Hasher::finish);
         if let Some((expected, size)) = self.expected {
             if bytes != size {
-                return Err(Error::BlobSize { digest: expected, expected: size, actual: bytes });
+                return Err(Error::Mismatch(MismatchError::BlobSize {
+                    digest: expected,
+                    expected: size,
+                    actual: bytes,
+                }));
             }
             // Every digest that there is of these bytes, whatever it was computed for.
             let comparable = |d: &&Digest| d.algorithm() == expected.algorithm();
             let wrong = blob.iter().chain(&content).filter(comparable).find(|d| **d != expected);
             if let Some(actual) = wrong.cloned() {
-                return Err(Error::BlobDigest { expected, actual });
+                return Err(Error::Mismatch(MismatchError::BlobDigest { expected, actual }));
             }
         }
         Ok(ReadOutcome { blob, content, bytes })
@@ -152,7 +157,12 @@ impl ReadStage {
 
 /// Does the error say that the bytes are not those that were meant? It then explains every other one.
 pub(super) fn is_mismatch(error: &Error) -> bool {
-    matches!(error, Error::BlobDigest { .. } | Error::BlobSize { .. } | Error::DiffId { .. })
+    matches!(
+        error,
+        Error::Mismatch(MismatchError::BlobDigest { .. })
+            | Error::Mismatch(MismatchError::BlobSize { .. })
+            | Error::Mismatch(MismatchError::DiffId { .. })
+    )
 }
 
 /// Bytes in a block: large enough that handing it over costs nothing beside filling it, small enough that a block

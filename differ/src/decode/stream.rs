@@ -17,6 +17,7 @@ use super::pipeline::{self, BLOCK, Limits, ReadOutcome, ReadStage};
 use super::zstd::Zstd;
 use super::{Budget, Cancel, Decoder, inflate};
 use crate::blob_kind::{self, BlobKind};
+use crate::error::{LayerError, MismatchError, ProcessError, chain};
 use crate::{Compression, Digest, Error, Hasher, LayerType, Result};
 
 /// Compressed blocks on their way, and decoded ones: what a pipeline holds in memory.
@@ -208,7 +209,9 @@ impl LayerStream {
         while self.advance()? {
             self.current = None;
         }
-        self.outcome.take().unwrap_or(Err(Error::WorkerDied { stage: "decoder" }))
+        self.outcome
+            .take()
+            .unwrap_or(Err(Error::Process(ProcessError::ThreadDied { stage: "decoder" })))
     }
 
     /// The reason why reading failed, when it failed here and not in the consumer: it says more than the
@@ -241,7 +244,9 @@ impl LayerStream {
             match self.advance() {
                 Ok(more) => is_more = more,
                 Err(found) if pipeline::is_mismatch(&found) => return found,
-                Err(found @ (Error::Corrupt { .. } | Error::Cancelled)) if !self.is_blob_judged => {
+                Err(found @ (Error::Layer(LayerError::Corrupt { .. }) | Error::Cancelled))
+                    if !self.is_blob_judged =>
+                {
                     return found;
                 }
                 Err(_) => break,
@@ -268,7 +273,9 @@ impl LayerStream {
         }
         match &self.outcome {
             Some(Ok(_)) => Ok(false),
-            _ => Err(self.take_error().unwrap_or(Error::WorkerDied { stage: "decoder" })),
+            _ => Err(self
+                .take_error()
+                .unwrap_or(Error::Process(ProcessError::ThreadDied { stage: "decoder" }))),
         }
     }
 
@@ -279,7 +286,9 @@ impl LayerStream {
         let hasher = threads.hasher.map(|hasher| pipeline::join("hasher", hasher));
         let Some(ReadOutcome { blob, content, bytes }) = read? else {
             let told = decoder.map_or(Ok(Ok(0)), |made| made)?;
-            return Err(told.err().unwrap_or(Error::WorkerDied { stage: "decoder" }));
+            return Err(told
+                .err()
+                .unwrap_or(Error::Process(ProcessError::ThreadDied { stage: "decoder" })));
         };
         let (size, diff_id) = match decoder {
             Some(made) => (made??, hasher.transpose()?),
@@ -288,7 +297,7 @@ impl LayerStream {
         if let Some(expected) = self.expected_diff_id.clone()
             && let Some(actual) = diff_id.clone().filter(|d| *d != expected)
         {
-            return Err(Error::DiffId { expected, actual });
+            return Err(Error::Mismatch(MismatchError::DiffId { expected, actual }));
         }
         Ok(Decoded { blob, blob_size: bytes, diff_id, size, compression: self.compression })
     }
@@ -303,7 +312,7 @@ impl Drop for LayerStream {
 impl Input for LayerStream {
     fn fill(&mut self) -> io::Result<&[u8]> {
         if let Err(error) = self.advance() {
-            let told = io::Error::other(error.to_string());
+            let told = io::Error::other(chain(&error));
             self.outcome = Some(Err(error));
             return Err(told);
         }

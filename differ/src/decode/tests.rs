@@ -7,6 +7,7 @@ use super::gzip::Gzip;
 use super::inflate::{RawInflate, ZlibRs};
 use super::zstd::Zstd;
 use super::{Budget, Cancel, Decoder, Digests, LayerStream, Request};
+use crate::error::LayerError;
 use crate::testing::gzip;
 use crate::{Compression, Digest, Error, LayerType, Result};
 
@@ -95,7 +96,9 @@ fn check(what: &str, got: Result<Vec<u8>>, expect: &Expect) {
         (Ok(got), Ok(expect)) => assert!(got == *expect, "{what}: other bytes"),
         (Err(error), Err((code, at))) => {
             assert_eq!(error.code(), *code, "{what}");
-            let Error::Corrupt { offset, .. } = error else { panic!("{what}: no offset") };
+            let Error::Layer(LayerError::Corrupt { offset, .. }) = error else {
+                panic!("{what}: no offset")
+            };
             // Where a decoder notices bad data depends on the decoder.
             assert!(offset == *at || *code == "decode-bad-data", "{what}: at {offset}, not {at}");
         }

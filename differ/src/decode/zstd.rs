@@ -3,6 +3,7 @@
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
 use super::{Decoder, Defect, Format, Step};
+use crate::error::LayerError;
 use crate::{Error, Result};
 
 /// Numbers of `enum ZSTD_ErrorCode` (zstd_errors.h), which libzstd promises to keep.
@@ -62,10 +63,12 @@ impl Decoder for Zstd {
             let mut source = InBuffer::around(rest);
             let mut sink = OutBuffer::around(room);
             let hint = self.context.decompress_stream(&mut sink, &mut source);
-            let hint = hint.map_err(|code| Error::Corrupt {
-                format: Format::Zstd,
-                offset: start,
-                defect: self.defect(code),
+            let hint = hint.map_err(|code| {
+                Error::Layer(LayerError::Corrupt {
+                    format: Format::Zstd,
+                    offset: start,
+                    defect: self.defect(code),
+                })
             })?;
             let (used, made) = (source.pos(), sink.pos());
             self.offset += used as u64;
@@ -85,6 +88,10 @@ impl Decoder for Zstd {
         if self.frame.is_none() && self.frames > 0 {
             return Ok(());
         }
-        Err(Error::Corrupt { format: Format::Zstd, offset: self.offset, defect: Defect::Truncated })
+        Err(Error::Layer(LayerError::Corrupt {
+            format: Format::Zstd,
+            offset: self.offset,
+            defect: Defect::Truncated,
+        }))
     }
 }

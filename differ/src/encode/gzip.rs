@@ -14,6 +14,7 @@ use flate2::{Compress, Crc, FlushCompress, Status};
 
 use crate::blob_kind::GZIP_MAGIC;
 use crate::decode::Cancel;
+use crate::error::ProcessError;
 use crate::{Error, Result};
 
 /// zlib's level: what gzip and containerd use.
@@ -66,11 +67,15 @@ pub(super) fn compress(
         let mut crc = Crc::new();
         let order: Receiver<Receiver<Result<Piece>>> = order;
         for result in order {
-            let piece = result.recv().map_err(|_| Error::WorkerDied { stage: "deflate" })??;
+            let piece = result
+                .recv()
+                .map_err(|_| Error::Process(ProcessError::ThreadDied { stage: "deflate" }))??;
             out.write_all(&piece.bytes).map_err(failed())?;
             crc.combine(&piece.crc);
         }
-        giver.join().map_err(|_| Error::WorkerDied { stage: "deflate" })??;
+        giver
+            .join()
+            .map_err(|_| Error::Process(ProcessError::ThreadDied { stage: "deflate" }))??;
         Ok(crc)
     })?;
     let trailer = [crc.sum().to_le_bytes(), crc.amount().to_le_bytes()].concat();

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use crate::decode::Cancel;
+use crate::error::ProcessError;
 use crate::{Algorithm, Compression, Digest, Error, Hasher, Result};
 
 /// Bytes handed over at a time.
@@ -52,7 +53,9 @@ pub(crate) fn encode<T>(
             Ok(value)
         });
         let (diff_id, raw_size) = feed.end();
-        let written = handle.join().map_err(|_| Error::WorkerDied { stage: "compress" });
+        let written = handle
+            .join()
+            .map_err(|_| Error::Process(ProcessError::ThreadDied { stage: "compress" }));
         // When both failed, writing to a thread that had given up was the consequence.
         let (digest, size) = written??;
         let digest = digest.unwrap_or_else(|| diff_id.clone());

@@ -13,6 +13,7 @@ use erolith_mkfs::tar::{Entry, Kind, Limits, Reader};
 
 use crate::content::{Blob, Dir, Provider, ScratchFile, spool};
 use crate::decode::{LayerStream, Request};
+use crate::error::{ContentError, chain};
 use crate::{Compression, Digest, Error, Result};
 
 /// Most members of an archive; each costs memory. An image has a few for every layer.
@@ -81,8 +82,8 @@ impl Archive {
         let mut reader = Reader::new(input, Limits::default());
         let (mut members, mut runs) = (BTreeMap::new(), 0usize);
         let mut entry = Entry::default();
-        let bad = |reason: String| Error::BadArchive { reason };
-        while reader.next(&mut entry).map_err(|e| bad(e.to_string()))? {
+        let bad = |reason: String| Error::Content(ContentError::BadArchive { reason });
+        while reader.next(&mut entry).map_err(|e| bad(chain(&e)))? {
             let Some(name) = clean("", &String::from_utf8_lossy(&entry.path)) else { continue };
             let link = |base: &str| clean(base, &String::from_utf8_lossy(&entry.link));
             let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
@@ -169,7 +170,7 @@ impl Provider for Archive {
     /// As in a layout directory.
     fn open(&self, digest: &Digest) -> Result<Blob> {
         self.member(&format!("blobs/{}/{}", digest.algorithm().name(), digest.hex()))?
-            .ok_or_else(|| Error::BlobMissing { digest: digest.clone() })
+            .ok_or_else(|| Error::Content(ContentError::BlobMissing { digest: digest.clone() }))
     }
 }
 

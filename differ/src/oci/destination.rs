@@ -15,6 +15,7 @@ use super::document::{Descriptor, Document, Index};
 use super::{ImageSource, Location, REF_NAME, Transport};
 use crate::content::{Dir, OciLayout};
 use crate::decode::Cancel;
+use crate::error::OciImageError;
 use crate::{Error, Result};
 
 /// An image layout that is filled, and then shows its image.
@@ -38,11 +39,13 @@ impl Destination {
     /// Opens `location` for writing; makes the layout if there is none.
     ///
     /// # Errors
-    /// [`Error::BadLocation`] for a form that is not written, [`Error::NotALayout`], and what the storage reports.
+    /// [`crate::error::OciImageError::BadLocation`] for a form that is not written, [`crate::error::ContentError::NotALayout`], and what the storage reports.
     pub fn open(location: &Location) -> Result<Self> {
-        let bad = |reason: &str| Error::BadLocation {
-            text: location.to_string(),
-            reason: reason.to_owned(),
+        let bad = |reason: &str| {
+            Error::Image(OciImageError::BadLocation {
+                text: location.to_string(),
+                reason: reason.to_owned(),
+            })
         };
         let reference = location.reference.clone();
         match location.transport {
@@ -90,7 +93,10 @@ impl Destination {
         self.layout.update_index(|bytes| {
             let Document::Index(index) = Document::parse("index.json", None, bytes)? else {
                 let reason = "it is no index".to_owned();
-                return Err(Error::BadDocument { what: "index.json".to_owned(), reason });
+                return Err(Error::Image(OciImageError::BadDocument {
+                    what: "index.json".to_owned(),
+                    reason,
+                }));
             };
             Ok(list(&index, entry).to_bytes())
         })?;
@@ -115,7 +121,7 @@ impl Packed {
     fn open(target: &Path) -> Result<Self> {
         let bad = |reason: &str| {
             let text = target.display().to_string();
-            Error::BadLocation { text, reason: reason.to_owned() }
+            Error::Image(OciImageError::BadLocation { text, reason: reason.to_owned() })
         };
         let name = target.file_name().ok_or_else(|| bad("it is no file"))?;
         if target.is_dir() {

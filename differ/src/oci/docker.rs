@@ -8,14 +8,17 @@ use super::archive::Archive;
 use super::document::{CONFIG_LIMIT, Config, Descriptor, MANIFEST_LIMIT, Manifest};
 use super::source::{Image, ImageLayer, LayerPosition};
 use super::{CONFIG, Transport};
+use crate::error::{ContentError, MismatchError, OciImageError};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
 /// Takes the image `reference` out of an archive; the only one when there is none.
 pub(super) fn image(archive: &Archive, reference: Option<&str>) -> Result<Image> {
-    let bad = |reason: String| Error::BadDocument { what: "manifest.json".to_owned(), reason };
+    let bad = |reason: String| {
+        Error::Image(OciImageError::BadDocument { what: "manifest.json".to_owned(), reason })
+    };
     let Some(bytes) = archive.read("manifest.json", MANIFEST_LIMIT)? else {
         let reason = "it has no manifest.json; archives of Docker before 1.10 are not supported";
-        return Err(Error::BadArchive { reason: reason.to_owned() });
+        return Err(Error::Content(ContentError::BadArchive { reason: reason.to_owned() }));
     };
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     let images = value.as_array().ok_or_else(|| bad("it is no list".to_owned()))?;
@@ -29,7 +32,9 @@ pub(super) fn image(archive: &Archive, reference: Option<&str>) -> Result<Image>
         _ => None,
     };
     let layer_names = layer_names.ok_or_else(|| bad("Layers is no list of names".to_owned()))?;
-    let missing = |name: &str| Error::BadArchive { reason: format!("it has no member {name:?}") };
+    let missing = |name: &str| {
+        Error::Content(ContentError::BadArchive { reason: format!("it has no member {name:?}") })
+    };
     let bytes = archive.read(&config_name, CONFIG_LIMIT)?.ok_or_else(|| missing(&config_name))?;
     let digest = Digest::of(&bytes);
     check_name(&config_name, &digest)?;
@@ -62,7 +67,7 @@ fn partial(index: usize, name: &str) -> Error {
         "layer {index} is listed as {name:?} and not there: the archive is partial; save the whole image again, or \
          load it where the other layers are and save it there"
     );
-    Error::BadArchive { reason }
+    Error::Content(ContentError::BadArchive { reason })
 }
 
 /// A config is called by its digest; one that is not what it is called has been tampered with.
@@ -71,7 +76,7 @@ fn check_name(name: &str, actual: &Digest) -> Result<()> {
     let stem = stem.strip_suffix(".json").unwrap_or(stem);
     match format!("sha256:{stem}").parse::<Digest>() {
         Ok(expected) if expected != *actual => {
-            Err(Error::BlobDigest { expected, actual: actual.clone() })
+            Err(Error::Mismatch(MismatchError::BlobDigest { expected, actual: actual.clone() }))
         }
         _ => Ok(()),
     }
@@ -89,12 +94,12 @@ fn choose<'a>(images: &'a [Value], reference: Option<&str>) -> Result<&'a Value>
     });
     match (found.next(), found.next()) {
         (Some(image), None) => Ok(image),
-        (first, _) => Err(Error::WhichImage {
+        (first, _) => Err(Error::Image(OciImageError::WhichImage {
             transport: Transport::DockerArchive.name(),
             reference: reference.map(str::to_owned),
             found: first.is_some(),
             names: images.iter().flat_map(tags).map(str::to_owned).collect(),
-        }),
+        })),
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     CONFIG, DOCKER_CONFIG, DOCKER_INDEX, DOCKER_MANIFEST, EROFS_FEATURE, INDEX, MANIFEST, Platform,
 };
+use crate::error::{MismatchError, OciImageError};
 use crate::{Digest, Error, Hasher, Result};
 
 /// Largest manifest or index: what registries accept.
@@ -21,7 +22,7 @@ pub(crate) const CONFIG_LIMIT: u64 = 8 << 20;
 
 /// Whose fault a bad document is.
 fn bad(what: &str, reason: impl Into<String>) -> Error {
-    Error::BadDocument { what: what.to_owned(), reason: reason.into() }
+    Error::Image(OciImageError::BadDocument { what: what.to_owned(), reason: reason.into() })
 }
 
 /// Parses an object and refuses members that Go, which ignores case, would take for one of `known`.
@@ -103,7 +104,10 @@ impl Descriptor {
         hasher.update(&bytes);
         let actual = hasher.finish();
         if actual != self.digest || bytes.len() as u64 != self.size {
-            return Err(Error::BlobDigest { expected: self.digest.clone(), actual });
+            return Err(Error::Mismatch(MismatchError::BlobDigest {
+                expected: self.digest.clone(),
+                actual,
+            }));
         }
         Ok(())
     }
@@ -242,8 +246,8 @@ impl Document {
     /// Parses a document that a descriptor calls `media_type`; without one (`index.json`) its members decide.
     ///
     /// # Errors
-    /// [`Error::BadDocument`], naming `what`, for what is no manifest or index, or what two readers could read in two
-    /// ways; [`Error::SchemaOne`].
+    /// [`crate::error::OciImageError::BadDocument`], naming `what`, for what is no manifest or index, or what two readers could read in two
+    /// ways; [`crate::error::OciImageError::SchemaOne`].
     pub fn parse(what: &str, media_type: Option<&str>, bytes: &[u8]) -> Result<Self> {
         let json = object(what, bytes, KNOWN)?;
         let stated = match json.get("mediaType") {
@@ -259,7 +263,7 @@ impl Document {
         let schema = json.get("schemaVersion").and_then(Value::as_u64);
         let media_type = media_type.or(stated).unwrap_or_default();
         if schema == Some(1) || media_type.starts_with(SCHEMA_ONE) {
-            return Err(Error::SchemaOne { what: what.to_owned() });
+            return Err(Error::Image(OciImageError::SchemaOne { what: what.to_owned() }));
         }
         if schema != Some(2) {
             return Err(bad(what, "its schemaVersion is not 2"));
@@ -412,7 +416,7 @@ impl Config {
     /// Parses the config of an image with `layers` layers.
     ///
     /// # Errors
-    /// [`Error::BadDocument`], [`Error::BadDigest`], [`Error::LayerCount`].
+    /// [`crate::error::OciImageError::BadDocument`], [`crate::error::ContentError::BadDigest`], [`crate::error::OciImageError::LayerCount`].
     pub fn parse(what: &str, bytes: &[u8], layers: usize) -> Result<Self> {
         let json = object(what, bytes, CONFIG_KNOWN)?;
         let list = json.get("rootfs").and_then(Value::as_object).map(|r| r.get("diff_ids"));
@@ -426,7 +430,10 @@ impl Config {
             Some(Some(_)) => return Err(bad(what, "rootfs.diff_ids is no list")),
         };
         if diff_ids.len() != layers {
-            return Err(Error::LayerCount { layers, diff_ids: diff_ids.len() });
+            return Err(Error::Image(OciImageError::LayerCount {
+                layers,
+                diff_ids: diff_ids.len(),
+            }));
         }
         Ok(Self { platform: Platform::from_json(&json), diff_ids, json })
     }
@@ -434,7 +441,7 @@ impl Config {
     /// What the image of a config runs on. Nothing else of the config is looked at.
     ///
     /// # Errors
-    /// [`Error::BadDocument`].
+    /// [`crate::error::OciImageError::BadDocument`].
     pub(crate) fn platform(what: &str, bytes: &[u8]) -> Result<Platform> {
         Ok(Platform::from_json(&object(what, bytes, CONFIG_KNOWN)?))
     }

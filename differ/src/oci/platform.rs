@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value, json};
 
 use super::EROFS_FEATURE;
+use crate::error::OciImageError;
 use crate::{Error, Result};
 
 /// An operating system and a processor.
@@ -233,7 +234,7 @@ impl FromStr for Platform {
 
     /// `os[(version+feature...)]/architecture[/variant]`, or an architecture of Linux alone.
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::BadPlatform { text: text.to_owned() };
+        let bad = || Error::Image(OciImageError::BadPlatform { text: text.to_owned() });
         let is_plain = |part: &str, more: &[u8]| {
             !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
         };

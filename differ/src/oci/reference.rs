@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::error::OciImageError;
 use crate::{Error, Result};
 
 /// The form in which an image is stored.
@@ -81,8 +82,12 @@ impl FromStr for Location {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad =
-            |reason: &str| Error::BadLocation { text: text.to_owned(), reason: reason.to_owned() };
+        let bad = |reason: &str| {
+            Error::Image(OciImageError::BadLocation {
+                text: text.to_owned(),
+                reason: reason.to_owned(),
+            })
+        };
         let found = Transport::split(text);
         let (transport, rest) = found.ok_or_else(|| bad(&Self::advice(text)))?;
         // The first colon ends the path, as in skopeo: a reference may have colons of its own.

@@ -10,6 +10,7 @@ use super::document::{
 };
 use super::{CONTAINERD_NAME, EROFS_FEATURE, Location, Platform, REF_NAME, Transport, docker};
 use crate::content::{Blob, OciLayout, Provider};
+use crate::error::{BudgetError, ContentError, OciImageError};
 use crate::{Digest, Error, LayerType, Result};
 
 /// Indexes inside indexes: real ones have none.
@@ -156,7 +157,7 @@ impl ImageSource {
     /// The bytes of a layer.
     ///
     /// # Errors
-    /// [`Error::BlobMissing`], and what the storage reports.
+    /// [`crate::error::ContentError::BlobMissing`], and what the storage reports.
     pub fn blob(&self, layer: &ImageLayer) -> Result<Blob> {
         match &layer.place {
             LayerPosition::Listed(descriptor) => self.provider.open(&descriptor.digest),
@@ -179,7 +180,11 @@ impl ImageSource {
             }
             Transport::OciArchive => {
                 let archive = Archive::open(&location.path, scratch)?;
-                let missing = || Error::BadArchive { reason: "it has no index.json".to_owned() };
+                let missing = || {
+                    Error::Content(ContentError::BadArchive {
+                        reason: "it has no index.json".to_owned(),
+                    })
+                };
                 let index = archive.read("index.json", MANIFEST_LIMIT)?.ok_or_else(missing)?;
                 (Box::new(archive), index)
             }
@@ -193,7 +198,10 @@ impl ImageSource {
         };
         let Document::Index(index) = Document::parse("index.json", None, &index)? else {
             let reason = "it is no index".to_owned();
-            return Err(Error::BadDocument { what: "index.json".to_owned(), reason });
+            return Err(Error::Image(OciImageError::BadDocument {
+                what: "index.json".to_owned(),
+                reason,
+            }));
         };
         let root = resolve(index, reference, location.transport)?;
         let roots = match &root {
@@ -237,12 +245,12 @@ fn resolve(index: Index, reference: Option<&str>, transport: Transport) -> Resul
         let entries = found.into_iter().cloned().collect();
         return Ok(Root::Layout(index.rewritten(entries)));
     }
-    Err(Error::WhichImage {
+    Err(Error::Image(OciImageError::WhichImage {
         transport: transport.name(),
         reference: reference.map(str::to_owned),
         found: !found.is_empty(),
         names: super::document::names(&index),
-    })
+    }))
 }
 
 type Loaded = (Vec<Image>, Option<SourceIndex>);
@@ -272,7 +280,7 @@ fn no_platform<'a>(wanted: &Platform, there: impl IntoIterator<Item = &'a Platfo
     // How an image is stored is no matter of the machine.
     let os_features = wanted.os_features.iter().filter(|f| *f != EROFS_FEATURE).cloned().collect();
     let wanted = Platform { os_features, ..wanted.clone() };
-    Error::NoPlatform { wanted: wanted.to_string(), there }
+    Error::Image(OciImageError::NoPlatform { wanted: wanted.to_string(), there })
 }
 
 /// An image, not yet read beyond the platform of its config.
@@ -296,7 +304,10 @@ impl Leaf {
         let described = &manifest.config;
         if !manifest.is_image() {
             let media_type = described.media_type.clone();
-            return Err(Error::NotAnImage { digest: entry.digest.clone(), media_type });
+            return Err(Error::Image(OciImageError::NotAnImage {
+                digest: entry.digest.clone(),
+                media_type,
+            }));
         }
         let (digest, size) = (&described.digest, described.size);
         let config = provider.open(digest)?.document(digest, size, CONFIG_LIMIT)?;
@@ -354,7 +365,10 @@ impl Search<'_> {
     fn index(&mut self, index: &Index, depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
             let reason = format!("indexes are nested more than {MAX_DEPTH} deep");
-            return Err(Error::BadDocument { what: "index".to_owned(), reason });
+            return Err(Error::Image(OciImageError::BadDocument {
+                what: "index".to_owned(),
+                reason,
+            }));
         }
         for entry in &index.manifests {
             if !self.seen.insert(entry.digest.clone()) {
@@ -431,11 +445,11 @@ impl Search<'_> {
 fn is_no_image(error: &Error) -> bool {
     matches!(
         error,
-        Error::BlobMissing { .. }
-            | Error::BadDocument { .. }
-            | Error::SchemaOne { .. }
-            | Error::BadDigest { .. }
-            | Error::DocumentTooLarge { .. }
+        Error::Content(ContentError::BlobMissing { .. })
+            | Error::Image(OciImageError::BadDocument { .. })
+            | Error::Image(OciImageError::SchemaOne { .. })
+            | Error::Content(ContentError::BadDigest { .. })
+            | Error::Budget(BudgetError::Document { .. })
     )
 }
 
@@ -485,7 +499,7 @@ fn select_from(
     }
     if images.is_empty() {
         let reason = "it lists no image".to_owned();
-        return Err(Error::BadDocument { what: "index".to_owned(), reason });
+        return Err(Error::Image(OciImageError::BadDocument { what: "index".to_owned(), reason }));
     }
     let all = wanted.is_none();
     let is_single = !all && images.len() == 1;

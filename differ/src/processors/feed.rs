@@ -4,6 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::process::ChildStdin;
 
 use super::Input;
+use crate::error::MismatchError;
 use crate::{Error, Hasher, Result};
 
 /// Bytes given at a time.
@@ -12,13 +13,15 @@ const PIECE: usize = 256 << 10;
 /// Writes the blob to `stdin`. A processor need not read all of it; the rest is verified nevertheless.
 ///
 /// # Errors
-/// [`Error::BlobSize`], [`Error::BlobDigest`], [`Error::Cancelled`], and what reading reports.
+/// [`crate::error::MismatchError::BlobSize`], [`crate::error::MismatchError::BlobDigest`], [`Error::Cancelled`], and what reading reports.
 pub(super) fn feed(input: Input, stdin: ChildStdin) -> Result<()> {
     let Input { mut source, digest, size, cancel } = input;
     let mut hasher = Hasher::new(digest.algorithm());
     let (mut stdin, mut total) = (Some(stdin), 0u64);
     let mut buf = vec![0; PIECE];
-    let wrong_size = |actual| Error::BlobSize { digest: digest.clone(), expected: size, actual };
+    let wrong_size = |actual| {
+        Error::Mismatch(MismatchError::BlobSize { digest: digest.clone(), expected: size, actual })
+    };
     loop {
         cancel.check()?;
         let n = match source.read(&mut buf) {
@@ -44,7 +47,7 @@ pub(super) fn feed(input: Input, stdin: ChildStdin) -> Result<()> {
     }
     let actual = hasher.finish();
     if actual != digest {
-        return Err(Error::BlobDigest { expected: digest, actual });
+        return Err(Error::Mismatch(MismatchError::BlobDigest { expected: digest, actual }));
     }
     Ok(())
 }

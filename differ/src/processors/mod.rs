@@ -13,6 +13,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use crate::decode::Cancel;
+use crate::error::ProcessError;
 use crate::{Digest, Error, LayerType, Result};
 
 pub(crate) use process::Processed;
@@ -49,7 +50,7 @@ pub(crate) struct Step<'a> {
 /// understood. The user's processors come first: one may stand in for a decoder that is there.
 ///
 /// # Errors
-/// [`Error::UnsupportedMediaType`], [`Error::ProcessorLoop`].
+/// [`crate::error::LayerError::UnsupportedMediaType`], [`crate::error::ProcessError::ProcessorLoop`].
 pub(crate) fn plan<'a>(
     processors: &'a [Processor],
     media_type: &'a str,
@@ -58,7 +59,7 @@ pub(crate) fn plan<'a>(
     let mut seen = BTreeSet::new();
     while let Some(processor) = processors.iter().find(|p| p.accepts.iter().any(|t| t == at)) {
         if !seen.insert(at) {
-            return Err(Error::ProcessorLoop { media_type: at.to_owned() });
+            return Err(Error::Process(ProcessError::ProcessorLoop { media_type: at.to_owned() }));
         }
         steps.push(Step { processor, takes: at });
         at = &processor.returns;

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use super::{Input, Payloads, Processor, Step, feed};
 use crate::decode::{Cancel, Watch};
+use crate::error::ProcessError;
 use crate::sys::process::{self, Program};
 use crate::{Error, Result};
 
@@ -44,7 +45,7 @@ impl Processed {
     /// Starts the processors of `steps`, at least one, and gives them `input`.
     ///
     /// # Errors
-    /// [`Error::Processor`] when one cannot be started.
+    /// [`crate::error::ProcessError::Processor`] when one cannot be started.
     pub(crate) fn start(steps: &[Step<'_>], payloads: &Payloads, input: Input) -> Result<Self> {
         // A part, so that dropping this ends what belongs to it.
         let cancel = input.cancel.part();
@@ -63,7 +64,7 @@ impl Processed {
             running.push(one);
         }
         let (Some(out), Some(stdin)) = (out, stdin) else {
-            return Err(Error::WorkerDied { stage: "processor" });
+            return Err(Error::Process(ProcessError::ThreadDied { stage: "processor" }));
         };
         let groups: Vec<_> = running.iter().map(|one| Arc::clone(&one.group)).collect();
         let watch = cancel.on_cancel(move || groups.iter().for_each(|group| group.kill()));
@@ -74,10 +75,9 @@ impl Processed {
 
     /// What there is to say once nothing more comes out.
     fn finish(&mut self) -> Result<()> {
-        let fed = self
-            .feeder
-            .take()
-            .map(|feeder| feeder.join().map_err(|_| Error::WorkerDied { stage: "feed" })?);
+        let fed = self.feeder.take().map(|feeder| {
+            feeder.join().map_err(|_| Error::Process(ProcessError::ThreadDied { stage: "feed" }))?
+        });
         let ended: Vec<_> = self.running.drain(..).map(|mut one| one.end()).collect();
         // A cancelled apply has killed them, and a wrong blob makes them fail: neither is their fault.
         self.cancel.check()?;
@@ -131,11 +131,11 @@ fn start(step: Step<'_>, payload: Option<&Vec<u8>>, stdin: Stdio) -> Result<Chil
     let mut env: Vec<_> = env.iter().map(set).collect();
     env.push((MEDIA_TYPE.to_owned(), step.takes.to_owned()));
     let child = process::start(&Program { path, args, env: &env }, stdin, read).map_err(|e| {
-        Error::Processor {
+        Error::Process(ProcessError::Processor {
             processor: name(step.processor),
             media_type: step.takes.to_owned(),
             reason: format!("it cannot be started: {e}"),
-        }
+        })
     })?;
     if let (Some(mut write), Some(payload)) = (write, payload.cloned()) {
         // It may end without having read it.
@@ -176,7 +176,7 @@ struct Ended {
 impl Running {
     fn new(step: Step<'_>, child: Child) -> Result<Self> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(Error::WorkerDied { stage: "processor" })?;
+        let pid = pid.ok_or(Error::Process(ProcessError::ThreadDied { stage: "processor" }))?;
         let group = Arc::new(Group { pid, child: Mutex::new(Some(child)) });
         let (name, takes) = (name(step.processor), step.takes.to_owned());
         Ok(Self { group, said: None, name, takes })
@@ -189,7 +189,10 @@ impl Running {
         let how = status.map_or_else(|| "it is gone".to_owned(), |status| status.to_string());
         let reason = if said.is_empty() { how } else { format!("{how}: {said}") };
         let (processor, media_type) = (self.name.clone(), self.takes.clone());
-        Ended { status, error: Error::Processor { processor, media_type, reason } }
+        Ended {
+            status,
+            error: Error::Process(ProcessError::Processor { processor, media_type, reason }),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Protection, Worker, socket};
 use crate::apply::{LayerInput, LayerJob, LayerJobResult, ParentImages};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, OnBytes, Watched};
+use crate::error::{BudgetError, ProcessError};
 use crate::{Error, Result};
 
 /// How much longer than it may take a worker is waited for: it looks at the clock itself.
@@ -25,7 +26,7 @@ impl Worker {
     /// Starts a worker that reads nothing. Returns what protects the system from workers.
     ///
     /// # Errors
-    /// When there is no sandbox here: [`Error::Io`] with the step that failed, or [`Error::Worker`].
+    /// When there is no sandbox here: [`Error::Io`] with the step that failed, or [`crate::error::ProcessError::WorkerDied`].
     pub fn probe(&self) -> Result<Protection> {
         let cancel = Cancel::default();
         Talk::begin(self, &cancel, Some(PROBE), WorkerJob::Probe, &[])?.until_ready()
@@ -34,7 +35,7 @@ impl Worker {
     /// Has a layer converted into the file of `staging`.
     ///
     /// # Errors
-    /// As the work itself, and [`Error::Worker`].
+    /// As the work itself, and [`crate::error::ProcessError::WorkerDied`].
     pub(crate) fn convert<S: Staging>(
         &self,
         staging: &S,
@@ -70,7 +71,7 @@ impl Worker {
     /// Has an image checked.
     ///
     /// # Errors
-    /// As the check itself, and [`Error::Worker`].
+    /// As the check itself, and [`crate::error::ProcessError::WorkerDied`].
     pub(crate) fn check(&self, image: &Blob, cancel: &Cancel) -> Result<()> {
         cancel.check()?;
         let fds = [image.file().0.as_fd()];
@@ -97,7 +98,7 @@ fn fed(outcome: Result<LayerJobResult>, ended: &Ended) -> Result<LayerJobResult>
     }
     if outcome.is_ok() && !ended.is_complete() {
         let ended = "answered before it had read its layer".to_owned();
-        return Err(Error::Worker { ended });
+        return Err(Error::Process(ProcessError::WorkerDied { ended }));
     }
     outcome
 }
@@ -215,7 +216,7 @@ impl<'a> Talk<'a> {
                 Some((end, limit)) => {
                     let left = end.saturating_duration_since(Instant::now());
                     if left.is_zero() {
-                        return Err(Error::TimeBudget { seconds: limit.as_secs() });
+                        return Err(Error::Budget(BudgetError::Time { seconds: limit.as_secs() }));
                     }
                     Timespec::try_from(left).ok()
                 }
@@ -233,7 +234,9 @@ impl<'a> Talk<'a> {
     fn died(&self) -> Error {
         match self.cancel.check() {
             Err(cancelled) => cancelled,
-            Ok(()) => Error::Worker { ended: self.process.how_it_ended() },
+            Ok(()) => {
+                Error::Process(ProcessError::WorkerDied { ended: self.process.how_it_ended() })
+            }
         }
     }
 }
@@ -242,6 +245,8 @@ impl<'a> Talk<'a> {
 fn unexpected(said: WorkerMessage) -> Error {
     match said {
         WorkerMessage::Failed(fault) => fault.into(),
-        _ => Error::Worker { ended: "said what it should not have said".to_owned() },
+        _ => Error::Process(ProcessError::WorkerDied {
+            ended: "said what it should not have said".to_owned(),
+        }),
     }
 }

@@ -8,6 +8,7 @@ use std::thread;
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
+use crate::error::ProcessError;
 use crate::{Error, Result};
 
 /// Bytes given at a time.
@@ -71,7 +72,7 @@ struct EndNotifier<'a>(&'a Ended);
 impl Drop for EndNotifier<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            *self.0.lock() = Some(Err(Error::WorkerDied { stage: "feed" }));
+            *self.0.lock() = Some(Err(Error::Process(ProcessError::ThreadDied { stage: "feed" })));
         }
     }
 }

@@ -19,7 +19,7 @@ pub struct Error {
 #[non_exhaustive]
 pub enum Problem {
     /// The stream under the archive failed.
-    #[error("the archive cannot be read or written: {0}")]
+    #[error("the archive cannot be read or written")]
     Io(#[source] io::Error),
     /// The stream ends inside a header block.
     #[error("the archive ends inside a header")]

@@ -16,6 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::containerd::{Answer, Facts};
 use super::files::Files;
 use super::{Row, socket};
+use crate::exit::causes;
 use crate::proto::introspection::PluginsRequest;
 use crate::proto::introspection::introspection_client::IntrospectionClient;
 use crate::proto::version::version_client::VersionClient;
@@ -124,7 +125,7 @@ fn sandbox(config: &Config) -> Row {
         }
         Err(error) => {
             let advice = "the daemon does not start; with sandbox = false it reads layers itself";
-            Row::found(NAME, false, error.to_string(), advice).required()
+            Row::found(NAME, false, causes(&error), advice).required()
         }
     }
 }

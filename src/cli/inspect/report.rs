@@ -9,6 +9,7 @@ use super::features::{self, Feature, oldest_kernel, version};
 use super::grid::Kind;
 use super::percent;
 use crate::cli::stat::layout_name;
+use crate::exit::causes;
 use crate::json;
 use crate::text::{self, Align, Quoted, Table, human};
 
@@ -46,7 +47,7 @@ fn head(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> {
             let at = header.geometry().hash_offset();
             row("dm-verity", format!("root hash {root}, tree at byte {at} (not verified)"));
         }
-        Some(Err(error)) => row("dm-verity", error.to_string()),
+        Some(Err(error)) => row("dm-verity", causes(error)),
         None => {}
     }
     if let Some(digest) = &found.fsverity {
@@ -268,7 +269,7 @@ fn verity_object(found: &Findings<'_>) -> Value {
             "salt": json::hex(header.salt()),
             "uuid": uuid::Uuid::from_bytes(header.uuid()).hyphenated().to_string(),
         }),
-        Some(Err(error)) => json!({ "code": error.code(), "error": error.to_string() }),
+        Some(Err(error)) => json!({ "code": error.code(), "error": causes(error) }),
         None => Value::Null,
     }
 }

@@ -95,7 +95,7 @@ pub enum Error {
     #[error("called off")]
     Stopped,
     /// Reading or writing failed.
-    #[error("{action} at byte {offset}: {source}")]
+    #[error("{action} at byte {offset}")]
     Io {
         /// What was done.
         action: &'static str,

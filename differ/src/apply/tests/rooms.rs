@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::*;
 use crate::apply::{Isolation, ParentImages, Times};
 use crate::decode::{Budget, Cancel};
+use crate::error::ContentError;
 use crate::sandbox;
 
 fn worker(mark: &str) -> Isolation {
@@ -192,7 +193,11 @@ struct TestParents(Vec<PathBuf>, bool);
 
 impl ParentImages for TestParents {
     fn images(&self) -> crate::Result<Vec<Blob>> {
-        if self.1 { Err(Error::Busy { reference: "below".into() }) } else { self.0.images() }
+        if self.1 {
+            Err(Error::Content(ContentError::Busy { reference: "below".into() }))
+        } else {
+            self.0.images()
+        }
     }
 }
 
@@ -313,7 +318,9 @@ fn why_a_stream_ended_is_told_by_who_read_it() {
         fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
             self.0 += 1;
             if self.0 > 3 {
-                return Err(io::Error::other(Error::BlobMissing { digest: Digest::of(b"") }));
+                return Err(io::Error::other(Error::Content(ContentError::BlobMissing {
+                    digest: Digest::of(b""),
+                })));
             }
             buf.fill(0);
             Ok(buf.len().min(512))
@@ -359,7 +366,7 @@ fn nothing_is_left_of_workers_that_worked_or_failed() {
         let options = Options { room, ..Options::default() };
         let error = apply(source, &layer, &target, &Vec::<PathBuf>::new(), &options).unwrap_err();
         assert_eq!(error.code(), "output-io", "{error}");
-        assert!(error.to_string().contains("No space left"), "{error}");
+        assert!(crate::error::chain(&error).contains("No space left"), "{error}");
         assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
     }
     // The thread that fed it ends when it sees that nobody reads.

@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Digest, Error};
+use crate::Error;
+use crate::error::{BudgetError, LayerError, MismatchError, ProcessError, chain};
 
 /// Most bytes of a text.
 const MAX_TEXT: usize = 4 << 10;
@@ -18,71 +19,49 @@ const UNKNOWN: &str = "layer-invalid";
 /// An [`Error`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::sandbox) enum WireError {
-    OutputBudget { limit: u64 },
-    RatioBudget { compressed: u64, expanded: u64, ratio: u64 },
-    TimeBudget { seconds: u64 },
-    BlobSize { digest: Digest, expected: u64, actual: u64 },
-    BlobDigest { expected: Digest, actual: Digest },
-    DiffId { expected: Digest, actual: Digest },
+    Budget(BudgetError),
+    Mismatch(MismatchError),
     BadImage { code: Cow<'static, str>, reason: String, path: String },
-    Input { what: String, source: Cause },
-    Output(Cause),
-    Io { action: String, source: Cause },
+    Input { what: String, source: WireIo },
+    Output(WireIo),
+    Io { action: String, source: WireIo },
     Ended(String),
     Cancelled,
     Other { code: Cow<'static, str>, text: String },
 }
 
-/// An [`io::Error`].
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) struct Cause {
-    errno: Option<i32>,
-    kind: Kind,
-    text: String,
-}
+/// An [`io::Error`], sent as its number, its kind and its text.
+#[derive(Debug)]
+pub(in crate::sandbox) struct WireIo(io::Error);
 
-/// Kinds of errors that do not come from the system.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-enum Kind {
-    UnexpectedEof,
-    WriteZero,
-    InvalidData,
-    InvalidInput,
-    Other,
-}
-
-const KINDS: [(Kind, ErrorKind); 5] = [
-    (Kind::UnexpectedEof, ErrorKind::UnexpectedEof),
-    (Kind::WriteZero, ErrorKind::WriteZero),
-    (Kind::InvalidData, ErrorKind::InvalidData),
-    (Kind::InvalidInput, ErrorKind::InvalidInput),
-    (Kind::Other, ErrorKind::Other),
+/// Kinds of errors that do not come from the system. Those that are not here arrive as the last one.
+const KINDS: [ErrorKind; 5] = [
+    ErrorKind::UnexpectedEof,
+    ErrorKind::WriteZero,
+    ErrorKind::InvalidData,
+    ErrorKind::InvalidInput,
+    ErrorKind::Other,
 ];
 
-impl From<io::Error> for Cause {
-    fn from(error: io::Error) -> Self {
-        let (errno, text) = (error.raw_os_error(), cut(error.to_string()));
-        let known = KINDS.iter().find(|(_, kind)| *kind == error.kind());
-        Self { errno, kind: known.map_or(Kind::Other, |(kind, _)| *kind), text }
+impl Serialize for WireIo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(error) = self;
+        let kind = KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(KINDS.len() - 1);
+        (error.raw_os_error(), kind, cut(chain(error))).serialize(serializer)
     }
 }
 
-impl From<Cause> for io::Error {
-    fn from(cause: Cause) -> Self {
-        let Cause { errno, kind, text } = cause;
+impl<'de> Deserialize<'de> for WireIo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (errno, kind, text) = <(Option<i32>, usize, String)>::deserialize(deserializer)?;
         if let Some(errno) = errno {
-            return Self::from_raw_os_error(errno);
+            return Ok(Self(io::Error::from_raw_os_error(errno)));
         }
-        let kind = match kind {
-            Kind::UnexpectedEof => ErrorKind::UnexpectedEof,
-            Kind::WriteZero => ErrorKind::WriteZero,
-            Kind::InvalidData => ErrorKind::InvalidData,
-            Kind::InvalidInput => ErrorKind::InvalidInput,
-            Kind::Other => ErrorKind::Other,
-        };
-        let plain = Self::from(kind);
+        let kind = KINDS.get(kind).copied().unwrap_or(ErrorKind::Other);
+        let plain = io::Error::from(kind);
         // Without a text of its own an error says its kind.
-        if plain.to_string() == text { plain } else { Self::new(kind, clean(text)) }
+        let is_plain = plain.to_string() == text;
+        Ok(Self(if is_plain { plain } else { io::Error::new(kind, clean(text)) }))
     }
 }
 
@@ -90,61 +69,52 @@ impl From<Error> for WireError {
     fn from(error: Error) -> Self {
         use erolith_mkfs::Error as Build;
         match error {
-            Error::OutputBudget { limit } => Self::OutputBudget { limit },
-            Error::RatioBudget { compressed, expanded, ratio } => {
-                Self::RatioBudget { compressed, expanded, ratio }
-            }
-            Error::TimeBudget { seconds } => Self::TimeBudget { seconds },
-            Error::BlobSize { digest, expected, actual } => {
-                Self::BlobSize { digest, expected, actual }
-            }
-            Error::BlobDigest { expected, actual } => Self::BlobDigest { expected, actual },
-            Error::DiffId { expected, actual } => Self::DiffId { expected, actual },
-            Error::BadImage { code, reason, path } => {
-                let (reason, path) = (cut(reason), cut(path));
-                Self::BadImage { code, reason, path }
+            Error::Budget(error) => Self::Budget(error),
+            Error::Mismatch(error) => Self::Mismatch(error),
+            Error::Layer(LayerError::BadImage { code, reason, path }) => {
+                Self::BadImage { code, reason: cut(reason), path: cut(path) }
             }
             Error::Build(Build::Input { what, source }) => {
-                Self::Input { what: cut(what), source: source.into() }
+                Self::Input { what: cut(what), source: WireIo(source) }
             }
-            Error::Build(Build::Output(source)) => Self::Output(source.into()),
-            Error::Io { action, source } => Self::Io { action: cut(action), source: source.into() },
-            Error::WorkerDied { stage } => Self::Ended(format!("lost its {stage} thread")),
+            Error::Build(Build::Output(source)) => Self::Output(WireIo(source)),
+            Error::Io { action, source } => {
+                Self::Io { action: cut(action), source: WireIo(source) }
+            }
+            Error::Process(ProcessError::ThreadDied { stage }) => {
+                Self::Ended(format!("lost its {stage} thread"))
+            }
             Error::Cancelled => Self::Cancelled,
             other => {
-                Self::Other { code: other.code().to_owned().into(), text: cut(other.to_string()) }
+                let code = other.code().to_owned().into();
+                Self::Other { code, text: cut(chain(&other)) }
             }
         }
     }
 }
 
 impl From<WireError> for Error {
-    fn from(fault: WireError) -> Self {
+    fn from(error: WireError) -> Self {
         use erolith_mkfs::Error as Build;
-        match fault {
-            WireError::OutputBudget { limit } => Self::OutputBudget { limit },
-            WireError::RatioBudget { compressed, expanded, ratio } => {
-                Self::RatioBudget { compressed, expanded, ratio }
-            }
-            WireError::TimeBudget { seconds } => Self::TimeBudget { seconds },
-            WireError::BlobSize { digest, expected, actual } => {
-                Self::BlobSize { digest, expected, actual }
-            }
-            WireError::BlobDigest { expected, actual } => Self::BlobDigest { expected, actual },
-            WireError::DiffId { expected, actual } => Self::DiffId { expected, actual },
+        match error {
+            WireError::Budget(error) => error.into(),
+            WireError::Mismatch(error) => error.into(),
             WireError::BadImage { code, reason, path } => {
-                Self::BadImage { code: valid(code), reason: clean(reason), path: cut(path) }
+                let (code, reason, path) = (valid(code), clean(reason), cut(path));
+                LayerError::BadImage { code, reason, path }.into()
             }
             WireError::Input { what, source } => {
-                Self::Build(Build::Input { what: clean(what), source: source.into() })
+                Self::Build(Build::Input { what: clean(what), source: source.0 })
             }
-            WireError::Output(source) => Self::Build(Build::Output(source.into())),
+            WireError::Output(source) => Self::Build(Build::Output(source.0)),
             WireError::Io { action, source } => {
-                Self::Io { action: clean(action), source: source.into() }
+                Self::Io { action: clean(action), source: source.0 }
             }
-            WireError::Ended(ended) => Self::Worker { ended: clean(ended) },
+            WireError::Ended(ended) => ProcessError::WorkerDied { ended: clean(ended) }.into(),
             WireError::Cancelled => Self::Cancelled,
-            WireError::Other { code, text } => Self::Told { code: valid(code), text: clean(text) },
+            WireError::Other { code, text } => {
+                ProcessError::Reported { code: valid(code), text: clean(text) }.into()
+            }
         }
     }
 }
@@ -170,6 +140,7 @@ fn valid(code: Cow<'static, str>) -> Cow<'static, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Digest;
     use crate::decode::{Defect, Format};
     use crate::sandbox::socket::MAX_BYTES;
     use crate::sandbox::wire::{WorkerMessage, from_bytes, to_bytes};
@@ -185,19 +156,21 @@ mod tests {
 
     #[test]
     fn an_error_arrives_with_its_code_and_its_words() {
-        let digest = Digest::of(b"");
-        let (expected, actual) = (digest.clone(), Digest::of(b"other"));
+        let (digest, other) = (Digest::of(b""), Digest::of(b"other"));
         let full = || io::Error::from_raw_os_error(28);
         let eof = || io::Error::from(ErrorKind::UnexpectedEof);
         let bad = || io::Error::new(ErrorKind::InvalidData, "torn");
         let errors: Vec<fn() -> Error> = vec![
-            || Error::OutputBudget { limit: 7 },
-            || Error::RatioBudget { compressed: 1, expanded: u64::MAX, ratio: 200 },
-            || Error::TimeBudget { seconds: 3 },
+            || Error::Budget(BudgetError::Output { limit: 7 }),
+            || Error::Budget(BudgetError::Ratio { compressed: 1, expanded: u64::MAX, ratio: 200 }),
+            || Error::Budget(BudgetError::Time { seconds: 3 }),
             || Error::Cancelled,
-            || Error::NotALayer { declared: "tar" },
-            || Error::UnsupportedCompression { found: "xz" },
-            || Error::Corrupt { format: Format::Gzip, offset: 9, defect: Defect::BadChecksum },
+            || Error::Layer(LayerError::NotALayer { declared: "tar" }),
+            || Error::Layer(LayerError::UnsupportedCompression { found: "xz" }),
+            || {
+                let (format, defect) = (Format::Gzip, Defect::BadChecksum);
+                LayerError::Corrupt { format, offset: 9, defect }.into()
+            },
             || Error::Build(erolith_mkfs::Error::TooLarge { limit: 1 }),
         ];
         let mut pairs: Vec<(Error, Error)> = errors.iter().map(|make| (make(), make())).collect();
@@ -210,15 +183,17 @@ mod tests {
             let of = |source| Error::Build(erolith_mkfs::Error::Input { what: what(), source });
             pairs.push((of(make()), of(make())));
         }
-        let of = || Error::BlobSize { digest: digest.clone(), expected: 1, actual: 2 };
-        pairs.push((of(), of()));
-        let of = || Error::DiffId { expected: expected.clone(), actual: actual.clone() };
-        pairs.push((of(), of()));
-        let of = || Error::BadImage { code: "c".into(), reason: "r".into(), path: "p\n".into() };
-        pairs.push((of(), of()));
+        let of = || MismatchError::BlobSize { digest: digest.clone(), expected: 1, actual: 2 };
+        pairs.push((of().into(), of().into()));
+        let (expected, actual) = (&digest, &other);
+        let of = || MismatchError::DiffId { expected: expected.clone(), actual: actual.clone() };
+        pairs.push((of().into(), of().into()));
+        let (reason, path) = (|| "r".to_owned(), || "p\n".to_owned());
+        let of = || LayerError::BadImage { code: "c".into(), reason: reason(), path: path() };
+        pairs.push((of().into(), of().into()));
         for (sent, kept) in pairs {
             let got = arrived(sent);
-            assert_eq!((got.code(), got.to_string()), (kept.code(), kept.to_string()));
+            assert_eq!((got.code(), chain(&got)), (kept.code(), chain(&kept)));
             let kind = |error: &Error| match error {
                 Error::Io { source, .. }
                 | Error::Build(
@@ -233,7 +208,7 @@ mod tests {
     #[test]
     fn texts_and_codes_of_a_worker_are_bounded() {
         let text = "\u{1}\u{e9}".repeat(MAX_BYTES);
-        let got = arrived(Error::Told { code: "A B\n".into(), text });
+        let got = arrived(Error::Process(ProcessError::Reported { code: "A B\n".into(), text }));
         assert_eq!(got.code(), UNKNOWN);
         let text = got.to_string();
         assert!(text.len() <= MAX_TEXT && !text.contains('\u{1}'));

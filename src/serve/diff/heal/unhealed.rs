@@ -19,7 +19,7 @@ pub(in crate::serve::diff) enum Unhealed {
     #[error("no record says from which namespace it came")]
     Unknown,
     /// The blob is not what its digest says.
-    #[error("blob {digest} of namespace {namespace} is damaged, too: {source}")]
+    #[error("blob {digest} of namespace {namespace} is damaged, too")]
     Blob {
         /// The blob.
         digest: Digest,
