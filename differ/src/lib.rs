@@ -14,6 +14,7 @@ pub mod content;
 pub mod convert;
 pub mod decode;
 mod digest;
+mod digest_text;
 mod encode;
 pub mod error;
 mod flusher;

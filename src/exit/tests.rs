@@ -3,7 +3,7 @@
 use std::io;
 
 use anyhow::Context as _;
-use erolith_differ::decode::{Defect, Format};
+use erolith_differ::decode::{CompressedFormat, Defect};
 use erolith_differ::error::{
     BudgetError, ContentError, LayerError, MismatchError, OciImageError, ProcessError,
 };
@@ -35,7 +35,7 @@ fn of_layers() -> Vec<Error> {
         Error::Layer(LayerError::UnsupportedCompression { found: "xz" }),
         Error::Layer(LayerError::NotALayer { declared: "tar" }),
         Error::Layer(LayerError::Corrupt {
-            format: Format::Gzip,
+            format: CompressedFormat::Gzip,
             offset: 9,
             defect: Defect::BadChecksum,
         }),

@@ -9,8 +9,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The crates.
-const CRATES: [&str; 6] =
-    ["src", "durable/src", "verity/src", "mkfs/src", "overlay/src", "snapshotter/src"];
+const CRATES: [&str; 7] = [
+    "src",
+    "durable/src",
+    "verity/src",
+    "mkfs/src",
+    "overlay/src",
+    "differ/src",
+    "snapshotter/src",
+];
 
 /// A module by its names; empty for the root of the crate.
 type Module = Vec<String>;

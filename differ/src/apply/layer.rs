@@ -14,8 +14,9 @@ use erolith_verity::dmverity::{DmVerityTree, Signature};
 use erolith_verity::fsverity;
 
 use super::finish::{CompleteImage, ImageName};
+use super::isolation::{Isolation, StagedImage};
 pub use super::job::LayerInput;
-use super::job::{Isolation, LayerJob, StagedImage, Task};
+use super::job::{LayerJob, Task};
 use super::parents::ParentImages;
 use super::protect::Protect;
 use super::verify::{explain, hash_all};

@@ -11,6 +11,7 @@
 pub mod dm_verity;
 mod finish;
 pub mod fsverity;
+mod isolation;
 mod job;
 pub mod layer;
 mod open_layer;
@@ -31,8 +32,10 @@ use crate::Digest;
 
 pub use finish::link;
 pub(crate) use finish::{CompleteImage, ImageName};
-pub use job::{Isolation, LayerInput};
-pub(crate) use job::{LayerJob, LayerJobResult, StagedImage, Task, check_image, convert};
+pub use isolation::Isolation;
+pub(crate) use isolation::StagedImage;
+pub use job::LayerInput;
+pub(crate) use job::{LayerJob, LayerJobResult, Task, check_image, convert};
 pub use open_layer::LayerOpener;
 pub use parents::ParentImages;
 pub use protect::Protect;

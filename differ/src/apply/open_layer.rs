@@ -6,7 +6,8 @@ use std::sync::Arc;
 use erolith_mkfs::build::Options;
 use erolith_mkfs::protect::ProtectOptions;
 
-use super::job::{Isolation, LayerInput, LayerJob, Task, check_image};
+use super::isolation::Isolation;
+use super::job::{LayerInput, LayerJob, Task, check_image};
 use super::parents::ParentImages;
 use super::verify::explain;
 use crate::content::{Blob, ScratchFile};

@@ -9,7 +9,7 @@ use erolith_mkfs::protect::Protected;
 use erolith_verity::dmverity::DmVerityTree;
 use erolith_verity::fsverity;
 
-use super::job::StagedImage;
+use super::isolation::StagedImage;
 use super::protect::Protect;
 use super::verify::hash_all;
 use crate::content::{Blob, Ingest, Mode, OciLayout, Provider as _, Staging};

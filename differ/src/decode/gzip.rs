@@ -4,8 +4,8 @@
 
 use flate2::Crc;
 
-use super::inflate::{Progress, RawInflate};
-use super::{Decoder, Defect, Format, Step};
+use super::inflate::{InflateProgress, RawInflate};
+use super::{CompressedFormat, Decoder, Defect, Step};
 use crate::blob_kind::GZIP_MAGIC;
 use crate::error::LayerError;
 use crate::{Error, Result};
@@ -47,7 +47,7 @@ impl Gzip {
     }
 
     fn bad<T>(offset: u64, defect: Defect) -> Result<T> {
-        Err(Error::Layer(LayerError::Corrupt { format: Format::Gzip, offset, defect }))
+        Err(Error::Layer(LayerError::Corrupt { format: CompressedFormat::Gzip, offset, defect }))
     }
 
     /// A byte that does not begin a member.
@@ -75,7 +75,7 @@ impl Gzip {
     }
 
     fn body(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step> {
-        let Some(Progress { used, made, end }) = self.inflate.inflate(input, out) else {
+        let Some(InflateProgress { used, made, end }) = self.inflate.inflate(input, out) else {
             return Self::bad(self.offset, Defect::BadData);
         };
         let wrapped = u32::try_from(made & 0xffff_ffff).unwrap_or(u32::MAX);

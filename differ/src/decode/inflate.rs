@@ -4,7 +4,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 /// What one call of [`RawInflate::inflate`] did.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Progress {
+pub(crate) struct InflateProgress {
     /// Bytes of input taken.
     pub(crate) used: usize,
     /// Bytes of output written.
@@ -25,7 +25,7 @@ pub(crate) struct StreamEnd {
 /// A decoder of one raw deflate stream (RFC 1951) after another.
 pub(crate) trait RawInflate: Send {
     /// Decodes from `input` into `out` until one of them is used up or the stream ends. `None`: no deflate stream.
-    fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<Progress>;
+    fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<InflateProgress>;
 
     /// CRC-32 of all output of this stream.
     fn crc(&self) -> u32;
@@ -48,14 +48,14 @@ impl ZlibRs {
 }
 
 impl RawInflate for ZlibRs {
-    fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<Progress> {
+    fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<InflateProgress> {
         let (before_in, before_out) = (self.stream.total_in(), self.stream.total_out());
         let status = self.stream.decompress(input, out, FlushDecompress::None).ok()?;
         let used = usize::try_from(self.stream.total_in().checked_sub(before_in)?).ok()?;
         let made = usize::try_from(self.stream.total_out().checked_sub(before_out)?).ok()?;
         self.crc.update(out.get(..made)?);
         let end = (status == Status::StreamEnd).then(StreamEnd::default);
-        Some(Progress { used, made, end })
+        Some(InflateProgress { used, made, end })
     }
 
     fn crc(&self) -> u32 {
@@ -65,6 +65,23 @@ impl RawInflate for ZlibRs {
     fn reset(&mut self) {
         self.stream.reset(false);
         self.crc.reset();
+    }
+}
+
+#[cfg(all(feature = "isal", target_arch = "x86_64"))]
+impl RawInflate for crate::sys::isal::Inflater {
+    fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<InflateProgress> {
+        let crate::sys::isal::Inflated { used, made, beyond } = Self::inflate(self, input, out)?;
+        let end = beyond.map(|(bytes, len)| StreamEnd { bytes, len });
+        Some(InflateProgress { used, made, end })
+    }
+
+    fn crc(&self) -> u32 {
+        Self::crc(self)
+    }
+
+    fn reset(&mut self) {
+        Self::reset(self);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
-use super::{Decoder, Defect, Format, Step};
+use super::{CompressedFormat, Decoder, Defect, Step};
 use crate::error::LayerError;
 use crate::{Error, Result};
 
@@ -65,7 +65,7 @@ impl Decoder for Zstd {
             let hint = self.context.decompress_stream(&mut sink, &mut source);
             let hint = hint.map_err(|code| {
                 Error::Layer(LayerError::Corrupt {
-                    format: Format::Zstd,
+                    format: CompressedFormat::Zstd,
                     offset: start,
                     defect: self.defect(code),
                 })
@@ -89,7 +89,7 @@ impl Decoder for Zstd {
             return Ok(());
         }
         Err(Error::Layer(LayerError::Corrupt {
-            format: Format::Zstd,
+            format: CompressedFormat::Zstd,
             offset: self.offset,
             defect: Defect::Truncated,
         }))

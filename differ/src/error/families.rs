@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::error_family;
 use crate::Digest;
-use crate::decode::{Defect, Format};
+use crate::decode::{CompressedFormat, Defect};
 
 error_family! {
     /// A layer that is not taken: its kind, its form, its annotations, or the image that it is.
@@ -36,7 +36,7 @@ error_family! {
         /// A compressed stream that is damaged.
         Corrupt {
             /// The compression.
-            format: Format,
+            format: CompressedFormat,
             /// Where, in bytes of the compressed blob: the member, frame or trailer, or how far decoding came.
             offset: u64,
             /// What is wrong.

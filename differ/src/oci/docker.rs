@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::archive::Archive;
 use super::document::{CONFIG_LIMIT, Config, Descriptor, MANIFEST_LIMIT, Manifest};
-use super::source::{Image, ImageLayer, LayerPosition};
+use super::image::{Image, ImageLayer, LayerPosition};
 use super::{CONFIG, Transport};
 use crate::error::{ContentError, MismatchError, OciImageError};
 use crate::{Compression, Digest, Error, LayerType, Result};

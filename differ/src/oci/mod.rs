@@ -7,6 +7,7 @@ mod archive;
 mod destination;
 mod docker;
 mod document;
+mod image;
 mod platform;
 mod reference;
 mod source;
@@ -14,9 +15,10 @@ mod source;
 pub use destination::Destination;
 pub(crate) use document::{CONFIG_LIMIT, MANIFEST_LIMIT};
 pub use document::{Config, Descriptor, Document, Index, Manifest};
+pub use image::{Image, ImageLayer, LayerPosition};
 pub use platform::Platform;
 pub use reference::{Location, Transport, is_reference};
-pub use source::{Image, ImageLayer, ImageSource, LayerPosition, Select, SourceIndex};
+pub use source::{ImageSource, Select, SourceIndex};
 pub(crate) use source::{MAX_DEPTH, is_runnable};
 
 /// `mediaType` of an image index.

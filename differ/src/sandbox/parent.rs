@@ -8,9 +8,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::process::Process;
+use super::protection::Protection;
 use super::pump::{self, Ended};
 use super::wire::{self, FileRange, JobInput, LowersReply, WorkerJob, WorkerMessage, WorkerOrder};
-use super::{Protection, Worker, socket};
+use super::{Worker, socket};
 use crate::apply::{LayerInput, LayerJob, LayerJobResult, ParentImages};
 use crate::content::{Blob, Staging};
 use crate::decode::{Cancel, OnBytes, Watched};

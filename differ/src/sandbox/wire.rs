@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use wire_error::WireError;
 
-use super::Protection;
+use super::protection::Protection;
 use crate::apply::{LayerJobResult, Task};
 use crate::decode::Request;
 

@@ -10,9 +10,9 @@ use erolith_mkfs::io::FileSink;
 use erolith_mkfs::protect::ProtectOptions;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::Protection;
 use super::enter::{confine, leave};
 use super::limits::WorkerLimits;
+use super::protection::Protection;
 use super::socket;
 use super::wire::{self, FileRange, JobInput, WireError, WorkerJob, WorkerMessage};
 use crate::apply::{ParentImages, Task, check_image, convert};

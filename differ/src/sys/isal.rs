@@ -8,7 +8,15 @@ use std::mem::MaybeUninit;
 
 use isal_sys::igzip_lib as c;
 
-use crate::decode::inflate::{Progress, RawInflate, StreamEnd};
+/// What one call of [`Inflater::inflate`] did.
+pub(crate) struct Inflated {
+    /// Bytes of input taken.
+    pub(crate) used: usize,
+    /// Bytes of output written.
+    pub(crate) made: usize,
+    /// When the stream has ended: bytes that were taken but lie behind its end, and how many they are.
+    pub(crate) beyond: Option<([u8; 8], usize)>,
+}
 
 /// A deflate stream being decoded, with the CRC-32 of what came out of it.
 pub(crate) struct Inflater(Box<c::inflate_state>);
@@ -34,24 +42,25 @@ impl Inflater {
     }
 
     /// The whole bytes in the bit buffer of a stream that has ended.
-    fn beyond(&self) -> StreamEnd {
+    fn beyond(&self) -> ([u8; 8], usize) {
         let bits = u32::try_from(self.0.read_in_length).unwrap_or(0).min(64);
         let bytes = self.0.read_in.checked_shr(bits % 8).unwrap_or(0).to_le_bytes();
-        StreamEnd { bytes, len: usize::try_from(bits / 8).unwrap_or(0) }
+        (bytes, usize::try_from(bits / 8).unwrap_or(0))
     }
-}
 
-impl RawInflate for Inflater {
-    fn reset(&mut self) {
+    /// Starts a new stream.
+    pub(crate) fn reset(&mut self) {
         // SAFETY: the state was initialised by `new`.
         unsafe { c::isal_inflate_reset(&raw mut *self.0) };
     }
 
-    fn crc(&self) -> u32 {
+    /// CRC-32 of all output of this stream.
+    pub(crate) fn crc(&self) -> u32 {
         self.0.crc
     }
 
-    fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<Progress> {
+    /// Decodes from `input` into `out` until one of them is used up or the stream ends. `None`: no deflate stream.
+    pub(crate) fn inflate(&mut self, input: &[u8], out: &mut [u8]) -> Option<Inflated> {
         let avail_in = u32::try_from(input.len()).unwrap_or(u32::MAX);
         let avail_out = u32::try_from(out.len()).unwrap_or(u32::MAX);
         let state = &mut *self.0;
@@ -73,10 +82,10 @@ impl RawInflate for Inflater {
             return None;
         }
         let ended = state.block_state == c::isal_block_state_ISAL_BLOCK_FINISH;
-        Some(Progress {
+        Some(Inflated {
             used: usize::try_from(used).ok()?,
             made: usize::try_from(made).ok()?,
-            end: ended.then(|| self.beyond()),
+            beyond: ended.then(|| self.beyond()),
         })
     }
 }

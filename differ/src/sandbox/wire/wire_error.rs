@@ -141,7 +141,7 @@ fn valid(code: Cow<'static, str>) -> Cow<'static, str> {
 mod tests {
     use super::*;
     use crate::Digest;
-    use crate::decode::{Defect, Format};
+    use crate::decode::{CompressedFormat, Defect};
     use crate::sandbox::socket::MAX_BYTES;
     use crate::sandbox::wire::{WorkerMessage, from_bytes, to_bytes};
 
@@ -168,7 +168,7 @@ mod tests {
             || Error::Layer(LayerError::NotALayer { declared: "tar" }),
             || Error::Layer(LayerError::UnsupportedCompression { found: "xz" }),
             || {
-                let (format, defect) = (Format::Gzip, Defect::BadChecksum);
+                let (format, defect) = (CompressedFormat::Gzip, Defect::BadChecksum);
                 LayerError::Corrupt { format, offset: 9, defect }.into()
             },
             || Error::Build(erolith_mkfs::Error::TooLarge { limit: 1 }),
