@@ -54,7 +54,7 @@ pub struct Options {
 
 /// What became of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CacheOutcome {
     /// It was made.
     Made,
     /// It was there, and whole.
@@ -75,7 +75,7 @@ pub struct Filled {
     /// The hash tree of the image, if it has one.
     pub verity: Option<DmVerityTree>,
     /// What became of it.
-    pub outcome: Outcome,
+    pub outcome: CacheOutcome,
 }
 
 /// Puts the layers of all images of `sources` into the cache, each once, several at a time. An image appears whole and
@@ -93,7 +93,7 @@ pub fn fill(
     progress.event(Event::Planned { layers: jobs.len(), bytes });
     let done = Mutex::new(vec![None; jobs.len()]);
     let (cancel, next, error) = (options.cancel.part(), AtomicUsize::new(0), Mutex::new(None));
-    let work = Work { options, progress, jobs, done, cancel, next, error };
+    let work = CacheFill { options, progress, jobs, done, cancel, next, error };
     thread::scope(|scope| {
         for _ in 0..options.jobs.get().min(work.jobs.len()) {
             let worker = thread::Builder::new().name("layer".to_owned());
@@ -110,7 +110,7 @@ pub fn fill(
 }
 
 /// A layer to make.
-struct Job<'a> {
+struct CacheJob<'a> {
     source: &'a ImageSource,
     layer: &'a ImageLayer,
     /// Position in its image; 0 is the lowest.
@@ -119,8 +119,8 @@ struct Job<'a> {
 }
 
 /// Every layer once, by its diffID.
-fn plan<'a>(sources: &'a [ImageSource], options: &Options) -> Result<Vec<Job<'a>>> {
-    let mut jobs: Vec<Job<'a>> = Vec::new();
+fn plan<'a>(sources: &'a [ImageSource], options: &Options) -> Result<Vec<CacheJob<'a>>> {
+    let mut jobs: Vec<CacheJob<'a>> = Vec::new();
     for source in sources {
         for (index, layer) in source.images.iter().flat_map(|i| i.layers.iter().enumerate()) {
             if jobs.iter().any(|job| job.layer.diff_id == layer.diff_id) {
@@ -129,17 +129,17 @@ fn plan<'a>(sources: &'a [ImageSource], options: &Options) -> Result<Vec<Job<'a>
             let text = layer.diff_id.to_string();
             let place =
                 (options.place)(&text).ok_or(Error::Content(ContentError::BadDigest { text }))?;
-            jobs.push(Job { source, layer, index, path: options.dir.join(place) });
+            jobs.push(CacheJob { source, layer, index, path: options.dir.join(place) });
         }
     }
     Ok(jobs)
 }
 
 /// What the workers share.
-struct Work<'a> {
+struct CacheFill<'a> {
     options: &'a Options,
     progress: &'a Arc<dyn Progress>,
-    jobs: Vec<Job<'a>>,
+    jobs: Vec<CacheJob<'a>>,
     done: Mutex<Vec<Option<Filled>>>,
     cancel: Cancel,
     next: AtomicUsize,
@@ -151,14 +151,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Work<'_> {
+impl CacheFill<'_> {
     fn run(&self) {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(job) = self.jobs.get(number) else { return };
             match self.one(number, job) {
                 Ok(filled) => {
-                    let (bytes, reused) = (filled.size, filled.outcome == Outcome::Present);
+                    let (bytes, reused) = (filled.size, filled.outcome == CacheOutcome::Present);
                     self.progress.event(Event::Done { layer: number, bytes, reused });
                     if let Some(slot) = lock(&self.done).get_mut(number) {
                         *slot = Some(filled);
@@ -186,20 +186,20 @@ impl Work<'_> {
         self.cancel.cancel();
     }
 
-    fn one(&self, number: usize, job: &Job<'_>) -> Result<Filled> {
+    fn one(&self, number: usize, job: &CacheJob<'_>) -> Result<Filled> {
         self.cancel.check()?;
         let (diff_id, path) = (job.layer.diff_id.clone(), job.path.clone());
         let bytes = job.layer.size();
         self.progress.event(Event::Started { layer: number, diff_id: &diff_id, bytes });
         if let Some((size, verity)) = self.present(&path)? {
-            return Ok(Filled { diff_id, path, size, verity, outcome: Outcome::Present });
+            return Ok(Filled { diff_id, path, size, verity, outcome: CacheOutcome::Present });
         }
         match self.make(number, job) {
             Ok((size, verity)) => {
-                Ok(Filled { diff_id, path, size, verity, outcome: Outcome::Made })
+                Ok(Filled { diff_id, path, size, verity, outcome: CacheOutcome::Made })
             }
             Err(Error::Layer(LayerError::Inherits {})) => {
-                Ok(Filled { diff_id, path, size: 0, verity: None, outcome: Outcome::LeftOut })
+                Ok(Filled { diff_id, path, size: 0, verity: None, outcome: CacheOutcome::LeftOut })
             }
             Err(error) => Err(error),
         }
@@ -233,8 +233,8 @@ impl Work<'_> {
         }
     }
 
-    fn make(&self, number: usize, job: &Job<'_>) -> Result<(u64, Option<DmVerityTree>)> {
-        let Job { source, layer, path, .. } = job;
+    fn make(&self, number: usize, job: &CacheJob<'_>) -> Result<(u64, Option<DmVerityTree>)> {
+        let CacheJob { source, layer, path, .. } = job;
         make_dirs(path)?;
         let (tree, digest) = promised(layer)?;
         let signature = signature(layer)?;

@@ -98,17 +98,17 @@ impl fmt::Debug for Digest {
 
 /// Computes a digest of bytes as they pass.
 #[derive(Clone)]
-pub struct Hasher(State);
+pub struct Hasher(HasherState);
 
 #[derive(Clone)]
-enum State {
+enum HasherState {
     Sha256(Sha256),
     /// The same without SHA instructions.
     Sha256Vector(ring::digest::Context),
     Sha512(Sha512),
 }
 
-impl State {
+impl HasherState {
     fn sha256() -> Self {
         if has_sha_instructions() {
             Self::Sha256(Sha256::new())
@@ -137,8 +137,8 @@ impl Hasher {
     #[must_use]
     pub fn new(algorithm: Algorithm) -> Self {
         Self(match algorithm {
-            Algorithm::Sha256 => State::sha256(),
-            Algorithm::Sha512 => State::Sha512(Sha512::new()),
+            Algorithm::Sha256 => HasherState::sha256(),
+            Algorithm::Sha512 => HasherState::Sha512(Sha512::new()),
         })
     }
 
@@ -146,17 +146,17 @@ impl Hasher {
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         match self.0 {
-            State::Sha256(_) | State::Sha256Vector(_) => Algorithm::Sha256,
-            State::Sha512(_) => Algorithm::Sha512,
+            HasherState::Sha256(_) | HasherState::Sha256Vector(_) => Algorithm::Sha256,
+            HasherState::Sha512(_) => Algorithm::Sha512,
         }
     }
 
     /// Adds `bytes`.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
-            State::Sha256(h) => h.update(bytes),
-            State::Sha256Vector(h) => h.update(bytes),
-            State::Sha512(h) => h.update(bytes),
+            HasherState::Sha256(h) => h.update(bytes),
+            HasherState::Sha256Vector(h) => h.update(bytes),
+            HasherState::Sha512(h) => h.update(bytes),
         }
     }
 
@@ -165,9 +165,9 @@ impl Hasher {
     pub fn finish(self) -> Digest {
         let algorithm = self.algorithm();
         let hex = match self.0 {
-            State::Sha256(h) => hex(&h.finalize()),
-            State::Sha256Vector(h) => hex(h.finish().as_ref()),
-            State::Sha512(h) => hex(&h.finalize()),
+            HasherState::Sha256(h) => hex(&h.finalize()),
+            HasherState::Sha256Vector(h) => hex(h.finish().as_ref()),
+            HasherState::Sha512(h) => hex(&h.finalize()),
         };
         Digest { algorithm, hex }
     }
@@ -185,8 +185,8 @@ mod tests {
     #[test]
     fn both_implementations_of_sha256_agree() {
         let data: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
-        let vector = State::Sha256Vector(ring::digest::Context::new(&ring::digest::SHA256));
-        let [mut a, mut b] = [Hasher(State::Sha256(Sha256::new())), Hasher(vector)];
+        let vector = HasherState::Sha256Vector(ring::digest::Context::new(&ring::digest::SHA256));
+        let [mut a, mut b] = [Hasher(HasherState::Sha256(Sha256::new())), Hasher(vector)];
         for chunk in data.chunks(777) {
             a.update(chunk);
             b.update(chunk);

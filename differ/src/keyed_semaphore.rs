@@ -12,16 +12,16 @@ use crate::decode::Cancel;
 
 /// A door that lets at most so many in, and of those with the same key one.
 #[derive(Debug, Clone)]
-pub struct KeyedSemaphore(Arc<Shared>);
+pub struct KeyedSemaphore(Arc<SharedSemaphore>);
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedSemaphore {
+    state: Mutex<SemaphoreState>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
+struct SemaphoreState {
     limit: usize,
     next: u64,
     /// Keys of those inside.
@@ -30,7 +30,7 @@ struct State {
     waiting: VecDeque<(u64, String)>,
 }
 
-impl State {
+impl SemaphoreState {
     /// The one whose turn it is: the first whose key is not inside, if there is room.
     fn turn(&self) -> Option<u64> {
         if self.inside.len() >= self.limit {
@@ -49,7 +49,7 @@ impl State {
 /// The right to work on one key, until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSemaphore>,
     key: String,
     waited: bool,
 }
@@ -66,13 +66,13 @@ impl KeyedSemaphore {
     /// A gate for `limit` at the same time.
     #[must_use]
     pub fn new(limit: NonZeroUsize) -> Self {
-        let state = State {
+        let state = SemaphoreState {
             limit: limit.get(),
             next: 0,
             inside: BTreeSet::new(),
             waiting: VecDeque::new(),
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() }))
+        Self(Arc::new(SharedSemaphore { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
     /// Waits until no other call works on `key` and a permit is free, in order of arrival.
@@ -114,8 +114,8 @@ impl KeyedSemaphore {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl SharedSemaphore {
+    fn state(&self) -> MutexGuard<'_, SemaphoreState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn turns_go_to_the_first_whose_key_is_free() {
-        let state = |limit, inside: &[&str], waiting: &[&str]| State {
+        let state = |limit, inside: &[&str], waiting: &[&str]| SemaphoreState {
             limit,
             next: 0,
             inside: inside.iter().map(|key| (*key).to_owned()).collect(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use erolith_differ::apply::Isolation;
-use erolith_differ::cache::{self, Filled, Options, Outcome};
+use erolith_differ::cache::{self, CacheOutcome, Filled, Options};
 use erolith_differ::convert::Progress;
 use erolith_differ::decode::{Budget, Cancel};
 use erolith_differ::oci::{ImageSource, Location, Platform, Select};
@@ -133,11 +133,11 @@ impl Fill {
     }
 }
 
-fn word(outcome: Outcome) -> &'static str {
+fn word(outcome: CacheOutcome) -> &'static str {
     match outcome {
-        Outcome::Made => "made",
-        Outcome::Present => "present",
-        Outcome::LeftOut => "left_out",
+        CacheOutcome::Made => "made",
+        CacheOutcome::Present => "present",
+        CacheOutcome::LeftOut => "left_out",
     }
 }
 
@@ -145,7 +145,7 @@ fn as_json(filled: &Filled) -> serde_json::Value {
     let Filled { diff_id, path, size, verity, outcome } = filled;
     json!({
         "diff_id": diff_id.to_string(),
-        "path": (*outcome != Outcome::LeftOut).then(|| path.to_string_lossy()),
+        "path": (*outcome != CacheOutcome::LeftOut).then(|| path.to_string_lossy()),
         "size": size,
         "dm_verity": verity.as_ref().map(json::verity),
         "outcome": word(*outcome),
@@ -155,9 +155,9 @@ fn as_json(filled: &Filled) -> serde_json::Value {
 fn print(filled: &[Filled], out: &mut dyn Write) -> anyhow::Result<()> {
     for Filled { diff_id, size, verity, outcome, .. } in filled {
         let what = match outcome {
-            Outcome::Made => "",
-            Outcome::Present => "  (was there)",
-            Outcome::LeftOut => "  (left out: it depends on the layers below)",
+            CacheOutcome::Made => "",
+            CacheOutcome::Present => "  (was there)",
+            CacheOutcome::LeftOut => "  (left out: it depends on the layers below)",
         };
         writeln!(out, "{diff_id}  {size:>14}{what}")?;
         if let Some(verity) = verity {

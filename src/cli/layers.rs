@@ -10,7 +10,7 @@ use erolith_differ::apply::LayerOpener;
 use erolith_differ::compare::directory;
 use erolith_differ::content::Blob;
 use erolith_differ::decode::{Cancel, Request};
-use erolith_differ::oci::{Image, ImageLayer, ImageSource};
+use erolith_differ::oci::{ImageLayer, ImageSource, OciImage};
 use erolith_differ::{LayerType, Result};
 use erolith_overlay::OverlayLayer;
 
@@ -50,7 +50,7 @@ impl<'a> Opener<'a> {
     pub(crate) fn layers(
         &mut self,
         from: &ImageSource,
-        of: &Image,
+        of: &OciImage,
     ) -> anyhow::Result<Vec<OpenLayer>> {
         self.chain(from, of, of.layers.len())
     }
@@ -62,7 +62,7 @@ impl<'a> Opener<'a> {
     pub(crate) fn layer(
         &mut self,
         from: &ImageSource,
-        of: &Image,
+        of: &OciImage,
         index: usize,
     ) -> anyhow::Result<OpenLayer> {
         let missing = || BadInput(format!("there is no layer {index}"));
@@ -78,7 +78,7 @@ impl<'a> Opener<'a> {
     fn chain(
         &mut self,
         from: &ImageSource,
-        of: &Image,
+        of: &OciImage,
         count: usize,
     ) -> anyhow::Result<Vec<OpenLayer>> {
         let (mut chain, mut below, mut layers) = (Vec::new(), Vec::new(), Vec::new());

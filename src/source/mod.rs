@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use erolith_differ::content::Blob;
 use erolith_differ::decode::Cancel;
-use erolith_differ::oci::{Image as OciImage, ImageSource, Location, Platform};
+use erolith_differ::oci::{ImageSource, Location, OciImage, Platform};
 use erolith_differ::{Compression, Digest, LayerType};
 use erolith_mkfs::image::Image;
 use erolith_overlay::{Marks, Stack};

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use erolith_differ::error::OciImageError;
-use erolith_differ::oci::{Image, ImageSource, Location, Platform, Select, Transport};
+use erolith_differ::oci::{ImageSource, Location, OciImage, Platform, Select, Transport};
 
 use crate::exit::{BadInput, Usage};
 
@@ -54,7 +54,7 @@ impl LayerName {
     ///
     /// # Errors
     /// [`Usage`] when the image has no such layer, or several.
-    pub(crate) fn find(&self, image: &Image) -> anyhow::Result<usize> {
+    pub(crate) fn find(&self, image: &OciImage) -> anyhow::Result<usize> {
         let is_called = |index: usize| match (self, image.layers.get(index)) {
             (Self::Number(number), _) => *number == index,
             (Self::Digest(wanted), Some(layer)) => {
@@ -137,7 +137,7 @@ pub(crate) fn open_image(
     location: &Location,
     platform: Option<&Platform>,
     scratch: &Path,
-) -> anyhow::Result<(ImageSource, Image)> {
+) -> anyhow::Result<(ImageSource, OciImage)> {
     let select = match platform {
         None => Select::Host { erofs: true },
         Some(platform) => Select::Platforms(vec![platform.clone().with_feature("erofs")]),
@@ -145,7 +145,7 @@ pub(crate) fn open_image(
     let opened = ImageSource::open(location, &select, scratch);
     let mut source = opened.with_context(|| location.to_string())?;
     let images = std::mem::take(&mut source.images);
-    match <[Image; 1]>::try_from(images) {
+    match <[OciImage; 1]>::try_from(images) {
         Ok([image]) => Ok((source, image)),
         Err(images) => {
             let count = images.len();

@@ -362,6 +362,22 @@ fn words_that_had_several_meanings_name_one_type_at_most() {
     }
 }
 
+/// Names of differ that other rooms use too: those that are said with their module, and those of whole crates.
+const SHARED_WITH_DIFFER: &str = "Action Algorithm Applied Armed Change Compression Config Digest Dir Err Error Hasher Index \
+     Options Output Report Request Result Share Staging Times Worker";
+
+#[test]
+fn types_of_differ_have_names_of_their_own() {
+    let mut files = BTreeMap::<String, BTreeSet<PathBuf>>::new();
+    for (name, path) in types() {
+        files.entry(name).or_default().insert(path);
+    }
+    let is_of_differ = |path: &PathBuf| path.starts_with(root().join("differ"));
+    files.retain(|_, paths| paths.len() > 1 && paths.iter().any(is_of_differ));
+    files.retain(|name, _| !SHARED_WITH_DIFFER.split_whitespace().any(|shared| shared == name));
+    assert!(files.is_empty(), "{files:#?}");
+}
+
 /// The glossary is short, and each type that it names exists.
 #[test]
 fn the_glossary_names_types_that_exist() {

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use erolith_differ::Compression;
-use erolith_differ::compare::{Compare, Format};
+use erolith_differ::compare::{Compare, LayerFormat};
 use erolith_mkfs::build::Options;
 use erolith_overlay::{OverlayLayer, Stack};
 use erolith_tests::listing::{Blind, Listing};
@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use container::{Container, Kind};
 use work::{prepare, prepare_references, set, work, work_by_reference, write};
 
-const TAR: Format = Format::Tar(Compression::None);
+const TAR: LayerFormat = LayerFormat::Tar(Compression::None);
 
 #[test]
 fn the_layers_show_what_the_container_saw() {
@@ -44,7 +44,7 @@ fn the_layers_show_what_the_container_saw() {
         }
         let seen = container.judge("work");
         assert!(!seen.nodes.contains_key(b"gone".as_slice()));
-        for format in Format::ALL {
+        for format in LayerFormat::ALL {
             assert_eq!(container.layer(format), container.layer(format), "not reproducible");
         }
         let (compared, archive) = container.layer(TAR);
@@ -365,7 +365,7 @@ fn a_base_layer_is_what_the_directory_holds() {
     }
     work(&root);
     fs::set_permissions(&root, fs::Permissions::from_mode(0o711)).unwrap();
-    let how = Compare::new(Format::Tar(Compression::Zstd));
+    let how = Compare::new(LayerFormat::Tar(Compression::Zstd));
     let upper = Stack::default().with_upper(OverlayLayer::dir(File::open(&root).unwrap().into()));
     let mut bytes = Vec::new();
     how.write(&Stack::default(), &upper, &mut bytes).unwrap();

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use erolith_differ::apply::Output;
-use erolith_differ::commit::{self, Change, Note, Origin};
+use erolith_differ::commit::{self, Change, CommitNote, CommitOrigin};
 use erolith_differ::convert::Options;
 use erolith_differ::oci::{CONFIG, Descriptor as OurDescriptor, ImageSource, Select};
 use erolith_differ::{Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, OCI_LAYER};
@@ -75,7 +75,7 @@ fn documents_of_commits_are_what_the_image_specification_says() {
     let location = format!("oci:{}", at("base").display()).parse().unwrap();
     let base = ImageSource::open(&location, &Select::default(), temp.path()).unwrap();
     let [base] = base.images.as_slice() else { panic!("one image") };
-    let note = Note {
+    let note = CommitNote {
         created: "2024-05-06T07:08:09.123456789Z".into(),
         created_by: "sh".into(),
         author: Some("me".into()),
@@ -92,7 +92,7 @@ fn documents_of_commits_are_what_the_image_specification_says() {
         let bytes = config.to_bytes();
         let described = OurDescriptor::new(CONFIG, &Digest::of(&bytes), bytes.len() as u64);
         let origin =
-            Origin::new(Some("localhost/base:1"), &base.source_digest, &base.source_digest);
+            CommitOrigin::new(Some("localhost/base:1"), &base.source_digest, &base.source_digest);
         let manifest = commit::manifest(&base.manifest, described, &layer, &note, Some(&origin));
 
         let config = ImageConfiguration::from_reader(bytes.as_slice()).unwrap();

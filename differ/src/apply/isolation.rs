@@ -10,7 +10,7 @@ use super::Times;
 use super::job::{LayerJob, LayerJobResult, check_image, convert};
 use super::parents::ParentImages;
 use crate::content::{Blob, Staging};
-use crate::decode::{Cancel, Decoded, Watched};
+use crate::decode::{Cancel, DecodedBlob, WatchedReader};
 use crate::sandbox::Worker;
 use crate::{Error, Result};
 
@@ -20,7 +20,7 @@ pub(crate) struct StagedImage<S> {
     /// The file it is in.
     pub(crate) staging: S,
     /// What the layer's blob was.
-    pub(crate) source: Decoded,
+    pub(crate) source: DecodedBlob,
     /// What was built; `None` for a layer that was an image already.
     pub(crate) summary: Option<Summary>,
     /// Does the image depend on the layers below? It takes attributes of directories from them that it does not
@@ -60,7 +60,7 @@ impl Isolation {
                 let file = staging.file().try_clone();
                 let file = file.map_err(Error::io("duplicating a descriptor"))?;
                 let sink = FileSink::new(file, staging.scratch_dir()?);
-                let blob = Watched { inner: source.into_reader(), told };
+                let blob = WatchedReader { inner: source.into_reader(), told };
                 convert(sink, blob, request, task, wanted, lowers)?
             }
             Self::Worker(worker) => worker.convert(&staging, job, lowers)?,

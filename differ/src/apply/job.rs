@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::parents::{LowerImage, ParentImages};
 use super::{Times, dm_verity, image_uuid};
 use crate::content::Blob;
-use crate::decode::{Decoded, LayerStream, OnBytes, Request};
+use crate::decode::{DecodedBlob, LayerStream, OnBytes, Request};
 use crate::error::LayerError;
 use crate::{Error, Result};
 
@@ -74,7 +74,7 @@ pub(crate) struct LayerJob {
 /// The result, besides the bytes in the file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LayerJobResult {
-    pub(crate) source: Decoded,
+    pub(crate) source: DecodedBlob,
     pub(crate) summary: Option<Summary>,
     pub(crate) inherits: bool,
     pub(crate) protected: Protected,

@@ -22,9 +22,9 @@ use super::protect::Protect;
 use super::verify::{explain, hash_all};
 use super::{Times, share};
 use crate::content::{Blob, Staging as _};
-use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, Watched};
+use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, WatchedReader};
 use crate::error::{LayerError, MismatchError, ProcessError};
-use crate::processors::{self, Input, Payloads, Processed, Processor, Step};
+use crate::processors::{self, Payloads, Processed, Processor, ProcessorInput, ProcessorStep};
 use crate::publish::{Durability, FileProtector, OutputFile};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
@@ -234,7 +234,7 @@ impl Application<'_> {
     fn convert(
         &self,
         source: LayerInput,
-        steps: &[Step<'_>],
+        steps: &[ProcessorStep<'_>],
         lowers: &dyn ParentImages,
     ) -> Result<Applied> {
         let Self { layer, options, .. } = self;
@@ -255,8 +255,8 @@ impl Application<'_> {
             // The blob is verified where it goes in; what comes out is something else.
             request.blob = None;
             let (digest, size) = (layer.digest.clone(), layer.size);
-            let blob = Box::new(Watched { inner: source.into_reader(), told });
-            let input = Input { source: blob, digest, size, cancel: processing.0.clone() };
+            let blob = Box::new(WatchedReader { inner: source.into_reader(), told });
+            let input = ProcessorInput { source: blob, digest, size, cancel: processing.0.clone() };
             let processed = Processed::start(steps, &layer.payloads, input)?;
             source = LayerInput::Stream(Box::new(processed));
             told = OnBytes::default();

@@ -39,7 +39,7 @@ pub(crate) use job::{LayerJob, LayerJobResult, Task, check_image, convert};
 pub use open_layer::LayerOpener;
 pub use parents::ParentImages;
 pub use protect::Protect;
-pub use store::{Output, Sealed};
+pub use store::{Output, StoredImage};
 pub(crate) use store::{copy_blob, verify};
 pub use verify::{explain, verify_blob};
 

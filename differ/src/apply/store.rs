@@ -45,7 +45,7 @@ impl Output {
 
 /// A published image layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sealed {
+pub struct StoredImage {
     /// Digest of the blob.
     pub digest: Digest,
     /// Its bytes.
@@ -69,7 +69,7 @@ impl StagedImage<Box<dyn Ingest>> {
         output: Output,
         protect: &Protect,
         cancel: &Cancel,
-    ) -> Result<Sealed> {
+    ) -> Result<StoredImage> {
         let Protected { digest, verity } =
             protect.complete(self.staging.file(), self.protected, cancel)?;
         let size = self.staging.file().metadata().map_err(Error::io("examining an image"))?.len();
@@ -84,11 +84,11 @@ impl StagedImage<Box<dyn Ingest>> {
                 let packed = store.ingest(Mode::Fresh)?;
                 let (diff_id, digest, size) = compress(&self, &*packed, level, threads, cancel)?;
                 packed.commit(&digest, size)?;
-                return Ok(Sealed { digest, size, diff_id, verity, fsverity });
+                return Ok(StoredImage { digest, size, diff_id, verity, fsverity });
             }
         };
         self.staging.commit(&diff_id, size)?;
-        Ok(Sealed { digest: diff_id.clone(), size, diff_id, verity, fsverity })
+        Ok(StoredImage { digest: diff_id.clone(), size, diff_id, verity, fsverity })
     }
 }
 
@@ -144,7 +144,12 @@ fn copy_hashed(file: &File, cancel: &Cancel, out: &mut dyn Write) -> Result<Dige
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn verify(blob: &Blob, sealed: &Sealed, output: Output, cancel: &Cancel) -> Result<()> {
+pub(crate) fn verify(
+    blob: &Blob,
+    sealed: &StoredImage,
+    output: Output,
+    cancel: &Cancel,
+) -> Result<()> {
     let compression = match output {
         Output::Raw => Compression::None,
         Output::Zstd { .. } => Compression::Zstd,

@@ -47,16 +47,16 @@ pub fn find<S: ContentStore>(
     target: &Descriptor,
     chain: &Digest,
 ) -> Result<Option<Base>, S::Error> {
-    Search { store, chain, seen: BTreeSet::new() }.document(target, 0)
+    BaseSearch { store, chain, seen: BTreeSet::new() }.document(target, 0)
 }
 
-struct Search<'a, S> {
+struct BaseSearch<'a, S> {
     store: &'a S,
     chain: &'a Digest,
     seen: BTreeSet<Digest>,
 }
 
-impl<S: ContentStore> Search<'_, S> {
+impl<S: ContentStore> BaseSearch<'_, S> {
     fn document(&mut self, target: &Descriptor, depth: usize) -> Result<Option<Base>, S::Error> {
         if !self.seen.insert(target.digest.clone()) || self.seen.len() > MAX_MANIFESTS {
             return Ok(None);

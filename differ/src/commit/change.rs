@@ -105,7 +105,7 @@ impl Change {
         if let Some(key) = section.keys().find(twin) {
             return Err(damaged(format!("{key:?} could be taken for another member")));
         }
-        let mut target = Target { section, has_cmd: false };
+        let mut target = ConfigTarget { section, has_cmd: false };
         for change in changes {
             target.apply(change).map_err(|reason| bad(&change.text, reason))?;
         }
@@ -113,16 +113,16 @@ impl Change {
     }
 }
 
-type Outcome<T = ()> = std::result::Result<T, String>;
+type ChangeResult<T = ()> = std::result::Result<T, String>;
 
-struct Target<'a> {
+struct ConfigTarget<'a> {
     section: &'a mut Map<String, Value>,
     /// Did an instruction set `Cmd`?
     has_cmd: bool,
 }
 
-impl Target<'_> {
-    fn apply(&mut self, change: &Change) -> Outcome {
+impl ConfigTarget<'_> {
+    fn apply(&mut self, change: &Change) -> ChangeResult {
         let rest = change.rest.as_str();
         match change.instruction {
             Instruction::Cmd => {
@@ -179,7 +179,7 @@ impl Target<'_> {
         self.section.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
-    fn set(&mut self, key: &str, text: &str) -> Outcome {
+    fn set(&mut self, key: &str, text: &str) -> ChangeResult {
         let value = self.expand(text)?;
         self.section.insert(key.to_owned(), json!(value));
         Ok(())
@@ -206,7 +206,7 @@ impl Target<'_> {
         found.rev().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
     }
 
-    fn expand(&self, text: &str) -> Outcome<String> {
+    fn expand(&self, text: &str) -> ChangeResult<String> {
         words::expand(text, &|name| self.variable(name)).map_err(str::to_owned)
     }
 
@@ -222,7 +222,7 @@ impl Target<'_> {
     }
 
     /// `name=value ...`, or `name` and one value that is all the rest.
-    fn pairs(&self, text: &str) -> Outcome<Vec<(String, String)>> {
+    fn pairs(&self, text: &str) -> ChangeResult<Vec<(String, String)>> {
         let all = words::split(text);
         let first = all.first().copied().unwrap_or_default();
         if !first.contains('=') {
@@ -241,12 +241,13 @@ impl Target<'_> {
         Ok(pairs)
     }
 
-    fn volumes(&self, text: &str) -> Outcome<Vec<String>> {
+    fn volumes(&self, text: &str) -> ChangeResult<Vec<String>> {
         let volumes = match list(text)? {
             Some(volumes) => volumes,
-            None => {
-                words::split(text).into_iter().map(|w| self.expand(w)).collect::<Outcome<_>>()?
-            }
+            None => words::split(text)
+                .into_iter()
+                .map(|w| self.expand(w))
+                .collect::<ChangeResult<_>>()?,
         };
         if volumes.iter().any(String::is_empty) {
             return Err("the path of a volume is empty".to_owned());
@@ -255,7 +256,7 @@ impl Target<'_> {
     }
 
     /// A command as a list of words, or as a line for the image's shell.
-    fn command(&mut self, key: &str, text: &str) -> Outcome {
+    fn command(&mut self, key: &str, text: &str) -> ChangeResult {
         let words = list(text)?.unwrap_or_else(|| {
             let shell = self.list("Shell");
             let shell = if shell.is_empty() { SHELL.to_vec() } else { shell };
@@ -270,7 +271,7 @@ impl Target<'_> {
 }
 
 /// A JSON list of texts, if it is one. What looks like one is no line for a shell: single quotes are a common mistake.
-fn list(text: &str) -> Outcome<Option<Vec<String>>> {
+fn list(text: &str) -> ChangeResult<Option<Vec<String>>> {
     if !text.starts_with('[') {
         return Ok(None);
     }
@@ -284,7 +285,7 @@ fn list(text: &str) -> Outcome<Option<Vec<String>>> {
 }
 
 /// `port[-port][/protocol]` as the members of `ExposedPorts`.
-fn ports(text: &str) -> Outcome<Vec<String>> {
+fn ports(text: &str) -> ChangeResult<Vec<String>> {
     let wrong = || format!("{text:?} is no port, such as 80, 80/udp or 8000-8010");
     let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = protocol.to_ascii_lowercase();

@@ -3,13 +3,13 @@
 //! As in a conversion, what is named is durable before what names it: layers, the config, the manifest, and `index.json`
 //! last, which makes the image visible.
 
-use super::{Addition, BaseImage, CommittedImage, CommittedLayer, Origin, add_layer};
+use super::{Addition, BaseImage, CommitOrigin, CommittedImage, CommittedLayer, add_layer};
 use crate::apply::copy_blob;
 use crate::content::{Mode, OciLayout, Staging};
 use crate::decode::Cancel;
 use crate::error::OciImageError;
 use crate::oci::{
-    CONTAINERD_NAME, Descriptor, Destination, Image, ImageSource, LayerPosition, REF_NAME,
+    CONTAINERD_NAME, Descriptor, Destination, ImageSource, LayerPosition, OciImage, REF_NAME,
 };
 use crate::{Digest, Error, Result};
 
@@ -64,7 +64,7 @@ pub fn commit(
 /// Copies the layers of the image below, unless it is in the same layout.
 fn copy_layers(
     base: &ImageSource,
-    image: &Image,
+    image: &OciImage,
     layout: &OciLayout,
     cancel: &Cancel,
 ) -> Result<()> {
@@ -82,9 +82,9 @@ fn copy_layers(
 }
 
 /// The full name of an image is in the annotation in which containerd keeps it, or in the one that OCI has for names.
-fn origin(image: &Image) -> Origin {
+fn origin(image: &OciImage) -> CommitOrigin {
     let entry = image.entry.as_ref();
     let named = |key| entry.and_then(|entry| entry.annotation(key));
     let name = named(CONTAINERD_NAME).or_else(|| named(REF_NAME));
-    Origin::new(name, &image.source_digest, &image.source_digest)
+    CommitOrigin::new(name, &image.source_digest, &image.source_digest)
 }

@@ -1,6 +1,6 @@
 //! An image and one layer on top of it become another image: its config, its manifest, and nothing else.
 //!
-//! Everything here is a function of documents. The same documents, layer and [`Note`] give the same bytes.
+//! Everything here is a function of documents. The same documents, layer and [`CommitNote`] give the same bytes.
 
 mod base;
 mod change;
@@ -61,7 +61,7 @@ impl CommittedLayer {
 
 /// What the history of an image says of its topmost layer.
 #[derive(Debug, Clone, Default)]
-pub struct Note {
+pub struct CommitNote {
     /// When it was made, in the form of RFC 3339.
     pub created: String,
     /// The command that made it; empty when it is not known.
@@ -74,14 +74,14 @@ pub struct Note {
 
 /// The image below, as the new one names it.
 #[derive(Debug, Clone)]
-pub struct Origin {
+pub struct CommitOrigin {
     /// Its full name, with the registry.
     pub name: Option<String>,
     /// The digest of what that name leads to; without a name, that of the manifest.
     pub digest: Digest,
 }
 
-impl Origin {
+impl CommitOrigin {
     /// The image whose manifest is `manifest`, found under `name`, which leads to `target`. The specification wants names
     /// that need no assumed registry, so others are not kept.
     #[must_use]
@@ -107,7 +107,7 @@ pub struct BaseImage<'a> {
     /// Its config.
     pub config: &'a Config,
     /// How the new image names it; `None` when the layer is the first one.
-    pub origin: Option<&'a Origin>,
+    pub origin: Option<&'a CommitOrigin>,
 }
 
 /// What is added to an image besides the layer.
@@ -116,7 +116,7 @@ pub struct Addition<'a> {
     /// What else changes.
     pub changes: &'a [Change],
     /// What the history says.
-    pub note: &'a Note,
+    pub note: &'a CommitNote,
     /// Cancels the work.
     pub cancel: &'a Cancel,
 }
@@ -175,7 +175,7 @@ fn put<S: ContentStore>(
 ///
 /// # Errors
 /// [`crate::error::OciImageError::BadDocument`] for a base whose history is no list.
-pub fn config(base: &Config, layer: &CommittedLayer, note: &Note) -> Result<Config> {
+pub fn config(base: &Config, layer: &CommittedLayer, note: &CommitNote) -> Result<Config> {
     let mut json = base.json().clone();
     json.insert("created".to_owned(), json!(note.created));
     if let Some(author) = &note.author {
@@ -190,7 +190,7 @@ pub fn config(base: &Config, layer: &CommittedLayer, note: &Note) -> Result<Conf
 
 /// The history with one entry more. Readers count the entries of layers and compare (image-spec, config.md, "history"), so
 /// layers that nobody described get an entry that says nothing.
-fn history(json: &Map<String, Value>, layers: usize, note: &Note) -> Result<Vec<Value>> {
+fn history(json: &Map<String, Value>, layers: usize, note: &CommitNote) -> Result<Vec<Value>> {
     let mut history = match json.get("history") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(history)) => history.clone(),
@@ -221,8 +221,8 @@ pub fn manifest(
     base: &Manifest,
     config: Descriptor,
     layer: &CommittedLayer,
-    note: &Note,
-    origin: Option<&Origin>,
+    note: &CommitNote,
+    origin: Option<&CommitOrigin>,
 ) -> Manifest {
     let layers = base.layers.iter().map(|layer| layer.clone().with_media_type(oci_layer_type));
     let layers = layers.chain([layer.descriptor.clone()]).collect();

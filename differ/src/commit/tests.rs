@@ -26,8 +26,12 @@ fn layer(media_type: &str) -> CommittedLayer {
     CommittedLayer::new(descriptor, Digest::of(b"archive")).unwrap()
 }
 
-fn note() -> Note {
-    Note { created: "2024-05-06T07:08:09Z".into(), created_by: "sh -c x".into(), ..Note::default() }
+fn note() -> CommitNote {
+    CommitNote {
+        created: "2024-05-06T07:08:09Z".into(),
+        created_by: "sh -c x".into(),
+        ..CommitNote::default()
+    }
 }
 
 fn value(config: &Config) -> Value {
@@ -42,7 +46,7 @@ fn changed(changes: &[&str]) -> Result<Value> {
 
 #[test]
 fn a_layer_and_its_history_are_added_and_nothing_else_changes() {
-    let note = Note { author: Some("me".into()), comment: "why".into(), ..note() };
+    let note = CommitNote { author: Some("me".into()), comment: "why".into(), ..note() };
     let made = value(&config(&base(), &layer(OCI_LAYER), &note).unwrap());
     let mut want: Value = serde_json::from_str(BASE).unwrap();
     want["created"] = json!("2024-05-06T07:08:09Z");
@@ -116,7 +120,7 @@ fn the_manifest_is_ocis_and_says_what_it_stands_on() {
     }));
     let config = Descriptor::new(CONFIG, &Digest::of(b"new"), 3);
     let (target, digest) = (Digest::of(b"index"), Digest::of(b"manifest"));
-    let origin = Origin::new(Some("docker.io/library/a:b"), &target, &digest);
+    let origin = CommitOrigin::new(Some("docker.io/library/a:b"), &target, &digest);
     let made = manifest(&base, config.clone(), &layer(EROFS_LAYER), &note(), Some(&origin));
     let made: Value = serde_json::from_slice(&made.to_bytes()).unwrap();
     let gzip = "application/vnd.oci.image.layer.v1.tar+gzip";
@@ -130,10 +134,10 @@ fn the_manifest_is_ocis_and_says_what_it_stands_on() {
     });
     assert_eq!(made, want);
     for name in [None, Some("a:b"), Some("a/b")] {
-        let origin = Origin::new(name, &target, &digest);
+        let origin = CommitOrigin::new(name, &target, &digest);
         assert_eq!((origin.name, origin.digest), (None, digest.clone()), "{name:?}");
     }
-    assert!(Origin::new(Some("localhost/a"), &target, &digest).name.is_some());
+    assert!(CommitOrigin::new(Some("localhost/a"), &target, &digest).name.is_some());
 }
 
 #[test]

@@ -32,7 +32,7 @@ const PIECE: usize = 256 << 10;
 
 /// What a layer is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum LayerFormat {
     /// An archive.
     Tar(Compression),
     /// An EROFS image, which can be mounted in place.
@@ -41,7 +41,7 @@ pub enum Format {
     ErofsZstd,
 }
 
-impl Format {
+impl LayerFormat {
     /// All there are.
     pub const ALL: [Self; 5] = [
         Self::Tar(Compression::None),
@@ -75,7 +75,7 @@ impl Format {
 #[derive(Debug, Clone)]
 pub struct Compare {
     /// What it is written as.
-    pub format: Format,
+    pub format: LayerFormat,
     /// The latest time that the layer may hold, in seconds since 1970.
     pub source_date_epoch: Option<i64>,
     /// The maps of the container that wrote to the upper directory.
@@ -108,7 +108,7 @@ pub struct Compared {
 impl Compare {
     /// A layer in this format, of a container that calls users and groups what the host calls them.
     #[must_use]
-    pub fn new(format: Format) -> Self {
+    pub fn new(format: LayerFormat) -> Self {
         Self {
             format,
             source_date_epoch: None,
@@ -136,8 +136,10 @@ impl Compare {
         let changes = changes(old, new, &how, || self.cancel.check())?;
         let (compression, cancel) = (self.format.compression(), &self.cancel);
         let (entries, totals) = match self.format {
-            Format::Tar(_) => encode(out, compression, cancel, |out| self.archive(&changes, out))?,
-            Format::Erofs | Format::ErofsZstd => {
+            LayerFormat::Tar(_) => {
+                encode(out, compression, cancel, |out| self.archive(&changes, out))?
+            }
+            LayerFormat::Erofs | LayerFormat::ErofsZstd => {
                 let mut image = self.image(&changes)?;
                 encode(out, compression, cancel, |out| {
                     self.copy_image(&mut image, out)?;

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use erolith_overlay::{Marks, OverlayLayer, Stack};
 
-use super::{Compare, Compared, Format};
+use super::{Compare, Compared, LayerFormat};
 use crate::decode::{Cancel, LayerStream, OnBytes, Request};
 use crate::{Compression, Digest, Error};
 
@@ -32,7 +32,7 @@ fn layer(dir: &Path) -> Arc<OverlayLayer> {
 }
 
 fn base() -> Compare {
-    Compare::new(Format::Tar(Compression::None))
+    Compare::new(LayerFormat::Tar(Compression::None))
 }
 
 /// The names in an archive, and what kind of member each is.
@@ -75,7 +75,7 @@ fn digests_and_sizes_are_those_of_the_blob_and_of_the_archive_in_it() {
     assert_eq!((&plain.digest, plain.size), (&Digest::of(&archive), archive.len() as u64));
     assert_eq!((&plain.diff_id, plain.raw_size), (&plain.digest, plain.size));
     for compression in [Compression::Gzip, Compression::Zstd] {
-        let how = Compare::new(Format::Tar(compression));
+        let how = Compare::new(LayerFormat::Tar(compression));
         let (compared, blob) = compare(dir.path(), &how).unwrap();
         assert_eq!(compared.digest, Digest::of(&blob));
         assert_eq!(compared.size, blob.len() as u64);
@@ -195,7 +195,7 @@ impl Write for Room {
 #[test]
 fn an_output_without_room_is_named_as_the_reason() {
     let dir = tree();
-    for format in Format::ALL {
+    for format in LayerFormat::ALL {
         let how = Compare::new(format);
         let nothing = Stack::default();
         let error = how.write(&nothing, &stack(dir.path()), &mut Room(0)).unwrap_err();
@@ -210,5 +210,5 @@ fn a_name_with_a_meaning_is_refused() {
     write(&dir.path().join(".wh.name"), b"");
     let error = compare(dir.path(), &base()).unwrap_err();
     assert_eq!(error.code(), "tar-reserved-name");
-    compare(dir.path(), &Compare::new(Format::Erofs)).unwrap();
+    compare(dir.path(), &Compare::new(LayerFormat::Erofs)).unwrap();
 }

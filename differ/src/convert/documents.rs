@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use erolith_durable::fault;
 use erolith_verity::dmverity::{DmVerityTree, Signature};
 
-use super::layers::{Converted, Made};
+use super::layers::{Converted, ConvertedLayer};
 use super::{
     ImageReport, LayerReport, Options, Report, SOURCE_DIFF_ID, SOURCE_DIGEST, SOURCE_LAYER,
     UNCOMPRESSED,
@@ -15,8 +15,8 @@ use crate::content::OciLayout;
 use crate::decode::{Cancel, LayerStream, Request};
 use crate::error::{ContentError, ProcessError};
 use crate::oci::{
-    CONFIG, Descriptor, EROFS_FEATURE, INDEX, Image, ImageLayer, ImageSource, Index, LayerPosition,
-    MANIFEST, MANIFEST_LIMIT, MAX_DEPTH,
+    CONFIG, Descriptor, EROFS_FEATURE, INDEX, ImageLayer, ImageSource, Index, LayerPosition,
+    MANIFEST, MANIFEST_LIMIT, MAX_DEPTH, OciImage,
 };
 use crate::{Compression, Digest, Error, LayerType, Result};
 
@@ -59,7 +59,7 @@ pub(super) fn write(
 ) -> Result<WrittenManifest> {
     let step = |point| fault::point(point).map_err(Error::io("writing documents"));
     step("convert.before_documents")?;
-    let writer = Writer { source, layout, options };
+    let writer = DocumentWriter { source, layout, options };
     let mut entries = Vec::new();
     let mut images = Vec::new();
     for (image, layers) in source.images.iter().zip(converted) {
@@ -93,20 +93,24 @@ pub(super) fn write(
     Ok(WrittenManifest { entry, report: Report { digest, media_type, images, left_out } })
 }
 
-struct Writer<'a> {
+struct DocumentWriter<'a> {
     source: &'a ImageSource,
     layout: &'a OciLayout,
     options: &'a Options,
 }
 
-impl Writer<'_> {
+impl DocumentWriter<'_> {
     fn put(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor> {
         let digest = self.layout.put(bytes)?;
         Ok(Descriptor::new(media_type, &digest, bytes.len() as u64))
     }
 
     /// Writes config and manifest of a converted image.
-    fn image(&self, image: &Image, made: &[Made]) -> Result<(Descriptor, ImageReport)> {
+    fn image(
+        &self,
+        image: &OciImage,
+        made: &[ConvertedLayer],
+    ) -> Result<(Descriptor, ImageReport)> {
         let config =
             image.config.rewritten(made.iter().map(|m| m.sealed.diff_id.clone()).collect());
         let described = self.put(CONFIG, &config.to_bytes())?;
@@ -133,7 +137,7 @@ impl Writer<'_> {
         Ok((entry.with_annotation(SOURCE_DIGEST, &source), report))
     }
 
-    fn layer(&self, layer: &ImageLayer, made: &Made) -> Result<Descriptor> {
+    fn layer(&self, layer: &ImageLayer, made: &ConvertedLayer) -> Result<Descriptor> {
         let sealed = &made.sealed;
         let media_type = self.options.output.media_type();
         let mut to = Descriptor::new(media_type, &sealed.digest, sealed.size);
@@ -192,7 +196,7 @@ impl Writer<'_> {
     }
 
     /// Copies the original of an image, byte by byte.
-    fn original(&self, image: &Image) -> Result<Descriptor> {
+    fn original(&self, image: &OciImage) -> Result<Descriptor> {
         self.layout.put(&image.config_bytes)?;
         let mut layers = Vec::with_capacity(image.layers.len());
         for layer in &image.layers {
@@ -267,7 +271,7 @@ impl Writer<'_> {
     }
 }
 
-fn report(layer: &ImageLayer, made: &Made) -> LayerReport {
+fn report(layer: &ImageLayer, made: &ConvertedLayer) -> LayerReport {
     LayerReport {
         source_diff_id: layer.diff_id.clone(),
         source_size: layer.size(),

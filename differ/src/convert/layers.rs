@@ -12,7 +12,7 @@ use erolith_verity::fsverity;
 
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
-use crate::apply::{self, LayerJob, Output, ParentImages, Protect, Sealed, Task, dm_verity};
+use crate::apply::{self, LayerJob, Output, ParentImages, Protect, StoredImage, Task, dm_verity};
 use crate::content::{Blob, Ingest, Mode, OciLayout, Provider, spool};
 use crate::decode::{Budget, Cancel, Digests, LayerStream, OnBytes, Request};
 use crate::error::LayerError;
@@ -24,8 +24,8 @@ type StagedBlob = apply::StagedImage<Box<dyn Ingest>>;
 
 /// A converted layer.
 #[derive(Debug, Clone)]
-pub(super) struct Made {
-    pub(super) sealed: Sealed,
+pub(super) struct ConvertedLayer {
+    pub(super) sealed: StoredImage,
     pub(super) reused: bool,
     /// Which extended attributes were dropped; none where the image was there.
     pub(super) dropped_xattrs: DroppedXattrs,
@@ -34,7 +34,7 @@ pub(super) struct Made {
 }
 
 /// The converted layers of the images, in their order.
-pub(super) type Converted = Vec<Vec<Made>>;
+pub(super) type Converted = Vec<Vec<ConvertedLayer>>;
 
 /// Converts every layer. A layer is the same when its content and all layers below it are the same.
 ///
@@ -49,10 +49,12 @@ pub(super) fn convert(
     let (jobs, images) = plan(source, options)?;
     let bytes = jobs.iter().map(|job| job.layer.size()).sum();
     progress.event(Event::Planned { layers: jobs.len(), bytes });
-    let board =
-        Board { slots: Mutex::new(vec![Slot::Pending; jobs.len()]), changed: Condvar::new() };
+    let board = LayerBoard {
+        slots: Mutex::new(vec![LayerSlot::Pending; jobs.len()]),
+        changed: Condvar::new(),
+    };
     let (cancel, next, error) = (options.cancel.part(), AtomicUsize::new(0), Mutex::new(None));
-    let work = Work { source, layout, options, progress, jobs, board, cancel, next, error };
+    let work = Conversion { source, layout, options, progress, jobs, board, cancel, next, error };
     thread::scope(|scope| -> Result<()> {
         for _ in 0..options.jobs.get().min(work.jobs.len()) {
             let worker = thread::Builder::new().name("layer".to_owned());
@@ -69,14 +71,14 @@ pub(super) fn convert(
     }
     let slots = lock(&work.board.slots);
     let made = |job: &usize| match slots.get(*job) {
-        Some(Slot::Done(made)) => Ok(Made::clone(made)),
+        Some(LayerSlot::Done(made)) => Ok(ConvertedLayer::clone(made)),
         _ => Err(Error::Cancelled),
     };
     images.iter().map(|jobs| jobs.iter().map(made).collect()).collect()
 }
 
 /// A layer to convert.
-struct Job<'a> {
+struct ConversionJob<'a> {
     layer: &'a ImageLayer,
     /// Position in its image; 0 is the lowest.
     index: usize,
@@ -88,11 +90,11 @@ struct Job<'a> {
     protect: Protect,
 }
 
-type Plan<'a> = (Vec<Job<'a>>, Vec<Vec<usize>>);
+type JobPlan<'a> = (Vec<ConversionJob<'a>>, Vec<Vec<usize>>);
 
 /// Lowest layers first, so that a job that waits for a lower layer waits for one that has begun.
-fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<Plan<'a>> {
-    let mut jobs: Vec<Job<'a>> = Vec::new();
+fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<JobPlan<'a>> {
+    let mut jobs: Vec<ConversionJob<'a>> = Vec::new();
     let mut known: BTreeMap<Vec<Digest>, usize> = BTreeMap::new();
     let mut same: BTreeMap<(&Digest, bool), usize> = BTreeMap::new();
     let mut images = Vec::with_capacity(source.images.len());
@@ -123,7 +125,7 @@ fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<Plan<'a>> {
                     is_digest_wanted: options.fs_verity,
                 };
                 let keys = Keys::new(&chain, &protect, options);
-                jobs.push(Job { layer, index, below, twin, keys, protect });
+                jobs.push(ConversionJob { layer, index, below, twin, keys, protect });
                 jobs.len() - 1
             });
             below.push(job);
@@ -165,15 +167,15 @@ fn name(index: usize, layer: &ImageLayer, source: Error) -> Error {
 }
 
 #[derive(Debug, Clone)]
-enum Slot {
+enum LayerSlot {
     Pending,
-    Done(Box<Made>),
+    Done(Box<ConvertedLayer>),
     Failed,
 }
 
 /// Which layers are ready.
-struct Board {
-    slots: Mutex<Vec<Slot>>,
+struct LayerBoard {
+    slots: Mutex<Vec<LayerSlot>>,
     changed: Condvar,
 }
 
@@ -182,39 +184,40 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Board {
-    fn set(&self, job: usize, to: Slot) {
+impl LayerBoard {
+    fn set(&self, job: usize, to: LayerSlot) {
         if let Some(slot) = lock(&self.slots).get_mut(job) {
             *slot = to;
         }
         self.changed.notify_all();
     }
 
-    fn wait(&self, job: usize) -> Result<Made> {
-        let pending = |slots: &mut Vec<Slot>| matches!(slots.get(job), Some(Slot::Pending));
+    fn wait(&self, job: usize) -> Result<ConvertedLayer> {
+        let pending =
+            |slots: &mut Vec<LayerSlot>| matches!(slots.get(job), Some(LayerSlot::Pending));
         let slots = self.changed.wait_while(lock(&self.slots), pending);
         let slots = slots.unwrap_or_else(PoisonError::into_inner);
         match slots.get(job) {
-            Some(Slot::Done(made)) => Ok(Made::clone(made)),
+            Some(LayerSlot::Done(made)) => Ok(ConvertedLayer::clone(made)),
             _ => Err(Error::Cancelled),
         }
     }
 }
 
 /// What the workers share.
-struct Work<'a> {
+struct Conversion<'a> {
     source: &'a ImageSource,
     layout: &'a OciLayout,
     options: &'a Options,
     progress: &'a Arc<dyn Progress>,
-    jobs: Vec<Job<'a>>,
-    board: Board,
+    jobs: Vec<ConversionJob<'a>>,
+    board: LayerBoard,
     cancel: Cancel,
     next: AtomicUsize,
     error: Mutex<Option<Error>>,
 }
 
-impl<'a> Work<'a> {
+impl<'a> Conversion<'a> {
     /// Converts one layer after the other. A layer is sealed on a thread of its own while the next is decoded.
     fn run<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
         let mut sealing: Option<ScopedJoinHandle<'scope, ()>> = None;
@@ -243,7 +246,7 @@ impl<'a> Work<'a> {
     }
 
     /// `None`: the layer is ready, it was there.
-    fn build(&self, number: usize, job: &Job<'a>) -> Result<Option<StagedBlob>> {
+    fn build(&self, number: usize, job: &ConversionJob<'a>) -> Result<Option<StagedBlob>> {
         self.cancel.check()?;
         let layer = job.layer;
         let (diff_id, bytes) = (&layer.diff_id, layer.size());
@@ -275,7 +278,7 @@ impl<'a> Work<'a> {
     }
 
     /// What was made of the same layer before, in this run or an earlier one.
-    fn find(&self, job: &Job<'a>) -> Result<Option<Made>> {
+    fn find(&self, job: &ConversionJob<'a>) -> Result<Option<ConvertedLayer>> {
         if let Some(twin) = job.twin {
             let made = self.board.wait(twin)?;
             if !made.inherits {
@@ -284,10 +287,15 @@ impl<'a> Work<'a> {
         }
         let found = record::find(self.layout, &job.keys, self.options.output, &self.cancel)?;
         let dropped_xattrs = DroppedXattrs::default();
-        Ok(found.map(|(sealed, inherits)| Made { sealed, reused: true, dropped_xattrs, inherits }))
+        Ok(found.map(|(sealed, inherits)| ConvertedLayer {
+            sealed,
+            reused: true,
+            dropped_xattrs,
+            inherits,
+        }))
     }
 
-    fn seal(&self, number: usize, job: &Job<'a>, built: StagedBlob) {
+    fn seal(&self, number: usize, job: &ConversionJob<'a>, built: StagedBlob) {
         let inherits = built.inherits;
         let dropped_xattrs = built.summary.as_ref().map(|summary| summary.dropped_xattrs.clone());
         let dropped_xattrs = dropped_xattrs.unwrap_or_default();
@@ -298,20 +306,23 @@ impl<'a> Work<'a> {
         });
         match kept {
             Ok(sealed) => {
-                self.done(number, Made { sealed, reused: false, dropped_xattrs, inherits });
+                self.done(
+                    number,
+                    ConvertedLayer { sealed, reused: false, dropped_xattrs, inherits },
+                );
             }
             Err(error) => self.fail(number, job, error),
         }
     }
 
-    fn done(&self, number: usize, made: Made) {
+    fn done(&self, number: usize, made: ConvertedLayer) {
         let (bytes, reused) = (made.sealed.size, made.reused);
         self.progress.event(Event::Done { layer: number, bytes, reused });
-        self.board.set(number, Slot::Done(Box::new(made)));
+        self.board.set(number, LayerSlot::Done(Box::new(made)));
     }
 
     /// Stops all others. What they then report is a consequence and not the reason.
-    fn fail(&self, number: usize, job: &Job<'a>, error: Error) {
+    fn fail(&self, number: usize, job: &ConversionJob<'a>, error: Error) {
         let mut first = lock(&self.error);
         let consequence = matches!(error, Error::Cancelled);
         if first.is_none() || (matches!(*first, Some(Error::Cancelled)) && !consequence) {
@@ -319,14 +330,14 @@ impl<'a> Work<'a> {
         }
         drop(first);
         self.cancel.cancel();
-        self.board.set(number, Slot::Failed);
+        self.board.set(number, LayerSlot::Failed);
     }
 }
 
 /// The layers below a job.
 struct JobParents<'a, 'b> {
-    work: &'b Work<'a>,
-    job: &'b Job<'a>,
+    work: &'b Conversion<'a>,
+    job: &'b ConversionJob<'a>,
 }
 
 impl ParentImages for JobParents<'_, '_> {

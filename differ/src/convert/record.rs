@@ -8,7 +8,7 @@ use erolith_verity::dmverity::DmVerityTree;
 use serde_json::{Map, Value, json};
 
 use super::Options;
-use crate::apply::{self, Output, Protect, Sealed, dm_verity, fsverity};
+use crate::apply::{self, Output, Protect, StoredImage, dm_verity, fsverity};
 use crate::content::{Dir, OciLayout, Provider};
 use crate::decode::Cancel;
 use crate::{Digest, Error, Result};
@@ -70,7 +70,7 @@ pub(super) fn find(
     keys: &Keys,
     output: Output,
     cancel: &Cancel,
-) -> Result<Option<(Sealed, bool)>> {
+) -> Result<Option<(StoredImage, bool)>> {
     if !layout.is_durable() {
         return Ok(None);
     }
@@ -88,7 +88,12 @@ pub(super) fn find(
 }
 
 /// Remembers an image that is durable.
-pub(super) fn keep(layout: &OciLayout, keys: &Keys, inherits: bool, sealed: &Sealed) -> Result<()> {
+pub(super) fn keep(
+    layout: &OciLayout,
+    keys: &Keys,
+    inherits: bool,
+    sealed: &StoredImage,
+) -> Result<()> {
     if !layout.is_durable() {
         return Ok(());
     }
@@ -109,11 +114,11 @@ pub(super) fn keep(layout: &OciLayout, keys: &Keys, inherits: bool, sealed: &Sea
     step("convert.after_record")
 }
 
-fn parse(bytes: &[u8]) -> Option<Sealed> {
+fn parse(bytes: &[u8]) -> Option<StoredImage> {
     let value: Value = serde_json::from_slice(bytes).ok()?;
     let digest = |key| value.get(key).and_then(Value::as_str)?.parse().ok();
     let annotation = |key: &str| value.get("annotations")?.get(key)?.as_str();
-    Some(Sealed {
+    Some(StoredImage {
         digest: digest("digest")?,
         size: value.get("size")?.as_u64()?,
         diff_id: digest("diffId")?,

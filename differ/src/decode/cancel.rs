@@ -10,15 +10,15 @@ use crate::{Error, Result};
 /// Calls work off, from any thread. Clones share one flag.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
-    state: Arc<State>,
+    state: Arc<CancelFlag>,
     /// Of the work that this is a part of.
-    above: Vec<Arc<State>>,
+    above: Vec<Arc<CancelFlag>>,
 }
 
 type Hook = Box<dyn Fn() + Send>;
 
 #[derive(Default)]
-struct State {
+struct CancelFlag {
     set: AtomicBool,
     hooks: Mutex<Hooks>,
 }
@@ -29,13 +29,13 @@ struct Hooks {
     hooks: BTreeMap<u64, Hook>,
 }
 
-impl fmt::Debug for State {
+impl fmt::Debug for CancelFlag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.set.fmt(f)
     }
 }
 
-impl State {
+impl CancelFlag {
     fn is_set(&self) -> bool {
         self.set.load(Ordering::Acquire)
     }
@@ -68,16 +68,16 @@ impl Cancel {
         if self.states().any(|state| state.is_set()) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    fn states(&self) -> impl Iterator<Item = &Arc<State>> {
+    fn states(&self) -> impl Iterator<Item = &Arc<CancelFlag>> {
         std::iter::once(&self.state).chain(&self.above)
     }
 
     /// Calls `wake` when the work is cancelled, at once if it has been: for threads that wait for something else.
     /// It ends when the result is dropped, and must not take a lock under which that happens.
     #[must_use]
-    pub(crate) fn on_cancel(&self, wake: impl Fn() + Send + Sync + 'static) -> Watch {
+    pub(crate) fn on_cancel(&self, wake: impl Fn() + Send + Sync + 'static) -> CancelWatch {
         let wake = Arc::new(wake);
-        let mut watch = Watch(Vec::new());
+        let mut watch = CancelWatch(Vec::new());
         for state in self.states() {
             let mut hooks = state.hooks();
             let id = hooks.next;
@@ -96,9 +96,9 @@ impl Cancel {
 
 /// Keeps a hook of a [`Cancel`] alive.
 #[derive(Debug)]
-pub(crate) struct Watch(Vec<(Arc<State>, u64)>);
+pub(crate) struct CancelWatch(Vec<(Arc<CancelFlag>, u64)>);
 
-impl Drop for Watch {
+impl Drop for CancelWatch {
     fn drop(&mut self) {
         for (state, id) in &self.0 {
             state.hooks().hooks.remove(id);

@@ -5,7 +5,7 @@
 use flate2::Crc;
 
 use super::inflate::{InflateProgress, RawInflate};
-use super::{CompressedFormat, Decoder, Defect, Step};
+use super::{CompressedFormat, DecodeStep, Decoder, Defect};
 use crate::blob_kind::GZIP_MAGIC;
 use crate::error::LayerError;
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ const RESERVED: u8 = 0xe0;
 /// A gzip decoder over some raw inflater.
 pub(crate) struct Gzip {
     inflate: Box<dyn RawInflate>,
-    state: State,
+    state: GzipState,
     /// Bytes of the blob used.
     offset: u64,
     /// Complete members.
@@ -29,10 +29,10 @@ pub(crate) struct Gzip {
     size: u32,
 }
 
-enum State {
+enum GzipState {
     /// At the first byte of a member, or at the end.
     Between,
-    Header(Header),
+    Header(GzipHeader),
     Body,
     Trailer {
         at: u64,
@@ -43,7 +43,7 @@ enum State {
 
 impl Gzip {
     pub(crate) fn new(inflate: Box<dyn RawInflate>) -> Self {
-        Self { inflate, state: State::Between, offset: 0, members: 0, size: 0 }
+        Self { inflate, state: GzipState::Between, offset: 0, members: 0, size: 0 }
     }
 
     fn bad<T>(offset: u64, defect: Defect) -> Result<T> {
@@ -56,25 +56,25 @@ impl Gzip {
         Self::bad(start, defect)
     }
 
-    fn header(&mut self, mut header: Header, input: &[u8]) -> Result<usize> {
+    fn header(&mut self, mut header: GzipHeader, input: &[u8]) -> Result<usize> {
         for (i, &byte) in input.iter().enumerate() {
             match header.feed(byte) {
                 FeedResult::More => {}
                 FeedResult::Done => {
                     self.inflate.reset();
                     self.size = 0;
-                    self.state = State::Body;
+                    self.state = GzipState::Body;
                     return Ok(i + 1);
                 }
                 FeedResult::NoMagic => return self.no_member(header.start),
                 FeedResult::Bad => return Self::bad(header.start, Defect::BadHeader),
             }
         }
-        self.state = State::Header(header);
+        self.state = GzipState::Header(header);
         Ok(input.len())
     }
 
-    fn body(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step> {
+    fn body(&mut self, input: &[u8], out: &mut [u8]) -> Result<DecodeStep> {
         let Some(InflateProgress { used, made, end }) = self.inflate.inflate(input, out) else {
             return Self::bad(self.offset, Defect::BadData);
         };
@@ -82,12 +82,12 @@ impl Gzip {
         self.size = self.size.wrapping_add(wrapped);
         if let Some(beyond) = end {
             let at = (self.offset + used as u64).saturating_sub(beyond.len as u64);
-            self.state = State::Trailer { at, bytes: beyond.bytes, have: beyond.len };
+            self.state = GzipState::Trailer { at, bytes: beyond.bytes, have: beyond.len };
         } else if used == 0 && made == 0 && !input.is_empty() && !out.is_empty() {
             // A decoder that can neither go on nor says why: never loop on it.
             return Self::bad(self.offset, Defect::BadData);
         }
-        Ok(Step { used, made })
+        Ok(DecodeStep { used, made })
     }
 
     fn trailer(
@@ -104,7 +104,7 @@ impl Gzip {
         }
         have += used;
         if have < 8 {
-            self.state = State::Trailer { at, bytes, have };
+            self.state = GzipState::Trailer { at, bytes, have };
             return Ok(used);
         }
         let [c0, c1, c2, c3, s0, s1, s2, s3] = bytes;
@@ -115,29 +115,31 @@ impl Gzip {
             return Self::bad(at, Defect::BadLength);
         }
         self.members += 1;
-        self.state = State::Between;
+        self.state = GzipState::Between;
         Ok(used)
     }
 }
 
 impl Decoder for Gzip {
-    fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step> {
-        let mut total = Step::default();
+    fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<DecodeStep> {
+        let mut total = DecodeStep::default();
         loop {
             let rest = input.get(total.used..).unwrap_or_default();
-            let step = match std::mem::replace(&mut self.state, State::Between) {
-                State::Between if rest.is_empty() => return Ok(total),
-                State::Between => {
-                    let used = self.header(Header::new(self.offset), rest)?;
-                    Step { used, made: 0 }
+            let step = match std::mem::replace(&mut self.state, GzipState::Between) {
+                GzipState::Between if rest.is_empty() => return Ok(total),
+                GzipState::Between => {
+                    let used = self.header(GzipHeader::new(self.offset), rest)?;
+                    DecodeStep { used, made: 0 }
                 }
-                State::Header(header) => Step { used: self.header(header, rest)?, made: 0 },
-                State::Body => {
-                    self.state = State::Body;
+                GzipState::Header(header) => {
+                    DecodeStep { used: self.header(header, rest)?, made: 0 }
+                }
+                GzipState::Body => {
+                    self.state = GzipState::Body;
                     self.body(rest, out.get_mut(total.made..).unwrap_or_default())?
                 }
-                State::Trailer { at, bytes, have } => {
-                    Step { used: self.trailer(at, bytes, have, rest)?, made: 0 }
+                GzipState::Trailer { at, bytes, have } => {
+                    DecodeStep { used: self.trailer(at, bytes, have, rest)?, made: 0 }
                 }
             };
             self.offset += step.used as u64;
@@ -152,14 +154,14 @@ impl Decoder for Gzip {
 
     fn end(&mut self) -> Result<()> {
         match self.state {
-            State::Between if self.members > 0 => Ok(()),
+            GzipState::Between if self.members > 0 => Ok(()),
             _ => Self::bad(self.offset, Defect::Truncated),
         }
     }
 }
 
 /// A member's header, parsed byte by byte: it may be split anywhere.
-struct Header {
+struct GzipHeader {
     /// Offset of the member.
     start: u64,
     phase: Phase,
@@ -188,7 +190,7 @@ enum FeedResult {
     Bad,
 }
 
-impl Header {
+impl GzipHeader {
     fn new(start: u64) -> Self {
         Self { start, phase: Phase::Fixed(0), flags: 0, crc: Crc::new() }
     }

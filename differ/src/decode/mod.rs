@@ -21,18 +21,18 @@ mod zstd;
 
 pub use budget::Budget;
 pub use cancel::Cancel;
-pub(crate) use cancel::Watch;
+pub(crate) use cancel::CancelWatch;
 pub use defect::{CompressedFormat, Defect};
 pub use inflate::inflater;
-pub use stream::{Decoded, Digests, LayerStream, Request};
+pub use stream::{DecodedBlob, Digests, LayerStream, Request};
 pub use watched::OnBytes;
-pub(crate) use watched::Watched;
+pub(crate) use watched::WatchedReader;
 
 use crate::Result;
 
 /// How far one [`Decoder::step`] went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct DecodeStep {
     /// Bytes of input taken.
     pub(crate) used: usize,
     /// Bytes of output written.
@@ -42,7 +42,7 @@ pub(crate) struct Step {
 /// A decompressor that is fed.
 pub(crate) trait Decoder: Send {
     /// Decodes from `input` to `out` until all input is taken and nothing more comes out of it, or `out` is full.
-    fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step>;
+    fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<DecodeStep>;
 
     /// Called at the end of the blob: is this a place to end?
     fn end(&mut self) -> Result<()>;

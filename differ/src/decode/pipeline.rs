@@ -15,7 +15,7 @@ use crate::{Digest, Error, Hasher, Result};
 
 /// What every stage watches.
 #[derive(Debug, Clone)]
-pub(super) struct Limits {
+pub(super) struct DecodeLimits {
     pub(super) budget: Budget,
     pub(super) cancel: Cancel,
     pub(super) start: Instant,
@@ -48,7 +48,7 @@ pub(super) struct ReadStage {
     pub(super) content: Option<Hasher>,
     /// Digest and size by the descriptor.
     pub(super) expected: Option<(Digest, u64)>,
-    pub(super) limits: Limits,
+    pub(super) limits: DecodeLimits,
     /// Is the blob what the consumer gets? Then its size counts as output.
     pub(super) plain: bool,
     /// Set when the stream is dropped: its digest is then of no interest any more.
@@ -175,7 +175,7 @@ pub(super) fn decode(
     input: &Receiver<Arc<Block>>,
     pool: &Pool,
     outlets: &[Outlet],
-    limits: &Limits,
+    limits: &DecodeLimits,
 ) -> Result<u64> {
     let (mut taken, mut made, mut zeros) = (0u64, 0u64, Zeros::default());
     let mut out = pool.take()?;

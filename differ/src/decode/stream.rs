@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, Pool};
 use super::gzip::Gzip;
-use super::pipeline::{self, BLOCK, Limits, ReadOutcome, ReadStage};
+use super::pipeline::{self, BLOCK, DecodeLimits, ReadOutcome, ReadStage};
 use super::zstd::Zstd;
 use super::{Budget, Cancel, Decoder, inflate};
 use crate::blob_kind::{self, BlobKind};
@@ -58,7 +58,7 @@ pub struct Request {
 
 /// What a blob turned out to be. Everything expected was found true.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decoded {
+pub struct DecodedBlob {
     /// Digest of the blob, with the expected algorithm.
     pub blob: Option<Digest>,
     /// Bytes of the blob.
@@ -79,7 +79,7 @@ pub struct LayerStream {
     pos: usize,
     cancel: Cancel,
     threads: Option<Threads>,
-    outcome: Option<Result<Decoded>>,
+    outcome: Option<Result<DecodedBlob>>,
     expected_diff_id: Option<Digest>,
     /// Is the digest of the blob computed and compared?
     is_blob_judged: bool,
@@ -135,7 +135,7 @@ impl LayerStream {
     pub fn open(source: impl Read + Send + 'static, request: Request) -> Result<Self> {
         let hashers = Hashers::of(&request);
         let Request { layer_type, blob, diff_id, budget, cancel, .. } = request;
-        let limits = Limits { budget, cancel: cancel.clone(), start: Instant::now() };
+        let limits = DecodeLimits { budget, cancel: cancel.clone(), start: Instant::now() };
         let dropped = Arc::new(AtomicBool::new(false));
         let is_blob_judged = blob.is_some() && hashers.blob.is_some();
         let mut reader = ReadStage {
@@ -205,7 +205,7 @@ impl LayerStream {
     ///
     /// # Errors
     /// Whatever is wrong with the blob: it is damaged, over its budget, or not what was expected.
-    pub fn finish(mut self) -> Result<Decoded> {
+    pub fn finish(mut self) -> Result<DecodedBlob> {
         while self.advance()? {
             self.current = None;
         }
@@ -279,7 +279,7 @@ impl LayerStream {
         }
     }
 
-    fn verify(&self, threads: Threads) -> Result<Decoded> {
+    fn verify(&self, threads: Threads) -> Result<DecodedBlob> {
         // The decoder's complaint about a blob that ends early is a consequence of what the reader complains about.
         let read = pipeline::join("reader", threads.reader)?;
         let decoder = threads.decoder.map(|decoder| pipeline::join("decoder", decoder));
@@ -299,7 +299,7 @@ impl LayerStream {
         {
             return Err(Error::Mismatch(MismatchError::DiffId { expected, actual }));
         }
-        Ok(Decoded { blob, blob_size: bytes, diff_id, size, compression: self.compression })
+        Ok(DecodedBlob { blob, blob_size: bytes, diff_id, size, compression: self.compression })
     }
 }
 

@@ -248,7 +248,7 @@ fn tar_type(compression: Compression) -> Option<LayerType> {
     Some(LayerType::Tar { compression, nondistributable: false })
 }
 
-fn decode(blob: Vec<u8>, request: Request) -> Result<(Vec<u8>, super::Decoded)> {
+fn decode(blob: Vec<u8>, request: Request) -> Result<(Vec<u8>, super::DecodedBlob)> {
     let mut stream = LayerStream::open(std::io::Cursor::new(blob), request)?;
     let mut out = Vec::new();
     if let Err(told) = stream.read_to_end(&mut out) {

@@ -29,12 +29,12 @@ impl fmt::Debug for OnBytes {
 }
 
 /// A source that tells of what is read.
-pub(crate) struct Watched<R> {
+pub(crate) struct WatchedReader<R> {
     pub(crate) inner: R,
     pub(crate) told: OnBytes,
 }
 
-impl<R: Read> Read for Watched<R> {
+impl<R: Read> Read for WatchedReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         self.told.tell(n as u64);

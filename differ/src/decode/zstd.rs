@@ -2,7 +2,7 @@
 
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
-use super::{CompressedFormat, Decoder, Defect, Step};
+use super::{CompressedFormat, DecodeStep, Decoder, Defect};
 use crate::error::LayerError;
 use crate::{Error, Result};
 
@@ -51,8 +51,8 @@ fn out_of_memory() -> Error {
 }
 
 impl Decoder for Zstd {
-    fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step> {
-        let mut total = Step::default();
+    fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<DecodeStep> {
+        let mut total = DecodeStep::default();
         loop {
             let rest = input.get(total.used..).unwrap_or_default();
             if rest.is_empty() && self.frame.is_none() {

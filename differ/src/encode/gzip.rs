@@ -27,14 +27,14 @@ const HEADER: [u8; 10] = [GZIP_MAGIC[0], GZIP_MAGIC[1], 8, 0, 0, 0, 0, 0, 0, 255
 const END: [u8; 2] = [3, 0];
 
 /// A block to compress, what was before it, and where the result goes.
-struct Job {
+struct DeflateJob {
     block: Vec<u8>,
     before: Arc<[u8]>,
-    done: SyncSender<Result<Piece>>,
+    done: SyncSender<Result<DeflatePiece>>,
 }
 
 /// A part of the deflate stream, and the checksum of what is in it.
-struct Piece {
+struct DeflatePiece {
     bytes: Vec<u8>,
     crc: Crc,
 }
@@ -51,7 +51,7 @@ pub(super) fn compress(
 ) -> Result<()> {
     let failed = || Error::io("writing a layer");
     out.write_all(&HEADER).map_err(failed())?;
-    let (jobs, work) = sync_channel::<Job>(threads);
+    let (jobs, work) = sync_channel::<DeflateJob>(threads);
     let work = Mutex::new(work);
     // The results in the order of the blocks; as many as may wait for the slowest.
     let (results, order) = sync_channel(threads.saturating_mul(2));
@@ -65,7 +65,7 @@ pub(super) fn compress(
         let giver = spawn("blocks").spawn_scoped(scope, hand_out);
         let giver = giver.map_err(Error::io("starting a deflate thread"))?;
         let mut crc = Crc::new();
-        let order: Receiver<Receiver<Result<Piece>>> = order;
+        let order: Receiver<Receiver<Result<DeflatePiece>>> = order;
         for result in order {
             let piece = result
                 .recv()
@@ -85,8 +85,8 @@ pub(super) fn compress(
 /// Gives each block to a free thread. Ends early when the results are not read any more.
 fn hand_out(
     blocks: &Receiver<Vec<u8>>,
-    jobs: &SyncSender<Job>,
-    results: &SyncSender<Receiver<Result<Piece>>>,
+    jobs: &SyncSender<DeflateJob>,
+    results: &SyncSender<Receiver<Result<DeflatePiece>>>,
     cancel: &Cancel,
 ) -> Result<()> {
     let mut before: Arc<[u8]> = Arc::from([]);
@@ -95,7 +95,7 @@ fn hand_out(
         let from = block.len().saturating_sub(WINDOW);
         let next = Arc::from(block.get(from..).unwrap_or_default());
         let (done, result) = sync_channel(1);
-        let job = Job { block, before: std::mem::replace(&mut before, next), done };
+        let job = DeflateJob { block, before: std::mem::replace(&mut before, next), done };
         if results.send(result).is_err() || jobs.send(job).is_err() {
             break;
         }
@@ -103,17 +103,17 @@ fn hand_out(
     Ok(())
 }
 
-fn deflate_all(work: &Mutex<Receiver<Job>>) {
+fn deflate_all(work: &Mutex<Receiver<DeflateJob>>) {
     let mut deflate = Compress::new(flate2::Compression::new(LEVEL), false);
     loop {
         let job = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { block, before, done }) = job else { return };
+        let Ok(DeflateJob { block, before, done }) = job else { return };
         // The receiver may be gone.
         let _ = done.send(deflate_block(&mut deflate, &block, &before));
     }
 }
 
-fn deflate_block(deflate: &mut Compress, block: &[u8], before: &[u8]) -> Result<Piece> {
+fn deflate_block(deflate: &mut Compress, block: &[u8], before: &[u8]) -> Result<DeflatePiece> {
     let failed = |e| Error::io("compressing a layer")(std::io::Error::other(e));
     deflate.reset();
     if !before.is_empty() {
@@ -133,7 +133,7 @@ fn deflate_block(deflate: &mut Compress, block: &[u8], before: &[u8]) -> Result<
     }
     let mut crc = Crc::new();
     crc.update(block);
-    Ok(Piece { bytes, crc })
+    Ok(DeflatePiece { bytes, crc })
 }
 
 #[cfg(test)]

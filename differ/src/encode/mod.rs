@@ -21,7 +21,7 @@ const ZSTD_LEVEL: i32 = 3;
 
 /// What was written.
 #[derive(Debug)]
-pub(crate) struct Totals {
+pub(crate) struct EncodedTotals {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     /// Of what went in.
@@ -38,7 +38,7 @@ pub(crate) fn encode<T>(
     compression: Compression,
     cancel: &Cancel,
     fill: impl FnOnce(&mut dyn Write) -> Result<T>,
-) -> Result<(T, Totals)> {
+) -> Result<(T, EncodedTotals)> {
     let (blocks, compressor) = sync_channel(BLOCKS);
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("compress".to_owned());
@@ -59,7 +59,7 @@ pub(crate) fn encode<T>(
         // When both failed, writing to a thread that had given up was the consequence.
         let (digest, size) = written??;
         let digest = digest.unwrap_or_else(|| diff_id.clone());
-        Ok((filled?, Totals { digest, size, diff_id, raw_size }))
+        Ok((filled?, EncodedTotals { digest, size, diff_id, raw_size }))
     })
 }
 
@@ -120,7 +120,7 @@ fn compress(
 ) -> Result<(Option<Digest>, u64)> {
     let failed = || Error::io("writing a layer");
     let hasher = (compression != Compression::None).then(|| Hasher::new(Algorithm::Sha256));
-    let mut out = Counted { out: BufWriter::with_capacity(BLOCK, out), hasher, bytes: 0 };
+    let mut out = ByteCounter { out: BufWriter::with_capacity(BLOCK, out), hasher, bytes: 0 };
     match compression {
         Compression::None => copy(&blocks, &mut out, cancel)?,
         Compression::Gzip => gzip::compress(blocks, &mut out, threads(), cancel)?,
@@ -148,13 +148,13 @@ fn copy(blocks: &Receiver<Vec<u8>>, to: &mut dyn Write, cancel: &Cancel) -> Resu
 }
 
 /// An output whose bytes are counted, and hashed if that is wanted.
-struct Counted<W> {
+struct ByteCounter<W> {
     out: W,
     hasher: Option<Hasher>,
     bytes: u64,
 }
 
-impl<W: Write> Write for Counted<W> {
+impl<W: Write> Write for ByteCounter<W> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let n = self.out.write(buf)?;
         if let Some(hasher) = &mut self.hasher {

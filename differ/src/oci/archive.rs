@@ -27,7 +27,7 @@ const MAX_LINKS: usize = 40;
 #[derive(Debug)]
 pub(crate) struct Archive {
     file: Arc<File>,
-    members: BTreeMap<String, Member>,
+    members: BTreeMap<String, ArchiveMember>,
     /// Where sparse members are expanded.
     scratch: PathBuf,
     /// The expanded ones, by the offset of their data.
@@ -35,7 +35,7 @@ pub(crate) struct Archive {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Member {
+enum ArchiveMember {
     File {
         offset: u64,
         size: u64,
@@ -94,11 +94,11 @@ impl Archive {
             }
             let member = match entry.kind {
                 Kind::Regular => Some(match entry.sparse.take() {
-                    Some(runs) => Member::Sparse { offset, size, runs },
-                    None => Member::File { offset, size },
+                    Some(runs) => ArchiveMember::Sparse { offset, size, runs },
+                    None => ArchiveMember::File { offset, size },
                 }),
-                Kind::Symlink => link(parent).map(Member::Link),
-                Kind::Hardlink => link("").map(Member::Link),
+                Kind::Symlink => link(parent).map(ArchiveMember::Link),
+                Kind::Hardlink => link("").map(ArchiveMember::Link),
                 _ => None,
             };
             match member {
@@ -114,11 +114,11 @@ impl Archive {
     }
 
     /// What is stored under `name`, through links inside the archive.
-    fn find(&self, name: &str) -> Option<&Member> {
+    fn find(&self, name: &str) -> Option<&ArchiveMember> {
         let mut name = &clean("", name)?;
         for _ in 0..MAX_LINKS {
             match self.members.get(name)? {
-                Member::Link(to) => name = to,
+                ArchiveMember::Link(to) => name = to,
                 member => return Some(member),
             }
         }
@@ -131,13 +131,13 @@ impl Archive {
     /// What the storage reports when a sparse member is expanded.
     pub(crate) fn member(&self, name: &str) -> Result<Option<Blob>> {
         match self.find(name) {
-            Some(Member::File { offset, size }) => {
+            Some(ArchiveMember::File { offset, size }) => {
                 Ok(Some(Blob::new(Arc::clone(&self.file), *offset, *size)))
             }
-            Some(Member::Sparse { offset, size, runs }) => {
+            Some(ArchiveMember::Sparse { offset, size, runs }) => {
                 self.expanded(*offset, *size, runs).map(Some)
             }
-            Some(Member::Link(_)) | None => Ok(None),
+            Some(ArchiveMember::Link(_)) | None => Ok(None),
         }
     }
 

@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::archive::Archive;
 use super::document::{CONFIG_LIMIT, Config, Descriptor, MANIFEST_LIMIT, Manifest};
-use super::image::{Image, ImageLayer, LayerPosition};
+use super::image::{ImageLayer, LayerPosition, OciImage};
 use super::{CONFIG, Transport};
 use crate::error::{ContentError, MismatchError, OciImageError};
 use crate::{Compression, Digest, Error, LayerType, Result};
 
 /// Takes the image `reference` out of an archive; the only one when there is none.
-pub(super) fn image(archive: &Archive, reference: Option<&str>) -> Result<Image> {
+pub(super) fn image(archive: &Archive, reference: Option<&str>) -> Result<OciImage> {
     let bad = |reason: String| {
         Error::Image(OciImageError::BadDocument { what: "manifest.json".to_owned(), reason })
     };
@@ -50,7 +50,7 @@ pub(super) fn image(archive: &Archive, reference: Option<&str>) -> Result<Image>
         });
     }
     let descriptor = Descriptor::new(CONFIG, &digest, bytes.len() as u64);
-    Ok(Image {
+    Ok(OciImage {
         source_digest: digest,
         entry: None,
         manifest: Manifest::assemble(descriptor, Vec::new()),

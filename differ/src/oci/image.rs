@@ -7,7 +7,7 @@ use crate::{Digest, LayerType};
 
 /// One image.
 #[derive(Debug)]
-pub struct Image {
+pub struct OciImage {
     /// Digest of the manifest; of the config when there is no manifest.
     pub source_digest: Digest,
     /// How the index lists it.
@@ -44,7 +44,7 @@ pub enum LayerPosition {
     Member(Blob),
 }
 
-impl Image {
+impl OciImage {
     /// What it runs on: what the index says of it, or else its config.
     #[must_use]
     pub fn platform(&self) -> &Platform {

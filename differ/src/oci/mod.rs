@@ -15,7 +15,7 @@ mod source;
 pub use destination::Destination;
 pub(crate) use document::{CONFIG_LIMIT, MANIFEST_LIMIT};
 pub use document::{Config, Descriptor, Document, Index, Manifest};
-pub use image::{Image, ImageLayer, LayerPosition};
+pub use image::{ImageLayer, LayerPosition, OciImage};
 pub use platform::Platform;
 pub use reference::{Location, Transport, is_reference};
 pub use source::{ImageSource, Select, SourceIndex};

@@ -8,7 +8,7 @@ use super::document::is_config_type;
 use super::document::{
     CONFIG_LIMIT, Config, Descriptor, Document, Index, MANIFEST_LIMIT, Manifest,
 };
-use super::image::{Image, ImageLayer, LayerPosition};
+use super::image::{ImageLayer, LayerPosition, OciImage};
 use super::{CONTAINERD_NAME, EROFS_FEATURE, Location, Platform, REF_NAME, Transport, docker};
 use crate::content::{Blob, OciLayout, Provider};
 use crate::error::{BudgetError, ContentError, OciImageError};
@@ -50,7 +50,7 @@ impl Select {
     }
 
     /// Refuses an image that is not one of several, unless it is for every platform that was asked for.
-    fn check(&self, image: &Image) -> Result<()> {
+    fn check(&self, image: &OciImage) -> Result<()> {
         let Self::Platforms(wanted) = self else { return Ok(()) };
         let there = image.platform();
         match wanted.iter().find(|wanted| !there.answers(wanted)) {
@@ -64,7 +64,7 @@ impl Select {
 #[derive(Debug)]
 pub struct ImageSource {
     /// The wanted images.
-    pub images: Vec<Image>,
+    pub images: Vec<OciImage>,
     /// The index they are listed in, when there is one.
     pub index: Option<SourceIndex>,
     /// The entries of a layout's `index.json` that lead to them.
@@ -186,7 +186,7 @@ fn resolve(index: Index, reference: Option<&str>, transport: Transport) -> Resul
     }))
 }
 
-type Loaded = (Vec<Image>, Option<SourceIndex>);
+type Loaded = (Vec<OciImage>, Option<SourceIndex>);
 
 fn load(provider: &dyn Provider, entry: &Descriptor, select: &Select) -> Result<Loaded> {
     let bytes =
@@ -252,7 +252,7 @@ impl Leaf {
     }
 
     /// Reads the rest.
-    fn image(self) -> Result<Image> {
+    fn image(self) -> Result<OciImage> {
         let what = config_name(&self.manifest.config.digest);
         let config = Config::parse(&what, &self.config, self.manifest.layers.len())?;
         let mut layers = Vec::with_capacity(self.manifest.layers.len());
@@ -263,7 +263,7 @@ impl Leaf {
                 diff_id: diff_id.clone(),
             });
         }
-        Ok(Image {
+        Ok(OciImage {
             source_digest: self.entry.digest.clone(),
             entry: Some(self.entry),
             manifest: *self.manifest,
@@ -281,7 +281,7 @@ fn config_name(digest: &Digest) -> String {
 
 /// Collects the images of an index, and of the indexes in it, that may be wanted; the rest goes to `others`. What is
 /// surely not wanted is not opened: layouts often hold one platform only.
-struct Search<'a> {
+struct ImageSearch<'a> {
     provider: &'a dyn Provider,
     /// The platforms of which one image each is wanted; nothing when all images are.
     wanted: Option<&'a [Platform]>,
@@ -294,7 +294,7 @@ struct Search<'a> {
     fault: Option<Error>,
 }
 
-impl Search<'_> {
+impl ImageSearch<'_> {
     fn index(&mut self, index: &Index, depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
             let reason = format!("indexes are nested more than {MAX_DEPTH} deep");
@@ -406,7 +406,7 @@ fn select_from(
     select: &Select,
 ) -> Result<Loaded> {
     let wanted = select.wanted();
-    let mut search = Search {
+    let mut search = ImageSearch {
         provider,
         wanted: wanted.as_deref(),
         seen: BTreeSet::new(),
@@ -417,7 +417,7 @@ fn select_from(
     };
     search.index(&index, 1)?;
     let best = search.best();
-    let Search { leaves, mut others, there, fault, .. } = search;
+    let ImageSearch { leaves, mut others, there, fault, .. } = search;
     if let Some(fault) = fault.filter(|_| leaves.is_empty() && there.is_empty()) {
         return Err(fault);
     }

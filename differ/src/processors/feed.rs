@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::process::ChildStdin;
 
-use super::Input;
+use super::ProcessorInput;
 use crate::error::MismatchError;
 use crate::{Error, Hasher, Result};
 
@@ -14,8 +14,8 @@ const PIECE: usize = 256 << 10;
 ///
 /// # Errors
 /// [`crate::error::MismatchError::BlobSize`], [`crate::error::MismatchError::BlobDigest`], [`Error::Cancelled`], and what reading reports.
-pub(super) fn feed(input: Input, stdin: ChildStdin) -> Result<()> {
-    let Input { mut source, digest, size, cancel } = input;
+pub(super) fn feed(input: ProcessorInput, stdin: ChildStdin) -> Result<()> {
+    let ProcessorInput { mut source, digest, size, cancel } = input;
     let mut hasher = Hasher::new(digest.algorithm());
     let (mut stdin, mut total) = (Some(stdin), 0u64);
     let mut buf = vec![0; PIECE];

@@ -40,7 +40,7 @@ pub type Payloads = BTreeMap<String, Vec<u8>>;
 
 /// One processor of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Step<'a> {
+pub(crate) struct ProcessorStep<'a> {
     pub(crate) processor: &'a Processor,
     /// The media type of what comes in.
     pub(crate) takes: &'a str,
@@ -54,14 +54,14 @@ pub(crate) struct Step<'a> {
 pub(crate) fn plan<'a>(
     processors: &'a [Processor],
     media_type: &'a str,
-) -> Result<(Vec<Step<'a>>, &'a str)> {
+) -> Result<(Vec<ProcessorStep<'a>>, &'a str)> {
     let (mut steps, mut at) = (Vec::new(), media_type);
     let mut seen = BTreeSet::new();
     while let Some(processor) = processors.iter().find(|p| p.accepts.iter().any(|t| t == at)) {
         if !seen.insert(at) {
             return Err(Error::Process(ProcessError::ProcessorLoop { media_type: at.to_owned() }));
         }
-        steps.push(Step { processor, takes: at });
+        steps.push(ProcessorStep { processor, takes: at });
         at = &processor.returns;
     }
     LayerType::parse(at)?;
@@ -69,7 +69,7 @@ pub(crate) fn plan<'a>(
 }
 
 /// A blob that is verified before it counts.
-pub(crate) struct Input {
+pub(crate) struct ProcessorInput {
     pub(crate) source: Box<dyn Read + Send>,
     pub(crate) digest: Digest,
     pub(crate) size: u64,

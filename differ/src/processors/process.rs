@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-use super::{Input, Payloads, Processor, Step, feed};
-use crate::decode::{Cancel, Watch};
+use super::{Payloads, Processor, ProcessorInput, ProcessorStep, feed};
+use crate::decode::{Cancel, CancelWatch};
 use crate::error::ProcessError;
 use crate::sys::process::{self, Program};
 use crate::{Error, Result};
@@ -27,12 +27,12 @@ const MEDIA_TYPE: &str = "STREAM_PROCESSOR_MEDIATYPE";
 /// processor succeeded; else it is an error. Dropping it kills them.
 pub(crate) struct Processed {
     out: ChildStdout,
-    running: Vec<Running>,
+    running: Vec<RunningProcessor>,
     feeder: Option<JoinHandle<Result<()>>>,
     /// Calls off the feeder, and kills.
     cancel: Cancel,
     /// For those who do not read.
-    _watch: Watch,
+    _watch: CancelWatch,
 }
 
 impl fmt::Debug for Processed {
@@ -46,10 +46,14 @@ impl Processed {
     ///
     /// # Errors
     /// [`crate::error::ProcessError::Processor`] when one cannot be started.
-    pub(crate) fn start(steps: &[Step<'_>], payloads: &Payloads, input: Input) -> Result<Self> {
+    pub(crate) fn start(
+        steps: &[ProcessorStep<'_>],
+        payloads: &Payloads,
+        input: ProcessorInput,
+    ) -> Result<Self> {
         // A part, so that dropping this ends what belongs to it.
         let cancel = input.cancel.part();
-        let mut running: Vec<Running> = Vec::new();
+        let mut running: Vec<RunningProcessor> = Vec::new();
         let mut out = None;
         let mut stdin = None;
         for step in steps {
@@ -59,7 +63,7 @@ impl Processed {
             stdin = stdin.or(child.stdin.take());
             out = child.stdout.take();
             let stderr = child.stderr.take();
-            let mut one = Running::new(*step, child)?;
+            let mut one = RunningProcessor::new(*step, child)?;
             one.said = stderr.map(listen).transpose()?;
             running.push(one);
         }
@@ -68,7 +72,7 @@ impl Processed {
         };
         let groups: Vec<_> = running.iter().map(|one| Arc::clone(&one.group)).collect();
         let watch = cancel.on_cancel(move || groups.iter().for_each(|group| group.kill()));
-        let input = Input { cancel: cancel.clone(), ..input };
+        let input = ProcessorInput { cancel: cancel.clone(), ..input };
         let feeder = spawn("feed", move || feed::feed(input, stdin))?;
         Ok(Self { out, running, feeder: Some(feeder), cancel, _watch: watch })
     }
@@ -82,7 +86,8 @@ impl Processed {
         // A cancelled apply has killed them, and a wrong blob makes them fail: neither is their fault.
         self.cancel.check()?;
         fed.unwrap_or(Ok(()))?;
-        let mut failed: Vec<Ended> = ended.into_iter().filter(|ended| !ended.succeeded()).collect();
+        let mut failed: Vec<ProcessorEnd> =
+            ended.into_iter().filter(|ended| !ended.succeeded()).collect();
         // One whose reader went away failed as a consequence.
         let at = failed.iter().position(|ended| !ended.is_consequence()).unwrap_or(0);
         if failed.is_empty() { Ok(()) } else { Err(failed.swap_remove(at).error) }
@@ -118,7 +123,7 @@ fn name(processor: &Processor) -> String {
     format!("{:?} ({})", processor.id, processor.path.display())
 }
 
-fn start(step: Step<'_>, payload: Option<&Vec<u8>>, stdin: Stdio) -> Result<Child> {
+fn start(step: ProcessorStep<'_>, payload: Option<&Vec<u8>>, stdin: Stdio) -> Result<Child> {
     let Processor { path, args, env, .. } = step.processor;
     let no_pipe = || Error::io("making a pipe for a payload");
     let pipe = payload.map(|_| io::pipe()).transpose().map_err(no_pipe())?;
@@ -158,7 +163,7 @@ fn listen(mut stderr: ChildStderr) -> Result<JoinHandle<String>> {
 }
 
 /// A processor at work.
-struct Running {
+struct RunningProcessor {
     group: Arc<Group>,
     said: Option<JoinHandle<String>>,
     /// For messages.
@@ -168,13 +173,13 @@ struct Running {
 }
 
 /// A processor that has ended.
-struct Ended {
+struct ProcessorEnd {
     status: Option<ExitStatus>,
     error: Error,
 }
 
-impl Running {
-    fn new(step: Step<'_>, child: Child) -> Result<Self> {
+impl RunningProcessor {
+    fn new(step: ProcessorStep<'_>, child: Child) -> Result<Self> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(Error::Process(ProcessError::ThreadDied { stage: "processor" }))?;
         let group = Arc::new(Group { pid, child: Mutex::new(Some(child)) });
@@ -183,27 +188,27 @@ impl Running {
     }
 
     /// Waits for its end.
-    fn end(&mut self) -> Ended {
+    fn end(&mut self) -> ProcessorEnd {
         let status = self.group.reap();
         let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
         let how = status.map_or_else(|| "it is gone".to_owned(), |status| status.to_string());
         let reason = if said.is_empty() { how } else { format!("{how}: {said}") };
         let (processor, media_type) = (self.name.clone(), self.takes.clone());
-        Ended {
+        ProcessorEnd {
             status,
             error: Error::Process(ProcessError::Processor { processor, media_type, reason }),
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningProcessor {
     fn drop(&mut self) {
         self.group.kill();
         self.group.reap();
     }
 }
 
-impl Ended {
+impl ProcessorEnd {
     fn succeeded(&self) -> bool {
         self.status.is_some_and(|status| status.success())
     }

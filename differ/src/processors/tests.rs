@@ -2,7 +2,7 @@ use std::io::{Cursor, Read as _};
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Input, Payloads, Processed, Processor, plan};
+use super::{Payloads, Processed, Processor, ProcessorInput, plan};
 use crate::apply::layer::{LayerInput, LayerSpec, Options, apply};
 use crate::decode::Cancel;
 use crate::testing::{archive, gzip};
@@ -71,7 +71,7 @@ fn run_as(
     let (steps, _) = plan(processors, first)?;
     let payloads: Payloads = payload.map(|p| ("test".to_owned(), p.to_vec())).into_iter().collect();
     let (source, size) = (Box::new(Cursor::new(blob.to_vec())), blob.len() as u64);
-    let input = Input { source, digest: digest.clone(), size, cancel: cancel.clone() };
+    let input = ProcessorInput { source, digest: digest.clone(), size, cancel: cancel.clone() };
     let mut processed = Processed::start(&steps, &payloads, input)?;
     let mut out = Vec::new();
     match processed.read_to_end(&mut out) {
@@ -168,7 +168,7 @@ fn a_result_that_nobody_reads_ends_its_processors() {
     let processor = [shell("exec sleep 876543", "in", OCI_LAYER)];
     let (steps, _) = plan(&processor, "in").unwrap();
     let (source, digest) = (Box::new(std::io::empty()), Digest::of(b""));
-    let input = Input { source, digest, size: 0, cancel: Cancel::default() };
+    let input = ProcessorInput { source, digest, size: 0, cancel: Cancel::default() };
     let processed = Processed::start(&steps, &Payloads::new(), input).unwrap();
     drop(processed);
     assert!(!is_running("876543"));

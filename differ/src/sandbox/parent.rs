@@ -9,12 +9,12 @@ use rustix::io::Errno;
 
 use super::process::Process;
 use super::protection::Protection;
-use super::pump::{self, Ended};
+use super::pump::{self, PumpEnd};
 use super::wire::{self, FileRange, JobInput, LowersReply, WorkerJob, WorkerMessage, WorkerOrder};
 use super::{Worker, socket};
 use crate::apply::{LayerInput, LayerJob, LayerJobResult, ParentImages};
 use crate::content::{Blob, Staging};
-use crate::decode::{Cancel, OnBytes, Watched};
+use crate::decode::{Cancel, OnBytes, WatchedReader};
 use crate::error::{BudgetError, ProcessError};
 use crate::{Error, Result};
 
@@ -59,7 +59,7 @@ impl Worker {
                 Talk::begin(self, &cancel, limit, work, &fds)?.converted(&told, lowers)
             }
             LayerInput::Stream(inner) => {
-                let (pipe, ended) = pump::start(Box::new(Watched { inner, told }))?;
+                let (pipe, ended) = pump::start(Box::new(WatchedReader { inner, told }))?;
                 let fds = [pipe.as_fd(), rest[0], rest[1]];
                 let talk = Talk::begin(self, &cancel, limit, order(JobInput::Stream), &fds)?;
                 // The worker's shall be the only one, so that the thread sees when that is gone.
@@ -90,7 +90,7 @@ fn range(blob: &Blob) -> FileRange {
 }
 
 /// The result of a layer whose bytes came from a thread: that thread knows best why they ended.
-fn fed(outcome: Result<LayerJobResult>, ended: &Ended) -> Result<LayerJobResult> {
+fn fed(outcome: Result<LayerJobResult>, ended: &PumpEnd) -> Result<LayerJobResult> {
     if matches!(outcome, Err(Error::Cancelled)) {
         return outcome;
     }

@@ -16,7 +16,7 @@ use rustix::process::{
 };
 
 use super::socket;
-use crate::decode::{Cancel, Watch};
+use crate::decode::{Cancel, CancelWatch};
 use crate::{Error, Result};
 
 /// What a worker is called in lists of processes.
@@ -88,7 +88,7 @@ impl Process {
     }
 
     /// Kills it as soon as the work is cancelled, as long as the result lives.
-    pub(super) fn ends_with(&self, cancel: &Cancel) -> Watch {
+    pub(super) fn ends_with(&self, cancel: &Cancel) -> CancelWatch {
         let pidfd = Arc::clone(&self.pidfd);
         cancel.on_cancel(move || kill(&pidfd))
     }

@@ -18,9 +18,9 @@ const PIPE: usize = 1 << 20;
 
 /// How a stream ended, known before the worker can see that it did.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ended(Arc<Mutex<Option<Result<()>>>>);
+pub(super) struct PumpEnd(Arc<Mutex<Option<Result<()>>>>);
 
-impl Ended {
+impl PumpEnd {
     fn lock(&self) -> MutexGuard<'_, Option<Result<()>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -48,12 +48,12 @@ impl Ended {
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn start(source: Box<dyn Read + Send>) -> Result<(OwnedFd, Ended)> {
+pub(super) fn start(source: Box<dyn Read + Send>) -> Result<(OwnedFd, PumpEnd)> {
     let pipe = pipe_with(PipeFlags::CLOEXEC);
     let (reader, writer) = pipe.map_err(|e| Error::io("making a pipe")(e.into()))?;
     // A smaller one does as well.
     let _ = fcntl_setpipe_size(&writer, PIPE);
-    let ended = Ended::default();
+    let ended = PumpEnd::default();
     let told = ended.clone();
     // A worker that wants no more of it is no failure of reading.
     let work = move || {
@@ -67,7 +67,7 @@ pub(super) fn start(source: Box<dyn Read + Send>) -> Result<(OwnedFd, Ended)> {
 }
 
 /// Says it when the thread dies, before the pipe is closed.
-struct EndNotifier<'a>(&'a Ended);
+struct EndNotifier<'a>(&'a PumpEnd);
 
 impl Drop for EndNotifier<'_> {
     fn drop(&mut self) {
@@ -78,7 +78,7 @@ impl Drop for EndNotifier<'_> {
 }
 
 /// Everything is said before the pipe is closed.
-fn pump(mut source: Box<dyn Read + Send>, mut to: &File, told: &Ended) -> io::Result<()> {
+fn pump(mut source: Box<dyn Read + Send>, mut to: &File, told: &PumpEnd) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
     loop {
         let n = match source.read(&mut piece) {

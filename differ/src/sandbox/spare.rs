@@ -16,12 +16,12 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// What waits.
 #[derive(Debug, Default)]
-struct Waiting {
+struct SpareWorkers {
     server: Option<ForkServer>,
     next: Option<Process>,
 }
 
-impl Waiting {
+impl SpareWorkers {
     /// A copy of the server. One that does not answer is given up.
     fn fork(&mut self) -> Option<Process> {
         let process = self.server.as_ref()?.fork().ok();
@@ -32,12 +32,12 @@ impl Waiting {
     }
 }
 
-type Slot = Arc<Mutex<Waiting>>;
+type SpareSlot = Arc<Mutex<SpareWorkers>>;
 
 /// At most one server, and at most one worker that waits.
 #[derive(Debug, Default)]
 pub(super) struct Spare {
-    slot: Slot,
+    slot: SpareSlot,
     /// To the thread that starts them. It lives as long as this does: they are tied to the thread that started them.
     starter: Mutex<Option<SyncSender<()>>>,
 }
@@ -63,7 +63,7 @@ impl Spare {
 }
 
 /// Starts the thread. Without one there are no workers that wait, and nothing else is different.
-fn start(slot: Slot, program: PathBuf, args: Vec<OsString>) -> Option<SyncSender<()>> {
+fn start(slot: SpareSlot, program: PathBuf, args: Vec<OsString>) -> Option<SyncSender<()>> {
     let (starter, asked) = sync_channel(1);
     let work = move || keep(&slot, &asked, &program, &args);
     let thread = thread::Builder::new().name("worker-starter".into()).spawn(work);
@@ -71,7 +71,7 @@ fn start(slot: Slot, program: PathBuf, args: Vec<OsString>) -> Option<SyncSender
 }
 
 /// Makes a worker each time that this is asked for. One for which no layer came in time ends, and the server with it.
-fn keep(slot: &Slot, asked: &Receiver<()>, program: &Path, args: &[OsString]) {
+fn keep(slot: &SpareSlot, asked: &Receiver<()>, program: &Path, args: &[OsString]) {
     loop {
         match asked.recv_timeout(IDLE) {
             Ok(()) => refill(slot, program, args),
@@ -81,7 +81,7 @@ fn keep(slot: &Slot, asked: &Receiver<()>, program: &Path, args: &[OsString]) {
     }
 }
 
-fn refill(slot: &Slot, program: &Path, args: &[OsString]) {
+fn refill(slot: &SpareSlot, program: &Path, args: &[OsString]) {
     if lock(slot).server.is_none() {
         // Not under the lock, which layers take. The next layer starts a worker itself, and returns what goes wrong then.
         let server = ForkServer::start(program, args).ok();
@@ -93,7 +93,7 @@ fn refill(slot: &Slot, program: &Path, args: &[OsString]) {
     }
 }
 
-fn empty(slot: &Slot) {
+fn empty(slot: &SpareSlot) {
     let waiting = std::mem::take(&mut *lock(slot));
     drop(waiting);
 }
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_server_that_has_died_is_started_again() {
         let (spare, worker, first) = begin("a_server_that_has_died");
-        *lock(&spare.slot) = Waiting {
+        *lock(&spare.slot) = SpareWorkers {
             server: Some(ForkServer::start(Path::new("/bin/true"), &[]).unwrap()),
             next: None,
         };

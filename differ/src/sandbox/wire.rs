@@ -115,10 +115,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::decode::Decoded;
+    use crate::decode::DecodedBlob;
 
     fn result() -> LayerJobResult {
-        let source = Decoded {
+        let source = DecodedBlob {
             blob: None,
             blob_size: 1,
             diff_id: Some(crate::Digest::of(b"")),

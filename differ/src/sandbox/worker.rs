@@ -17,7 +17,7 @@ use super::socket;
 use super::wire::{self, FileRange, JobInput, WireError, WorkerJob, WorkerMessage};
 use crate::apply::{ParentImages, Task, check_image, convert};
 use crate::content::Blob;
-use crate::decode::{OnBytes, Request, Watched};
+use crate::decode::{OnBytes, Request, WatchedReader};
 use crate::sys::process::{Forked, fork_sibling};
 use crate::sys::sandbox as sys;
 use crate::{Error, Result};
@@ -127,7 +127,7 @@ fn converted(
             (Box::new(blob(from, range).reader()), progress(Arc::clone(&read)))
         }
     };
-    let blob = Watched { inner, told };
+    let blob = WatchedReader { inner, told };
     let outcome = convert(sink, blob, request, task, wanted, &RequestedParents(socket));
     let rest = read.swap(0, Ordering::Relaxed);
     if rest > 0 {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use erolith_differ::commit::Note;
-use erolith_differ::compare::Format as LayerFormat;
+use erolith_differ::commit::CommitNote;
+use erolith_differ::compare::LayerFormat;
 use erolith_mkfs::meta::Time;
 use erolith_overlay::{Owners, Range};
 
@@ -72,14 +72,14 @@ pub(super) fn latest(args: &Args) -> anyhow::Result<Option<i64>> {
 }
 
 /// What the history says: made at `latest`, or now, by `created_by`.
-pub(super) fn note(args: &Args, latest: Option<i64>, created_by: String) -> Note {
+pub(super) fn note(args: &Args, latest: Option<i64>, created_by: String) -> CommitNote {
     let now = || {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let sec = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         Time { sec, nsec: now.subsec_nanos() }
     };
     let time = latest.map_or_else(now, |sec| Time { sec, nsec: 0 });
-    Note {
+    CommitNote {
         created: text::iso(time),
         created_by,
         author: args.author.clone(),

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use erolith_differ::Digest;
-use erolith_differ::commit::{self, Base, Origin};
+use erolith_differ::commit::{self, Base, CommitOrigin};
 use erolith_differ::oci::{Config, Descriptor, Manifest};
 
 use crate::containerd::snapshots::Snapshots;
@@ -34,7 +34,7 @@ pub(super) struct CommitBase {
 pub(super) struct Named {
     pub(super) name: String,
     pub(super) digest: Digest,
-    pub(super) origin: Origin,
+    pub(super) origin: CommitOrigin,
 }
 
 impl Subject {
@@ -199,7 +199,7 @@ fn matching(
     let target = descriptor(target).with_context(context)?;
     let found = commit::find(store, &target, chain).with_context(context)?;
     Ok(found.map(|Base { digest, manifest, config }| {
-        let origin = Origin::new(Some(&image.name), &target.digest, &digest);
+        let origin = CommitOrigin::new(Some(&image.name), &target.digest, &digest);
         let image = Some(Named { name: image.name.clone(), digest, origin });
         CommitBase { manifest, config, image }
     }))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_differ::Compression;
-use erolith_differ::compare::{self, Compare, Compared, Format};
+use erolith_differ::compare::{self, Compare, Compared, LayerFormat};
 use erolith_differ::decode::Cancel;
 use erolith_overlay::{OverlayLayer, Owners, Stack as Layers};
 use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
@@ -25,11 +25,14 @@ use crate::text::image_time;
 use erolith_snapshotter::api_mounts::{LowerRef, Stack, WritableTop};
 
 /// What is asked for. No media type means gzip, as in containerd.
-fn format_of(asked: &str) -> Result<Format> {
-    let is_it = |format: &Format| format.media_type() == asked;
+fn format_of(asked: &str) -> Result<LayerFormat> {
+    let is_it = |format: &LayerFormat| format.media_type() == asked;
     match asked {
-        "" => Ok(Format::Tar(Compression::Gzip)),
-        _ => Format::ALL.into_iter().find(is_it).ok_or_else(|| Error::MediaType(asked.to_owned())),
+        "" => Ok(LayerFormat::Tar(Compression::Gzip)),
+        _ => LayerFormat::ALL
+            .into_iter()
+            .find(is_it)
+            .ok_or_else(|| Error::MediaType(asked.to_owned())),
     }
 }
 

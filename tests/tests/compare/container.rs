@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use erolith_differ::Compression;
-use erolith_differ::compare::{Compare, Compared, Format, upper};
+use erolith_differ::compare::{Compare, Compared, LayerFormat, upper};
 use erolith_mkfs::build::Options;
 use erolith_mkfs::check;
 use erolith_mkfs::io::Stream;
@@ -166,12 +166,12 @@ impl Container {
     }
 
     /// A layer of what changed in the container.
-    pub fn layer(&self, format: Format) -> (Compared, Vec<u8>) {
+    pub fn layer(&self, format: LayerFormat) -> (Compared, Vec<u8>) {
         self.try_layer(format).unwrap()
     }
 
     /// The same of a container that may be writing.
-    pub fn try_layer(&self, format: Format) -> erolith_differ::Result<(Compared, Vec<u8>)> {
+    pub fn try_layer(&self, format: LayerFormat) -> erolith_differ::Result<(Compared, Vec<u8>)> {
         let (old, new) = self.dirs();
         write(&Compare::new(format), &old, &new)
     }
@@ -182,14 +182,14 @@ impl Container {
     }
 
     /// What a stack of images shows of its lowers and of a layer.
-    pub fn shown(&self, format: Format, blob: &[u8]) -> Listing {
+    pub fn shown(&self, format: LayerFormat, blob: &[u8]) -> Listing {
         let layer = self.path("layer.erofs");
         let _ = fs::remove_file(&layer);
         match format {
-            Format::Tar(_) => {
+            LayerFormat::Tar(_) => {
                 build::from_tar(Stream(blob), &layer, &Options::default()).unwrap();
             }
-            Format::Erofs | Format::ErofsZstd => super::work::write(&layer, blob),
+            LayerFormat::Erofs | LayerFormat::ErofsZstd => super::work::write(&layer, blob),
         }
         let file = File::open(&layer).unwrap();
         let report = check::check(&file, &[], &check::Limits::default()).unwrap();
@@ -230,19 +230,19 @@ impl Container {
     pub fn judge(&self, context: &str) -> Listing {
         let blind = [Blind::Root, Blind::DirLinks, Blind::Links];
         let (seen, oracle) = (self.seen().blind(&blind), Oracle::find());
-        for format in [Format::Tar(Compression::None), Format::Erofs] {
+        for format in [LayerFormat::Tar(Compression::None), LayerFormat::Erofs] {
             for (way, (old, new)) in self.ways() {
                 let (_, blob) = write(&Compare::new(format), &old, &new).unwrap();
                 let shown = self.shown(format, &blob).blind(&blind);
                 let context = format!("{context}, {:?}, {format:?}, {way}", self.kind);
                 seen.assert_eq(&shown, ("container", "layers"), &context);
                 match (&oracle, format) {
-                    (Ok(oracle), Format::Tar(_)) => {
+                    (Ok(oracle), LayerFormat::Tar(_)) => {
                         let unpacked = self.unpacked(oracle, &blob).blind(&blind);
                         let seen = Self::seen_by_go(&seen);
                         seen.assert_eq(&unpacked, ("container", "containerd"), &context);
                     }
-                    (Err(why), Format::Tar(_)) => tools::skipped(why),
+                    (Err(why), LayerFormat::Tar(_)) => tools::skipped(why),
                     _ => {}
                 }
             }
