@@ -48,7 +48,7 @@ pub struct Options {
     pub room: Isolation,
     /// What decoding one of them may cost.
     pub budget: Budget,
-    /// Calls it off.
+    /// Cancels the work.
     pub cancel: Cancel,
 }
 
@@ -288,7 +288,7 @@ fn read_sidecar(image: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Who vouches for the tree that a layer promises.
+/// The signature of the tree that a layer promises.
 fn signature(layer: &ImageLayer) -> Result<Option<Signature>> {
     match (layer.layer_type, layer.descriptor()) {
         (LayerType::Erofs { .. }, Some(descriptor)) => {

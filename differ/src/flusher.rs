@@ -1,7 +1,7 @@
 //! The disk works while a layer is still being converted.
 //!
-//! The kernel keeps what is written in memory for seconds, and would write all of it when the file is synced, with
-//! everybody waiting.
+//! The kernel keeps what is written in memory for seconds, and would write all of it when the file is synced, while
+//! the caller waits.
 
 use std::fs::File;
 use std::os::fd::AsFd;

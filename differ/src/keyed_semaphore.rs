@@ -1,7 +1,7 @@
-//! Who may work: one at a time on the same thing, and not too many at once.
+//! A keyed semaphore: one permit for each key, and a limit on all permits together.
 //!
-//! Two calls for one layer must not both convert it. The second one waits outside, without taking the place of a call
-//! who could work, and looks for the result of the first when it comes in.
+//! Two calls for one layer must not both convert it. The second one waits without a permit, so that another layer can
+//! have it, and looks for the result of the first when it gets one.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroUsize;

@@ -17,7 +17,7 @@ const ROOT_DIGEST: &str = "org.erofs.dmverity.root_digest";
 const HASH_OFFSET: &str = "org.erofs.dmverity.hash_offset";
 /// Bytes of a block.
 const BLOCK_SIZE: &str = "org.erofs.dmverity.block_size";
-/// Who vouches for the root hash: a [`Signature`] in base64.
+/// The signature of the root hash: a [`Signature`] in base64.
 pub const SIGNATURE: &str = "org.erofs.dmverity.signature";
 /// What it is where the annotation is missing.
 const DEFAULT_BLOCK_SIZE: u32 = 4096;

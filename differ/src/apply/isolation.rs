@@ -32,7 +32,7 @@ pub(crate) struct StagedImage<S> {
     pub(crate) times: Times,
 }
 
-/// The process that looks into bytes of strangers.
+/// The process that reads untrusted bytes.
 #[derive(Debug, Clone, Default)]
 pub enum Isolation {
     /// This one.

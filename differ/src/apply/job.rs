@@ -1,7 +1,7 @@
 //! The job on the bytes of one layer, and which process does it.
 //!
-//! Everything that looks into bytes of strangers is in here: decompression, archives, the check of images, the attributes
-//! of the layers below. [`Isolation`] decides which process that is; the work itself is the same code in both.
+//! Everything that reads untrusted bytes is in here: decompression, archives, the check of images, the attributes
+//! of the layers below. [`Isolation`](super::Isolation) decides which process that is; the work itself is the same code in both.
 
 use std::fmt;
 use std::io::Read;
@@ -64,7 +64,7 @@ pub(crate) enum Task {
 pub(crate) struct LayerJob {
     pub(crate) task: Task,
     pub(crate) source: LayerInput,
-    /// Is told of the bytes of `source` that were read.
+    /// Called with the number of bytes of `source` that were read.
     pub(crate) told: OnBytes,
     pub(crate) request: Request,
     /// What the image gets. One that is an image already gets no hash tree here.

@@ -49,7 +49,7 @@ pub struct LayerSpec {
     pub payloads: Payloads,
     /// The hash tree that the descriptor promises. It says something of images only.
     pub verity: Option<DmVerityTree>,
-    /// Who vouches for that tree, as the descriptor says.
+    /// The signature of the root hash of that tree, as the descriptor has it.
     pub signature: Option<Signature>,
     /// The fs-verity digest that the descriptor promises. It says something of images only.
     pub fsverity: Option<fsverity::Digest>,
@@ -68,15 +68,15 @@ pub enum Share {
     Link,
 }
 
-/// Who vouches that the bytes of a stored blob are what its digest says.
+/// Whether the bytes of a stored blob are known to be what its digest says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Trust {
-    /// Nobody: they are read and hashed.
+    /// They are not: they are read and hashed.
     #[default]
     Nothing,
-    /// The store, which verified them when they came in and has kept them from others since. An image is then
-    /// taken without being read whole, and an archive's blob is not hashed: what it decompresses to is, and whoever
-    /// asked compares that with the diffID of the image. Structure and checksums are checked in any case.
+    /// The store verified them when it wrote them, and has kept them from other writers since. An image is then
+    /// taken without being read whole, and an archive's blob is not hashed: what it decompresses to is, and the caller
+    /// compares that with the diffID of the image. Structure and checksums are checked in any case.
     Store,
 }
 
@@ -87,7 +87,7 @@ pub struct Options {
     pub build: build::Options,
     /// Whether an image may share its bytes with the blob.
     pub share: Share,
-    /// Who vouches for a stored blob.
+    /// Whether the store is trusted for a stored blob.
     pub trust: Trust,
     /// Whether images get a dm-verity hash tree that have none.
     pub dm_verity: bool,
@@ -101,9 +101,9 @@ pub struct Options {
     pub room: Isolation,
     /// What decoding may cost.
     pub budget: Budget,
-    /// Calls it off.
+    /// Cancels the work.
     pub cancel: Cancel,
-    /// Is told of the bytes of the blob that were read.
+    /// Called with the number of bytes of the blob that were read.
     pub progress: OnBytes,
 }
 

@@ -1,9 +1,9 @@
 //! One layer becomes one EROFS image.
 //!
-//! 1. [`Isolation`] does the [`job`]: it decodes the layer, with the attributes of its [`parents`] where it needs them, and
-//!    writes the image to a file that has no name yet. A stored blob that is an image already may [`share`] its blocks.
-//! 2. [`protect`] verifies or adds hash tree and digest.
-//! 3. [`finish`] gives the image a name in a directory; [`store`] puts it into a content store, under a digest that is
+//! 1. [`Isolation`] does the `job`: it decodes the layer, with the attributes of its `parents` where it needs them, and
+//!    writes the image to a file that has no name yet. A stored blob that is an image already may `share` its blocks.
+//! 2. `protect` verifies or adds hash tree and digest.
+//! 3. `finish` gives the image a name in a directory; `store` puts it into a content store, under a digest that is
 //!    computed then.
 //!
 //! [`layer`] is that sequence for the directory of a snapshot.

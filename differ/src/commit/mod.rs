@@ -66,7 +66,7 @@ pub struct CommitNote {
     pub created: String,
     /// The command that made it; empty when it is not known.
     pub created_by: String,
-    /// Who made it, and the image; the author of the image below stays where nobody is named.
+    /// The author of the layer and of the image; without one, the author of the image below stays.
     pub author: Option<String>,
     /// What else is to be said of it.
     pub comment: String,
@@ -189,7 +189,7 @@ pub fn config(base: &Config, layer: &CommittedLayer, note: &CommitNote) -> Resul
 }
 
 /// The history with one entry more. Readers count the entries of layers and compare (image-spec, config.md, "history"), so
-/// layers that nobody described get an entry that says nothing.
+/// layers without a description get an empty entry.
 fn history(json: &Map<String, Value>, layers: usize, note: &CommitNote) -> Result<Vec<Value>> {
     let mut history = match json.get("history") {
         None | Some(Value::Null) => Vec::new(),

@@ -1,7 +1,7 @@
 //! What changed becomes a layer: an archive as image specifications define it, or an EROFS image.
 //!
 //! What changed is for [`erolith_overlay`] to say; here it is written, compressed and hashed. The same changes give
-//! the same bytes, whatever machine compresses them: they come in the order of their names, and nothing comes from the
+//! the same bytes, whatever machine compresses them: they are in the order of their names, and nothing comes from the
 //! clock, the host or the number of threads. Times after `source_date_epoch` become that time.
 
 mod layers;
@@ -84,9 +84,9 @@ pub struct Compare {
     pub refuse_other_marks: bool,
     /// A directory in which an image can be made that has no name yet.
     pub scratch: PathBuf,
-    /// Calls it off.
+    /// Cancels the work.
     pub cancel: Cancel,
-    /// Is told of the bytes of files that were read.
+    /// Called with the number of bytes of files that were read.
     pub progress: OnBytes,
 }
 

@@ -160,7 +160,7 @@ impl DocumentWriter<'_> {
         Ok(to.with_annotation(SOURCE_DIFF_ID, &layer.diff_id.to_string()))
     }
 
-    /// Who vouches for a layer's tree: whoever is to, or who did before, when it is the same tree.
+    /// The signature of a layer's tree: a new one, or the one that it had, when the tree is the same.
     fn signature(
         &self,
         layer: &ImageLayer,

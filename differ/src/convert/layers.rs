@@ -135,7 +135,7 @@ fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<JobPlan<'a>> {
     Ok((jobs, images))
 }
 
-/// The hash tree and the digest that a layer says to have. What is said of a tar layer is about something else.
+/// The hash tree and the digest that a layer says to have. Annotations of a tar layer apply to another image.
 pub(crate) fn promised(
     layer: &ImageLayer,
 ) -> Result<(Option<DmVerityTree>, Option<fsverity::Digest>)> {

@@ -73,7 +73,7 @@ pub struct Options {
     pub room: Isolation,
     /// What one layer may cost.
     pub budget: Budget,
-    /// Calls it off.
+    /// Cancels the work.
     pub cancel: Cancel,
 }
 

@@ -48,7 +48,7 @@ pub enum Event<'a> {
 
 /// Watches a conversion. Called from several threads.
 pub trait Progress: Send + Sync + Debug {
-    /// Is told of `event`.
+    /// Called with each event.
     fn event(&self, event: Event<'_>);
 }
 

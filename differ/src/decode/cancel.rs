@@ -1,4 +1,4 @@
-//! Calling work off.
+//! Cancellation of work.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Error, Result};
 
-/// Calls work off, from any thread. Clones share one flag.
+/// Cancels work, from any thread. Clones share one flag.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     state: Arc<CancelFlag>,
@@ -52,7 +52,7 @@ impl Cancel {
         Self { state: Arc::default(), above: self.states().map(Arc::clone).collect() }
     }
 
-    /// Asks everybody who holds a clone to stop soon.
+    /// Asks the work that holds a clone to stop soon.
     pub fn cancel(&self) {
         self.state.set.store(true, Ordering::Release);
         for hook in self.state.hooks().hooks.values() {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-/// Is told of bytes as they are read, from any thread: the number since it was last told.
+/// A callback for bytes as they are read, from any thread: their number since the last call.
 #[derive(Clone, Default)]
 pub struct OnBytes(Option<Arc<dyn Fn(u64) + Send + Sync>>);
 

@@ -1,6 +1,6 @@
 //! What can go wrong, where, and a stable code for each.
 //!
-//! Errors come in [`families`]. A message names its source only by [`source`](std::error::Error::source): what is shown to
+//! Errors come in families. A message names its source only by [`source`](std::error::Error::source): what is shown to
 //! users is the whole chain ([`chain`]).
 
 mod facts;

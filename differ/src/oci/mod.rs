@@ -1,6 +1,6 @@
 //! Images as the OCI specifications describe them: documents, where they come from and where they go.
 //!
-//! Untrusted documents are verified once, when they are parsed ([`document`]); what is not changed is passed on
+//! Untrusted documents are verified once, when they are parsed (`document`); what is not changed is passed on
 //! byte by byte, and what is changed keeps every member that is not understood.
 
 mod archive;

@@ -1,7 +1,7 @@
 //! Layers that another program has to transform first: encrypted ones, above all. A stream processor is a program that
-//! the user configured, with containerd's protocol (`core/diff/stream_unix.go`): the layer comes in on its standard input
-//! and goes out on its standard output, `STREAM_PROCESSOR_MEDIATYPE` says what comes in, and what the request carries for
-//! it can be read from descriptor 3. Its failure is a failure of the layer.
+//! the user configured, with containerd's protocol (`core/diff/stream_unix.go`): it reads the layer from
+//! standard input and writes the result to standard output. `STREAM_PROCESSOR_MEDIATYPE` is the media type of its input; what
+//! the request carries for it can be read from descriptor 3. Its failure is a failure of the layer.
 
 mod feed;
 mod process;
@@ -42,7 +42,7 @@ pub type Payloads = BTreeMap<String, Vec<u8>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProcessorStep<'a> {
     pub(crate) processor: &'a Processor,
-    /// The media type of what comes in.
+    /// The media type of its input.
     pub(crate) takes: &'a str,
 }
 

@@ -1,6 +1,6 @@
 //! Layers are read in a process that can do nothing else.
 //!
-//! The daemon is privileged, and layers are written by strangers. With [`Isolation::Worker`](crate::apply::Isolation::Worker) it looks into
+//! The daemon is privileged, and layers are untrusted. With [`Isolation::Worker`](crate::apply::Isolation::Worker) it reads
 //! none itself: for each layer it starts its own program once more, gives it open files and one socket, and takes an
 //! answer. What decompresses, parses, checks and hashes is [`crate::apply`], the same code as in one process; the daemon
 //! protects and publishes the result after the worker has ended and no longer writes to the file. What a

@@ -44,7 +44,7 @@ impl PumpEnd {
 }
 
 /// Starts reading `source`. Returns the end of the pipe to read from. The thread ends with the source, or when it has
-/// something to give and nobody reads any more.
+/// bytes to write and the other end of the pipe is closed.
 ///
 /// # Errors
 /// What the system says.

@@ -70,7 +70,7 @@ fn start(slot: SpareSlot, program: PathBuf, args: Vec<OsString>) -> Option<SyncS
     thread.is_ok().then_some(starter)
 }
 
-/// Makes a worker each time that this is asked for. One for which no layer came in time ends, and the server with it.
+/// Makes a worker each time that this is asked for. A worker that gets no layer in time ends, and the server with it.
 fn keep(slot: &SpareSlot, asked: &Receiver<()>, program: &Path, args: &[OsString]) {
     loop {
         match asked.recv_timeout(IDLE) {

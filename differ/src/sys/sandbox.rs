@@ -1,4 +1,4 @@
-//! What a process does to itself before it reads what strangers wrote.
+//! What a process does to itself before it reads untrusted bytes.
 #![allow(unsafe_code)]
 
 use std::io;

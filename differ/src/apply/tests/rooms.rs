@@ -369,7 +369,7 @@ fn nothing_is_left_of_workers_that_worked_or_failed() {
         assert!(crate::error::chain(&error).contains("No space left"), "{error}");
         assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
     }
-    // The thread that fed it ends when it sees that nobody reads.
+    // The thread that fed it ends when it finds the pipe closed.
     let deadline = Instant::now() + Duration::from_secs(10);
     while open() > before && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));

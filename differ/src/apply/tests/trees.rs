@@ -49,7 +49,7 @@ fn a_converted_layer_gets_a_tree_and_a_sidecar() {
     let (with, without) = (fs::read(dir.image()).unwrap(), fs::read(plain.image()).unwrap());
     assert!(with.starts_with(&without));
     assert_eq!(applied.verity.unwrap().hash_offset, without.len() as u64);
-    // What is said of an archive is about something else.
+    // Annotations of an archive apply to another image.
     let root = RootHash([1; 32]);
     let verity = Some(DmVerityTree { root, hash_offset: 4096, block_size: 4096 });
     let annotated = LayerSpec { verity, signature: signature(), ..layer(OCI_LAYER, &tar) };
@@ -120,7 +120,7 @@ fn native_layers_without_a_tree_get_one_where_it_is_wanted() {
         assert_eq!(dir.sorted(), BOTH);
         assert_eq!(fs::read(&blob).unwrap(), plain);
         assert_eq!(applied.digest, Digest::of(&plain));
-        // Another has a tree of which nobody told: it is verified, and taken.
+        // Another has a tree that no annotation promises: it is verified, and taken.
         let bytes = fs::read(dir.image()).unwrap();
         let second = Dir::new();
         let again = second.apply(EROFS_LAYER, &bytes, &options).unwrap();

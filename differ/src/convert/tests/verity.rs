@@ -141,7 +141,7 @@ fn root_hashes_are_signed_and_stay_so() {
     };
     let refused = sign("oci:source", "oci:refused:new", &with(false));
     assert!(refused.is_err_and(|e: Error| crate::error::chain(&e).contains("no key")));
-    // Whoever converts it again need not sign it again: the trees are the same.
+    // A second conversion needs no new signature: the trees are the same.
     for (from, to, options) in [
         ("oci:source", "oci:signed:new", with(true)),
         ("oci:signed", "oci:again:new", Options::default()),
