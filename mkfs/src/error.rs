@@ -57,19 +57,19 @@ impl Error {
             _ => false,
         }
     }
+}
 
-    /// A stable name for machines.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Tar(e) => e.code(),
-            Self::Tree { source, .. } => source.code(),
-            Self::Input { .. } => "input-io",
-            Self::Output(_) => "output-io",
-            Self::TooLarge { .. } => "image-too-large",
-            Self::Options(_) => "bad-options",
-            Self::Internal(_) => "internal",
-            Self::Image(e) => e.code(),
-        }
+crate::error_codes! {
+    Error {
+        Self::Input { .. } => "input-io", "the input cannot be read";
+        Self::Output(_) => "output-io", "the image cannot be written";
+        Self::TooLarge { .. } => "image-too-large", "the image would be larger than the limit, or than the format can address";
+        Self::Options(_) => "bad-options", "an option contradicts another one, or the input";
+        Self::Internal(_) => "internal", "the image that was planned is not the one that would be written";
+    }
+    wrapped {
+        Self::Tar(error) => error.code();
+        Self::Tree { source, .. } => source.code();
+        Self::Image(error) => error.code();
     }
 }

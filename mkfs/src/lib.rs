@@ -7,6 +7,7 @@ mod codec;
 pub mod data;
 mod emit;
 mod error;
+mod error_codes;
 mod exact;
 pub mod format;
 pub mod image;
@@ -22,3 +23,4 @@ pub mod tar;
 pub mod tree;
 
 pub use error::Error;
+pub use error_codes::ErrorCode;

@@ -67,18 +67,16 @@ impl From<image::Error> for Error {
     }
 }
 
-impl Error {
-    /// A stable name for machines.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Input { .. } => "input-io",
-            Self::Changed { .. } => "input-changed",
-            Self::Overlay { .. } => "overlay-unsupported",
-            Self::Index { .. } => "overlay-index",
-            Self::Marks { .. } => "overlay-marks",
-            Self::Owner { .. } => "owner-unmapped",
-            Self::Image(error) => error.code(),
-        }
+erolith_mkfs::error_codes! {
+    Error {
+        Self::Input { .. } => "input-io", "a file of a layer cannot be read";
+        Self::Changed { .. } => "input-changed", "a file changed while it was read";
+        Self::Overlay { .. } => "overlay-unsupported", "layers show something together that cannot be said without mounting them";
+        Self::Index { .. } => "overlay-index", "the index of an overlay does not say what its files show";
+        Self::Marks { .. } => "overlay-marks", "a mark of an overlay that was mounted with options that are not followed";
+        Self::Owner { .. } => "owner-unmapped", "an owner or group that the container's map of ids does not have";
+    }
+    wrapped {
+        Self::Image(error) => error.code();
     }
 }

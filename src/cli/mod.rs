@@ -19,6 +19,7 @@ mod ls;
 mod man;
 mod mkfs;
 mod mount;
+mod reference;
 mod repair;
 mod root;
 mod scrub;
@@ -66,6 +67,8 @@ enum Command {
     Man(man::Args),
     Mkfs(mkfs::Args),
     Mount(mount::Args),
+    #[command(hide = true)]
+    Reference(reference::Args),
     Repair(repair::Args),
     Scrub(scrub::Args),
     Serve(serve::Args),
@@ -108,6 +111,7 @@ impl Cli {
             Command::Man(args) => man::run(args, out),
             Command::Mkfs(args) => mkfs::run(args, out),
             Command::Mount(args) => mount::run(args, out),
+            Command::Reference(args) => reference::run(args, out),
             Command::Repair(args) => repair::run(args, out),
             Command::Scrub(args) => scrub::run(args, out),
             Command::Serve(args) => serve::run(args, out),

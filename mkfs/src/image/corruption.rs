@@ -243,18 +243,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable name for scripts and logs.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Io { .. } => "image-io",
-            Self::Corrupt(c) => c.fault.code(),
-            Self::NotADirectory { .. } => "not-a-directory",
-            Self::NotASymlink { .. } => "not-a-symlink",
-            Self::NoContent { .. } => "no-content",
-        }
-    }
-
     /// The fault, when the image is to blame and not its storage.
     #[must_use]
     pub fn corruption(&self) -> Option<&Corruption> {
@@ -271,6 +259,18 @@ impl Error {
             Self::Corrupt(c) => Self::Corrupt(c.nid(nid)),
             other => other,
         }
+    }
+}
+
+crate::error_codes! {
+    Error {
+        Self::Io { .. } => "image-io", "the storage of the image cannot be read";
+        Self::NotADirectory { .. } => "not-a-directory", "a directory is asked for, and the inode is none";
+        Self::NotASymlink { .. } => "not-a-symlink", "a symbolic link is asked for, and the inode is none";
+        Self::NoContent { .. } => "no-content", "content is asked for, and the inode has none";
+    }
+    wrapped {
+        Self::Corrupt(corruption) => corruption.fault.code();
     }
 }
 

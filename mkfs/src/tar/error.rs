@@ -157,37 +157,33 @@ impl Error {
     }
 }
 
-impl Problem {
-    /// A short name that stays the same across versions.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Io(_) => "tar-io",
-            Self::TruncatedHeader => "tar-truncated-header",
-            Self::TruncatedData { .. } => "tar-truncated-data",
-            Self::LoneZeroBlock => "tar-lone-zero-block",
-            Self::BadChecksum => "tar-bad-checksum",
-            Self::BadNumber { .. } => "tar-bad-number",
-            Self::OutOfRange { .. } => "tar-out-of-range",
-            Self::UnknownType(_) => "tar-unknown-type",
-            Self::DanglingExtension => "tar-dangling-extension",
-            Self::TooManyExtensions { .. } => "tar-too-many-extensions",
-            Self::ExtensionTooLarge { .. } => "tar-extension-too-large",
-            Self::DuplicateExtension(_) => "tar-duplicate-extension",
-            Self::ConflictingExtensions { .. } => "tar-conflicting-extensions",
-            Self::BadPaxRecord => "tar-bad-pax-record",
-            Self::NulByte { .. } => "tar-nul-byte",
-            Self::EmptyName => "tar-empty-name",
-            Self::FileTooLarge { .. } => "tar-file-too-large",
-            Self::BadSparseMap(_) => "tar-bad-sparse-map",
-            Self::TooManySparseRuns { .. } => "tar-too-many-sparse-runs",
-            Self::BadXattr(_) => "tar-bad-xattr",
-            Self::UnfinishedData { .. } => "tar-unfinished-data",
-            Self::SurplusData => "tar-surplus-data",
-            Self::ReservedName => "tar-reserved-name",
-            Self::NoForm { .. } => "tar-no-form",
-            Self::Poisoned => "tar-poisoned",
-        }
+crate::error_codes! {
+    Problem {
+        Self::Io(_) => "tar-io", "the stream under the archive failed";
+        Self::TruncatedHeader => "tar-truncated-header", "the archive ends inside a header";
+        Self::TruncatedData { .. } => "tar-truncated-data", "the archive ends inside the data of a member";
+        Self::LoneZeroBlock => "tar-lone-zero-block", "a single block of zeros in the middle of the archive";
+        Self::BadChecksum => "tar-bad-checksum", "the checksum of a header is wrong";
+        Self::BadNumber { .. } => "tar-bad-number", "a header field or pax record is not a number";
+        Self::OutOfRange { .. } => "tar-out-of-range", "a header field or pax record is a number without a meaning there";
+        Self::UnknownType(_) => "tar-unknown-type", "a member type that is no part of a tree";
+        Self::DanglingExtension => "tar-dangling-extension", "extension headers without a member behind them";
+        Self::TooManyExtensions { .. } => "tar-too-many-extensions", "too many extension headers before one member";
+        Self::ExtensionTooLarge { .. } => "tar-extension-too-large", "an extension header or a sparse map above its limit";
+        Self::DuplicateExtension(_) => "tar-duplicate-extension", "two extension headers of one type before one member";
+        Self::ConflictingExtensions { .. } => "tar-conflicting-extensions", "a pax record and a GNU header name the same member or target";
+        Self::BadPaxRecord => "tar-bad-pax-record", "a pax record with a wrong length, separator or end";
+        Self::NulByte { .. } => "tar-nul-byte", "a NUL byte in a name";
+        Self::EmptyName => "tar-empty-name", "a member without a name";
+        Self::FileTooLarge { .. } => "tar-file-too-large", "a file above the limit";
+        Self::BadSparseMap(_) => "tar-bad-sparse-map", "a sparse map that does not describe the data";
+        Self::TooManySparseRuns { .. } => "tar-too-many-sparse-runs", "a sparse map with too many runs";
+        Self::BadXattr(_) => "tar-bad-xattr", "an extended attribute that no file can have";
+        Self::UnfinishedData { .. } => "tar-unfinished-data", "a member is written before the content of the last one is complete";
+        Self::SurplusData => "tar-surplus-data", "more content than the size of the member";
+        Self::ReservedName => "tar-reserved-name", "a file whose name is a mark in a layer, such as `.wh.x`";
+        Self::NoForm { .. } => "tar-no-form", "an attribute of overlayfs that has no form in an archive";
+        Self::Poisoned => "tar-poisoned", "the archive is used after an error";
     }
 }
 

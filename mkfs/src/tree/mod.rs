@@ -235,26 +235,22 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// A stable name for machines.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NameTooLong { .. } => "name-too-long",
-            Self::PathTooLong { .. } => "path-too-long",
-            Self::BadName { .. } => "bad-name",
-            Self::NotADirectory { .. } => "not-a-directory",
-            Self::SymlinkLoop { .. } => "symlink-loop",
-            Self::BadSymlink { .. } => "bad-symlink",
-            Self::MissingLinkTarget { .. } => "hardlink-target-not-found",
-            Self::LinkToDirectory { .. } => "hardlink-to-directory",
-            Self::BadWhiteout { .. } => "bad-whiteout",
-            Self::BadDevice { .. } => "bad-device",
-            Self::RootReplaced => "root-replaced",
-            Self::BadXattr { .. } => "bad-xattr",
-            Self::Duplicate { .. } => "duplicate-entry",
-            Self::TooManyEntries { .. } => "too-many-entries",
-        }
+crate::error_codes! {
+    Error {
+        Self::NameTooLong { .. } => "name-too-long", "a name of more than 255 bytes";
+        Self::PathTooLong { .. } => "path-too-long", "a path of more than 4095 bytes";
+        Self::BadName { .. } => "bad-name", "a name with a NUL byte or a slash";
+        Self::NotADirectory { .. } => "not-a-directory", "a parent that is neither a directory nor a symbolic link";
+        Self::SymlinkLoop { .. } => "symlink-loop", "more than 255 symbolic links on the way to a member";
+        Self::BadSymlink { .. } => "bad-symlink", "a symbolic link without a target, or with one of more than 4095 bytes";
+        Self::MissingLinkTarget { .. } => "hardlink-target-not-found", "a hard link to something that is not there";
+        Self::LinkToDirectory { .. } => "hardlink-to-directory", "a hard link to a directory";
+        Self::BadWhiteout { .. } => "bad-whiteout", "a whiteout that names nothing, `.` or `..`, or is a directory";
+        Self::BadDevice { .. } => "bad-device", "a device number that Linux cannot hold";
+        Self::RootReplaced => "root-replaced", "the root directory is replaced or linked";
+        Self::BadXattr { .. } => "bad-xattr", "an extended attribute that EROFS cannot hold or the kernel does not take";
+        Self::Duplicate { .. } => "duplicate-entry", "a member that appears twice, where that is refused";
+        Self::TooManyEntries { .. } => "too-many-entries", "more members than the limit";
     }
 }
 

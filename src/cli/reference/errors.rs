@@ -1,0 +1,292 @@
+//! `docs/errors.md`: the codes of errors, from the tables of the libraries.
+
+use std::fmt::Write as _;
+
+use erolith_mkfs::image::CorruptionKind;
+use erolith_mkfs::{ErrorCode, tar, tree};
+use tonic::Code;
+
+use super::escaped;
+use crate::exit::{INPUT, INTERRUPTED, IO, USAGE};
+
+const HEAD: &str = "\
+# Errors
+
+Errors have codes that stay the same across versions: in `--json`, in findings of `erolith fsck` and in tests. A command
+that ends with an error has one of the exit codes below, the daemon answers with a status of gRPC. The message says what
+and where; this page says what to do. `cargo run -- reference errors >docs/errors.md` makes it again.
+";
+
+/// One code, as the document shows it.
+struct ErrorRow {
+    /// The code.
+    code: &'static str,
+    /// What is wrong.
+    summary: &'static str,
+    /// How commands end.
+    exit: u8,
+    /// What the daemon answers.
+    status: Code,
+    /// What to do.
+    advice: &'static str,
+}
+
+/// Codes that arise in one place.
+struct ErrorFamily {
+    title: &'static str,
+    /// Where its errors come from.
+    about: &'static str,
+    rows: Vec<ErrorRow>,
+}
+
+/// The whole document.
+pub(super) fn document() -> String {
+    let mut out = HEAD.to_owned();
+    families().iter().for_each(|family| write_family(family, &mut out));
+    out
+}
+
+/// Appends the section of a family. What is the same for all rows stands above the table.
+fn write_family(family: &ErrorFamily, out: &mut String) {
+    let ErrorFamily { title, about, rows } = family;
+    let same = |of: fn(&ErrorRow) -> String| {
+        let first = rows.first().map(of);
+        first.filter(|first| rows.iter().all(|row| of(row) == *first))
+    };
+    let ends = |row: &ErrorRow| format!("{}, `{:?}`", row.exit, row.status);
+    let advice = |row: &ErrorRow| escaped(row.advice);
+    let (same_ends, same_advice) = (same(ends), same(advice));
+    // Writing to a String does not fail.
+    let _ = writeln!(out, "\n## {title}\n\n{about}");
+    if let Some(ends) = &same_ends {
+        let _ = writeln!(out, "Exit code and status: {ends}.");
+    }
+    if let Some(advice) = &same_advice {
+        let _ = writeln!(out, "What to do: {advice}.");
+    }
+    out.push('\n');
+    let mut line = |cells: [&str; 4]| {
+        let is_shown = [true, true, same_ends.is_none(), same_advice.is_none()];
+        let shown = cells.iter().zip(is_shown).filter(|(_, is_shown)| *is_shown);
+        let cells: String = shown.map(|(cell, _)| format!("| {cell} ")).collect();
+        let _ = writeln!(out, "{cells}|");
+    };
+    line(["code", "what is wrong", "exit, status", "what to do"]);
+    line(["---"; 4]);
+    for row in rows {
+        let code = format!("`{}`", row.code);
+        line([&code, &escaped(row.summary), &ends(row), &advice(row)]);
+    }
+}
+
+/// Every family.
+fn families() -> Vec<ErrorFamily> {
+    vec![images(), readers(), archives(), members(), builds(), overlays(), hash_trees()]
+}
+
+/// Rows of a table of a library that share everything but code and summary.
+fn rows(codes: &[ErrorCode], exit: u8, status: Code, advice: &'static str) -> Vec<ErrorRow> {
+    let row = |&ErrorCode { code, summary }| ErrorRow { code, summary, exit, status, advice };
+    codes.iter().map(row).collect()
+}
+
+/// Changes what row `code` says of how it ends and what to do.
+fn except(rows: &mut [ErrorRow], code: &str, exit: u8, status: Code, advice: &'static str) {
+    for row in rows.iter_mut().filter(|row| row.code == code) {
+        *row = ErrorRow { exit, status, advice, ..*row };
+    }
+}
+
+fn images() -> ErrorFamily {
+    let codes: Vec<_> = CorruptionKind::ALL
+        .iter()
+        .map(|kind| ErrorCode { code: kind.code(), summary: kind.text() })
+        .collect();
+    let advice = "`erolith fsck` shows all findings; get the image again, or make it again with `erolith mkfs`";
+    ErrorFamily {
+        title: "EROFS images",
+        about: "The structures of an image: reading, `erolith fsck`, and the check of layers that are EROFS images. A mount \
+                that finds one answers `DataLoss`.",
+        rows: rows(&codes, INPUT, Code::InvalidArgument, advice),
+    }
+}
+
+fn readers() -> ErrorFamily {
+    let advice = "name another path, or look with `erolith stat` what it is";
+    let mut rows = rows(erolith_mkfs::image::Error::CODES, INPUT, Code::InvalidArgument, advice);
+    let advice = "look at the disk and its filesystem: the message has what the kernel said";
+    except(&mut rows, "image-io", IO, Code::InvalidArgument, advice);
+    ErrorFamily { title: "Reading images", about: "Reads of one image.", rows }
+}
+
+fn archives() -> ErrorFamily {
+    let advice = "pull or save the image again; if the archive is the same again, its author has to make a new one";
+    let rows = rows(tar::Problem::CODES, INPUT, Code::InvalidArgument, advice);
+    ErrorFamily { title: "Archives", about: "The tar archive of a layer.", rows }
+}
+
+fn members() -> ErrorFamily {
+    let advice =
+        "the layer cannot be unpacked by others either: build the image again without that member";
+    let rows = rows(tree::Error::CODES, INPUT, Code::InvalidArgument, advice);
+    ErrorFamily {
+        title: "Members of layers",
+        about: "The tree that the members of an archive make.",
+        rows,
+    }
+}
+
+fn builds() -> ErrorFamily {
+    let advice = "";
+    let mut rows = rows(erolith_mkfs::Error::CODES, INPUT, Code::InvalidArgument, advice);
+    let disk = "look at the disk and its free space: the message has what the kernel said";
+    except(&mut rows, "input-io", IO, Code::Internal, disk);
+    except(&mut rows, "output-io", IO, Code::Internal, disk);
+    let large = "raise the limit that the message names, or split the layer";
+    except(&mut rows, "image-too-large", INPUT, Code::InvalidArgument, large);
+    let options = "leave out one of the options: the message says which";
+    except(&mut rows, "bad-options", USAGE, Code::InvalidArgument, options);
+    let report = "report it, with the layer: it is a fault of erolith";
+    except(&mut rows, "internal", INPUT, Code::InvalidArgument, report);
+    ErrorFamily {
+        title: "Writing images",
+        about: "An image that is written. Where a disk or a quota is full, the status is `ResourceExhausted`.",
+        rows,
+    }
+}
+
+fn overlays() -> ErrorFamily {
+    let advice = "mount the overlay with the options that docs/commit.md names";
+    let mut rows = rows(erolith_overlay::Error::CODES, INPUT, Code::FailedPrecondition, advice);
+    let disk = "look at the disk: the message has what the kernel said";
+    except(&mut rows, "input-io", IO, Code::Internal, disk);
+    let pause = "commit again while the container does not write; `ctr task pause` stops it";
+    except(&mut rows, "input-changed", IO, Code::Unavailable, pause);
+    let stack = "unpack the layers with another tool: the message says what is not understood";
+    except(&mut rows, "overlay-unsupported", INPUT, Code::InvalidArgument, stack);
+    let owner = "give the file an owner that the container's map has";
+    except(&mut rows, "owner-unmapped", INPUT, Code::InvalidArgument, owner);
+    ErrorFamily {
+        title: "Layers on top of each other",
+        about: "Layers that are read as overlayfs shows them: diffs and commits. Where a disk or a quota is full, the status is \
+                `ResourceExhausted`.",
+        rows,
+    }
+}
+
+/// The codes of hash trees: their crate has no table.
+const HASH_TREES: &[ErrorCode] = &[
+    ErrorCode { code: "dmverity-no-tree", summary: "there is no superblock of a hash tree" },
+    ErrorCode {
+        code: "dmverity-super",
+        summary: "the superblock of the hash tree asks for something that is not supported",
+    },
+    ErrorCode { code: "dmverity-short", summary: "the file ends before its hash tree does" },
+    ErrorCode { code: "dmverity-root", summary: "the root hash is not the expected one" },
+    ErrorCode { code: "dmverity-block", summary: "a block is not what its digest says" },
+    ErrorCode { code: "dmverity-bad-root", summary: "a root hash is not 64 hexadecimal digits" },
+    ErrorCode {
+        code: "dmverity-sidecar",
+        summary: "a sidecar does not say how to open the device",
+    },
+    ErrorCode { code: "dmverity-unfit", summary: "no hash tree can be made for the image" },
+    ErrorCode { code: "cancelled", summary: "the work was cancelled" },
+    ErrorCode { code: "dmverity-io", summary: "reading or writing failed" },
+];
+
+fn hash_trees() -> ErrorFamily {
+    let advice = "the image was changed or is of another root hash: get it again";
+    let mut rows = rows(HASH_TREES, INPUT, Code::InvalidArgument, advice);
+    let typed = "give the root hash as `erolith mkfs --dm-verity` or veritysetup printed it";
+    except(&mut rows, "dmverity-bad-root", USAGE, Code::InvalidArgument, typed);
+    let unfit = "write the image without a hash tree, or with blocks of 4096 bytes";
+    except(&mut rows, "dmverity-unfit", INPUT, Code::InvalidArgument, unfit);
+    let again = "start it again";
+    except(&mut rows, "cancelled", INTERRUPTED, Code::Cancelled, again);
+    let disk = "look at the disk: the message has what the kernel said";
+    except(&mut rows, "dmverity-io", IO, Code::InvalidArgument, disk);
+    ErrorFamily {
+        title: "Hash trees",
+        about: "dm-verity trees behind images, and their sidecars.",
+        rows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io;
+
+    use erolith_differ::Error as LayerError;
+    use erolith_mkfs::image::Corruption;
+
+    use super::*;
+    use crate::serve;
+
+    /// How the document says that an error with this code of this family ends.
+    fn documented(family: &ErrorFamily, code: &str) -> (bool, Code) {
+        let row = family.rows.iter().find(|row| row.code == code);
+        let row = row.unwrap_or_else(|| panic!("{code} is not in {}", family.title));
+        (row.exit == INPUT, row.status)
+    }
+
+    #[test]
+    fn errors_end_as_the_document_says() {
+        use erolith_mkfs::Error as Build;
+        use erolith_overlay::Error as Overlay;
+        let io = || io::Error::other("disk gone");
+        let build = [
+            Build::Input { what: "x".into(), source: io() },
+            Build::Output(io()),
+            Build::TooLarge { limit: 1 },
+            Build::Options("x"),
+            Build::Internal("x"),
+        ];
+        let tar = Build::Tar(tar::Error::new(0, tar::Problem::BadChecksum));
+        let tree = Build::Tree { offset: 0, source: tree::Error::RootReplaced };
+        let image = Build::Image(Corruption::new(CorruptionKind::SuperMagic).into());
+        let overlay = [
+            Overlay::Input { what: "x".into(), source: io() },
+            Overlay::Changed { what: "x".into() },
+            Overlay::Overlay { what: "x".into(), why: "x" },
+            Overlay::Index { what: "x".into(), why: "x" },
+            Overlay::Marks { what: "x".into(), mark: "x".into(), why: "x" },
+            Overlay::Owner { what: "x".into(), id: 1 },
+        ];
+        let of = |family: fn() -> ErrorFamily| move |error| (family, error);
+        let all = (build.map(LayerError::Build).into_iter().map(of(builds)))
+            .chain([(archives as fn() -> ErrorFamily, LayerError::Build(tar))])
+            .chain([(members as fn() -> ErrorFamily, LayerError::Build(tree))])
+            .chain([(images as fn() -> ErrorFamily, LayerError::Build(image))])
+            .chain(overlay.map(LayerError::Overlay).into_iter().map(of(overlays)));
+        for (family, error) in all {
+            let code = error.code().to_owned();
+            let is_input = crate::exit::is_input(&error);
+            let ends = (is_input, serve::Error::from(error).code());
+            assert_eq!(documented(&family(), &code), ends, "{code}");
+        }
+    }
+
+    #[test]
+    fn every_code_of_hash_trees_is_documented() {
+        let source = include_str!("../../../verity/src/dmverity/error.rs");
+        let code = source.split("fn code(").nth(1).and_then(|rest| rest.split("\n    }\n").next());
+        let quoted = code.unwrap().split("=> \"").skip(1);
+        let codes: BTreeSet<_> = quoted.filter_map(|rest| rest.split('"').next()).collect();
+        let documented: BTreeSet<_> = HASH_TREES.iter().map(|row| row.code).collect();
+        assert_eq!(codes, documented);
+    }
+
+    #[test]
+    fn codes_are_in_kebab_case_and_once_in_a_family() {
+        for family in families() {
+            let codes: BTreeSet<_> = family.rows.iter().map(|row| row.code).collect();
+            assert_eq!(codes.len(), family.rows.len(), "{}", family.title);
+            for row in &family.rows {
+                let is_kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+                assert!(row.code.chars().all(is_kebab), "{}", row.code);
+                assert!(!row.summary.is_empty() && !row.advice.is_empty(), "{}", row.code);
+            }
+        }
+    }
+}
