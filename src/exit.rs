@@ -4,7 +4,6 @@
 //! 4 the kernel or the environment lacks something; 5 reading or writing failed; 130 interrupted.
 
 use std::error::Error as StdError;
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -12,6 +11,7 @@ use erolith_differ::error::{ErrorClass, ErrorFacts};
 use erolith_snapshotter::Class;
 use tonic::Code;
 
+use crate::causes::message;
 use crate::containerd;
 use crate::serve::{self, config, log, socket};
 
@@ -59,35 +59,6 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 /// Tells about something that does not end the command.
 pub(crate) fn complain(what: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "erolith: {what}");
-}
-
-/// The chain of causes on one line.
-pub(crate) fn message(error: &anyhow::Error) -> String {
-    causes(error.as_ref())
-}
-
-/// As [`message`], of an error of any type: for logs.
-pub(crate) fn causes(error: &(dyn StdError + 'static)) -> String {
-    let mut text = String::new();
-    let (mut next, mut is_named) = (Some(error), false);
-    while let Some(cause) = next {
-        if !is_named {
-            let colon = if text.is_empty() { "" } else { ": " };
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{colon}{cause}");
-        }
-        is_named = names_its_source(cause);
-        next = cause.source();
-    }
-    text.replace('\n', " ")
-}
-
-/// Whether the message of an error has that of its source in it, as those of the snapshotter.
-fn names_its_source(error: &(dyn StdError + 'static)) -> bool {
-    match error.downcast_ref::<serve::Error>() {
-        Some(error) => matches!(error, serve::Error::Snapshotter(_)),
-        None => error.is::<erolith_snapshotter::Error>(),
-    }
 }
 
 /// What to do about it, when the error knows.

@@ -12,7 +12,7 @@ use erolith_mkfs::tree::DroppedXattrs;
 use erolith_verity::dmverity::DmVerityTree;
 use serde_json::{Value, json};
 
-use crate::text::type_name;
+use crate::term::type_name;
 
 /// Bytes that are text most of the time.
 pub(crate) fn bytes(bytes: &[u8]) -> Value {

@@ -1,17 +1,17 @@
 //! The `erolith` command: argument parsing, wiring and output. No format, mount or store logic.
 
+mod causes;
 mod cli;
 mod containerd;
 mod exit;
 mod json;
-mod names;
 mod progress;
 mod proto;
 mod ranges;
 mod serve;
 mod source;
 mod sys;
-mod text;
+mod term;
 mod xattr_text;
 
 use std::io::{self, Write};

@@ -6,7 +6,7 @@ use erolith_mkfs::interpreted::acl_text;
 use erolith_mkfs::meta::Xattr;
 
 use crate::json;
-use crate::text;
+use crate::term;
 
 /// Names of capabilities by number (`linux/capability.h`).
 const CAPABILITIES: [&str; 41] = [
@@ -71,7 +71,7 @@ pub(crate) fn decoded(xattr: &Xattr) -> Option<String> {
 fn plain(value: &[u8]) -> String {
     let body = value.strip_suffix(b"\0").unwrap_or(value);
     match std::str::from_utf8(body) {
-        Ok(body) if !body.contains(text::is_harmful) => {
+        Ok(body) if !body.contains(term::is_harmful) => {
             let end = if body.len() < value.len() { "\\000" } else { "" };
             format!("\"{}{end}\"", body.replace('\\', "\\\\").replace('"', "\\\""))
         }

@@ -73,3 +73,14 @@ crate::error_codes! {
         Self::Image(error) => error.code();
     }
 }
+
+/// An error and its causes on one line, the outermost first. No message of ours names its source itself.
+#[must_use]
+pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |error| error.source()) {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+    }
+    text
+}

@@ -22,5 +22,5 @@ mod source;
 pub mod tar;
 pub mod tree;
 
-pub use error::Error;
+pub use error::{Error, error_chain};
 pub use error_codes::ErrorCode;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::exit;
 use crate::source::{self, ImageArgs, ImageTree, Missing, Node};
-use crate::text::Quoted;
+use crate::term::Quoted;
 
 /// Bytes read at a time.
 const PIECE: usize = 256 << 10;

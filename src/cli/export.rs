@@ -15,9 +15,9 @@ use erolith_overlay::changeset::{Changeset, Form, Member, MemberOutput};
 
 use super::cat;
 use crate::exit::{self, BadInput, Usage};
-use crate::names::{Name, Names};
 use crate::source::{Entry, ImageArgs, ImageTree, Node};
-use crate::text::{self, Quoted};
+use crate::term::{self, Quoted};
+use erolith_differ::path_index::{NameInDir, PathIndex};
 
 /// Write the tree of an image as a tar archive (POSIX pax).
 ///
@@ -63,25 +63,25 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
 struct Export<'a, W> {
     tree: &'a ImageTree,
     archive: Changeset<W>,
-    dirs: Names,
+    dirs: PathIndex,
     /// The first name of inodes that have several.
-    first: BTreeMap<u64, Name>,
+    first: BTreeMap<u64, NameInDir>,
 }
 
 impl<'a, W: Write> Export<'a, W> {
     fn new(args: &'a Args, tree: &'a ImageTree, out: W) -> Self {
         let form = if args.oci { Form::Layer(Marks::Trusted) } else { Form::AsIs };
         let archive = Changeset::new(out, form).with_acl_texts();
-        Self { tree, archive, dirs: Names::default(), first: BTreeMap::new() }
+        Self { tree, archive, dirs: PathIndex::default(), first: BTreeMap::new() }
     }
 
     fn write(mut self, start: &Node<'a>) -> anyhow::Result<()> {
         let mut walk = self.tree.walk(start);
         while let Some(entry) = walk.next_entry()? {
             if entry.node.inode.is_dir() && !entry.path.is_empty() {
-                self.dirs.note(entry.id, Name::new(entry.parent, entry.name()));
+                self.dirs.note(entry.id, NameInDir::new(entry.parent, entry.name()));
             }
-            self.member(&entry).with_context(|| Quoted(&text::rooted(entry.path)).to_string())?;
+            self.member(&entry).with_context(|| Quoted(&term::rooted(entry.path)).to_string())?;
         }
         self.archive.finish().map_err(from_tar)?.flush()?;
         Ok(())
@@ -105,7 +105,7 @@ impl<'a, W: Write> Export<'a, W> {
             MemberOutput::Header => cat::copy(&at.node, &mut self.archive)?,
             MemberOutput::Whole => {}
             MemberOutput::Nothing => {
-                let path = text::rooted(at.path);
+                let path = term::rooted(at.path);
                 exit::complain(format_args!("{}: socket left out", Quoted(&path)));
             }
         }
@@ -121,7 +121,7 @@ impl<'a, W: Write> Export<'a, W> {
         match self.first.entry(at.id) {
             First::Occupied(first) => Some(self.dirs.path(first.get())),
             First::Vacant(empty) => {
-                empty.insert(Name::new(at.parent, at.name()));
+                empty.insert(NameInDir::new(at.parent, at.name()));
                 None
             }
         }

@@ -19,11 +19,12 @@ use erolith_verity::dmverity::{self, Header, RootHash};
 use serde_json::{Value, json};
 
 use super::stat::layout_name;
-use crate::exit::{self, Usage, causes};
+use crate::causes::causes;
+use crate::exit::{self, Usage};
 use crate::json;
 use crate::ranges::Ranges;
 use crate::source::{ImageArgs, Part};
-use crate::text::{self, Quoted};
+use crate::term::{self, Quoted};
 
 /// Bytes read at a time.
 const PIECE: usize = 256 << 10;
@@ -202,7 +203,7 @@ fn finding_text(finding: &Finding) -> String {
     let severity = severity_name(finding.severity);
     let path = match finding.path.as_slice() {
         [] => String::new(),
-        path => format!("{}: ", Quoted(&text::rooted(path))),
+        path => format!("{}: ", Quoted(&term::rooted(path))),
     };
     format!("{severity}[{}]: {path}{}", finding.code(), finding.corruption)
 }
@@ -229,12 +230,12 @@ fn verdict(report: &Report, more_errors: usize, data: Option<u64>) -> String {
     let Stats { inodes, directories, names, bytes, extents, metadata, .. } = report.stats;
     let mut text = format!(
         "{head}; {inodes} inodes ({directories} directories), {names} names, {} in files, {}, {} of metadata",
-        text::human(bytes),
+        term::human(bytes),
         count(extents, "extent"),
-        text::human(metadata)
+        term::human(metadata)
     );
     if let Some(data) = data {
-        text.push_str(&format!(", {} of content read", text::human(data)));
+        text.push_str(&format!(", {} of content read", term::human(data)));
     }
     text
 }
@@ -249,7 +250,7 @@ fn object(report: &Report, data: Option<u64>) -> Value {
                 "severity": severity_name(finding.severity),
                 "code": finding.code(),
                 "text": fault.text(),
-                "path": json::bytes(&text::rooted(&finding.path)),
+                "path": json::bytes(&term::rooted(&finding.path)),
                 "nid": nid,
                 "offset": offset,
                 "detail": detail,

@@ -3,7 +3,7 @@
 use erolith_mkfs::build::{Options, Owner, Timestamp};
 
 use crate::exit::Usage;
-use crate::text::parse_image_time;
+use crate::term::parse_image_time;
 
 /// How images are built.
 #[derive(Debug, clap::Args)]

@@ -16,7 +16,7 @@ use erolith_overlay::OverlayLayer;
 
 use crate::exit::BadInput;
 use crate::progress::{Count, Line};
-use crate::text::Visible;
+use crate::term::Visible;
 
 /// Opens layers. One that is met again is the same.
 pub(crate) struct Opener<'a> {

@@ -11,7 +11,7 @@ use erolith_mkfs::image::{Corruption, CorruptionKind, Error};
 use crate::exit;
 use crate::json;
 use crate::source::{self, ImageArgs, ImageTree, Node};
-use crate::text::{self, Align, Quoted, Table};
+use crate::term::{self, Align, Quoted, Table};
 
 /// List a directory of an image.
 ///
@@ -86,7 +86,7 @@ impl<'a> Lister<'a> {
             path.extend_from_slice(&name);
             if self.args.recursive && !self.args.json {
                 let gap = if is_first { "" } else { "\n" };
-                writeln!(self.out, "{gap}{}:", Quoted(&text::rooted(&path)))?;
+                writeln!(self.out, "{gap}{}:", Quoted(&term::rooted(&path)))?;
             }
             if !path.is_empty() {
                 path.push(b'/');
@@ -126,12 +126,12 @@ impl<'a> Lister<'a> {
                 None => inode.size.to_string(),
             };
             table.row([
-                text::mode_letters(inode),
+                term::mode_letters(inode),
                 inode.nlink.to_string(),
                 inode.uid.to_string(),
                 inode.gid.to_string(),
                 size,
-                text::iso(inode.mtime),
+                term::iso(inode.mtime),
                 shown,
             ]);
         }

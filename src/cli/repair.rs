@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::root::RootArgs;
 use crate::json;
-use crate::text::{Align, Quoted, Table};
+use crate::term::{Align, Quoted, Table};
 
 /// Make the database of the snapshots again, when it is lost or damaged.
 ///

@@ -11,7 +11,7 @@ use super::root::RootArgs;
 use crate::exit;
 use crate::json;
 use crate::progress;
-use crate::text::{self, Align, Quoted, Table};
+use crate::term::{self, Align, Quoted, Table};
 
 /// Read every layer that the daemon has, and compare it with what it was.
 ///
@@ -81,7 +81,7 @@ fn table(layers: &[Scrubbed], quarantine: bool, out: &mut dyn Write) -> anyhow::
     for layer in layers {
         let (state, said) = words(&layer.verdict);
         let name = Quoted(layer.name.as_bytes()).to_string();
-        let (id, read) = (layer.id.to_string(), text::human(layer.bytes));
+        let (id, read) = (layer.id.to_string(), term::human(layer.bytes));
         table.row([id, read, state.to_owned(), name, said.to_owned()]);
     }
     table.write(out, 0)?;

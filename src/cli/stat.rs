@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::exit;
 use crate::json;
 use crate::source::{self, ImageArgs, Node, Opened};
-use crate::text::{self, Align, Quoted, Table};
+use crate::term::{self, Align, Quoted, Table};
 use crate::xattr_text;
 
 /// Show everything an image says of files: attributes, layout, extended attributes.
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<ExitCode> 
         let what = || format!("{}: {}", args.image.name(), Quoted(path));
         match tree.find(path).with_context(what)? {
             Ok(node) => {
-                let path = text::rooted(&source::normal(path));
+                let path = term::rooted(&source::normal(path));
                 if args.json {
                     object(args, &path, &node, out).with_context(what)?;
                 } else {
@@ -77,7 +77,7 @@ fn describe(args: &Args, path: &[u8], node: &Node<'_>, out: &mut dyn Write) -> a
     if let Some(layer) = node.layer() {
         row("layer", format!("{layer}, of which the rest of this is said"));
     }
-    row("type", text::type_name(inode.file_type()).to_owned());
+    row("type", term::type_name(inode.file_type()).to_owned());
     if inode.is_symlink() {
         row("target", Quoted(&image.read_link(inode)?).to_string());
     }
@@ -85,10 +85,10 @@ fn describe(args: &Args, path: &[u8], node: &Node<'_>, out: &mut dyn Write) -> a
         let note = if inode.is_whiteout() { " (a whiteout to overlayfs)" } else { "" };
         row("device", format!("{major},{minor}{note}"));
     }
-    row("mode", format!("{:04o} {}", inode.mode & 0o7777, text::mode_letters(inode)));
+    row("mode", format!("{:04o} {}", inode.mode & 0o7777, term::mode_letters(inode)));
     row("owner", format!("{}:{}", inode.uid, inode.gid));
     row("size", inode.size.to_string());
-    row("modified", text::iso(inode.mtime));
+    row("modified", term::iso(inode.mtime));
     row("links", inode.nlink.to_string());
     row("nid", inode.nid.to_string());
     let place = if inode.space() == Space::Metabox { " of the metabox" } else { "" };
@@ -127,10 +127,10 @@ fn layout_text(image: &Opened, inode: &Inode) -> String {
         Data::Hole => format!("{name}, nothing stored"),
         Data::Chunks { bits, indexes, .. } => {
             let unit = if indexes { "indexes" } else { "block map" };
-            format!("{name}, chunks of {}, {unit}", text::human(1 << bits))
+            format!("{name}, chunks of {}, {unit}", term::human(1 << bits))
         }
         Data::Compressed => {
-            format!("{name}, {} blocks of {}", inode.compressed_blocks, text::human(block))
+            format!("{name}, {} blocks of {}", inode.compressed_blocks, term::human(block))
         }
         Data::Flat { .. } | Data::Device { .. } | Data::None => name.to_owned(),
     }

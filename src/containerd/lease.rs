@@ -36,7 +36,7 @@ pub(crate) struct Leased {
 fn expiry(now: SystemTime, lifetime: Duration) -> String {
     let end = now.duration_since(UNIX_EPOCH).unwrap_or_default() + lifetime;
     let sec = i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
-    crate::text::iso(Time { sec, nsec: 0 })
+    crate::term::iso(Time { sec, nsec: 0 })
 }
 
 impl Leased {

@@ -122,7 +122,7 @@ fn code_of_status(status: ErrorStatus) -> Code {
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         let code = error.code();
-        tonic::Status::new(code, crate::exit::message(&anyhow::Error::new(error)))
+        tonic::Status::new(code, crate::causes::message(&anyhow::Error::new(error)))
     }
 }
 

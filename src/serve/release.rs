@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::blocking::blocking;
+use crate::causes::causes;
 
 /// How long a caller has, from the answer to its mount, before another overlay over the same snapshot counts as its own.
 const IDLE: Duration = Duration::from_secs(3);
@@ -23,7 +24,7 @@ pub(super) async fn run(snapshotter: Arc<Snapshotter>, handed_out: Arc<Notify>) 
         let service = Arc::clone(&snapshotter);
         let left = blocking(move || Ok(service.release_mapped(IDLE)?)).await;
         let left = left.unwrap_or_else(|error| {
-            warn!(%error, "mapped layers stay mounted for now");
+            warn!(error = causes(&error), "mapped layers stay mounted for now");
             1
         });
         if left == 0 {

@@ -10,7 +10,7 @@ use erolith_overlay::{Shown, Stack};
 
 use super::{LINKS_MAX, Missing, Opened, components, path_bytes};
 use crate::exit::BadInput;
-use crate::text::Quoted;
+use crate::term::Quoted;
 
 /// A tree of files.
 #[derive(Debug)]

@@ -6,9 +6,9 @@
 mod facts;
 mod families;
 
-use std::fmt::Write as _;
 use std::io;
 
+pub use erolith_mkfs::error_chain as chain;
 pub use facts::{ErrorClass, ErrorFacts, ErrorStatus};
 pub use families::{
     BudgetError, ContentError, LayerError, MismatchError, OciImageError, ProcessError,
@@ -133,15 +133,4 @@ impl Error {
         let action = action.into();
         move |source| Self::Io { action, source }
     }
-}
-
-/// An error and its sources in one text.
-#[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    for source in std::iter::successors(error.source(), |error| error.source()) {
-        // Writing to a string cannot fail.
-        let _ = write!(text, ": {source}");
-    }
-    text
 }

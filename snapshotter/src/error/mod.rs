@@ -113,7 +113,7 @@ pub enum Error {
         given: usize,
     },
     /// An image is not what its dm-verity hash tree says, or the tree not what the sidecar says.
-    #[error("{image}: dm-verity: {source}; it was not mounted")]
+    #[error("{image}: not mounted: dm-verity")]
     Verity {
         /// The layer's name.
         image: String,
@@ -151,7 +151,7 @@ pub enum Error {
         errno: Errno,
     },
     /// The structural check, run on the very descriptor that would have been mounted, said no.
-    #[error("{image}: the image is damaged or hostile and was not mounted: {source}")]
+    #[error("{image}: the image is damaged or hostile and was not mounted")]
     Check {
         /// The layer's name.
         image: String,
@@ -159,7 +159,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Reading the image failed.
-    #[error("{image}: {source}")]
+    #[error("{image}")]
     Read {
         /// The layer's name.
         image: String,
@@ -278,7 +278,7 @@ pub enum Error {
         key: String,
     },
     /// A file or directory of ours could not be made, read, synced or removed.
-    #[error("{action}: {source}")]
+    #[error("{action}")]
     Storage {
         /// What was tried, and on what.
         action: String,
@@ -312,7 +312,7 @@ pub enum Error {
         reason: String,
     },
     /// The content of a snapshot could not be made an image.
-    #[error("snapshot {id}: making its image: {source}")]
+    #[error("snapshot {id}: making its image")]
     Convert {
         /// Number of the snapshot.
         id: u64,
@@ -338,7 +338,7 @@ pub enum Error {
         reason: String,
     },
     /// A program of the system could not be started.
-    #[error("starting {program}, of the package {package}: {source}")]
+    #[error("starting {program}, of the package {package}")]
     Program {
         /// Its name.
         program: &'static str,
@@ -461,6 +461,12 @@ impl Error {
             | Self::Mkfs { .. }
             | Self::MountTable { .. } => Class::Environment,
         }
+    }
+
+    /// The error and what caused it on one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        erolith_mkfs::error_chain(self)
     }
 
     /// A system call failed: what was tried, on what, and what the kernel answered.

@@ -109,7 +109,9 @@ fn undo<'p>(places: impl Iterator<Item = &'p PathBuf>) -> usize {
     for place in places {
         match unmount(place, UnmountFlags::NOFOLLOW) {
             Ok(()) => undone += 1,
-            Err(error) => tracing::warn!(%error, "a mapped layer stays mounted for now"),
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "a mapped layer stays mounted for now")
+            }
         }
     }
     undone

@@ -298,7 +298,7 @@ impl LowerMounts {
             for (dir, lower) in &unused {
                 let place = dir.join(lower.name());
                 if let Err(error) = unmount(&place, UnmountFlags::NOFOLLOW) {
-                    tracing::warn!(%error, "a layer stays mounted for now");
+                    tracing::warn!(error = error.chain(), "a layer stays mounted for now");
                     is_stuck = true;
                 }
             }

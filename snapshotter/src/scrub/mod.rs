@@ -117,7 +117,7 @@ impl Scrub {
                 Some(reason) => Verdict::Quarantined(reason),
                 None => match self.judge(id, &path, &mut count) {
                     Ok(proof) => Verdict::Sound(proof),
-                    Err(error) => Verdict::Damaged(error.to_string()),
+                    Err(error) => Verdict::Damaged(error.chain()),
                 },
             };
             // What was removed or healed in the meantime is not to be judged by what was there.

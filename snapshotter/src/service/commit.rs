@@ -105,7 +105,10 @@ impl Snapshotter {
         if let (Err(_), Some(ready)) = (&committed, &ready)
             && let Err(error) = ready.undo(&self.dir(ready.entry.id))
         {
-            tracing::warn!(%error, "an image that was not committed is left for the next commit");
+            tracing::warn!(
+                error = error.chain(),
+                "an image that was not committed is left for the next commit"
+            );
         }
         committed?;
         point("commit.after_transaction")?;
@@ -133,12 +136,12 @@ impl Snapshotter {
         self.forget_origin(id);
         self.protect_from_hands(id);
         if let Err(error) = record::adopt(&self.dir(id)) {
-            tracing::warn!(%error, "a record is left for the next start");
+            tracing::warn!(error = error.chain(), "a record is left for the next start");
         }
         if ready.is_converted
             && let Err(error) = self.finish_commit(id)
         {
-            tracing::warn!(%error, "an upper directory is left for the next start");
+            tracing::warn!(error = error.chain(), "an upper directory is left for the next start");
         }
     }
 
@@ -222,7 +225,7 @@ impl Snapshotter {
             return;
         }
         if let Err(error) = protect::set_immutable(&self.dir(id).join(IMAGE)) {
-            tracing::warn!(%error, "an image is not immutable");
+            tracing::warn!(error = error.chain(), "an image is not immutable");
         }
     }
 

@@ -130,7 +130,7 @@ impl Snapshotter {
             return Ok(false);
         }
         if let Err(error) = scrub::judge(id, &damaged, None, &mut |_| {}) {
-            tracing::debug!(id, %error, "the image in the cache is not sound");
+            tracing::debug!(id, error = error.chain(), "the image in the cache is not sound");
             return Ok(false);
         }
         match rustix::fs::rename(&damaged, dir.join(IMAGE)) {

@@ -135,7 +135,7 @@ impl<'s> CheckedLayers<'s> {
     pub(super) fn quarantine(&self, error: Error) -> Error {
         let Some(id) = self.failed.get().filter(|_| error.is_damage()) else { return error };
         let Snapshotter { store, images, lowers, .. } = self.service;
-        let reason = error.to_string();
+        let reason = error.chain();
         let is_layer = quarantine(store, images, &self.service.dir(id), id, &reason)
             .and_then(|is_layer| lowers.forget(id).map(|()| is_layer));
         match is_layer {

@@ -28,7 +28,12 @@ pub(super) fn of(key: &str, labels: &Labels, default: u64) -> Option<u64> {
         Ok(bytes) => Some(bytes),
         Err(error) => {
             let limit = default.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} bytes"));
-            tracing::warn!(%error, key, limit, "the default limit of writable layers is used instead");
+            tracing::warn!(
+                error = error.chain(),
+                key,
+                limit,
+                "the default limit of writable layers is used instead"
+            );
             default
         }
     }

@@ -95,7 +95,7 @@ pub(crate) fn parts(root: &Path) -> Result<(PathBuf, PathBuf)> {
 
 /// fs-verity is required, and this is what came of trying it.
 pub(super) fn no_verity(dir: &Path, error: &Error) -> Error {
-    Error::NoVerity { dir: dir.to_owned(), reason: error.to_string() }
+    Error::NoVerity { dir: dir.to_owned(), reason: error.chain() }
 }
 
 /// Refuses a root whose database was lost, or has nothing in it: with a new one every snapshot there would be taken for

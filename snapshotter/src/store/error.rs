@@ -145,7 +145,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The directory of a new database could not be synced.
-    #[error("{}: cannot sync the directory: {source}", .path.display())]
+    #[error("{}: cannot sync the directory", .path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -153,7 +153,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Anything else that SQLite reports.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}", .path.display())]
     Sqlite {
         /// The database.
         path: PathBuf,

@@ -143,7 +143,7 @@ impl Uppers {
         let _alone = alone();
         for id in without_active(unused, is_active)? {
             if let Err(error) = self.unmount(id) {
-                tracing::warn!(%error, "a writable layer stays mounted for now");
+                tracing::warn!(error = error.chain(), "a writable layer stays mounted for now");
             }
             point("upper.after_unmount")?;
         }

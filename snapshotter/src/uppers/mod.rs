@@ -108,7 +108,7 @@ impl Uppers {
             (false, _) => open_dir(snapshots)
                 .and_then(|dir| scratch(dir.as_fd()).map_err(failed("making a file in", snapshots)))
                 .and_then(|file| kernel::sized_image(&file))
-                .map_err(|error| error.to_string()),
+                .map_err(|error| error.chain()),
         };
         if let Err(error) = tried {
             tracing::error!(

@@ -263,7 +263,11 @@ impl Drop for Device {
     fn drop(&mut self) {
         // The filesystem holds it now, or it is unused.
         if let Err(error) = self.mapper.remove(&self.name) {
-            tracing::warn!(%error, name = self.name, "a dm-verity device stays for now");
+            tracing::warn!(
+                %error,
+                name = self.name,
+                "a dm-verity device stays for now"
+            );
         }
     }
 }

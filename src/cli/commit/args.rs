@@ -7,7 +7,7 @@ use erolith_differ::commit::Change;
 use erolith_differ::oci::Location;
 use erolith_overlay::Range;
 
-use crate::text::parse_image_time;
+use crate::term::parse_image_time;
 
 /// What a layer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -12,7 +12,7 @@ use super::args::{Args, Compression, Format};
 use crate::cli::image_options::source_date_epoch;
 use crate::exit::Usage;
 use crate::serve::config::Config;
-use crate::text;
+use crate::term;
 
 /// What the two together are.
 ///
@@ -80,7 +80,7 @@ pub(super) fn note(args: &Args, latest: Option<i64>, created_by: String) -> Comm
     };
     let time = latest.map_or_else(now, |sec| Time { sec, nsec: 0 });
     CommitNote {
-        created: text::iso(time),
+        created: term::iso(time),
         created_by,
         author: args.author.clone(),
         comment: args.message.clone(),

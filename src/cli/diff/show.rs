@@ -8,7 +8,7 @@ use erolith_overlay::{Change, ChangeKind, Differences};
 use serde_json::{Value, json};
 
 use crate::json;
-use crate::text::{self, Align, Table, Visible};
+use crate::term::{self, Align, Table, Visible};
 
 /// What a kind of change is called: in a line, and for machines.
 fn names(what: ChangeKind) -> (&'static str, &'static str) {
@@ -48,10 +48,10 @@ fn sizes(change: &Change) -> String {
     let (old, new) = (change.old_size(), change.size());
     match change.what {
         _ if change.file_type() != FileType::Regular => String::new(),
-        ChangeKind::Added => text::human(new),
-        ChangeKind::Removed => text::human(old),
-        _ if old == new => text::human(new),
-        _ => format!("{} -> {}", text::human(old), text::human(new)),
+        ChangeKind::Added => term::human(new),
+        ChangeKind::Removed => term::human(old),
+        _ if old == new => term::human(new),
+        _ => format!("{} -> {}", term::human(old), term::human(new)),
     }
 }
 
@@ -62,7 +62,7 @@ pub(super) fn lines(list: &[Change], out: &mut dyn Write) -> io::Result<()> {
         let (letter, _) = names(change.what);
         let mut path = Visible(&path(change)).to_string();
         if let Some(first) = &change.first {
-            path = format!("{path} (link to {})", Visible(&text::rooted(first)));
+            path = format!("{path} (link to {})", Visible(&term::rooted(first)));
         }
         table.row([letter.to_owned(), words(change).join(","), sizes(change), path]);
     }
@@ -75,8 +75,8 @@ pub(super) fn objects(list: &[Change], out: &mut dyn Write) -> io::Result<()> {
         let (_, name) = names(change.what);
         let mut object = json!({
             "change": name,
-            "path": json::bytes(&text::rooted(&change.path)),
-            "type": text::type_name(change.file_type()),
+            "path": json::bytes(&term::rooted(&change.path)),
+            "type": term::type_name(change.file_type()),
         });
         let words = words(change);
         if !words.is_empty() {
@@ -89,7 +89,7 @@ pub(super) fn objects(list: &[Change], out: &mut dyn Write) -> io::Result<()> {
             object["size"] = new.into();
         }
         if let Some(first) = &change.first {
-            object["linkTo"] = json::bytes(&text::rooted(first));
+            object["linkTo"] = json::bytes(&term::rooted(first));
         }
         json::line(out, &object)?;
     }
@@ -124,7 +124,7 @@ impl Totals {
     fn cells(self, name: String) -> [String; 5] {
         let numbers = [self.added, self.changed, self.removed].map(|number| number.to_string());
         let [added, changed, removed] = numbers;
-        [added, changed, removed, text::human(self.written), name]
+        [added, changed, removed, term::human(self.written), name]
     }
 
     fn object(self) -> Value {
@@ -144,7 +144,7 @@ pub(super) fn totals(list: &[Change], as_json: bool, out: &mut dyn Write) -> io:
     if as_json {
         let part = |(name, totals): (&&[u8], &Totals)| {
             let mut object = totals.object();
-            object["path"] = json::bytes(&text::rooted(name));
+            object["path"] = json::bytes(&term::rooted(name));
             object
         };
         let mut object = all.object();
@@ -155,7 +155,7 @@ pub(super) fn totals(list: &[Change], as_json: bool, out: &mut dyn Write) -> io:
         Table::new([Align::Right, Align::Right, Align::Right, Align::Right, Align::Left]);
     table.row(["ADDED", "CHANGED", "REMOVED", "WRITTEN", "IN"].map(str::to_owned));
     for (name, totals) in &dirs {
-        table.row(totals.cells(Visible(&text::rooted(name)).to_string()));
+        table.row(totals.cells(Visible(&term::rooted(name)).to_string()));
     }
     table.row(all.cells("all".to_owned()));
     table.write(out, 0)

@@ -16,7 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::containerd::{Answer, Facts};
 use super::files::Files;
 use super::{Row, socket};
-use crate::exit::causes;
+use crate::causes::causes;
 use crate::proto::introspection::PluginsRequest;
 use crate::proto::introspection::introspection_client::IntrospectionClient;
 use crate::proto::version::version_client::VersionClient;

@@ -9,9 +9,9 @@ use erolith_mkfs::protect;
 use erolith_verity::dmverity::{self, Header, RootHash};
 
 use super::grid::{Grid, Kind};
-use crate::names::{Name, Names};
 use crate::ranges::Ranges;
 use crate::source::Opened;
+use erolith_differ::path_index::{NameInDir, PathIndex};
 
 /// Inodes, and the bytes of their content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Tally {
 /// A regular file, under the first of its names.
 #[derive(Debug)]
 pub(super) struct File {
-    pub(super) name: Name,
+    pub(super) name: NameInDir,
     pub(super) nid: u64,
     /// Bytes of content.
     pub(super) size: u64,
@@ -41,7 +41,7 @@ pub(super) struct File {
 /// A directory.
 #[derive(Debug)]
 pub(super) struct Dir {
-    pub(super) name: Name,
+    pub(super) name: NameInDir,
     pub(super) nid: u64,
     /// Its place in [`Facts::dirs`]; that of the root is its own.
     pub(super) parent: usize,
@@ -105,7 +105,7 @@ pub(super) struct Facts {
     pub(super) files: Vec<File>,
     /// Every directory, each behind its parent; the first is the root.
     pub(super) dirs: Vec<Dir>,
-    pub(super) names: Names,
+    pub(super) names: PathIndex,
     /// Every run of stored data of files, in the order of the devices.
     pub(super) runs: Vec<Run>,
     /// The hash tree behind the image, and the root hash that it has; or why it cannot be used.
@@ -132,7 +132,7 @@ pub(super) fn gather(image: &Opened) -> Result<Facts, Error> {
             xattrs: Xattrs::default(),
             files: Vec::new(),
             dirs: Vec::new(),
-            names: Names::default(),
+            names: PathIndex::default(),
             runs: Vec::new(),
             verity: None,
         },
@@ -198,7 +198,7 @@ impl Gather<'_> {
     fn entry(&mut self, entry: &WalkEntry<'_>) -> Result<(), Error> {
         let inode = &entry.inode;
         if inode.is_dir() && !entry.path.is_empty() {
-            self.facts.names.note(inode.nid, Name::new(entry.parent, entry.name()));
+            self.facts.names.note(inode.nid, NameInDir::new(entry.parent, entry.name()));
         }
         let parent = self.dir_index.get(&entry.parent).copied().unwrap_or(0);
         if !inode.is_dir() && inode.nlink != 1 && !self.linked.insert(inode.nid) {
@@ -220,7 +220,7 @@ impl Gather<'_> {
                 let stored = self.inode(inode, Kind::Directories, None)?;
                 self.dir_index.insert(inode.nid, self.facts.dirs.len());
                 let depth = self.facts.dirs.get(parent).map_or(0, |dir| dir.depth + 1);
-                let name = Name::new(entry.parent, entry.name());
+                let name = NameInDir::new(entry.parent, entry.name());
                 let (files, size) = (0, 0);
                 let nid = inode.nid;
                 let dir = Dir { name, nid, parent, depth, files, size, stored, own: stored };
@@ -230,7 +230,7 @@ impl Gather<'_> {
                 let index = self.facts.files.len();
                 let stored = self.inode(inode, Kind::Data, Some(index))?;
                 self.facts.content = self.facts.content.saturating_add(inode.size);
-                let name = Name::new(entry.parent, entry.name());
+                let name = NameInDir::new(entry.parent, entry.name());
                 self.facts.files.push(File { name, nid: inode.nid, size: inode.size, stored });
                 self.count_in(parent, inode.size, stored);
             }

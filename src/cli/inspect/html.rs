@@ -13,7 +13,7 @@ use super::grid::Kind;
 use super::treemap::{Item, Node, treemap};
 use super::{Findings, percent, report};
 use crate::cli::stat::layout_name;
-use crate::text::{self, Visible, human};
+use crate::term::{self, Visible, human};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -217,7 +217,7 @@ fn types(found: &Findings<'_>) -> String {
     let all = facts.compact + facts.extended;
     let mut rows = String::new();
     for (kind, tally) in facts.types.values() {
-        rows.push_str(&bar(text::type_name(*kind), tally.inodes, all, tally.bytes));
+        rows.push_str(&bar(term::type_name(*kind), tally.inodes, all, tally.bytes));
     }
     format!("<section><h2>Types of inodes</h2><table>{rows}</table></section>\n")
 }

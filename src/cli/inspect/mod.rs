@@ -114,13 +114,13 @@ impl Findings<'_> {
     /// The path of a file, with a leading slash.
     fn file_path(&self, file: usize) -> Vec<u8> {
         let name = self.facts.files.get(file).map(|file| self.facts.names.path(&file.name));
-        crate::text::rooted(&name.unwrap_or_default())
+        crate::term::rooted(&name.unwrap_or_default())
     }
 
     /// The path of a directory, with a leading slash.
     fn dir_path(&self, dir: usize) -> Vec<u8> {
         let nid = self.facts.dirs.get(dir).map_or(0, |dir| dir.nid);
-        crate::text::rooted(&self.facts.names.components(nid).join(&b'/'))
+        crate::term::rooted(&self.facts.names.components(nid).join(&b'/'))
     }
 
     /// Places of the files that take most, the largest first.

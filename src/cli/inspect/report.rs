@@ -8,10 +8,10 @@ use super::Findings;
 use super::features::{self, Feature, oldest_kernel, version};
 use super::grid::Kind;
 use super::percent;
+use crate::causes::causes;
 use crate::cli::stat::layout_name;
-use crate::exit::causes;
 use crate::json;
-use crate::text::{self, Align, Quoted, Table, human};
+use crate::term::{self, Align, Quoted, Table, human};
 
 /// Writes the findings for people.
 pub(super) fn text(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> {
@@ -104,7 +104,7 @@ fn inodes(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\n{all} inodes: {} compact, {} extended", facts.compact, facts.extended)?;
     let mut table = Table::new([Left, Right, Right, Right]);
     for (kind, tally) in facts.types.values() {
-        let name = text::type_name(*kind).to_owned();
+        let name = term::type_name(*kind).to_owned();
         let bytes = human(tally.bytes);
         table.row([name, tally.inodes.to_string(), percent(tally.inodes, all), bytes]);
     }
@@ -220,7 +220,7 @@ pub(super) fn json(found: &Findings<'_>, out: &mut dyn Write) -> io::Result<()> 
     let types = facts
         .types
         .values()
-        .map(|(kind, t)| (text::type_name(*kind).to_owned(), tally(t.inodes, t.bytes)));
+        .map(|(kind, t)| (term::type_name(*kind).to_owned(), tally(t.inodes, t.bytes)));
     let layouts = facts
         .layouts
         .iter()

@@ -261,7 +261,7 @@ mod tests {
             .chain(overlay.map(LayerError::Overlay).into_iter().map(of(overlays)));
         for (family, error) in all {
             let code = error.code().to_owned();
-            let is_input = crate::exit::is_input(&error);
+            let is_input = error.facts().class == erolith_differ::error::ErrorClass::Input;
             let ends = (is_input, serve::Error::from(error).code());
             assert_eq!(documented(&family(), &code), ends, "{code}");
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::Details;
 use crate::proto::snapshots::{Info, Kind, UsageResponse};
-use crate::text::{self, Align, Table, Visible};
+use crate::term::{self, Align, Table, Visible};
 
 /// One a line: key, kind, when it was made, parent.
 pub(super) fn list(infos: &[Info], as_json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -118,10 +118,10 @@ fn object(info: &Info) -> Value {
 
 fn time(at: Option<prost_types::Timestamp>) -> String {
     at.map_or_else(String::new, |at| {
-        text::iso(Time { sec: at.seconds, nsec: u32::try_from(at.nanos).unwrap_or_default() })
+        term::iso(Time { sec: at.seconds, nsec: u32::try_from(at.nanos).unwrap_or_default() })
     })
 }
 
 fn size_text(bytes: i64) -> String {
-    text::human(u64::try_from(bytes).unwrap_or_default())
+    term::human(u64::try_from(bytes).unwrap_or_default())
 }

@@ -21,7 +21,7 @@ use crate::proto::diff::DiffRequest;
 use crate::proto::types::Descriptor;
 use crate::serve::calls::from_mounts;
 use crate::serve::error::{Error, Result};
-use crate::text::image_time;
+use crate::term::image_time;
 use erolith_snapshotter::api_mounts::{LowerRef, Stack, WritableTop};
 
 /// What is asked for. No media type means gzip, as in containerd.

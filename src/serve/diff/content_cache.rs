@@ -19,10 +19,10 @@ use erolith_snapshotter::service::Snapshotter;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
+use crate::causes::causes;
 use crate::containerd::labels::{Labels, UNCOMPRESSED};
 use crate::containerd::upload::{Upload, UploadInfo};
 use crate::containerd::{Containerd, Scope};
-use crate::exit::causes;
 use crate::proto::content::Info;
 use crate::serve::blocking::cancellable;
 use crate::serve::error::{Error, Result};

@@ -32,8 +32,8 @@ use self::unhealed::Unhealed;
 use super::Service;
 use super::differ::Differ;
 use super::target::Target;
+use crate::causes::causes;
 use crate::containerd::Scope;
-use crate::exit::causes;
 use crate::serve::blocking::blocking;
 use crate::serve::error::{Error, Result};
 

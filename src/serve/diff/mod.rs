@@ -123,7 +123,7 @@ impl Service {
             if let Some(running) = running {
                 running.ended(applied.as_ref().err().map(|error| match error.code() {
                     Code::Unimplemented => Apply::Declined,
-                    _ => Apply::Failed(crate::exit::causes(error)),
+                    _ => Apply::Failed(crate::causes::causes(error)),
                 }));
             }
             applied
