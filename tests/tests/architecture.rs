@@ -151,6 +151,13 @@ fn bytes_know_no_runtime_no_host_path_and_no_clock() {
     }
 }
 
+/// The binary restores no trees: that is `differ/src/extract`.
+#[test]
+fn the_binary_makes_no_nodes_and_sets_no_attributes_of_files() {
+    let calls = ["mknodat", "symlinkat", "chownat", "fchown", "setxattr", "utimensat", "futimens"];
+    assert_eq!(found(&root().join("src"), &calls), [""; 0]);
+}
+
 #[test]
 fn verity_knows_no_erofs_and_mkfs_no_directory_of_the_host() {
     let erofs = ["erofs", "Superblock", "Inode", "Dirent", "blkszbits"];
