@@ -105,7 +105,8 @@ fn code_of_differ(error: &erolith_differ::Error) -> Code {
     }
 }
 
-fn code_of_status(status: ErrorStatus) -> Code {
+/// The code of gRPC for a status.
+pub(crate) fn code_of_status(status: ErrorStatus) -> Code {
     match status {
         ErrorStatus::InvalidArgument => Code::InvalidArgument,
         ErrorStatus::NotFound => Code::NotFound,

@@ -5,7 +5,7 @@ mod blocking;
 pub(crate) mod calls;
 pub(crate) mod config;
 pub(crate) mod diff;
-mod error;
+pub(crate) mod error;
 pub(crate) mod log;
 mod metrics;
 mod notify;

@@ -98,6 +98,7 @@ fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<JobPlan<'a>> {
     let mut known: BTreeMap<Vec<Digest>, usize> = BTreeMap::new();
     let mut same: BTreeMap<(&Digest, bool), usize> = BTreeMap::new();
     let mut images = Vec::with_capacity(source.images.len());
+    let build = record::build_form(options)?;
     for image in &source.images {
         let mut chain = Vec::new();
         let mut below: Vec<usize> = Vec::new();
@@ -124,7 +125,7 @@ fn plan<'a>(source: &'a ImageSource, options: &Options) -> Result<JobPlan<'a>> {
                     digest,
                     is_digest_wanted: options.fs_verity,
                 };
-                let keys = Keys::new(&chain, &protect, options);
+                let keys = Keys::new(&chain, &protect, options, &build);
                 jobs.push(ConversionJob { layer, index, below, twin, keys, protect });
                 jobs.len() - 1
             });

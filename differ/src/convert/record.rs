@@ -14,7 +14,7 @@ use crate::decode::Cancel;
 use crate::{Digest, Error, Result};
 
 /// Changes whenever the same layer gives other bytes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const LIMIT: u64 = 4096;
 
 /// The names under which a layer may be remembered.
@@ -29,15 +29,15 @@ pub(super) struct Keys {
 impl Keys {
     /// For the top one of the layers with these diffIDs, lowest first.
     /// `protect` has what the top layer came with.
-    pub(super) fn new(chain: &[Digest], protect: &Protect, options: &Options) -> Self {
+    /// `build` is the form of the build options that [`build_form`] gives.
+    pub(super) fn new(chain: &[Digest], protect: &Protect, options: &Options, build: &str) -> Self {
         let output = match options.output {
             Output::Raw => "raw".to_owned(),
             Output::Zstd { level, .. } => format!("zstd {level}"),
         };
         let version = env!("CARGO_PKG_VERSION");
-        let build = &options.build;
         let base = chain.len() == 1;
-        let mut how = format!("{FORMAT}\n{version}\n{output}\n{build:?}\nbase {base}\n");
+        let mut how = format!("{FORMAT}\n{version}\n{output}\n{build}\nbase {base}\n");
         if options.dm_verity {
             how.push_str("dm-verity\n");
         }
@@ -58,6 +58,12 @@ impl Keys {
             chain: key("chain", &names.join(" ")).hex().to_owned(),
         }
     }
+}
+
+/// The build options as part of a key: every option by its name, so that the form changes with the options alone.
+pub(super) fn build_form(options: &Options) -> Result<String> {
+    let form = serde_json::to_string(&options.build);
+    form.map_err(|error| Error::io("describing the build options")(error.into()))
 }
 
 fn dir(layout: &OciLayout) -> Result<Dir> {

@@ -135,6 +135,19 @@ impl<'a> From<&'a erolith_mkfs::image::Error> for ErrorFacts<'a> {
     }
 }
 
+/// One kind of error of a family, as documents list it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FamilyRow {
+    /// Its codes: those that its row in the table names.
+    pub codes: &'static str,
+    /// What is wrong, as the docstring of the variant says it.
+    pub summary: &'static str,
+    /// Whose fault it is.
+    pub class: ErrorClass,
+    /// What a call ends with.
+    pub status: ErrorStatus,
+}
+
 /// Declares a family of errors in one table. Each row has the variant with its fields, then its code, class, status, advice
 /// and text; fields can be named in all of them.
 macro_rules! error_family {
@@ -142,7 +155,7 @@ macro_rules! error_family {
         $(#[$meta:meta])*
         $family:ident {
             $(
-                $(#[$variant_meta:meta])*
+                $(#[doc = $doc:literal])+
                 $variant:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }
                     = ($code:expr, $class:ident, $status:ident, $advice:expr, $($text:tt)+);
             )+
@@ -153,13 +166,23 @@ macro_rules! error_family {
         #[non_exhaustive]
         pub enum $family {
             $(
-                $(#[$variant_meta])*
+                $(#[doc = $doc])+
                 #[error($($text)+)]
                 $variant { $($(#[$field_meta])* $field: $type,)* },
             )+
         }
 
         impl $family {
+            /// Every kind of error of this family.
+            pub const ROWS: &'static [$crate::error::FamilyRow] = &[
+                $($crate::error::FamilyRow {
+                    codes: stringify!($code),
+                    summary: concat!($($doc),+),
+                    class: $crate::error::ErrorClass::$class,
+                    status: $crate::error::ErrorStatus::$status,
+                },)+
+            ];
+
             /// What callers decide by.
             #[must_use]
             #[allow(unused_variables, reason = "few facts depend on the fields")]

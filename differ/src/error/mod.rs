@@ -9,7 +9,7 @@ mod families;
 use std::io;
 
 pub use erolith_mkfs::error_chain as chain;
-pub use facts::{ErrorClass, ErrorFacts, ErrorStatus};
+pub use facts::{ErrorClass, ErrorFacts, ErrorStatus, FamilyRow};
 pub use families::{
     BudgetError, ContentError, LayerError, MismatchError, OciImageError, ProcessError,
 };

@@ -1,4 +1,4 @@
-//! Running processors: each reads what the one before it writes.
+//! Runs the user's stream processors as processes: each reads what the one before it writes.
 
 use std::fmt;
 use std::io::{self, PipeWriter, Read, Write as _};

@@ -1,4 +1,4 @@
-//! Where data is said to be.
+//! Checks where the data of every inode lies: flat blocks, chunk tables and compression maps.
 
 use super::reached::Name;
 use super::{Check, CheckStop, sort};

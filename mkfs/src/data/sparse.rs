@@ -1,4 +1,4 @@
-//! Content whose holes the source names.
+//! The content of a file whose holes the source names: written in chunks, without those that are holes.
 
 use super::area::DataArea;
 use super::chunks::sparse_bits;

@@ -1,4 +1,4 @@
-//! The writer of one file, by the form of its content.
+//! The writer of the content of one file: small, large with holes to look for, or sparse with holes that the source names.
 
 use super::area::DataArea;
 use super::large::{HOLE_CHUNK, Large};

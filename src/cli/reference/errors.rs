@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use erolith_differ::error::{ErrorClass, FamilyRow};
 use erolith_mkfs::image::CorruptionKind;
 use erolith_mkfs::{ErrorCode, tar, tree};
 use tonic::Code;
 
 use super::escaped;
-use crate::exit::{INPUT, INTERRUPTED, IO, USAGE};
+use crate::exit::{ENVIRONMENT, INPUT, INTERRUPTED, IO, USAGE};
 
 const HEAD: &str = "\
 # Errors
@@ -81,7 +82,12 @@ fn write_family(family: &ErrorFamily, out: &mut String) {
 
 /// Every family.
 fn families() -> Vec<ErrorFamily> {
-    vec![images(), readers(), archives(), members(), builds(), overlays(), hash_trees()]
+    let mut all =
+        vec![images(), readers(), archives(), members(), builds(), overlays(), hash_trees()];
+    all.extend(layers());
+    all.push(decoding());
+    all.push(snapshots());
+    all
 }
 
 /// Rows of a table of a library that share everything but code and summary.
@@ -212,6 +218,154 @@ fn hash_trees() -> ErrorFamily {
     }
 }
 
+/// The families of errors of layers and images, from their tables.
+fn layers() -> Vec<ErrorFamily> {
+    use erolith_differ::error as of;
+    let again = "pull or save the image again; if it stays so, its author has to make a new one";
+    let tables = [
+        ("Layers", of::LayerError::ROWS, again),
+        (
+            "Limits",
+            of::BudgetError::ROWS,
+            "raise the limit that the message names, for a layer that is trusted",
+        ),
+        ("Bytes that are not the promised ones", of::MismatchError::ROWS, again),
+        ("Content", of::ContentError::ROWS, "look at the path or the store that the message names"),
+        (
+            "Images",
+            of::OciImageError::ROWS,
+            "name another image, platform or location: the message lists what is there",
+        ),
+        (
+            "Processes",
+            of::ProcessError::ROWS,
+            "look at the log; for a stream processor, at what it printed",
+        ),
+    ];
+    let family = |(title, table, advice): (&'static str, &'static [FamilyRow], &'static str)| {
+        let mut rows: Vec<_> = table.iter().flat_map(|row| family_rows(row, advice)).collect();
+        // Two kinds of error may share a code.
+        rows.dedup_by(|second, first| second.code == first.code);
+        ErrorFamily { title, about: "Layers and images: `differ/src/error/families.rs`.", rows }
+    };
+    tables.into_iter().map(family).collect()
+}
+
+/// A row for each code that a kind of error has; none where the code is that of another table.
+fn family_rows(row: &FamilyRow, advice: &'static str) -> Vec<ErrorRow> {
+    let &FamilyRow { codes, summary, class, status } = row;
+    let exit = match class {
+        ErrorClass::Usage => USAGE,
+        ErrorClass::Input => INPUT,
+        ErrorClass::Environment => ENVIRONMENT,
+        ErrorClass::Interrupted => INTERRUPTED,
+        ErrorClass::Io | ErrorClass::OfSource => IO,
+    };
+    let status = crate::serve::error::code_of_status(status);
+    let quoted = codes.split('"').skip(1).step_by(2);
+    quoted.map(|code| ErrorRow { code, summary: summary.trim(), exit, status, advice }).collect()
+}
+
+/// Codes of compressed data that are damaged.
+const DECODING: &[ErrorCode] = &[
+    ErrorCode { code: "decode-bad-magic", summary: "it does not begin as such data do" },
+    ErrorCode { code: "decode-trailing-garbage", summary: "bytes behind the last member or frame" },
+    ErrorCode { code: "decode-bad-header", summary: "a member header breaks the format" },
+    ErrorCode { code: "decode-bad-data", summary: "data that cannot be decoded" },
+    ErrorCode {
+        code: "decode-bad-checksum",
+        summary: "the checksum is not that of the decoded bytes",
+    },
+    ErrorCode { code: "decode-bad-length", summary: "the length is not that of the decoded bytes" },
+    ErrorCode { code: "decode-truncated", summary: "the blob ends in the middle" },
+    ErrorCode { code: "decode-needs-dictionary", summary: "a frame needs a dictionary" },
+    ErrorCode {
+        code: "decode-window-too-large",
+        summary: "a frame needs more memory than allowed",
+    },
+];
+
+fn decoding() -> ErrorFamily {
+    let advice =
+        "pull the image again; a blob with the right digest was written damaged, so build it again";
+    let rows = rows(DECODING, INPUT, Code::InvalidArgument, advice);
+    ErrorFamily { title: "Compressed data", about: "The gzip and zstd data of a layer.", rows }
+}
+
+/// Codes of the snapshotter's own errors.
+const SNAPSHOTS: &[ErrorCode] = &[
+    ErrorCode { code: "no-layers", summary: "an empty list of layers" },
+    ErrorCode { code: "too-many-layers", summary: "more layers than overlayfs stacks" },
+    ErrorCode {
+        code: "mount-options-too-long",
+        summary: "lower directories that need more option bytes than the kernel reads",
+    },
+    ErrorCode { code: "mount-value-too-long", summary: "a mount option of more than 255 bytes" },
+    ErrorCode { code: "mount-option", summary: "a mount option that is not passed on" },
+    ErrorCode { code: "not-erofs", summary: "no EROFS magic where the superblock should be" },
+    ErrorCode { code: "image-truncated", summary: "a file that is shorter than its image" },
+    ErrorCode { code: "image-devices", summary: "the device table and the devices given disagree" },
+    ErrorCode {
+        code: "verity-sidecar",
+        summary: "the dm-verity sidecar is not the one that the layer was committed with",
+    },
+    ErrorCode {
+        code: "unprotected",
+        summary: "a layer that shall be mounted with dm-verity cannot be",
+    },
+    ErrorCode {
+        code: "untrusted",
+        summary: "the kernel does not accept the signature of a root hash",
+    },
+    ErrorCode { code: "database-sound", summary: "a database that needs no repair" },
+    ErrorCode { code: "image-check", summary: "the structural check refused the image" },
+    ErrorCode { code: "image-read", summary: "reading the image failed" },
+    ErrorCode { code: "kernel", summary: "a system call failed" },
+    ErrorCode { code: "loop-race", summary: "every free loop device was taken by another process" },
+    ErrorCode { code: "loop-node", summary: "a loop device without a node in /dev" },
+    ErrorCode { code: "not-mounted", summary: "nothing is mounted there" },
+    ErrorCode { code: "not-ours", summary: "a mount that erolith did not make" },
+    ErrorCode { code: "mount-table", summary: "a line of the mount table that cannot be read" },
+    ErrorCode { code: "id-map", summary: "a label of owners that is no map" },
+    ErrorCode { code: "config", summary: "a setting that cannot be" },
+    ErrorCode { code: "committed", summary: "committed snapshots have no mounts of their own" },
+    ErrorCode { code: "finished", summary: "a layer that is in use is not written again" },
+    ErrorCode { code: "in-use", summary: "another daemon works on the directory" },
+    ErrorCode { code: "database-missing", summary: "snapshots without their database" },
+    ErrorCode { code: "gone", summary: "a file that a snapshot needs is not there" },
+    ErrorCode { code: "raced", summary: "another request changed the snapshot" },
+    ErrorCode {
+        code: "storage",
+        summary: "a file of the daemon could not be made, read, synced or removed",
+    },
+    ErrorCode {
+        code: "verity-mismatch",
+        summary: "the fs-verity digest of an image is another one",
+    },
+    ErrorCode { code: "verity-lost", summary: "an image lost its fs-verity" },
+    ErrorCode {
+        code: "verity-missing",
+        summary: "an image without fs-verity where it is required",
+    },
+    ErrorCode { code: "layer-damaged", summary: "a layer is damaged and quarantined" },
+    ErrorCode { code: "verity-unavailable", summary: "fs-verity is required where there is none" },
+    ErrorCode { code: "limit", summary: "a size of writable layers that is none" },
+    ErrorCode { code: "unlimited", summary: "a limit that would not be enforced" },
+    ErrorCode { code: "program", summary: "a program of the system could not be started" },
+    ErrorCode { code: "mkfs", summary: "mkfs.ext4 failed" },
+];
+
+fn snapshots() -> ErrorFamily {
+    let advice = "the command prints what helps behind the error; `erolith doctor` shows what the node lacks";
+    ErrorFamily {
+        title: "Mounts and snapshots",
+        about: "Mounts, snapshots and their database. Exit code and status depend on what the kernel or the storage said: a call \
+                that cannot be as it is answers `InvalidArgument` or `FailedPrecondition`, damage `DataLoss`, a full disk \
+                `ResourceExhausted`.",
+        rows: rows(SNAPSHOTS, ENVIRONMENT, Code::FailedPrecondition, advice),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -269,12 +423,27 @@ mod tests {
 
     #[test]
     fn every_code_of_hash_trees_is_documented() {
-        let source = include_str!("../../../verity/src/dmverity/error.rs");
-        let code = source.split("fn code(").nth(1).and_then(|rest| rest.split("\n    }\n").next());
-        let quoted = code.unwrap().split("=> \"").skip(1);
-        let codes: BTreeSet<_> = quoted.filter_map(|rest| rest.split('"').next()).collect();
+        let codes = codes_of(include_str!("../../../verity/src/dmverity/error.rs"));
         let documented: BTreeSet<_> = HASH_TREES.iter().map(|row| row.code).collect();
         assert_eq!(codes, documented);
+    }
+
+    /// The string literals behind `=>` in the function `code` of a source.
+    fn codes_of(source: &'static str) -> BTreeSet<&'static str> {
+        let code = source.split("fn code(").nth(1).and_then(|rest| rest.split("\n    }\n").next());
+        let quoted = code.unwrap().split("=> \"").skip(1);
+        quoted.filter_map(|rest| rest.split('"').next()).collect()
+    }
+
+    #[test]
+    fn every_code_of_decoding_and_of_snapshots_is_documented() {
+        for (source, table) in [
+            (include_str!("../../../differ/src/decode/defect.rs"), DECODING),
+            (include_str!("../../../snapshotter/src/error/mod.rs"), SNAPSHOTS),
+        ] {
+            let documented: BTreeSet<_> = table.iter().map(|row| row.code).collect();
+            assert_eq!(codes_of(source), documented);
+        }
     }
 
     #[test]
