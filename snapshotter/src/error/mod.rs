@@ -598,3 +598,6 @@ fn kernel_advice(errno: Errno) -> Option<&'static str> {
 fn log_text(log: &[String]) -> String {
     if log.is_empty() { String::new() } else { format!(" ({})", log.join("; ")) }
 }
+
+#[cfg(test)]
+mod tests;
