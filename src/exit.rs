@@ -244,6 +244,7 @@ mod table;
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
+    use erolith_snapshotter::MountError;
 
     use super::*;
 
@@ -259,7 +260,12 @@ mod tests {
         let table = [
             (anyhow::Error::new(Usage("no".into())), USAGE),
             (anyhow::Error::new(erolith_mkfs::Error::Options("x")), USAGE),
-            (anyhow::Error::new(serve::Error::from(erolith_snapshotter::Error::NoLayers)), USAGE),
+            (
+                anyhow::Error::new(serve::Error::from(erolith_snapshotter::Error::from(
+                    MountError::NoLayers,
+                ))),
+                USAGE,
+            ),
             (anyhow::Error::new(erolith_mkfs::Error::TooLarge { limit: 1 }), INPUT),
             (anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound)), IO),
             (anyhow::Error::new(layer(ProcessError::ThreadDied { stage: "x" }.into())), IO),

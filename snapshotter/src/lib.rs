@@ -32,4 +32,6 @@ mod sys;
 mod uppers;
 mod verity;
 
-pub use error::{Class, Error, Result, Status};
+pub use error::{
+    Class, Error, IntegrityError, KernelError, LimitError, MountError, Result, ServiceError, Status,
+};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use erolith_differ::extract::{Attributes, Error, Extractor, Restored, TreeEntry};
+use erolith_differ::extract::{Error, Extractor, Restored, RestoredAttributes, TreeEntry};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit};
 
@@ -42,8 +42,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, _: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let tree = args.image.tree()?;
     let start = tree.subtree(args.path.as_deref())?;
-    let attributes =
-        Attributes { owners: !args.no_owner, xattrs: !args.no_xattrs, devices: !args.no_devices };
+    let attributes = RestoredAttributes {
+        owners: !args.no_owner,
+        xattrs: !args.no_xattrs,
+        devices: !args.no_devices,
+    };
     // Nodes are made with the permissions they are to have.
     rustix::process::umask(Mode::empty());
     allow_open_files();

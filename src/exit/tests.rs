@@ -100,7 +100,9 @@ fn of_integrity() -> Vec<Error> {
             actual: fsverity(actual),
         }),
         sealed(Box::new(storage(full()))),
-        sealed(Box::new(erolith_snapshotter::Error::NoLayers)),
+        sealed(Box::new(erolith_snapshotter::Error::from(
+            erolith_snapshotter::MountError::NoLayers,
+        ))),
         sealed(Box::new(full())),
         sealed(Box::from("TEXT")),
     ]

@@ -132,6 +132,7 @@ mod tests {
     use std::io::ErrorKind;
 
     use erolith_differ::error::{BudgetError, ContentError, LayerError, ProcessError};
+    use erolith_snapshotter::MountError;
 
     use super::*;
 
@@ -174,8 +175,8 @@ mod tests {
             (of(io(ErrorKind::PermissionDenied)), Code::Internal),
             (of(LayerError::UnsupportedCompression { found: "xz" }.into()), Code::InvalidArgument),
             (
-                Error::Snapshotter(erolith_snapshotter::Error::NoLayers),
-                code_of(erolith_snapshotter::Error::NoLayers.status()),
+                Error::Snapshotter(MountError::NoLayers.into()),
+                code_of(MountError::NoLayers.status()),
             ),
         ] {
             assert_eq!(error.code(), code, "{error}");

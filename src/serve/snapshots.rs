@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use erolith_differ::Digest;
+use erolith_snapshotter::IntegrityError;
 use erolith_snapshotter::api_mounts::Mount;
 use erolith_snapshotter::service::{
     DIFF_ID_LABEL, PARENT_CHAIN_LABEL, REF_LABEL, Snapshotter, Staging,
@@ -117,7 +118,8 @@ impl Service {
                 Err(Error::Snapshotter(error)) => error,
                 other => return other,
             };
-            let erolith_snapshotter::Error::Damaged { id, .. } = error else {
+            let erolith_snapshotter::Error::Integrity(IntegrityError::Damaged { id, .. }) = error
+            else {
                 return Err(error.into());
             };
             if !rebuilt.insert(id) || self.diff.heal(id).await != diff::Outcome::Whole {

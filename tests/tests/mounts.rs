@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use erolith_snapshotter::Error;
 use erolith_snapshotter::mounts::{
     Backing, MountLayer, MountOptions, Mounted, OverlayRoute, Request, UmountOptions, mount,
     mounted_at, umount,
 };
+use erolith_snapshotter::{Error, IntegrityError, MountError};
 use erolith_tests::mount::resident;
 use erolith_tests::tools::skipped;
 use world::{World, layer, listing, mount_with};
@@ -69,7 +69,10 @@ fn d20_stacks_of_2_127_128_499_500_mount_and_501_is_refused() {
         }
     }
     let refused = mount_with(&images, &world.target, Backing::Auto, None).unwrap_err();
-    assert!(matches!(refused, Error::TooManyLayers { count: 501, limit: 500 }), "{refused}");
+    assert!(
+        matches!(refused, Error::Mount(MountError::TooManyLayers { count: 501, limit: 500 })),
+        "{refused}"
+    );
     world.settles_to(&before);
 }
 
@@ -247,7 +250,9 @@ fn truncated_images_are_refused_before_the_kernel_sees_them() {
     let size = fs::metadata(&image).unwrap().len();
     File::options().write(true).open(&image).unwrap().set_len(size - 1).unwrap();
     match mount_with(&[&image], &world.target, Backing::Auto, None).unwrap_err() {
-        Error::Truncated { size: got, need, .. } => assert_eq!((got, need), (size - 1, size)),
+        Error::Integrity(IntegrityError::Truncated { size: got, need, .. }) => {
+            assert_eq!((got, need), (size - 1, size))
+        }
         other => panic!("{other}"),
     }
     File::options().write(true).open(&image).unwrap().set_len(1100).unwrap();
@@ -352,7 +357,10 @@ fn umount_refuses_what_is_not_ours() {
     let sub = umount(&world.target.join("sub"), UmountOptions::default()).unwrap_err();
     assert_eq!(sub.code(), "not-mounted", "a directory inside a mount is none");
     let foreign = umount(&world.target, UmountOptions::default()).unwrap_err();
-    assert!(matches!(&foreign, Error::NotOurs { fs_type, .. } if fs_type == "tmpfs"), "{foreign}");
+    assert!(
+        matches!(&foreign, Error::Mount(MountError::NotOurs { fs_type, .. }) if fs_type == "tmpfs"),
+        "{foreign}"
+    );
     umount(&world.target, UmountOptions { force: true, lazy: false }).unwrap();
     assert_eq!(mounted_at(&world.target).unwrap_err().code(), "not-mounted");
 }
@@ -486,10 +494,13 @@ fn tar_indexes_mount_with_the_tar_as_device_or_joined() {
         world.settles_to(&before);
     }
     let alone = mount_layer(layer(&index), &world.target, Backing::Auto).unwrap_err();
-    assert!(matches!(alone, Error::Devices { slots: 1, given: 0, .. }), "{alone}");
+    assert!(
+        matches!(alone, Error::Mount(MountError::Devices { slots: 1, given: 0, .. })),
+        "{alone}"
+    );
     let two = with_devices(&index, &[&archive, &archive]);
     let two = mount_layer(two, &world.target, Backing::Auto).unwrap_err();
-    assert!(matches!(two, Error::Devices { slots: 1, given: 2, .. }), "{two}");
+    assert!(matches!(two, Error::Mount(MountError::Devices { slots: 1, given: 2, .. })), "{two}");
     File::options().write(true).open(&archive).unwrap().set_len(1024).unwrap();
     let short = mount_layer(with_devices(&index, &[&archive]), &world.target, Backing::Auto);
     let short = short.unwrap_err().to_string();

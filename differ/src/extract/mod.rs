@@ -36,7 +36,7 @@ const PIECE: usize = 256 << 10;
 
 /// What is restored besides names, content, modes and times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attributes {
+pub struct RestoredAttributes {
     /// Owners and groups; otherwise everything belongs to the user of the process.
     pub owners: bool,
     /// Extended attributes, access control lists among them.
@@ -82,7 +82,7 @@ struct OpenDir {
 /// [`make`](Self::make), then one to [`finish`](Self::finish), and [`close`](Self::close) ends it.
 #[derive(Debug)]
 pub struct Extractor {
-    attributes: Attributes,
+    attributes: RestoredAttributes,
     root: OwnedFd,
     levels: Vec<OpenDir>,
     dirs: PathIndex,
@@ -100,13 +100,13 @@ impl Extractor {
     ///
     /// # Errors
     /// [`Error::NotEmpty`]; [`Error::Io`] when the directory cannot be made, opened or changed.
-    pub fn create(path: &Path, attributes: Attributes) -> Result<Self> {
+    pub fn create(path: &Path, attributes: RestoredAttributes) -> Result<Self> {
         let (levels, dirs, first) = (Vec::new(), PathIndex::default(), BTreeMap::new());
         let root = destination(path)?;
         Ok(Self { attributes, root, levels, dirs, first, devices_left_out: 0 })
     }
 
-    /// Devices that were not made since [`Attributes::devices`] leaves them out.
+    /// Devices that were not made since [`RestoredAttributes::devices`] leaves them out.
     #[must_use]
     pub fn devices_left_out(&self) -> u64 {
         self.devices_left_out

@@ -10,7 +10,8 @@ use erolith_mkfs::tar::Limits;
 
 use super::*;
 
-const PLAIN: Attributes = Attributes { owners: false, xattrs: false, devices: false };
+const PLAIN: RestoredAttributes =
+    RestoredAttributes { owners: false, xattrs: false, devices: false };
 
 /// An image of `usr/bin/a`, of `b` as another name of it, and of a private directory.
 fn image(dir: &Path) -> Image<Blob> {
@@ -87,7 +88,7 @@ fn a_directory_with_files_is_refused_and_stays_as_it_is() {
 fn owners_that_no_file_has_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let image = image(dir.path());
-    let owners = Attributes { owners: true, ..PLAIN };
+    let owners = RestoredAttributes { owners: true, ..PLAIN };
     let mut extractor = Extractor::create(&dir.path().join("tree"), owners).unwrap();
     let inode = image.root().unwrap();
     let entry = |path, uid| {

@@ -14,7 +14,7 @@ use crate::lowers::{IdMaps, LowerId};
 use crate::mounts::plan::{MAX_API_OPTION_BYTES, MAX_LAYERS, OVERLAY_OPTIONS};
 use crate::store::Kind;
 use crate::uppers::{IMAGE_UPPER, IMAGE_WORK, Upper};
-use crate::{Error, Result};
+use crate::{Error, MountError, Result};
 
 use super::{Mount, OverlayDir};
 
@@ -97,7 +97,7 @@ fn plain_overlay(
 ) -> Result<Mount> {
     let (count, limit) = (stack.len(), MAX_LAYERS);
     if count > limit {
-        return Err(Error::TooManyLayers { count, limit });
+        return Err(Error::Mount(MountError::TooManyLayers { count, limit }));
     }
     let mut options: Vec<String> =
         OVERLAY_OPTIONS.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -110,7 +110,8 @@ fn plain_overlay(
     options.extend_from_slice(places.overlay_options);
     let bytes = options.iter().map(|option| option.len() + 1).sum::<usize>();
     if bytes > MAX_API_OPTION_BYTES {
-        return Err(Error::OptionsTooLong { layers: count, bytes, limit: MAX_API_OPTION_BYTES });
+        let (layers, limit) = (count, MAX_API_OPTION_BYTES);
+        return Err(Error::Mount(MountError::OptionsTooLong { layers, bytes, limit }));
     }
     Ok(overlay("overlay", options))
 }
@@ -138,7 +139,10 @@ pub(crate) fn managed(shape: &SnapshotShape<'_>, places: &Places<'_>) -> Result<
     let layers: Vec<u64> = own.into_iter().chain(shape.parents.iter().copied()).collect();
     let (first, limit) = (usize::from(filesystem.is_some()), MAX_MANAGED);
     if layers.len() + first > limit {
-        return Err(Error::TooManyLayers { count: layers.len(), limit: limit - first });
+        return Err(Error::Mount(MountError::TooManyLayers {
+            count: layers.len(),
+            limit: limit - first,
+        }));
     }
     if layers.is_empty() {
         return Ok(match filesystem {

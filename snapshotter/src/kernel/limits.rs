@@ -52,7 +52,7 @@ pub(crate) fn project_quota(dir: BorrowedFd<'_>) -> Result<String, Errno> {
 /// Tries to make and mount a filesystem in `file`, which is empty. Says what was done.
 ///
 /// # Errors
-/// [`crate::Error::Program`] without `mkfs.ext4`, and what loop devices and mounts give.
+/// [`crate::LimitError::Program`] without `mkfs.ext4`, and what loop devices and mounts give.
 pub(crate) fn sized_image(file: &File) -> Result<String> {
     mkfs::make(file, "a filesystem", MIN_LIMIT, None)?;
     let device = loopdev::attach(file.as_fd(), 4096, Access::ReadWrite)?;

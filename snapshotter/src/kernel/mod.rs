@@ -82,7 +82,7 @@ impl KernelCaps {
     /// Tries everything, with images and files in `dir`.
     ///
     /// # Errors
-    /// [`crate::Error::Kernel`] when `dir` cannot be opened. What the attempts give is not an error.
+    /// [`crate::KernelError::Call`] when `dir` cannot be opened. What the attempts give is not an error.
     pub fn probe(dir: &Path) -> Result<Self> {
         probe::probe(dir)
     }

@@ -10,7 +10,7 @@ use crate::mounts::{FsContext, OverlayRoute};
 /// Tries an overlay over two empty detached filesystems; where that fails, layers need names.
 ///
 /// # Errors
-/// [`crate::Error::Kernel`] when there is no overlayfs, or no right to mount.
+/// [`crate::KernelError::Call`] when there is no overlayfs, or no right to mount.
 pub(crate) fn overlay_route() -> Result<OverlayRoute> {
     let context = FsContext::open("overlay")?;
     let layers = [empty_layer()?, empty_layer()?];

@@ -43,7 +43,7 @@ impl From<Errno> for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Kernel(error.errno().unwrap_or(Errno::INVAL), error.chain())
+        Self::Kernel(error.errno().unwrap_or(Errno::INVAL), error.line())
     }
 }
 

@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Stat, XattrFlags};
 
 use super::IMAGE;
 use crate::files::{failed, stat};
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result};
 
 /// Only root can set it, and no container sees it: it is on the image and not in it.
 const MARK: &str = "trusted.erolith.checked";
@@ -58,16 +58,19 @@ pub(crate) fn is_marked(file: &File) -> bool {
 /// into a cache that the configuration vouches for.
 ///
 /// # Errors
-/// [`Error::Check`] with the first thing that is wrong, [`Error::Read`].
+/// [`IntegrityError::Check`] with the first thing that is wrong, [`IntegrityError::Read`].
 pub(crate) fn require_checked(path: &Path, file: &File) -> Result<()> {
     if is_link(path)? || is_marked(file) {
         return Ok(());
     }
     let name = || path.display().to_string();
     let report = check(file, &[], &Limits::default())
-        .map_err(|source| Error::Read { image: name(), source })?;
+        .map_err(|source| Error::Integrity(IntegrityError::Read { image: name(), source }))?;
     if let Some(finding) = report.errors().next() {
-        return Err(Error::Check { image: name(), source: finding.to_string().into() });
+        return Err(Error::Integrity(IntegrityError::Check {
+            image: name(),
+            source: finding.to_string().into(),
+        }));
     }
     mark(file);
     Ok(())

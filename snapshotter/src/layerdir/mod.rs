@@ -32,7 +32,7 @@ use crate::api_mounts::{self, Mount};
 use crate::files::{failed, make_dir, make_file, open_dir, stat, sync_dir, unlink};
 use crate::protect;
 use crate::store::Kind;
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result};
 
 #[cfg(test)]
 pub(crate) use checked::is_marked;
@@ -141,10 +141,10 @@ pub(crate) fn undo_converted(dir: &Path) -> Result<bool> {
 /// Opens the image of the layer `id`.
 ///
 /// # Errors
-/// [`Error::Gone`] when it is not there, [`Error::Storage`].
+/// [`IntegrityError::Gone`] when it is not there, [`Error::Storage`].
 pub(crate) fn open_image(id: u64, path: &Path) -> Result<File> {
     File::open(path).map_err(|source| match source.kind() {
-        ErrorKind::NotFound => Error::Gone { id, path: path.to_owned() },
+        ErrorKind::NotFound => Error::Integrity(IntegrityError::Gone { id, path: path.to_owned() }),
         _ => failed("opening", path)(source),
     })
 }

@@ -274,7 +274,7 @@ pub(crate) fn refresh(store: &Store, dir: &Path, id: u64) -> Result<()> {
 /// As [`refresh`], for callers who have done what they were asked for already: the database has it.
 pub(crate) fn refresh_if_possible(store: &Store, dir: &Path, id: u64) {
     if let Err(error) = refresh(store, dir, id) {
-        tracing::warn!(id, error = error.chain(), "the record of a snapshot is not up to date");
+        tracing::warn!(id, error = error.line(), "the record of a snapshot is not up to date");
     }
 }
 
@@ -282,7 +282,7 @@ pub(crate) fn refresh_if_possible(store: &Store, dir: &Path, id: u64) {
 pub(crate) fn forget(dir: &Path) {
     for name in [COMMITTING, RECORD] {
         if let Err(error) = unlink(&dir.join(name)) {
-            tracing::warn!(error = error.chain(), "the record of a removed snapshot is left");
+            tracing::warn!(error = error.line(), "the record of a removed snapshot is left");
         }
     }
 }

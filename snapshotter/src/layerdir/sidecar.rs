@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
 use crate::files::{failed, replace, unlink, with_suffix};
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result};
 
 /// The sidecar of the image called `image`.
 pub(crate) fn sidecar_path(image: &Path) -> PathBuf {
@@ -22,7 +22,8 @@ pub(crate) fn sidecar_path(image: &Path) -> PathBuf {
 /// and the topmost block are read, and the root hash is compared.
 ///
 /// # Errors
-/// [`Error::Verity`] for a sidecar or a tree that cannot be used, or that do not belong together; [`Error::Storage`].
+/// [`IntegrityError::DmVerity`] for a sidecar or a tree that cannot be used, or that do not belong together;
+/// [`Error::Storage`].
 pub fn sidecar_of(image: &Path) -> Result<Option<DmVerityTree>> {
     let Some(sidecar) = read_sidecar(image)? else { return Ok(None) };
     let file = File::open(image).map_err(failed("opening", image))?;
@@ -72,7 +73,7 @@ pub(crate) fn read_sidecar(image: &Path) -> Result<Option<Sidecar>> {
 /// Who vouches for the root hash of an image, as its sidecar says.
 ///
 /// # Errors
-/// [`Error::Verity`], [`Error::Storage`].
+/// [`IntegrityError::DmVerity`], [`Error::Storage`].
 pub(crate) fn signature_of(image: &Path) -> Result<Option<Signature>> {
     let Some(bytes) = read(image)? else { return Ok(None) };
     sidecar::signature(&bytes).map_err(bad(image))
@@ -109,5 +110,5 @@ pub(crate) fn tree_of(
 
 fn bad(image: &Path) -> impl Fn(dmverity::Error) -> Error {
     let image = image.display().to_string();
-    move |source| Error::Verity { image: image.clone(), source }
+    move |fault| IntegrityError::DmVerity { image: image.clone(), fault }.into()
 }

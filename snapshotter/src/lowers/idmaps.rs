@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use erolith_overlay::{BadMap, Owners, Range};
 
 use crate::store::Labels;
-use crate::{Error, Result};
+use crate::{Error, Result, ServiceError};
 
 /// `container:host:length[,...]`, for users.
 const UID_LABEL: &str = "containerd.io/snapshot/uidmapping";
@@ -30,13 +30,15 @@ impl IdMaps {
     /// The maps that `labels` ask for, if they do.
     ///
     /// # Errors
-    /// [`Error::IdMap`]: one label without the other, another form, ranges that overlap or are too many, or nobody
-    /// who is root.
+    /// [`ServiceError::IdMap`]: one label without the other, another form, ranges that overlap or are too many, or
+    /// nobody who is root.
     pub(crate) fn from_labels(labels: &Labels) -> Result<Option<Self>> {
-        let missing = |label| Error::IdMap {
-            label,
-            value: String::new(),
-            reason: "missing, while its counterpart is there",
+        let missing = |label| {
+            Error::Service(ServiceError::IdMap {
+                label,
+                value: String::new(),
+                reason: "missing, while its counterpart is there",
+            })
         };
         match (labels.get(UID_LABEL), labels.get(GID_LABEL)) {
             (None, None) => Ok(None),
@@ -59,7 +61,7 @@ impl IdMaps {
     /// That maps which make sense cannot be used here.
     pub(crate) fn refused(labels: &Labels, reason: &'static str) -> Error {
         let value = labels.get(UID_LABEL).cloned().unwrap_or_default();
-        Error::IdMap { label: UID_LABEL, value, reason }
+        Error::Service(ServiceError::IdMap { label: UID_LABEL, value, reason })
     }
 
     /// User and group that the container sees as root. Both are mapped, or there would be no maps.
@@ -90,7 +92,9 @@ impl IdMaps {
 
 impl IdMap {
     fn parse(label: &'static str, value: &str) -> Result<Self> {
-        let refuse = |BadMap(reason)| Error::IdMap { label, value: value.to_owned(), reason };
+        let refuse = |BadMap(reason)| {
+            Error::Service(ServiceError::IdMap { label, value: value.to_owned(), reason })
+        };
         let ranges =
             value.split(',').map(str::parse).collect::<std::result::Result<Vec<Range>, _>>();
         let ranges = ranges.map_err(refuse)?;

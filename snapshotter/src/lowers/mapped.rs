@@ -110,7 +110,7 @@ fn undo<'p>(places: impl Iterator<Item = &'p PathBuf>) -> usize {
         match unmount(place, UnmountFlags::NOFOLLOW) {
             Ok(()) => undone += 1,
             Err(error) => {
-                tracing::warn!(error = error.chain(), "a mapped layer stays mounted for now")
+                tracing::warn!(error = error.line(), "a mapped layer stays mounted for now")
             }
         }
     }

@@ -38,7 +38,7 @@ use crate::mounts::{self, Backing, MountLayer, MountOptions, Request};
 use crate::sys::idmap;
 use crate::sys::userns::UserNamespace;
 use crate::verity::Devices;
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result};
 
 pub(crate) use idmaps::IdMaps;
 pub(crate) use mapped::Mapped;
@@ -115,7 +115,7 @@ impl LowerMounts {
     /// Takes the state directory. Mounts that another root left there are undone: their numbers mean other layers.
     ///
     /// # Errors
-    /// [`Error::InUse`] when another daemon has it, [`Error::Storage`].
+    /// [`crate::ServiceError::InUse`] when another daemon has it, [`Error::Storage`].
     pub(crate) fn open(
         state: &Path,
         identity: &str,
@@ -256,7 +256,7 @@ impl LowerMounts {
     /// what it has.
     ///
     /// # Errors
-    /// [`Error::Kernel`] and [`Error::Storage`].
+    /// [`crate::KernelError::Call`] and [`Error::Storage`].
     pub(crate) fn forget(&self, id: u64) -> Result<()> {
         let _alone = self.alone();
         for dir in space::all(&self.state)? {
@@ -298,7 +298,7 @@ impl LowerMounts {
             for (dir, lower) in &unused {
                 let place = dir.join(lower.name());
                 if let Err(error) = unmount(&place, UnmountFlags::NOFOLLOW) {
-                    tracing::warn!(error = error.chain(), "a layer stays mounted for now");
+                    tracing::warn!(error = error.line(), "a layer stays mounted for now");
                     is_stuck = true;
                 }
             }
@@ -323,10 +323,12 @@ pub(crate) fn is_mounted(place: &Path) -> Result<bool> {
 /// Our own word on an image, if that is what the mount was refused for.
 fn own(error: Error) -> Error {
     match error {
-        Error::Check { image, source } => match source.downcast::<Error>() {
-            Ok(error) => *error,
-            Err(source) => Error::Check { image, source },
-        },
+        Error::Integrity(IntegrityError::Check { image, source }) => {
+            match source.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(source) => Error::Integrity(IntegrityError::Check { image, source }),
+            }
+        }
         error => error,
     }
 }

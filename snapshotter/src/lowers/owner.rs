@@ -14,7 +14,7 @@ use rustix::mount::UnmountFlags;
 
 use super::{LowerId, space, unmount};
 use crate::files::{failed, names};
-use crate::{Error, Result};
+use crate::{Error, Result, ServiceError};
 
 const OWNER: &str = "owner";
 
@@ -29,7 +29,9 @@ pub(super) fn take(state: &Path, identity: &str) -> Result<File> {
     let fd = rustix::fs::open(&path, flags, mode).map_err(failed("opening", &path))?;
     match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(Error::InUse { dir: state.to_owned(), pid: None }),
+        Err(Errno::WOULDBLOCK) => {
+            return Err(Error::Service(ServiceError::InUse { dir: state.to_owned(), pid: None }));
+        }
         Err(errno) => return Err(failed("locking", &path)(errno)),
     }
     let mut file = File::from(fd);

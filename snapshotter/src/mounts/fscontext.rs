@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 
-use crate::{Error, Result};
+use crate::{Error, KernelError, MountError, Result};
 
 /// Longest string fsconfig(2) takes: `strndup_user(_value, 256)` in fs/fsopen.c counts the NUL.
 const VALUE_MAX: usize = 255;
@@ -35,7 +35,11 @@ impl FsContext {
     pub(crate) fn string(&self, key: &str, value: &str) -> Result<()> {
         if value.len() > VALUE_MAX {
             let (bytes, limit) = (value.len(), VALUE_MAX);
-            return Err(Error::ValueTooLong { key: key.to_owned(), bytes, limit });
+            return Err(Error::Mount(MountError::ValueTooLong {
+                key: key.to_owned(),
+                bytes,
+                limit,
+            }));
         }
         let set = rustix::mount::fsconfig_set_string(&self.fd, key, value);
         set.map_err(|errno| self.failed(format_args!("option {key}={value}"), errno))
@@ -68,7 +72,11 @@ impl FsContext {
     }
 
     fn failed(&self, action: impl Display, errno: Errno) -> Error {
-        Error::Kernel { action: format!("{}: {action}", self.fs), errno, log: self.log() }
+        Error::Kernel(KernelError::Call {
+            action: format!("{}: {action}", self.fs),
+            errno,
+            log: self.log(),
+        })
     }
 
     /// Each read(2) of a context gives one message, after a letter for its severity; ENODATA ends them.

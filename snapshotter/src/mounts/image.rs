@@ -11,7 +11,7 @@ use erolith_mkfs::format::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, MountError, Result};
 
 /// Facts of one image, from its superblock and device table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,8 @@ pub struct ImageFacts {
 /// file, where the table says. Where they do not, it is the devices that are missing.
 ///
 /// # Errors
-/// [`Error::NotErofs`], [`Error::Truncated`], [`Error::Devices`], and [`Error::Read`] when storage fails.
+/// [`IntegrityError::NotErofs`], [`IntegrityError::Truncated`], [`MountError::Devices`], and [`IntegrityError::Read`]
+/// when storage fails.
 pub fn inspect(name: &str, image: &File, devices: &[File]) -> Result<ImageFacts> {
     let size = size_of_file(name, image)?;
     let superblock = read_superblock(name, image, size)?;
@@ -41,7 +42,7 @@ pub fn inspect(name: &str, image: &File, devices: &[File]) -> Result<ImageFacts>
     let slots = read_slots(name, image, size, &superblock)?;
     if !devices.is_empty() && devices.len() != slots.len() {
         let (slots, given) = (slots.len(), devices.len());
-        return Err(Error::Devices { image: name.to_owned(), slots, given });
+        return Err(Error::Mount(MountError::Devices { image: name.to_owned(), slots, given }));
     }
     let mut facts = ImageFacts { block_bits, bytes, devices: Vec::with_capacity(slots.len()) };
     for (index, slot) in slots.iter().enumerate() {
@@ -57,14 +58,16 @@ pub fn inspect(name: &str, image: &File, devices: &[File]) -> Result<ImageFacts>
         let end = start.checked_add(blocks).ok_or_else(|| absurd(name))?;
         if start == 0 || size < checked_bytes(name, end, block_bits)? {
             let (slots, given) = (slots.len(), 0);
-            return Err(Error::Devices { image: name.to_owned(), slots, given });
+            return Err(Error::Mount(MountError::Devices { image: name.to_owned(), slots, given }));
         }
     }
     Ok(facts)
 }
 
 fn read_superblock(name: &str, image: &File, size: u64) -> Result<Superblock> {
-    let not = |reason: String| Error::NotErofs { image: name.to_owned(), reason };
+    let not = |reason: String| {
+        Error::Integrity(IntegrityError::NotErofs { image: name.to_owned(), reason })
+    };
     let end = SUPER_OFFSET + size_of::<Superblock>() as u64;
     if size < end {
         return Err(not(format!("{size} bytes hold no superblock")));
@@ -120,19 +123,23 @@ fn checked_bytes(name: &str, blocks: u64, block_bits: u8) -> Result<u64> {
 
 fn absurd(name: &str) -> Error {
     let reason = "sizes that no file can have".to_owned();
-    Error::NotErofs { image: name.to_owned(), reason }
+    Error::Integrity(IntegrityError::NotErofs { image: name.to_owned(), reason })
 }
 
 fn require(name: &str, size: u64, need: u64) -> Result<()> {
     if size < need {
-        return Err(Error::Truncated { image: name.to_owned(), size, need });
+        return Err(Error::Integrity(IntegrityError::Truncated {
+            image: name.to_owned(),
+            size,
+            need,
+        }));
     }
     Ok(())
 }
 
 /// Bytes of a regular file or a block device; anything else is no image.
 fn size_of_file(name: &str, file: &File) -> Result<u64> {
-    let read = |source| Error::Read { image: name.to_owned(), source };
+    let read = |source| Error::Integrity(IntegrityError::Read { image: name.to_owned(), source });
     let meta = file.metadata().map_err(read)?;
     if meta.is_file() {
         return Ok(meta.len());
@@ -141,12 +148,12 @@ fn size_of_file(name: &str, file: &File) -> Result<u64> {
         return rustix::fs::seek(file, rustix::fs::SeekFrom::End(0)).map_err(|e| read(e.into()));
     }
     let reason = "neither a regular file nor a block device".to_owned();
-    Err(Error::NotErofs { image: name.to_owned(), reason })
+    Err(Error::Integrity(IntegrityError::NotErofs { image: name.to_owned(), reason }))
 }
 
 fn read_at(name: &str, file: &File, buffer: &mut [u8], offset: u64) -> Result<()> {
     file.read_exact_at(buffer, offset)
-        .map_err(|source| Error::Read { image: name.to_owned(), source })
+        .map_err(|source| Error::Integrity(IntegrityError::Read { image: name.to_owned(), source }))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use rustix::mount::MountAttrFlags;
 
-use crate::{Error, Result};
+use crate::{Error, MountError, Result};
 
 /// EROFS options that are passed on, and whether they take a value.
 const EROFS_OPTIONS: [(&str, bool); 7] = [
@@ -35,7 +35,7 @@ impl MountOptions {
     /// Reads a comma-separated list in the words of mount(8); a later word overrides an earlier one.
     ///
     /// # Errors
-    /// [`Error::Option`] for what is unknown, would make the mount writable, or is not safe.
+    /// [`MountError::BadOption`] for what is unknown, would make the mount writable, or is not safe.
     pub fn parse(list: &str) -> Result<Self> {
         let mut options = Self::default();
         for word in list.split(',').filter(|w| !w.is_empty()) {
@@ -68,7 +68,8 @@ impl MountOptions {
     }
 
     fn apply_erofs(&mut self, word: &str) -> Result<()> {
-        let refuse = |reason| Err(Error::Option { option: word.to_owned(), reason });
+        let refuse =
+            |reason| Err(Error::Mount(MountError::BadOption { option: word.to_owned(), reason }));
         match word {
             "rw" => return refuse("EROFS is read-only"),
             // CVE-2026-23224: use after free in file-backed mounts with direct I/O.

@@ -24,7 +24,7 @@ use super::plan::{
 use crate::kernel::directio;
 use crate::sys::loopdev::{self, Access};
 use crate::sys::namespace;
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, KernelError, MountError, Result};
 
 /// A layer as it comes in: open files, so that what is checked is what is mounted.
 #[derive(Debug)]
@@ -106,7 +106,9 @@ pub fn mount(request: Request, check: Check<'_>) -> Result<Mounted> {
 
 fn examine(layer: &MountLayer, check: Check<'_>) -> Result<ImageFacts> {
     let facts = image::inspect(&layer.name, &layer.image, &layer.devices)?;
-    check(layer).map_err(|source| Error::Check { image: layer.name.clone(), source })?;
+    check(layer).map_err(|source| {
+        Error::Integrity(IntegrityError::Check { image: layer.name.clone(), source })
+    })?;
     Ok(facts)
 }
 
@@ -127,7 +129,7 @@ fn assemble(plan: &MountPlan, layers: Vec<MountLayer>) -> Result<(OwnedFd, Mount
         mounts.push(mount);
     }
     let tree = match &plan.overlay {
-        None => mounts.pop().ok_or(Error::NoLayers)?,
+        None => mounts.pop().ok_or(Error::Mount(MountError::NoLayers))?,
         Some(step) => mount_overlay(step, &mounts)?,
     };
     Ok((tree, mounted))
@@ -302,8 +304,8 @@ fn mount_flags(attributes: MountAttrFlags) -> MountFlags {
 /// Says which layer a failed mount was about.
 fn about(name: &str, error: Error) -> Error {
     match error {
-        Error::Kernel { action, errno, log } => {
-            Error::Kernel { action: format!("{name}: {action}"), errno, log }
+        Error::Kernel(KernelError::Call { action, errno, log }) => {
+            Error::Kernel(KernelError::Call { action: format!("{name}: {action}"), errno, log })
         }
         other => other,
     }

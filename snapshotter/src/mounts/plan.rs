@@ -8,7 +8,7 @@ use rustix::mount::MountAttrFlags;
 use super::image::ImageFacts;
 use super::options::MountOptions;
 use crate::api_mounts::OverlayDir;
-use crate::{Error, Result};
+use crate::{Error, MountError, Result};
 
 /// Lower layers that overlayfs stacks (`OVL_MAX_STACK` in fs/overlayfs/params.h).
 pub const MAX_LAYERS: usize = 500;
@@ -96,7 +96,8 @@ impl MountPlan {
     /// `overlay` is called only when there are several layers, since finding it out costs system calls.
     ///
     /// # Errors
-    /// [`Error::NoLayers`], [`Error::TooManyLayers`], [`Error::OptionsTooLong`], and what `overlay` gives.
+    /// [`MountError::NoLayers`], [`MountError::TooManyLayers`], [`MountError::OptionsTooLong`], and what `overlay`
+    /// gives.
     pub fn new(
         layers: &[(String, ImageFacts)],
         backing: Backing,
@@ -104,10 +105,13 @@ impl MountPlan {
         overlay: impl FnOnce() -> Result<OverlayRoute>,
     ) -> Result<Self> {
         if layers.len() > MAX_LAYERS {
-            return Err(Error::TooManyLayers { count: layers.len(), limit: MAX_LAYERS });
+            return Err(Error::Mount(MountError::TooManyLayers {
+                count: layers.len(),
+                limit: MAX_LAYERS,
+            }));
         }
         let attributes = match layers.len() {
-            0 => return Err(Error::NoLayers),
+            0 => return Err(Error::Mount(MountError::NoLayers)),
             1 => options.attributes,
             _ => lower_attributes(),
         };
@@ -156,7 +160,7 @@ pub fn scratch_name(index: usize) -> String {
 /// `\`, `:` and `,` in a path are escaped, since overlayfs splits at them.
 ///
 /// # Errors
-/// [`Error::OptionsTooLong`] where the kernel would cut it, with the numbers.
+/// [`MountError::OptionsTooLong`] where the kernel would cut it, with the numbers.
 pub fn overlay_options<P: AsRef<OsStr>>(lowers: &[P]) -> Result<OsString> {
     let mut text =
         OVERLAY_OPTIONS.map(|(key, value)| format!("{key}={value},")).concat().into_bytes();
@@ -174,7 +178,7 @@ pub fn overlay_options<P: AsRef<OsStr>>(lowers: &[P]) -> Result<OsString> {
     }
     if text.len() > MAX_OPTION_BYTES {
         let (layers, bytes, limit) = (lowers.len(), text.len(), MAX_OPTION_BYTES);
-        return Err(Error::OptionsTooLong { layers, bytes, limit });
+        return Err(Error::Mount(MountError::OptionsTooLong { layers, bytes, limit }));
     }
     Ok(OsString::from_vec(text))
 }
@@ -219,7 +223,9 @@ mod tests {
             }
             for count in [501, 1000] {
                 match plan(count, route).unwrap_err() {
-                    Error::TooManyLayers { count: c, limit: 500 } => assert_eq!(c, count),
+                    Error::Mount(MountError::TooManyLayers { count: c, limit: 500 }) => {
+                        assert_eq!(c, count)
+                    }
                     other => panic!("{other}"),
                 }
             }
@@ -289,7 +295,7 @@ mod tests {
                     prop_assert!(options.len() <= MAX_OPTION_BYTES);
                     prop_assert_eq!(split(&options), paths);
                 }
-                Err(Error::OptionsTooLong { layers, bytes, limit }) => {
+                Err(Error::Mount(MountError::OptionsTooLong { layers, bytes, limit })) => {
                     prop_assert_eq!(layers, paths.len());
                     prop_assert!(bytes > limit && limit == 4095);
                     prop_assert!(bytes >= paths.iter().map(Vec::len).sum::<usize>());

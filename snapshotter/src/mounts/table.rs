@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, StatxFlags};
 use rustix::io::Errno;
 
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, KernelError, Result};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,22 +32,25 @@ pub struct MountEntry {
 /// Reads the table.
 ///
 /// # Errors
-/// [`Error::Read`] when /proc is not there, [`Error::MountTable`] when a line has another form.
+/// [`IntegrityError::Read`] when /proc is not there, [`KernelError::MountTable`] when a line has another form.
 pub fn read() -> Result<Vec<MountEntry>> {
     let path = "/proc/thread-self/mountinfo";
-    let text =
-        std::fs::read(path).map_err(|source| Error::Read { image: path.to_owned(), source })?;
+    let text = std::fs::read(path).map_err(|source| {
+        Error::Integrity(IntegrityError::Read { image: path.to_owned(), source })
+    })?;
     parse(&text)
 }
 
 /// Reads lines in the form of proc_pid_mountinfo(5), top-most mounts last.
 ///
 /// # Errors
-/// [`Error::MountTable`] with the first line that has another form.
+/// [`KernelError::MountTable`] with the first line that has another form.
 pub fn parse(text: &[u8]) -> Result<Vec<MountEntry>> {
     let lines = text.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
     lines
-        .map(|(index, line)| parse_line(line).ok_or(Error::MountTable { line: index + 1 }))
+        .map(|(index, line)| {
+            parse_line(line).ok_or(Error::Kernel(KernelError::MountTable { line: index + 1 }))
+        })
         .collect()
 }
 
@@ -158,7 +161,7 @@ mod tests {
     fn other_forms_are_refused_with_the_line() {
         for (text, line) in [("x\n", 1), ("27 1 254:0 / / rw - ext4 a b\n28 1 0:1 / / rw\n", 2)] {
             match parse(text.as_bytes()).unwrap_err() {
-                Error::MountTable { line: got } => assert_eq!(got, line),
+                Error::Kernel(KernelError::MountTable { line: got }) => assert_eq!(got, line),
                 other => panic!("{other}"),
             }
         }

@@ -9,7 +9,7 @@ use rustix::mount::UnmountFlags;
 use super::plan::OVERLAY_SOURCE;
 use super::table::{self, MountEntry};
 use crate::sys::loopdev;
-use crate::{Error, Result};
+use crate::{Error, MountError, Result};
 
 /// How far an unmount may go.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,13 +23,13 @@ pub struct UmountOptions {
 /// Unmounts what is mounted on top at `dir`, and returns its line of the mount table.
 ///
 /// # Errors
-/// [`Error::NotMounted`] when `dir` is no mount point, [`Error::NotOurs`] when erolith did not mount it,
-/// [`Error::Kernel`] with EBUSY while it is in use.
+/// [`MountError::NotMounted`] when `dir` is no mount point, [`MountError::NotOurs`] when erolith did not mount it,
+/// [`crate::KernelError::Call`] with EBUSY while it is in use.
 pub fn umount(dir: &Path, options: UmountOptions) -> Result<MountEntry> {
     let entry = mounted_at(dir)?;
     if !options.force && !is_ours(&entry) {
         let (fs_type, from) = (entry.fs_type, entry.source.to_string_lossy().into_owned());
-        return Err(Error::NotOurs { dir: entry.mount_point, fs_type, from });
+        return Err(Error::Mount(MountError::NotOurs { dir: entry.mount_point, fs_type, from }));
     }
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, options.lazy);
@@ -41,7 +41,7 @@ pub fn umount(dir: &Path, options: UmountOptions) -> Result<MountEntry> {
 /// The line of the mount on top at `dir`, which must be its root.
 ///
 /// # Errors
-/// [`Error::NotMounted`], and [`Error::Kernel`] when `dir` cannot be opened.
+/// [`MountError::NotMounted`], and [`crate::KernelError::Call`] when `dir` cannot be opened.
 pub fn mounted_at(dir: &Path) -> Result<MountEntry> {
     let failed = Error::kernel_on("open", dir);
     let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -49,7 +49,7 @@ pub fn mounted_at(dir: &Path) -> Result<MountEntry> {
     let id = rustix::fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
         .map_err(&failed)?
         .stx_mnt_id;
-    let not_mounted = || Error::NotMounted { dir: dir.to_owned() };
+    let not_mounted = || Error::Mount(MountError::NotMounted { dir: dir.to_owned() });
     let place =
         std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))
             .unwrap_or_else(|_| PathBuf::from(dir));

@@ -15,7 +15,7 @@ use super::{Digest, Step, at_commit};
 use crate::fault::point;
 use crate::files::{failed, open_dir};
 use crate::sys::fs_verity::{self, Measured};
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result};
 
 /// The digest of an image, on its file. Only root can set it, and no container sees it.
 const NOTE: &str = "trusted.erolith.verity";
@@ -51,8 +51,8 @@ impl Protector {
     /// fails means that the image has to be made again: nothing is known of what reached the disk.
     ///
     /// # Errors
-    /// [`Error::Storage`], [`Error::Kernel`] when fs-verity cannot be enabled where it is required, and
-    /// [`Error::Unsealed`] when the kernel measures something else than what was written.
+    /// [`Error::Storage`], [`crate::KernelError::Call`] when fs-verity cannot be enabled where it is required, and
+    /// [`IntegrityError::FsVerity`] when the kernel measures something else than what was written.
     pub fn seal(
         self,
         file: File,
@@ -114,7 +114,7 @@ impl Protector {
     /// Refuses the image at `name`, open in `file`, when it is not the one that `pin` tells of.
     ///
     /// # Errors
-    /// [`Error::Unsealed`], and [`Error::Kernel`] when it cannot be measured.
+    /// [`IntegrityError::FsVerity`], and [`crate::KernelError::Call`] when it cannot be measured.
     pub(crate) fn require(self, file: &File, name: &Path, pin: Option<Pin>) -> Result<()> {
         if self.verity == FsVerityPolicy::Off {
             return Ok(());
@@ -246,7 +246,7 @@ fn noted(file: &File) -> Option<Digest> {
 }
 
 fn unsealed(name: &Path, fault: FsVerityMismatch) -> Error {
-    Error::Unsealed { image: name.display().to_string(), fault }
+    Error::Integrity(IntegrityError::FsVerity { image: name.display().to_string(), fault })
 }
 
 #[cfg(test)]

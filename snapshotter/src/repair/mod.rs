@@ -21,7 +21,7 @@ use crate::layerdir::record::{self, COMMITTING, RECORD};
 use crate::layerdir::{SNAPSHOTS, snapshot_id};
 use crate::service::{DATABASE, take};
 use crate::store::{Health, Store};
-use crate::{Error, Result};
+use crate::{Error, Result, ServiceError};
 
 use plan::LayerDirState;
 pub use plan::{Inconsistency, Plan, Problem};
@@ -59,18 +59,18 @@ impl Repair {
     /// no repair.
     ///
     /// # Errors
-    /// [`Error::InUse`] while a service has the root; [`Error::DatabaseSound`]; [`Error::Config`] where there are no
-    /// snapshots; [`Error::Storage`].
+    /// [`ServiceError::InUse`] while a service has the root; [`ServiceError::DatabaseSound`]; [`ServiceError::Config`]
+    /// where there are no snapshots; [`Error::Storage`].
     pub fn open(root: &Path, force: bool) -> Result<Self> {
         let snapshots = root.join(SNAPSHOTS);
         if stat(&snapshots)?.is_none() {
             let (value, reason) = (root.display().to_string(), "there are no snapshots in it");
-            return Err(Error::Config { setting: "root", value, reason });
+            return Err(Error::Service(ServiceError::Config { setting: "root", value, reason }));
         }
         let lock = take(root)?;
         let path = root.join(DATABASE);
         let health = match Store::health(&path) {
-            Err(error) if force => Health::Damaged(error.to_string()),
+            Err(error) if force => Health::Damaged(error.line()),
             other => other?,
         };
         let state = match health {
@@ -79,7 +79,7 @@ impl Repair {
             Health::Missing | Health::Blank | Health::Damaged(_) => None,
         };
         if let Some(state) = state.filter(|_| !force) {
-            return Err(Error::DatabaseSound { path, state });
+            return Err(Error::Service(ServiceError::DatabaseSound { path, state }));
         }
         let mut found = Vec::new();
         for name in names(&snapshots)? {

@@ -15,7 +15,7 @@ use crate::mounts;
 use crate::protect::{Digest, FsVerityState, Pin};
 use crate::service::{quarantine, root_parts};
 use crate::store::{Filters, Kind, Origin, OriginBlob, Store};
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result};
 
 /// How the media types of layers that are images begin, where they do not end in `.erofs`.
 const EROFS_LAYERS: &str = "application/vnd.erofs";
@@ -72,8 +72,8 @@ impl Scrub {
     /// Opens the root of a service, which may be running.
     ///
     /// # Errors
-    /// [`Error::Config`] where there is no root, and those of the database: one of an earlier version is left to the
-    /// daemon.
+    /// [`crate::ServiceError::Config`] where there is no root, and those of the database: one of an earlier version is
+    /// left to the daemon.
     pub fn open(root: &Path) -> Result<Self> {
         let (database, snapshots) = root_parts(root)?;
         let store = Store::open_beside(&database)?;
@@ -117,7 +117,7 @@ impl Scrub {
                 Some(reason) => Verdict::Quarantined(reason),
                 None => match self.judge(id, &path, &mut count) {
                     Ok(proof) => Verdict::Sound(proof),
-                    Err(error) => Verdict::Damaged(error.chain()),
+                    Err(error) => Verdict::Damaged(error.line()),
                 },
             };
             // What was removed or healed in the meantime is not to be judged by what was there.
@@ -166,7 +166,7 @@ fn own_blob(origin: &Origin) -> Option<&OriginBlob> {
 /// Refuses an image that is not the blob that it should be. One to which something was appended is held to nothing.
 fn require_blob(id: u64, path: &Path, blob: &OriginBlob) -> Result<Proof> {
     let name = || path.display().to_string();
-    let read = |source| Error::Read { image: name(), source };
+    let read = |source| Error::Integrity(IntegrityError::Read { image: name(), source });
     let mut file = layerdir::open_image(id, path)?;
     let len = file.metadata().map_err(read)?.len();
     if len > blob.size || !blob.digest.starts_with("sha256:") {
@@ -187,7 +187,7 @@ fn require_blob(id: u64, path: &Path, blob: &OriginBlob) -> Result<Proof> {
         return Ok(Proof::Digest);
     }
     let source = format!("its digest is sha256:{hex}, and that of its blob {}", blob.digest);
-    Err(Error::Check { image: name(), source: source.into() })
+    Err(Error::Integrity(IntegrityError::Check { image: name(), source: source.into() }))
 }
 
 /// What proves that the image at `path` is the one that `pin` tells of.
@@ -202,16 +202,18 @@ pub(crate) fn judge(
     let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
     let name = path.display().to_string();
     mounts::inspect(&name, &file, &[])?;
-    let read = |source| Error::Read { image: name.clone(), source };
+    let read = |source| Error::Integrity(IntegrityError::Read { image: name.clone(), source });
     let digest = Digest::of(&file, told).map_err(read)?;
     let report = check(&file, &[], &Limits::default()).map_err(read)?;
     if let Some(finding) = report.errors().next() {
-        return Err(Error::Check { image: name, source: finding.to_string().into() });
+        let source = finding.to_string().into();
+        return Err(Error::Integrity(IntegrityError::Check { image: name, source }));
     }
     let Some(pin) = pin else { return Ok(Proof::Structure) };
     let measured =
         if layerdir::is_link(path)? { None } else { FsVerityState::of(&file, path)?.measured };
-    pin.judge(digest, measured).map_err(|fault| Error::Unsealed { image: name, fault })?;
+    pin.judge(digest, measured)
+        .map_err(|fault| Error::Integrity(IntegrityError::FsVerity { image: name, fault }))?;
     Ok(if measured.is_some() { Proof::Verity } else { Proof::Digest })
 }
 

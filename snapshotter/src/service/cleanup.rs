@@ -35,7 +35,7 @@ impl Snapshotter {
         point("cleanup.after_aside")?;
         for name in names(&self.snapshots)?.iter().filter(|name| name.starts_with(GONE)) {
             if let Err(error) = self.discard(&self.snapshots.join(name)) {
-                tracing::warn!(error = error.chain(), "left for the next cleanup");
+                tracing::warn!(error = error.line(), "left for the next cleanup");
             }
         }
         point("cleanup.after_delete")?;
@@ -96,7 +96,7 @@ impl Snapshotter {
                 continue;
             }
             if let Err(error) = self.set_aside(&dir) {
-                tracing::warn!(error = error.chain(), "left for the next cleanup");
+                tracing::warn!(error = error.line(), "left for the next cleanup");
             }
         }
         Ok(())

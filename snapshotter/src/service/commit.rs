@@ -43,7 +43,7 @@ use crate::layerdir::{self, CONVERTED, IMAGE, RWLAYER, UPPER, WORK, record};
 use crate::mounts;
 use crate::protect::{self, Protector};
 use crate::store::{Content, Entry, Kind, Labels, Snapshot, now, without_empty};
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result, ServiceError};
 
 /// How far the times that a kernel gives to files may be behind the clock, in nanoseconds: they count its ticks.
 const TICK: i64 = 100_000_000;
@@ -82,8 +82,8 @@ impl Snapshotter {
     /// the one it gets (rebase). The labels are those of the layer; what the snapshot had is forgotten.
     ///
     /// # Errors
-    /// Those of containerd's `storage.CommitActive`; [`Error::Truncated`] or [`Error::NotErofs`] for an image that a
-    /// differ left unfinished; [`Error::Convert`]. The snapshot is as it was then.
+    /// Those of containerd's `storage.CommitActive`; [`IntegrityError::Truncated`] or [`IntegrityError::NotErofs`] for
+    /// an image that a differ left unfinished; [`ServiceError::Convert`]. The snapshot is as it was then.
     pub fn commit(&self, name: &str, key: &str, parent: &str, labels: &Labels) -> Result<()> {
         let labels = unpack::obeyed(labels);
         let labels = labels.as_ref();
@@ -100,13 +100,17 @@ impl Snapshotter {
         let content = ready.as_ref().map_or_else(Content::default, Ready::content);
         let committed = self.store.commit(name, key, parent, labels, content, &mut |snapshot| {
             let is_same = ready.as_ref().is_some_and(|ready| ready.is_of(snapshot));
-            if is_same { Ok(()) } else { Err(Error::Raced { key: key.to_owned() }) }
+            if is_same {
+                Ok(())
+            } else {
+                Err(Error::Service(ServiceError::Raced { key: key.to_owned() }))
+            }
         });
         if let (Err(_), Some(ready)) = (&committed, &ready)
             && let Err(error) = ready.undo(&self.dir(ready.entry.id))
         {
             tracing::warn!(
-                error = error.chain(),
+                error = error.line(),
                 "an image that was not committed is left for the next commit"
             );
         }
@@ -136,12 +140,12 @@ impl Snapshotter {
         self.forget_origin(id);
         self.protect_from_hands(id);
         if let Err(error) = record::adopt(&self.dir(id)) {
-            tracing::warn!(error = error.chain(), "a record is left for the next start");
+            tracing::warn!(error = error.line(), "a record is left for the next start");
         }
         if ready.is_converted
             && let Err(error) = self.finish_commit(id)
         {
-            tracing::warn!(error = error.chain(), "an upper directory is left for the next start");
+            tracing::warn!(error = error.line(), "an upper directory is left for the next start");
         }
     }
 
@@ -225,7 +229,7 @@ impl Snapshotter {
             return;
         }
         if let Err(error) = protect::set_immutable(&self.dir(id).join(IMAGE)) {
-            tracing::warn!(error = error.chain(), "an image is not immutable");
+            tracing::warn!(error = error.line(), "an image is not immutable");
         }
     }
 
@@ -307,8 +311,10 @@ fn convert(
     let built = build(file.file(), dir_fd, dir, changed, wanted);
     let Protected { digest, verity } = built.map_err(|error| match error {
         Fill::Storage(error) => error,
-        Fill::Image(source) => Error::Convert { id, source },
-        Fill::Tree(source) => Error::Verity { image: image.display().to_string(), source },
+        Fill::Image(source) => Error::Service(ServiceError::Convert { id, source }),
+        Fill::Tree(fault) => {
+            Error::Integrity(IntegrityError::DmVerity { image: image.display().to_string(), fault })
+        }
     })?;
     point("commit.after_convert")?;
     if let Some(tree) = verity {

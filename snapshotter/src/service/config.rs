@@ -10,7 +10,7 @@ use crate::mounts::Backing;
 use crate::protect::FsVerityPolicy;
 use crate::uppers::LimitBy;
 use crate::verity::DmVerity;
-use crate::{Error, Result};
+use crate::{Error, Result, ServiceError};
 
 /// What kind of mounts containerd is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -85,18 +85,18 @@ impl Config {
         for (setting, dir) in dirs.into_iter().chain(self.caches.iter().map(|dir| ("cache", dir))) {
             check_path(dir).map_err(|reason| {
                 let value = dir.display().to_string();
-                Error::Config { setting, value, reason }
+                Error::Service(ServiceError::Config { setting, value, reason })
             })?;
         }
         if let (FsVerityPolicy::Required, Some(cache)) = (self.verity, self.caches.first()) {
             let value = cache.display().to_string();
             let reason = "what lies there is not erolith's to seal, and fs-verity is required";
-            return Err(Error::Config { setting: "cache", value, reason });
+            return Err(Error::Service(ServiceError::Config { setting: "cache", value, reason }));
         }
         for option in &self.overlay_options {
             check_option(option).map_err(|reason| {
                 let value = option.clone();
-                Error::Config { setting: "overlay option", value, reason }
+                Error::Service(ServiceError::Config { setting: "overlay option", value, reason })
             })?;
         }
         if self.default_size > 0 {

@@ -36,7 +36,7 @@ impl Drop for Fresh<'_> {
         if !self.is_placed
             && let Err(error) = self.service.discard(&self.path)
         {
-            tracing::warn!(error = error.chain(), "a new directory is left for the next cleanup");
+            tracing::warn!(error = error.line(), "a new directory is left for the next cleanup");
         }
     }
 }
@@ -64,10 +64,7 @@ impl Snapshotter {
                 if fresh.has_content
                     && let Err(error) = self.heal(&fresh.path)
                 {
-                    tracing::warn!(
-                        error = error.chain(),
-                        "a damaged layer could not be made whole"
-                    );
+                    tracing::warn!(error = error.line(), "a damaged layer could not be made whole");
                 }
             }
             // With a layer there is nothing to write to.
@@ -84,7 +81,7 @@ impl Snapshotter {
         mounts.and_then(|()| self.arrays(&snapshot, maps.as_ref())).inspect_err(|_| {
             // A failed request leaves nothing: the same key can be tried again.
             if let Err(error) = self.forget(key) {
-                tracing::warn!(error = error.chain(), key, "a snapshot without mounts is left");
+                tracing::warn!(error = error.line(), key, "a snapshot without mounts is left");
             }
         })
     }
@@ -240,7 +237,7 @@ fn is_whole(path: &Path) -> bool {
     match mounts::inspect(&path.display().to_string(), &file, &[]) {
         Ok(_) => true,
         Err(error) => {
-            tracing::warn!(error = error.chain(), "a cached layer is passed over");
+            tracing::warn!(error = error.line(), "a cached layer is passed over");
             false
         }
     }

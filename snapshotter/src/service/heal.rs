@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::Snapshotter;
 use super::integrity::known;
+use crate::IntegrityError;
 use crate::fault::point;
 use crate::files::{failed, stat, sync_dir};
 use crate::layerdir::snapshot_id;
@@ -93,8 +94,8 @@ impl Snapshotter {
     /// damaged layer that had the same digest gets that image, too.
     ///
     /// # Errors
-    /// [`Error::Unsealed`] when the image does not have the digest that the layer was committed with; the layer stays
-    /// quarantined then. [`Error::Gone`], [`Error::Storage`], and those of the database.
+    /// [`IntegrityError::FsVerity`] when the image does not have the digest that the layer was committed with; the
+    /// layer stays quarantined then. [`IntegrityError::Gone`], [`Error::Storage`], and those of the database.
     pub fn healed(&self, id: u64) -> Result<()> {
         let dir = self.dir(id);
         let image = dir.join(IMAGE);
@@ -130,7 +131,7 @@ impl Snapshotter {
             return Ok(false);
         }
         if let Err(error) = scrub::judge(id, &damaged, None, &mut |_| {}) {
-            tracing::debug!(id, error = error.chain(), "the image in the cache is not sound");
+            tracing::debug!(id, error = error.line(), "the image in the cache is not sound");
             return Ok(false);
         }
         match rustix::fs::rename(&damaged, dir.join(IMAGE)) {
@@ -147,9 +148,9 @@ fn same(image: &Path, pinned: Pin) -> Result<Pin> {
     let measured = found.map(|pin| pin.digest);
     match found {
         Some(found) if found.digest == pinned.digest => Ok(found),
-        _ => Err(Error::Unsealed {
+        _ => Err(Error::Integrity(IntegrityError::FsVerity {
             image: image.display().to_string(),
             fault: FsVerityMismatch::Changed { pinned: pinned.digest, measured },
-        }),
+        })),
     }
 }

@@ -19,7 +19,7 @@ use crate::layerdir::{self, IMAGE, Images, record};
 use crate::lowers::Layers;
 use crate::protect::{Digest, FsVerityState, Pin};
 use crate::store::Store;
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result};
 
 impl Snapshotter {
     /// Gives the image in the directory `dir`, which has just come in, to every damaged layer that had the same digest.
@@ -65,7 +65,7 @@ impl Snapshotter {
 
     fn damaged(&self, id: u64, reason: String) -> Error {
         let name = self.store.name_of(id).ok().flatten().unwrap_or_default();
-        Error::Damaged { id, name, reason }
+        Error::Integrity(IntegrityError::Damaged { id, name, reason })
     }
 }
 
@@ -94,12 +94,18 @@ pub(crate) fn quarantine(
 /// that was kept, may have got one.
 fn require_tree(image: &Path, pinned: Option<Sidecar>) -> Result<()> {
     let Some(pinned) = pinned else { return Ok(()) };
-    let other = |found| Error::Sidecar { image: image.display().to_string(), pinned, found };
+    let other = |found| {
+        Error::Integrity(IntegrityError::Sidecar {
+            image: image.display().to_string(),
+            pinned,
+            found,
+        })
+    };
     match layerdir::read_sidecar(image) {
         Ok(Some(found)) if found == pinned => Ok(()),
         Ok(found) => Err(other(found)),
         // It is there, and says nothing.
-        Err(Error::Verity { .. }) => Err(other(None)),
+        Err(Error::Integrity(IntegrityError::DmVerity { .. })) => Err(other(None)),
         Err(error) => Err(error),
     }
 }
@@ -135,7 +141,7 @@ impl<'s> CheckedLayers<'s> {
     pub(super) fn quarantine(&self, error: Error) -> Error {
         let Some(id) = self.failed.get().filter(|_| error.is_damage()) else { return error };
         let Snapshotter { store, images, lowers, .. } = self.service;
-        let reason = error.chain();
+        let reason = error.line();
         let is_layer = quarantine(store, images, &self.service.dir(id), id, &reason)
             .and_then(|is_layer| lowers.forget(id).map(|()| is_layer));
         match is_layer {
@@ -146,7 +152,7 @@ impl<'s> CheckedLayers<'s> {
             // An active snapshot whose differ can write its layer again.
             Ok(false) => error,
             Err(other) => {
-                tracing::error!(id, error = %other, "a damaged layer could not be quarantined");
+                tracing::error!(id, error = %other.line(), "a damaged layer could not be quarantined");
                 error
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::store::Labels;
 use crate::uppers::MIN_LIMIT;
-use crate::{Error, Result};
+use crate::{Error, LimitError, Result};
 
 use super::labels::{SIZE_LABEL, is_unpack};
 
@@ -29,7 +29,7 @@ pub(super) fn of(key: &str, labels: &Labels, default: u64) -> Option<u64> {
         Err(error) => {
             let limit = default.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} bytes"));
             tracing::warn!(
-                error = error.chain(),
+                error = error.line(),
                 key,
                 limit,
                 "the default limit of writable layers is used instead"
@@ -47,7 +47,9 @@ fn is_unpacked_into(key: &str, labels: &Labels) -> bool {
 }
 
 fn parse(value: &str) -> Result<u64> {
-    let refuse = |reason| Error::Limit { what: SIZE_LABEL, value: value.to_owned(), reason };
+    let refuse = |reason| {
+        Error::Limit(LimitError::BadSize { what: SIZE_LABEL, value: value.to_owned(), reason })
+    };
     // `str::parse` would take a sign.
     if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
         return Err(refuse("not a number of bytes in decimal digits"));
@@ -62,7 +64,8 @@ fn parse(value: &str) -> Result<u64> {
 
 /// Refuses what no writable layer can be limited to. `what` is the label or setting.
 pub(super) fn check(what: &'static str, bytes: u64) -> Result<()> {
-    let refuse = |reason| Err(Error::Limit { what, value: bytes.to_string(), reason });
+    let refuse =
+        |reason| Err(Error::Limit(LimitError::BadSize { what, value: bytes.to_string(), reason }));
     match bytes {
         0..MIN_LIMIT => refuse("less than the 16 MiB that the smallest writable layer has"),
         MIN_LIMIT..=MAX_LIMIT => Ok(()),

@@ -47,6 +47,7 @@ use crate::files::{ensure_dir, open_dir, open_dir_if_there, stat, sync_dir};
 use crate::layerdir::{self, Images, record};
 use crate::lowers::LowerMounts;
 use crate::protect::{self, FsVerityPolicy, Protector};
+use crate::store::SnapshotError;
 use crate::store::{self, Filters, Info, Kind, Labels, Origin, Store, UpdateMask, Usage};
 use crate::{Error, Result};
 
@@ -107,8 +108,8 @@ impl Snapshotter {
     /// Opens the root, which is made if need be, and puts right what an earlier process left half-done.
     ///
     /// # Errors
-    /// [`Error::InUse`] when another daemon has the root or the state directory, [`Error::Config`],
-    /// [`Error::DatabaseMissing`], and what storage gives.
+    /// [`crate::ServiceError::InUse`] when another daemon has the root or the state directory,
+    /// [`crate::ServiceError::Config`], [`crate::ServiceError::DatabaseMissing`], and what storage gives.
     pub fn open(config: Config) -> Result<Self> {
         config.validate()?;
         let root = &config.root;
@@ -161,8 +162,8 @@ impl Snapshotter {
     /// written to it.
     ///
     /// # Errors
-    /// Those of containerd's `storage.CreateSnapshot`, [`Error::IdMap`], and whatever keeps it from being limited or its
-    /// parents from being mounted; nothing is left of it then.
+    /// Those of containerd's `storage.CreateSnapshot`, [`crate::ServiceError::IdMap`], and whatever keeps it from being
+    /// limited or its parents from being mounted; nothing is left of it then.
     pub fn prepare(&self, key: &str, parent: &str, labels: &Labels) -> Result<Vec<Mount>> {
         self.create(Kind::Active, key, parent, labels, None)
     }
@@ -220,7 +221,9 @@ impl Snapshotter {
     pub fn stat(&self, key: &str) -> Result<Info> {
         let info = self.store.info(key)?;
         if info.kind == Kind::Committed && self.store.is_broken(key)? {
-            return Err(store::Error::NotFound { key: key.to_owned() }.into());
+            return Err(
+                store::Error::Snapshot(SnapshotError::NotFound { key: key.to_owned() }).into()
+            );
         }
         Ok(info)
     }
@@ -276,7 +279,7 @@ impl Snapshotter {
             };
             match self.usage(&name) {
                 Ok(more) => *of = usage::sum(*of, more),
-                Err(Error::Store(store::Error::NotFound { .. })) => {}
+                Err(Error::Store(store::Error::Snapshot(SnapshotError::NotFound { .. }))) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -9,7 +9,7 @@ use crate::mounts::inspect;
 use crate::store::{Kind, Snapshot};
 use crate::uppers::Upper;
 use crate::verity;
-use crate::{Error, Result};
+use crate::{Error, Result, ServiceError};
 
 use super::config::Profile;
 use super::integrity::CheckedLayers;
@@ -25,7 +25,7 @@ impl Snapshotter {
     /// What to mount for an active snapshot or a view. Layers that are not mounted, as after a reboot, are.
     ///
     /// # Errors
-    /// `NotFound`, [`Error::Committed`], and whatever keeps its parents from being mounted.
+    /// `NotFound`, [`ServiceError::Committed`], and whatever keeps its parents from being mounted.
     pub fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
         let (snapshot, maps) = self.in_use(key)?;
         self.arrays(&snapshot, maps.as_ref())
@@ -59,7 +59,7 @@ impl Snapshotter {
     fn in_use(&self, key: &str) -> Result<(Snapshot, Option<IdMaps>)> {
         let snapshot = self.store.snapshot(key)?;
         if snapshot.kind == Kind::Committed {
-            return Err(Error::Committed { key: key.to_owned() });
+            return Err(Error::Service(ServiceError::Committed { key: key.to_owned() }));
         }
         let maps = IdMaps::from_labels(&snapshot.labels)?;
         Ok((snapshot, maps))

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::Snapshotter;
 use crate::lowers::IdMaps;
 use crate::store::Labels;
+use crate::store::SnapshotError;
 use crate::{Error, Result};
 
 /// What a parent is to a container that has maps.
@@ -33,8 +34,8 @@ impl Snapshotter {
     /// made for these maps there are none.
     ///
     /// # Errors
-    /// [`Error::IdMap`] for labels that are no maps, and on a copy that containerd made for others. What the database
-    /// gives.
+    /// [`crate::ServiceError::IdMap`] for labels that are no maps, and on a copy that containerd made for others. What
+    /// the database gives.
     pub(super) fn maps_on<'l>(
         &self,
         parent: &str,
@@ -63,7 +64,9 @@ impl Snapshotter {
         // The call that makes the snapshot answers that there is none.
         match self.store.info(parent) {
             Ok(info) => Ok(kind(own_name(parent), own_name(&info.parent), maps)),
-            Err(Error::Store(crate::store::Error::NotFound { .. })) => Ok(Parent::Image),
+            Err(Error::Store(crate::store::Error::Snapshot(SnapshotError::NotFound {
+                ..
+            }))) => Ok(Parent::Image),
             Err(error) => Err(error),
         }
     }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::files::{failed, names, replace, stat};
 use crate::layerdir::{SNAPSHOTS, snapshot_id};
 use crate::store::Store;
-use crate::{Error, Result};
+use crate::{Error, IntegrityError, Result, ServiceError};
 
 const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
@@ -32,11 +32,11 @@ pub(crate) fn take(root: &Path) -> Result<File> {
             let is_ours = |name: &String| [LOCK, DATABASE, SNAPSHOTS].contains(&name.as_str());
             let names = names(root)?;
             if !names.is_empty() && !names.iter().any(is_ours) {
-                return Err(Error::Config {
+                return Err(Error::Service(ServiceError::Config {
                     setting: "root",
                     value: root.display().to_string(),
                     reason: "open to others, and holds files that are not erolith's",
-                });
+                }));
             }
             rustix::fs::chmod(root, Mode::from_raw_mode(0o700))
                 .map_err(failed("setting the mode of", root))?;
@@ -58,7 +58,7 @@ fn lock(root: &Path) -> Result<File> {
             let mut text = String::new();
             // Only for the message: the lock counts, not what is written there.
             let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(Error::InUse { dir: root.to_owned(), pid });
+            return Err(Error::Service(ServiceError::InUse { dir: root.to_owned(), pid }));
         }
         Err(errno) => return Err(failed("locking", &path)(errno)),
     }
@@ -88,14 +88,18 @@ pub(crate) fn parts(root: &Path) -> Result<(PathBuf, PathBuf)> {
     require_database(root)?;
     if stat(&database)?.is_none() {
         let value = root.display().to_string();
-        return Err(Error::Config { setting: "root", value, reason: "there is no database in it" });
+        return Err(Error::Service(ServiceError::Config {
+            setting: "root",
+            value,
+            reason: "there is no database in it",
+        }));
     }
     Ok((database, snapshots))
 }
 
 /// fs-verity is required, and this is what came of trying it.
 pub(super) fn no_verity(dir: &Path, error: &Error) -> Error {
-    Error::NoVerity { dir: dir.to_owned(), reason: error.chain() }
+    Error::Integrity(IntegrityError::NoFsVerity { dir: dir.to_owned(), reason: error.line() })
 }
 
 /// Refuses a root whose database was lost, or has nothing in it: with a new one every snapshot there would be taken for
@@ -105,7 +109,7 @@ pub(super) fn require_database(root: &Path) -> Result<()> {
     if !Store::is_there(&root.join(DATABASE))
         && names(&root.join(SNAPSHOTS))?.iter().any(is_snapshot)
     {
-        return Err(Error::DatabaseMissing { root: root.to_owned() });
+        return Err(Error::Service(ServiceError::DatabaseMissing { root: root.to_owned() }));
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::api_mounts::Mount;
 use crate::layerdir::{self, MARKER};
 use crate::lowers::IdMaps;
 use crate::store::{Kind, Labels};
-use crate::{Error, Result};
+use crate::{Error, Result, ServiceError};
 
 /// What a container wrote.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ impl Snapshotter {
     /// layer is unmounted: it would go on to show the old one.
     ///
     /// # Errors
-    /// [`Error::Finished`] for one of our directories whose snapshot is not active: containers may be running on its
-    /// layer. What the database gives.
+    /// [`ServiceError::Finished`] for one of our directories whose snapshot is not active: containers may be running on
+    /// its layer. What the database gives.
     pub fn layer_dir(&self, mounts: &[Mount]) -> Result<Option<PathBuf>> {
         let Some(dir) = layerdir::of_mounts(mounts).or_else(|| self.mounted(mounts)) else {
             return Ok(None);
@@ -48,8 +48,8 @@ impl Snapshotter {
     /// is not ours.
     ///
     /// # Errors
-    /// [`Error::Finished`] for one of our directories whose snapshot is not active, [`Error::Gone`], and what mounting
-    /// gives.
+    /// [`ServiceError::Finished`] for one of our directories whose snapshot is not active,
+    /// [`crate::IntegrityError::Gone`], and what mounting gives.
     pub fn written_in(&self, dir: &Path) -> Result<Option<UpperChanges>> {
         let Some(id) = self.require_active(dir)? else { return Ok(None) };
         self.written(id, &self.store.labels_of(id)?).map(Some)
@@ -71,7 +71,7 @@ impl Snapshotter {
         let kind = id.map(|id| self.store.kind_of(id)).transpose()?.flatten();
         match (id, kind) {
             (Some(id), Some(Kind::Active)) => Ok(Some(id)),
-            _ => Err(Error::Finished { dir: dir.to_owned() }),
+            _ => Err(Error::Service(ServiceError::Finished { dir: dir.to_owned() })),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::layerdir::{self, IMAGE};
 use crate::lowers::IdMaps;
 use crate::mounts::plan::MAX_LAYERS;
 use crate::store::{FoundSnapshot, Kind, Labels};
-use crate::{Error, Result};
+use crate::{Error, MountError, Result};
 
 use super::labels::{DIFF_ID_LABEL, PARENT_CHAIN_LABEL, REF_LABEL, SIZE_LABEL, is_unpack};
 
@@ -102,7 +102,8 @@ impl Snapshotter {
     /// The layers below the active snapshot `id`, as far as they are there now.
     ///
     /// # Errors
-    /// [`Error::Damaged`] for a layer that cannot be used, [`Error::TooManyLayers`], and what the database gives.
+    /// [`crate::IntegrityError::Damaged`] for a layer that cannot be used, [`MountError::TooManyLayers`], and what the
+    /// database gives.
     pub fn layers_below(&self, id: u64) -> Result<ParentChain> {
         let Some(entry) = self.store.entry(id)? else {
             return Ok(ParentChain::Complete(Vec::new()));
@@ -112,7 +113,10 @@ impl Snapshotter {
         let mut ids = Vec::new();
         while let Some(chain) = next {
             if ids.len() > MAX_LAYERS {
-                return Err(Error::TooManyLayers { count: ids.len(), limit: MAX_LAYERS });
+                return Err(Error::Mount(MountError::TooManyLayers {
+                    count: ids.len(),
+                    limit: MAX_LAYERS,
+                }));
             }
             let found = self.ends_of(&chain, namespace)?;
             let (key, nearest) = match self.whole(&found)? {

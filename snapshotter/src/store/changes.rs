@@ -4,7 +4,7 @@
 use rusqlite::{Connection, params};
 
 use super::connection::Ids;
-use super::error::{Error, Result};
+use super::error::{Error, Result, SnapshotError};
 use super::rows::{Record, chain, find, get, integer, labels_of, set_labels};
 use super::seals::{put_origin, put_seal, put_tree};
 use super::types::{Content, Info, Kind, Labels, Snapshot, Timestamp, UpdateMask, now};
@@ -18,8 +18,9 @@ impl Store {
     /// and the id does not come again.
     ///
     /// # Errors
-    /// [`Error::EmptyKey`], [`Error::NotCreatable`], [`Error::ParentNotFound`], [`Error::ParentNotCommitted`],
-    /// [`Error::AlreadyExists`], those of `place`, and those of the database.
+    /// [`SnapshotError::EmptyKey`], [`SnapshotError::NotCreatable`], [`SnapshotError::ParentNotFound`],
+    /// [`SnapshotError::ParentNotCommitted`], [`SnapshotError::AlreadyExists`], those of `place`, and those of the
+    /// database.
     pub fn create(
         &self,
         kind: Kind,
@@ -29,10 +30,12 @@ impl Store {
         place: &mut dyn FnMut(&Snapshot) -> crate::Result<()>,
     ) -> crate::Result<Snapshot> {
         if key.is_empty() {
-            return Err(Error::EmptyKey.into());
+            return Err(Error::Snapshot(SnapshotError::EmptyKey).into());
         }
         if kind == Kind::Committed {
-            return Err(Error::NotCreatable { key: key.to_owned(), kind }.into());
+            return Err(
+                Error::Snapshot(SnapshotError::NotCreatable { key: key.to_owned(), kind }).into()
+            );
         }
         self.write_new(|tx, ids| {
             let snapshot = insert(tx, ids, kind, key, parent, without_empty(labels))?;
@@ -47,9 +50,9 @@ impl Store {
     /// `place` as in [`Self::create`].
     ///
     /// # Errors
-    /// [`Error::EmptyKey`], [`Error::AlreadyExists`] for the name, [`Error::NotFound`] for the key,
-    /// [`Error::NotActive`], [`Error::ParentDiffers`], [`Error::ParentNotFound`], [`Error::RebaseNotCommitted`],
-    /// those of `place`, and those of the database.
+    /// [`SnapshotError::EmptyKey`], [`SnapshotError::AlreadyExists`] for the name, [`SnapshotError::NotFound`] for the
+    /// key, [`SnapshotError::NotActive`], [`SnapshotError::ParentDiffers`], [`SnapshotError::ParentNotFound`],
+    /// [`SnapshotError::RebaseNotCommitted`], those of `place`, and those of the database.
     pub fn commit(
         &self,
         name: &str,
@@ -60,7 +63,7 @@ impl Store {
         place: &mut dyn FnMut(&Snapshot) -> crate::Result<()>,
     ) -> crate::Result<Snapshot> {
         if name.is_empty() {
-            return Err(Error::EmptyKey.into());
+            return Err(Error::Snapshot(SnapshotError::EmptyKey).into());
         }
         self.write(|tx| {
             let snapshot = turn(tx, name, key, parent, without_empty(labels), content.into())?;
@@ -72,7 +75,7 @@ impl Store {
     /// Sets what `mask` names to what `labels` has.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::BadFieldPath`], and those of the database.
+    /// [`SnapshotError::NotFound`], [`SnapshotError::BadFieldPath`], and those of the database.
     pub fn update(&self, name: &str, labels: &Labels, mask: &UpdateMask) -> crate::Result<Info> {
         self.write(|tx| Ok(relabel(tx, name, labels, mask)?))
     }
@@ -80,7 +83,7 @@ impl Store {
     /// Forgets a snapshot. Its directory is left to cleanup.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::HasChildren`], and those of the database.
+    /// [`SnapshotError::NotFound`], [`SnapshotError::HasChildren`], and those of the database.
     pub fn remove(&self, key: &str) -> crate::Result<Snapshot> {
         self.write(|tx| Ok(delete(tx, key)?))
     }
@@ -99,7 +102,7 @@ fn insert(
         _ => Some(new_parent(conn, key, parent)?),
     };
     if find(conn, key)?.is_some() {
-        return Err(Error::AlreadyExists { key: key.to_owned() });
+        return Err(Error::Snapshot(SnapshotError::AlreadyExists { key: key.to_owned() }));
     }
     let (id, created) = (ids.take()?, now());
     conn.prepare_cached(sql::INSERT)?.execute(params![
@@ -118,9 +121,11 @@ fn insert(
 fn new_parent(conn: &Connection, key: &str, parent: &str) -> Result<u64> {
     let (key, named) = (key.to_owned(), parent.to_owned());
     match find(conn, parent)? {
-        None => Err(Error::ParentNotFound { key, parent: named }),
+        None => Err(Error::Snapshot(SnapshotError::ParentNotFound { key, parent: named })),
         Some(Record { kind: Kind::Committed, id, .. }) => Ok(id),
-        Some(Record { kind, .. }) => Err(Error::ParentNotCommitted { key, parent: named, kind }),
+        Some(Record { kind, .. }) => {
+            Err(Error::Snapshot(SnapshotError::ParentNotCommitted { key, parent: named, kind }))
+        }
     }
 }
 
@@ -133,22 +138,25 @@ fn turn(
     content: Content,
 ) -> Result<Snapshot> {
     if find(conn, name)?.is_some() {
-        return Err(Error::AlreadyExists { key: name.to_owned() });
+        return Err(Error::Snapshot(SnapshotError::AlreadyExists { key: name.to_owned() }));
     }
     let record = get(conn, key)?;
     if record.kind != Kind::Active {
-        return Err(Error::NotActive { key: key.to_owned(), kind: record.kind });
+        return Err(Error::Snapshot(SnapshotError::NotActive {
+            key: key.to_owned(),
+            kind: record.kind,
+        }));
     }
     let above = match (record.parent_id(), parent) {
         (kept, "") => kept,
         (None, given) => Some(rebase_parent(conn, key, given)?),
         (kept, given) if given == record.parent_key() => kept,
         (_, given) => {
-            return Err(Error::ParentDiffers {
+            return Err(Error::Snapshot(SnapshotError::ParentDiffers {
                 key: key.to_owned(),
                 parent: record.parent_key().to_owned(),
                 given: given.to_owned(),
-            });
+            }));
         }
     };
     let time = content.time.unwrap_or_else(now);
@@ -179,9 +187,11 @@ fn turn(
 fn rebase_parent(conn: &Connection, key: &str, parent: &str) -> Result<u64> {
     let (key, named) = (key.to_owned(), parent.to_owned());
     match find(conn, parent)? {
-        None => Err(Error::ParentNotFound { key, parent: named }),
+        None => Err(Error::Snapshot(SnapshotError::ParentNotFound { key, parent: named })),
         Some(Record { kind: Kind::Committed, id, .. }) => Ok(id),
-        Some(Record { kind, .. }) => Err(Error::RebaseNotCommitted { key, parent: named, kind }),
+        Some(Record { kind, .. }) => {
+            Err(Error::Snapshot(SnapshotError::RebaseNotCommitted { key, parent: named, kind }))
+        }
     }
 }
 
@@ -200,7 +210,10 @@ fn delete(conn: &Connection, key: &str) -> Result<Snapshot> {
     let mut children = conn.prepare_cached(sql::CHILD_OF)?;
     let mut rows = children.query([integer(record.id)])?;
     if let Some(row) = rows.next()? {
-        return Err(Error::HasChildren { key: key.to_owned(), child: row.get(0)? });
+        return Err(Error::Snapshot(SnapshotError::HasChildren {
+            key: key.to_owned(),
+            child: row.get(0)?,
+        }));
     }
     let snapshot = record.snapshot(conn)?;
     conn.prepare_cached(sql::DELETE)?.execute([integer(record.id)])?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::error::{Error, Result};
+use super::error::{DatabaseError, Error, Result};
 use super::{schema, sql};
 
 /// How long a connection waits for a lock of another process, such as somebody's `sqlite3`.
@@ -73,7 +73,7 @@ impl Writer {
     /// Opens the database, makes it when there is none, and checks it.
     ///
     /// # Errors
-    /// [`Error::TooNew`] before anything is changed; [`Error::Corrupt`].
+    /// [`DatabaseError::TooNew`] before anything is changed; [`DatabaseError::Corrupt`].
     pub(super) fn open(path: &Path) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
@@ -103,7 +103,7 @@ impl Writer {
         let conn = Connection::open_with_flags(path, flags)?;
         configure(&conn)?;
         if schema::look(&conn)? != schema::SchemaState::Ours {
-            return Err(Error::TooOld { path: PathBuf::new() });
+            return Err(Error::Database(DatabaseError::TooOld { path: PathBuf::new() }));
         }
         conn.pragma_update(None, "synchronous", "FULL")?;
         Ok(Self { conn, ids: Ids { next: 0, end: 0 }, is_syncing: true })
@@ -280,9 +280,9 @@ fn configure(conn: &Connection) -> Result<()> {
 /// Makes the name of a new database as durable as its content.
 fn sync_directory(path: &Path) -> Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|source| Error::Directory { path: parent.to_path_buf(), source })
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(|source| {
+        Error::Database(DatabaseError::Directory { path: parent.to_path_buf(), source })
+    })
 }
 
 /// Locks. A thread that panicked left its transaction undone, so what it guarded is whole.

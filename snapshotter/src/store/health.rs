@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::connection::look_only;
-use super::error::Error;
+use super::error::{DatabaseError, Error};
 use super::{Store, schema};
 
 /// What there is at the path of a database.
@@ -53,8 +53,10 @@ fn judge(path: &Path, is_thorough: bool) -> Result<Health, Error> {
     match looked.map_err(|error| error.located(path)) {
         Ok(schema::SchemaState::Nothing) => Ok(Health::Blank),
         Ok(schema::SchemaState::Ours) => Ok(Health::Sound),
-        Ok(schema::SchemaState::Older) | Err(Error::TooNew { .. }) => Ok(Health::OtherVersion),
-        Err(Error::Corrupt { reason, .. }) => Ok(Health::Damaged(reason)),
+        Ok(schema::SchemaState::Older) | Err(Error::Database(DatabaseError::TooNew { .. })) => {
+            Ok(Health::OtherVersion)
+        }
+        Err(Error::Database(DatabaseError::Corrupt { reason, .. })) => Ok(Health::Damaged(reason)),
         Err(error) => Err(error),
     }
 }

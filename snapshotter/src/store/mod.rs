@@ -32,7 +32,7 @@ use std::sync::Mutex;
 
 use rusqlite::Connection;
 
-pub use self::error::Error;
+pub use self::error::{DatabaseError, Error, SnapshotError};
 pub use self::filters::Filters;
 pub use self::health::Health;
 pub(crate) use self::types::now;
@@ -58,7 +58,8 @@ impl Store {
     /// process works on the same root.
     ///
     /// # Errors
-    /// [`Error::TooNew`], before anything is changed; [`Error::Corrupt`] for damaged files and those of others.
+    /// [`crate::store::DatabaseError::TooNew`], before anything is changed; [`crate::store::DatabaseError::Corrupt`]
+    /// for damaged files and those of others.
     pub fn open(path: &Path) -> crate::Result<Self> {
         let writer = Writer::open(path).map_err(|e| e.located(path))?;
         Ok(Self {
@@ -71,7 +72,8 @@ impl Store {
     /// Opens a database that is there, of this version, and that another process may be working on.
     ///
     /// # Errors
-    /// As [`Self::open`]; [`Error::TooOld`] for one that the daemon has to bring up to date first.
+    /// As [`Self::open`]; [`crate::store::DatabaseError::TooOld`] for one that the daemon has to bring up to date
+    /// first.
     pub(crate) fn open_beside(path: &Path) -> crate::Result<Self> {
         let writer = Writer::open_beside(path).map_err(|e| e.located(path))?;
         Ok(Self {

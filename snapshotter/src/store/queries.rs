@@ -14,7 +14,7 @@ impl Store {
     /// A snapshot of any kind, with its chain.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and those of the database.
+    /// [`crate::store::SnapshotError::NotFound`], and those of the database.
     pub fn snapshot(&self, key: &str) -> crate::Result<Snapshot> {
         self.read(|conn| get(conn, key)?.snapshot(conn))
     }
@@ -61,7 +61,7 @@ impl Store {
     /// What `Stat` says of a snapshot.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and those of the database.
+    /// [`crate::store::SnapshotError::NotFound`], and those of the database.
     pub fn info(&self, key: &str) -> crate::Result<Info> {
         self.read(|conn| {
             let record = get(conn, key)?;
@@ -89,7 +89,7 @@ impl Store {
     /// A snapshot with what it takes on disk, as it was given at commit; nothing for those not committed.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and those of the database.
+    /// [`crate::store::SnapshotError::NotFound`], and those of the database.
     pub fn usage(&self, key: &str) -> crate::Result<(Snapshot, Usage)> {
         self.read(|conn| {
             let record = get(conn, key)?;

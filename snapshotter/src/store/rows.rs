@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::error::{Error, Result};
+use super::error::{Error, Result, SnapshotError};
 use super::sql;
 use super::types::{Info, Kind, Labels, Snapshot, Timestamp, Usage};
 
@@ -100,15 +100,15 @@ pub(super) fn find(conn: &Connection, key: &str) -> Result<Option<Record>> {
 /// The row with this key.
 ///
 /// # Errors
-/// [`Error::NotFound`].
+/// [`SnapshotError::NotFound`].
 pub(super) fn get(conn: &Connection, key: &str) -> Result<Record> {
-    find(conn, key)?.ok_or_else(|| Error::NotFound { key: key.to_owned() })
+    find(conn, key)?.ok_or_else(|| Error::Snapshot(SnapshotError::NotFound { key: key.to_owned() }))
 }
 
 /// The ids from `nearest` to the lowest.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for a chain that runs in a circle or into nothing.
+/// [`crate::store::DatabaseError::Corrupt`] for a chain that runs in a circle or into nothing.
 pub(super) fn chain(conn: &Connection, nearest: Option<u64>) -> Result<Vec<u64>> {
     let mut statement = conn.prepare_cached(sql::PARENT_OF)?;
     let (mut ids, mut seen) = (Vec::new(), BTreeSet::new());

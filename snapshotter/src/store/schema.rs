@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::error::{Error, Result};
+use super::error::{DatabaseError, Error, Result};
 
 /// The version this code reads and writes, kept in `user_version`.
 pub(super) const VERSION: i64 = 3;
@@ -104,7 +104,7 @@ pub(super) enum SchemaState {
 /// Looks at the version without changing the file.
 ///
 /// # Errors
-/// [`Error::TooNew`]; [`Error::Corrupt`] for files of others.
+/// [`DatabaseError::TooNew`]; [`DatabaseError::Corrupt`] for files of others.
 pub(super) fn look(conn: &Connection) -> Result<SchemaState> {
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
@@ -116,7 +116,11 @@ pub(super) fn look(conn: &Connection) -> Result<SchemaState> {
         return Err(Error::corrupt("a SQLite database, but not one of erolith"));
     }
     if version > VERSION {
-        return Err(Error::TooNew { path: PathBuf::new(), version, known: VERSION });
+        return Err(Error::Database(DatabaseError::TooNew {
+            path: PathBuf::new(),
+            version,
+            known: VERSION,
+        }));
     }
     Ok(if version < VERSION { SchemaState::Older } else { SchemaState::Ours })
 }
@@ -151,7 +155,7 @@ pub(super) fn create_earlier(conn: &Connection, version: usize) -> Result<()> {
 /// Reads everything once: pages, constraints, references, and that the tables are those of the version.
 ///
 /// # Errors
-/// [`Error::Corrupt`] with the first thing found.
+/// [`DatabaseError::Corrupt`] with the first thing found.
 pub(super) fn check(conn: &Connection) -> Result<()> {
     let verdict: String = conn.query_row("PRAGMA integrity_check(1)", (), |row| row.get(0))?;
     if verdict != "ok" {

@@ -1,6 +1,6 @@
 //! Labels as an update leaves them: what the mask says, decided without the database.
 
-use super::error::{Error, Result};
+use super::error::{Error, Result, SnapshotError};
 use super::types::{Labels, UpdateMask};
 
 /// The labels that count. containerd's store keeps no empty values, so a label with one is no label.
@@ -13,7 +13,7 @@ pub(crate) fn without_empty(labels: &Labels) -> Labels {
 /// Paths work in their order. In `labels.<name>` the name is all that follows, dots included.
 ///
 /// # Errors
-/// [`Error::BadFieldPath`] for everything that is not a label.
+/// [`SnapshotError::BadFieldPath`] for everything that is not a label.
 pub(super) fn updated(current: Labels, given: &Labels, mask: &UpdateMask) -> Result<Labels> {
     let paths = match mask {
         UpdateMask::Paths(paths) if !paths.is_empty() => paths,
@@ -27,7 +27,7 @@ pub(super) fn updated(current: Labels, given: &Labels, mask: &UpdateMask) -> Res
         }
         let name = path.strip_prefix("labels.").filter(|name| !name.is_empty());
         let Some(name) = name else {
-            return Err(Error::BadFieldPath { path: path.clone() });
+            return Err(Error::Snapshot(SnapshotError::BadFieldPath { path: path.clone() }));
         };
         match given.get(name) {
             Some(value) => labels.insert(name.to_owned(), value.clone()),

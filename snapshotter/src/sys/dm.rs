@@ -138,7 +138,7 @@ impl DeviceMapper {
     /// are any.
     ///
     /// # Errors
-    /// [`Error::Kernel`] for other reasons than that it is not there.
+    /// [`crate::KernelError::Call`] for other reasons than that it is not there.
     pub(crate) fn with_target(target: &'static str) -> Result<Option<Self>> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let control = match rustix::fs::open("/dev/mapper/control", flags, Mode::empty()) {

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, Opcode, Setter};
 
+use crate::KernelError;
 use crate::error::failed;
 use crate::{Error, Result};
 
@@ -167,8 +168,8 @@ impl LoopDevice {
 /// `block_size` is the device's logical block size; the image's block size must be a multiple of it.
 ///
 /// # Errors
-/// [`Error::Kernel`] when there is no loop driver, no right or no free device; [`Error::LoopNode`] when the
-/// node is missing; [`Error::LoopRace`] when others were quicker [`TRIES`] times.
+/// [`KernelError::Call`] when there is no loop driver, no right or no free device; [`KernelError::LoopNode`] when the
+/// node is missing; [`KernelError::LoopRace`] when others were quicker [`TRIES`] times.
 pub(crate) fn attach(
     backing: BorrowedFd<'_>,
     block_size: u32,
@@ -181,14 +182,14 @@ pub(crate) fn attach(
     for _ in 0..TRIES {
         let number = free_number(&control)?;
         let fd = rustix::fs::open(node(number), access.open_flags(), Mode::empty())
-            .map_err(|errno| Error::LoopNode { number, errno })?;
+            .map_err(|errno| Error::Kernel(KernelError::LoopNode { number, errno }))?;
         match configure(&fd, backing, block_size, access) {
             Ok(()) => return Ok(LoopDevice { fd, number }),
             Err(Errno::BUSY) => {}
             Err(errno) => return Err(Error::kernel(format!("configure /dev/loop{number}"), errno)),
         }
     }
-    Err(Error::LoopRace { tries: TRIES })
+    Err(Error::Kernel(KernelError::LoopRace { tries: TRIES }))
 }
 
 /// The device that `backing` is attached to already, by whichever process: two devices over one file would be two caches
@@ -222,7 +223,7 @@ fn in_use(table: &str) -> impl Iterator<Item = u32> {
 /// The state of the loop device at `path`, which is what a mount table has as a source.
 ///
 /// # Errors
-/// [`Error::Kernel`] when it cannot be opened, or is no configured loop device.
+/// [`KernelError::Call`] when it cannot be opened, or is no configured loop device.
 pub(crate) fn status_of_node(path: &Path) -> Result<Status> {
     let open = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
     let fd = open.map_err(Error::kernel_on("open", path))?;

@@ -22,6 +22,7 @@ use crate::lowers::{attach_at, is_mounted, unmount};
 use crate::mounts::FsContext;
 use crate::sys::loopdev::{self, Access};
 use crate::{Error, Result};
+use crate::{IntegrityError, KernelError};
 
 /// User and group of the upper directory; nothing for ourselves.
 pub(crate) type Owner = Option<(u32, u32)>;
@@ -111,7 +112,7 @@ impl Uppers {
     /// there only when the profile was another one before.
     ///
     /// # Errors
-    /// [`Error::Kernel`] with EBUSY while a container of that time has it.
+    /// [`KernelError::Call`] with EBUSY while a container of that time has it.
     pub(crate) fn hand_over(&self, id: u64, image: &Path) -> Result<()> {
         self.unmount(id)?;
         let Some(device) = loopdev::find(open(image, OFlags::RDONLY)?.as_fd())? else {
@@ -143,7 +144,7 @@ impl Uppers {
         let _alone = alone();
         for id in without_active(unused, is_active)? {
             if let Err(error) = self.unmount(id) {
-                tracing::warn!(error = error.chain(), "a writable layer stays mounted for now");
+                tracing::warn!(error = error.line(), "a writable layer stays mounted for now");
             }
             point("upper.after_unmount")?;
         }
@@ -169,7 +170,7 @@ fn mount(id: u64, image: &Path, access: Access) -> Result<OwnedFd> {
     };
     let gone = |error| match error {
         Error::Storage { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            Error::Gone { id, path: image.to_owned() }
+            Error::Integrity(IntegrityError::Gone { id, path: image.to_owned() })
         }
         other => other,
     };
@@ -195,8 +196,12 @@ fn mount(id: u64, image: &Path, access: Access) -> Result<OwnedFd> {
         Access::ReadWrite => MountAttrFlags::empty(),
     };
     context.mount(attributes).map_err(|error| match error {
-        Error::Kernel { action, errno, log } => {
-            Error::Kernel { action: format!("{}: {action}", image.display()), errno, log }
+        Error::Kernel(KernelError::Call { action, errno, log }) => {
+            Error::Kernel(KernelError::Call {
+                action: format!("{}: {action}", image.display()),
+                errno,
+                log,
+            })
         }
         other => other,
     })

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
 
-use crate::{Error, Result};
+use crate::{Error, LimitError, Result};
 
 const PROGRAM: &str = "mkfs.ext4";
 const PACKAGE: &str = "e2fsprogs";
@@ -32,7 +32,7 @@ pub(super) fn bytes_per_inode(limit: u64) -> u64 {
 /// the directory `tree`. `name` is what errors call it.
 ///
 /// # Errors
-/// [`Error::Program`] when the program is not there, [`Error::Mkfs`] with what it says, [`Error::Storage`].
+/// [`LimitError::Program`] when the program is not there, [`LimitError::Mkfs`] with what it says, [`Error::Storage`].
 pub(crate) fn make(image: &File, name: &str, bytes: u64, tree: Option<&Path>) -> Result<()> {
     let storage = |source| Error::Storage { action: format!("making {name}"), source };
     if bytes > MAX {
@@ -53,7 +53,9 @@ pub(crate) fn make(image: &File, name: &str, bytes: u64, tree: Option<&Path>) ->
         .env("LC_ALL", "C")
         .stdin(Stdio::from(image.try_clone().map_err(storage)?))
         .output()
-        .map_err(|source| Error::Program { program: PROGRAM, package: PACKAGE, source })?;
+        .map_err(|source| {
+            Error::Limit(LimitError::Program { program: PROGRAM, package: PACKAGE, source })
+        })?;
     if output.status.success() {
         return Ok(());
     }
@@ -61,7 +63,7 @@ pub(crate) fn make(image: &File, name: &str, bytes: u64, tree: Option<&Path>) ->
     if said.contains("No space left on device") {
         return Err(storage(Errno::NOSPC.into()));
     }
-    Err(Error::Mkfs { image: name.to_owned(), status: output.status, said })
+    Err(Error::Limit(LimitError::Mkfs { image: name.to_owned(), status: output.status, said }))
 }
 
 /// - Nothing is kept back for root: the container is root.

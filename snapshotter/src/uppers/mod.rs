@@ -25,6 +25,7 @@ use std::sync::Mutex;
 
 use erolith_durable::scratch;
 
+use crate::IntegrityError;
 use crate::files::{ensure_dir, failed, open_dir, stat};
 use crate::kernel;
 use crate::layerdir::{RWLAYER, WORK};
@@ -108,7 +109,7 @@ impl Uppers {
             (false, _) => open_dir(snapshots)
                 .and_then(|dir| scratch(dir.as_fd()).map_err(failed("making a file in", snapshots)))
                 .and_then(|file| kernel::sized_image(&file))
-                .map_err(|error| error.chain()),
+                .map_err(|error| error.line()),
         };
         if let Err(error) = tried {
             tracing::error!(
@@ -142,7 +143,7 @@ impl Uppers {
     /// The second half: gives the directory a project that follows from the snapshot's number.
     ///
     /// # Errors
-    /// [`Error::Unlimited`] where quotas are not kept, [`Error::Kernel`].
+    /// [`crate::LimitError::Unlimited`] where quotas are not kept, [`crate::KernelError::Call`].
     pub(crate) fn number(&self, dir: &Path, id: u64, bytes: u64) -> Result<()> {
         self.projects.assign(dir, id, bytes)
     }
@@ -150,7 +151,7 @@ impl Uppers {
     /// Where the upper directory of the active snapshot in `dir` is. `applied` says that it has its layer.
     ///
     /// # Errors
-    /// [`Error::Gone`] when its image is.
+    /// [`IntegrityError::Gone`] when its image is.
     pub(crate) fn find(&self, id: u64, dir: &Path, applied: bool) -> Result<Upper> {
         // It is made with one of the two.
         if stat(&dir.join(WORK))?.is_some() {
@@ -162,14 +163,14 @@ impl Uppers {
         let path = dir.join(RWLAYER);
         match stat(&path)? {
             Some(stat) => Ok(Upper::Image(u64::try_from(stat.st_size).unwrap_or(0))),
-            None => Err(Error::Gone { id, path }),
+            None => Err(Error::Integrity(IntegrityError::Gone { id, path })),
         }
     }
 
     /// Refuses a snapshot that was made with a limit by quota which is no longer kept.
     ///
     /// # Errors
-    /// [`Error::Unlimited`].
+    /// [`crate::LimitError::Unlimited`].
     pub(crate) fn require_limit(&self, dir: &Path) -> Result<()> {
         self.projects.require(dir)
     }
@@ -177,7 +178,7 @@ impl Uppers {
     /// Gives back what limits the snapshot in `dir`, which is not written to any more. May be done twice.
     ///
     /// # Errors
-    /// [`Error::Kernel`], [`Error::Storage`].
+    /// [`crate::KernelError::Call`], [`Error::Storage`].
     pub(crate) fn release(&self, dir: &Path) -> Result<()> {
         self.projects.release(dir)
     }

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 
 use super::mkfs::bytes_per_inode;
+use crate::LimitError;
 use crate::errno::describe;
 use crate::fault::point;
 use crate::files::{open_dir, stat};
@@ -73,7 +74,10 @@ impl Projects {
     /// Puts the upper and the work directory in `dir` into an unused project, and limits it.
     pub(super) fn assign(&self, dir: &Path, id: u64, bytes: u64) -> Result<()> {
         if let Err(reason) = &self.found {
-            return Err(Error::Unlimited { dir: dir.to_owned(), reason: reason.clone() });
+            return Err(Error::Limit(LimitError::Unlimited {
+                dir: dir.to_owned(),
+                reason: reason.clone(),
+            }));
         }
         let _alone = self.assigning.lock().unwrap_or_else(PoisonError::into_inner);
         let quotas = self.quotas();
@@ -114,7 +118,8 @@ impl Projects {
     /// Refuses a directory that has a project of ours which is not kept to a limit.
     pub(super) fn require(&self, dir: &Path) -> Result<()> {
         let Some(number) = number_of(dir)? else { return Ok(()) };
-        let refuse = |reason| Err(Error::Unlimited { dir: dir.to_owned(), reason });
+        let refuse =
+            |reason| Err(Error::Limit(LimitError::Unlimited { dir: dir.to_owned(), reason }));
         match self.quotas().are_enforced() {
             Ok(true) => {}
             Ok(false) => return refuse("project quota is switched off".to_owned()),

@@ -13,6 +13,7 @@ use erolith_verity::dmverity::sidecar::Sidecar;
 use erolith_verity::dmverity::{self, Header, RootHash, Signature};
 use rustix::io::Errno;
 
+use crate::IntegrityError;
 use crate::files::names;
 use crate::layerdir::{read_sidecar, signature_of, tree_of};
 use crate::sys::dm::{self, DeviceMapper, Table};
@@ -80,7 +81,7 @@ impl DmVerity {
     /// kernel that mounts may be another one, as in a virtual machine.
     ///
     /// # Errors
-    /// [`Error::Unprotected`], [`Error::Verity`], [`Error::Storage`].
+    /// [`IntegrityError::Unprotected`], [`IntegrityError::DmVerity`], [`Error::Storage`].
     pub(crate) fn sidecar_for_others(
         self,
         image: &Path,
@@ -105,7 +106,7 @@ impl DmVerity {
 /// Whether this kernel has dm-verity.
 ///
 /// # Errors
-/// [`Error::Kernel`] when it does not say.
+/// [`crate::KernelError::Call`] when it does not say.
 pub(crate) fn is_in_kernel() -> Result<bool> {
     Ok(DeviceMapper::with_target(TARGET)?.is_some())
 }
@@ -131,7 +132,7 @@ impl Devices {
     /// For the layers of the root with this identity. Devices that an earlier process left are removed.
     ///
     /// # Errors
-    /// [`Error::Kernel`] and [`Error::Storage`].
+    /// [`crate::KernelError::Call`] and [`Error::Storage`].
     pub(crate) fn new(mode: DmVerity, identity: &str) -> Result<Self> {
         let this = Self { mode, prefix: format!("erolith-{}-", identity.trim()) };
         if mode.looks() {
@@ -143,8 +144,8 @@ impl Devices {
     /// The device over the image of layer `id`; nothing when it is to be mounted without. `file` is that image.
     ///
     /// # Errors
-    /// [`Error::Verity`] when image and sidecar do not belong together, [`Error::Unprotected`], [`Error::Kernel`] and
-    /// [`Error::Storage`].
+    /// [`IntegrityError::DmVerity`] when image and sidecar do not belong together, [`IntegrityError::Unprotected`],
+    /// [`crate::KernelError::Call`] and [`Error::Storage`].
     pub(crate) fn open(&self, id: u64, image: &Path, file: &File) -> Result<Option<Device>> {
         if !self.mode.looks() {
             return Ok(None);
@@ -197,7 +198,10 @@ impl Devices {
                 // A mount that was detached still has it.
                 Err(Errno::BUSY | Errno::EXIST) => {}
                 Err(errno) if is_distrust(errno) && self.mode == DmVerity::Signed => {
-                    return Err(Error::Untrusted { image: image.display().to_string(), errno });
+                    return Err(Error::Integrity(IntegrityError::Untrusted {
+                        image: image.display().to_string(),
+                        errno,
+                    }));
                 }
                 Err(errno) => return Err(Error::kernel(format!("make the device {name}"), errno)),
             }
@@ -252,7 +256,10 @@ impl Device {
         }
         let Ok(Some(sidecar)) = read_sidecar(image) else { return error };
         match dmverity::verify(file, sidecar.hash_offset, sidecar.root, &|| false) {
-            Err(source) => Error::Verity { image: image.display().to_string(), source },
+            Err(fault) => Error::Integrity(IntegrityError::DmVerity {
+                image: image.display().to_string(),
+                fault,
+            }),
             // What was read from the disk then was not what it has now.
             Ok(_) => error,
         }
@@ -303,5 +310,5 @@ fn is_distrust(errno: Errno) -> bool {
 }
 
 fn unprotected(image: &Path, why: &'static str) -> Error {
-    Error::Unprotected { image: image.display().to_string(), why }
+    Error::Integrity(IntegrityError::Unprotected { image: image.display().to_string(), why })
 }

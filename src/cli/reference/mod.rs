@@ -11,19 +11,19 @@ use std::process::ExitCode;
 pub(crate) struct Args {
     /// The document.
     #[arg(value_enum)]
-    document: Document,
+    document: ReferencePage,
 }
 
 /// A document that follows from the program.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Document {
+enum ReferencePage {
     /// The commands with their arguments: docs/cli.md.
     Cli,
     /// The codes of errors: docs/errors.md.
     Errors,
 }
 
-impl Document {
+impl ReferencePage {
     fn text(self) -> String {
         match self {
             Self::Cli => commands::document(),
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn documents_are_what_the_program_prints() {
-        for (document, name) in [(Document::Cli, "cli"), (Document::Errors, "errors")] {
+        for (document, name) in [(ReferencePage::Cli, "cli"), (ReferencePage::Errors, "errors")] {
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{name}.md"));
             let kept = std::fs::read_to_string(&file).unwrap_or_default();
             let made = document.text();

@@ -10,6 +10,7 @@ use erolith_differ::Compression;
 use erolith_differ::compare::{self, Compare, Compared, LayerFormat};
 use erolith_differ::decode::Cancel;
 use erolith_overlay::{OverlayLayer, Owners, Stack as Layers};
+use erolith_snapshotter::ServiceError;
 use erolith_snapshotter::layerdir::{IMAGE, MARKER, RWLAYER, UPPER};
 use tracing::info;
 
@@ -124,7 +125,9 @@ impl Differ {
             }
             Some(WritableTop::Ours(dir)) => match self.snapshotter.written_in(dir) {
                 // A view of nothing is a directory of its own.
-                Err(erolith_snapshotter::Error::Finished { .. }) if is_empty(dir) => {
+                Err(erolith_snapshotter::Error::Service(ServiceError::Finished { .. }))
+                    if is_empty(dir) =>
+                {
                     return Ok((lowers, Owners::default()));
                 }
                 // With an image, the directory is not what the snapshot shows.

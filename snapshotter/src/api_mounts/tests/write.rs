@@ -1,6 +1,7 @@
 //! Every shape of a snapshot and its mounts, in both profiles.
 
 use super::*;
+use crate::MountError;
 use crate::store::Labels;
 
 const PLAIN_HEAD: [&str; 4] = ["redirect_dir=nofollow", "metacopy=off", "index=off", "xino=off"];
@@ -181,7 +182,7 @@ fn managed_mounts_over_an_image_are_those_of_containerds_block_mode() {
     assert_eq!(managed(&sealed(&[]), &places(&[])).unwrap(), [image(9)]);
     let parents: Vec<u64> = (1..=254).collect();
     match managed(&limited(&parents), &places(&[])).unwrap_err() {
-        Error::TooManyLayers { count: 254, limit: 253 } => {}
+        Error::Mount(MountError::TooManyLayers { count: 254, limit: 253 }) => {}
         other => panic!("{other}"),
     }
 }
@@ -217,18 +218,20 @@ fn options_are_whole_or_refused_with_numbers() {
         let options = plan(kind, 128).unwrap().mounts.remove(0).options.join(",");
         assert!(options.len() < MAX_API_OPTION_BYTES, "{}", options.len());
         match plan(kind, 150).unwrap_err() {
-            Error::OptionsTooLong { layers: 150, bytes, limit: 3584 } => assert!(bytes > 3584),
+            Error::Mount(MountError::OptionsTooLong { layers: 150, bytes, limit: 3584 }) => {
+                assert!(bytes > 3584)
+            }
             other => panic!("{other}"),
         }
         match plan(kind, 501).unwrap_err() {
-            Error::TooManyLayers { count: 501, limit: 500 } => {}
+            Error::Mount(MountError::TooManyLayers { count: 501, limit: 500 }) => {}
             other => panic!("{other}"),
         }
     }
     let many = |count| managed(&shape(Kind::View, false, &parents[..count]), &places);
     assert_eq!(many(254).unwrap().len(), 255);
     match many(255).unwrap_err() {
-        Error::TooManyLayers { count: 255, limit: 254 } => {}
+        Error::Mount(MountError::TooManyLayers { count: 255, limit: 254 }) => {}
         other => panic!("{other}"),
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use super::*;
+use crate::MountError;
 use crate::Status;
 
 fn fill_base(tree: &MountedTree) {
@@ -308,7 +309,9 @@ fn more_layers_than_fit_are_refused_and_leave_nothing() {
         }
         let error = service.prepare("k", &parent, &none()).unwrap_err();
         match &error {
-            Error::OptionsTooLong { layers: 17, bytes, limit: 3584 } => assert!(*bytes > 3584),
+            Error::Mount(MountError::OptionsTooLong { layers: 17, bytes, limit: 3584 }) => {
+                assert!(*bytes > 3584)
+            }
             other => panic!("{other}"),
         }
         assert_eq!(error.status(), Status::FailedPrecondition);

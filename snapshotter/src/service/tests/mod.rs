@@ -21,10 +21,10 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
 use super::*;
-use crate::Error;
 use crate::mounts::{Backing, mounted_at, table};
 use crate::store::{Labels, Usage};
 use crate::sys::namespace::in_private_mount_namespace;
+use crate::{Error, ServiceError};
 
 /// The blob that remembered images are made from.
 const BLOB: &str = "sha256:b10b";
@@ -129,7 +129,7 @@ fn opened(config: Config) -> Snapshotter {
 }
 
 fn is_in_use(error: &Error) -> bool {
-    matches!(error, Error::InUse { .. })
+    matches!(error, Error::Service(ServiceError::InUse { .. }))
 }
 
 /// Calls again what failed for a reason that passes: the tests are threads of one process, and a program that one of them

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::ServiceError;
 use crate::Status;
 
 #[test]
@@ -35,7 +36,9 @@ fn a_second_daemon_is_refused_and_told_who_is_there() {
     with_mounts(|site| {
         let first = site.open();
         match Snapshotter::open(site.config()).unwrap_err() {
-            Error::InUse { pid, .. } => assert_eq!(pid, Some(std::process::id())),
+            Error::Service(ServiceError::InUse { pid, .. }) => {
+                assert_eq!(pid, Some(std::process::id()))
+            }
             other => panic!("{other}"),
         }
         let other = Config { root: site.dir.path().join("other"), ..site.config() };

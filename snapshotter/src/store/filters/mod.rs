@@ -21,7 +21,7 @@ mod tests;
 
 use regex::Regex;
 
-use super::error::Error;
+use super::error::{Error, SnapshotError};
 use super::types::Info;
 
 /// Which snapshots to show. The default shows all.
@@ -62,14 +62,16 @@ impl Filters {
     /// Reads filters as `ListSnapshotsRequest.filters` has them.
     ///
     /// # Errors
-    /// [`Error::BadFilter`] for the first that does not follow the grammar, or whose regular expression is none. (The
-    /// reference logs a bad expression and shows nothing.)
+    /// [`SnapshotError::BadFilter`] for the first that does not follow the grammar, or whose regular expression is
+    /// none. (The reference logs a bad expression and shows nothing.)
     pub fn parse(filters: &[String]) -> crate::Result<Self> {
         let any = filters.iter().map(|filter| {
-            parser::parse(filter).map_err(|fault| Error::BadFilter {
-                filter: filter.clone(),
-                at: fault.at,
-                reason: fault.reason,
+            parser::parse(filter).map_err(|fault| {
+                Error::Snapshot(SnapshotError::BadFilter {
+                    filter: filter.clone(),
+                    at: fault.at,
+                    reason: fault.reason,
+                })
             })
         });
         Ok(Self { any: any.collect::<Result<_, _>>()? })

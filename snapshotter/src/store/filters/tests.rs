@@ -6,6 +6,7 @@ use super::super::types::{Info, Kind, Labels, Timestamp};
 use super::regexp::translate;
 use super::*;
 use crate::Status;
+use crate::store::SnapshotError;
 
 fn info(name: &str, parent: &str, kind: Kind, labels: &[(&str, &str)]) -> Info {
     let moment = Timestamp { seconds: 0, nanos: 0 };
@@ -212,7 +213,11 @@ fn what_is_no_filter_is_refused_with_its_place() {
             other => panic!("{filter:?}: {other:?}"),
         };
         assert_eq!((error.code(), error.status()), ("filter", Status::InvalidArgument));
-        let Error::BadFilter { filter: named, at: place, reason: why } = &error else { panic!() };
+        let Error::Snapshot(SnapshotError::BadFilter { filter: named, at: place, reason: why }) =
+            &error
+        else {
+            panic!()
+        };
         assert_eq!(named, filter);
         assert!(why.contains(reason) && !why.contains('\n'), "{filter:?}: {why}");
         assert_eq!(*place, at, "{filter:?}: {why}");

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use rusqlite::Connection;
 
 use super::*;
+use crate::store::DatabaseError;
 
 /// A closed database with some snapshots in it.
 fn closed() -> TempDir {
@@ -40,7 +41,10 @@ fn refused(dir: &TempDir) -> Error {
 #[test]
 fn a_newer_schema_is_refused_before_anything_is_changed() {
     let error = refused(&tampered("PRAGMA journal_mode = DELETE; PRAGMA user_version = 4"));
-    assert!(matches!(error, Error::TooNew { version: 4, known: 3, .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::Database(DatabaseError::TooNew { version: 4, known: 3, .. })),
+        "{error:?}"
+    );
     assert_eq!(error.status(), Status::FailedPrecondition);
     assert!(error.advice().is_some());
 }

@@ -34,7 +34,11 @@ fn ids_never_come_again() {
         let mut placed = 0;
         let outcome = store.create(Kind::Active, "key", "", &Labels::new(), &mut |snapshot| {
             placed = snapshot.id;
-            if round % 3 == 0 { Err(crate::Error::NoLayers) } else { Ok(()) }
+            if round % 3 == 0 {
+                Err(crate::Error::Mount(crate::MountError::NoLayers))
+            } else {
+                Ok(())
+            }
         });
         assert!(placed > last, "{placed} after {last}");
         last = placed;

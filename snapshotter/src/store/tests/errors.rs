@@ -84,9 +84,12 @@ fn what_place_refuses_never_was() {
     let mut seen = Vec::new();
     let outcome = store.create(Kind::Active, "key", "base", &Labels::new(), &mut |snapshot| {
         seen.push(snapshot.clone());
-        Err(crate::Error::NoLayers)
+        Err(crate::Error::Mount(crate::MountError::NoLayers))
     });
-    assert!(matches!(outcome, Err(crate::Error::NoLayers)), "the error comes through");
+    assert!(
+        matches!(outcome, Err(crate::Error::Mount(crate::MountError::NoLayers))),
+        "the error comes through"
+    );
     assert_eq!(status(store.info("key")), Status::NotFound);
     assert_eq!(store.remove("base").unwrap().id, seen[0].parents[0]);
 
@@ -94,7 +97,7 @@ fn what_place_refuses_never_was() {
     let given = labels(&[("a", "b")]);
     let outcome = store.commit("name", "key", "", &given, Usage::default(), &mut |snapshot| {
         assert_eq!((snapshot.kind, &snapshot.labels), (Kind::Committed, &given));
-        Err(crate::Error::NoLayers)
+        Err(crate::Error::Mount(crate::MountError::NoLayers))
     });
     assert!(outcome.is_err());
     assert_eq!(names(&store), ["key"]);

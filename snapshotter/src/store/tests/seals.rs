@@ -110,7 +110,7 @@ fn a_migration_that_fails_changes_nothing() {
     conn.execute_batch("CREATE TABLE quarantine (theirs)").unwrap();
     drop(conn);
     let refused = error(Store::open(&database(&dir)));
-    assert!(refused.to_string().contains("quarantine"), "{refused}");
+    assert!(refused.line().contains("quarantine"), "{}", refused.line());
     let conn = Connection::open(database(&dir)).unwrap();
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     let seals: i64 = conn
