@@ -344,6 +344,10 @@ fn types() -> Vec<(String, PathBuf)> {
                 let is_type = matches!(words.next(), Some("struct" | "enum" | "trait" | "type"));
                 let Some(name) = words.next().filter(|_| is_type) else { continue };
                 let end = name.find(|c: char| !c.is_alphanumeric()).unwrap_or(name.len());
+                // The name in a macro is that of its parameter.
+                if end == 0 {
+                    continue;
+                }
                 out.push((name[..end].to_owned(), path.clone()));
             }
         }

@@ -299,7 +299,7 @@ fn a_failed_check_mounts_nothing() {
     };
     let error = mount(request, &check).unwrap_err();
     assert_eq!(error.code(), "image-check");
-    assert!(error.to_string().contains("2.erofs") && error.to_string().contains("inode 7"));
+    assert!(error.line().contains("2.erofs") && error.line().contains("inode 7"));
     world.settles_to(&before);
 }
 
