@@ -40,7 +40,7 @@ pub struct Options {
     pub place: fn(&str) -> Option<PathBuf>,
     /// How images are built of archives.
     pub build: build::Options,
-    /// Do images get a dm-verity hash tree?
+    /// Whether images get a dm-verity hash tree.
     pub dm_verity: bool,
     /// Layers that are made at the same time.
     pub jobs: NonZeroUsize,

@@ -118,7 +118,7 @@ impl HasherState {
     }
 }
 
-/// Does `sha2` find instructions to use? Elsewhere than on x86 it is assumed to.
+/// Whether `sha2` finds instructions to use. Elsewhere than on x86 it is assumed to.
 fn has_sha_instructions() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("sha");

@@ -15,7 +15,7 @@ use crate::content::Staging;
 use crate::flusher::Flusher;
 use crate::{Error, Result};
 
-/// Permissions of an output that everybody may read.
+/// Permissions of an output that every user may read.
 pub const READABLE: u32 = 0o644;
 
 /// The fault points of an output.

@@ -9,7 +9,7 @@
 //! - [`protect`]: what keeps the image of a layer from being changed, and finds out when it was.
 //! - [`repair`]: the database made again of what is in the directories.
 //! - [`scrub`]: every layer, read to its last byte.
-//! - `lowers`: layers mounted once for everybody.
+//! - `lowers`: layers mounted once for all containers.
 //! - `uppers`: writable layers that cannot grow beyond a limit.
 //! - `verity`: layers whose every block the kernel compares with a hash tree when it is read.
 //! - `sys`: ioctls and system calls that no safe crate offers; the only `unsafe`.

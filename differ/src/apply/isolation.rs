@@ -23,7 +23,7 @@ pub(crate) struct StagedImage<S> {
     pub(crate) source: DecodedBlob,
     /// What was built; `None` for a layer that was an image already.
     pub(crate) summary: Option<Summary>,
-    /// Does the image depend on the layers below? It takes attributes of directories from them that it does not
+    /// Whether the image depends on the layers below: it takes attributes of directories from them that it does not
     /// describe itself.
     pub(crate) inherits: bool,
     /// What protects the image, as far as that was seen to while it was written.

@@ -131,7 +131,7 @@ pub struct Applied {
     pub digest: Digest,
     /// Bytes of the decoded layer.
     pub size: u64,
-    /// Does the image depend on the layers below? Then it is the image of this layer over those only.
+    /// Whether the image depends on the layers below. Then it is the image of this layer over those only.
     pub inherits: bool,
     /// How the image came there.
     pub how: ApplyMethod,
@@ -342,7 +342,7 @@ impl Application<'_> {
         Ok(ApplyMethod::Copied)
     }
 
-    /// Verifies the digest of a stored image, unless the store vouches for it, and its structure.
+    /// Verifies the digest of a stored image, unless the store verified it, and its structure.
     fn verify(&self, blob: &Blob) -> Result<()> {
         let Options { trust, progress, room, cancel, .. } = self.options;
         match trust {

@@ -39,7 +39,7 @@ impl Protect {
         }
     }
 
-    /// May a layer that is an image get a tree behind it?
+    /// Whether a layer that is an image may get a tree behind it.
     pub(super) fn may_grow(&self) -> bool {
         self.is_wanted && self.promised.is_none()
     }

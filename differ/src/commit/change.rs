@@ -117,7 +117,7 @@ type ChangeResult<T = ()> = std::result::Result<T, String>;
 
 struct ConfigTarget<'a> {
     section: &'a mut Map<String, Value>,
-    /// Did an instruction set `Cmd`?
+    /// Whether an instruction set `Cmd`.
     has_cmd: bool,
 }
 

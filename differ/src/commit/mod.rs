@@ -93,7 +93,7 @@ impl CommitOrigin {
     }
 }
 
-/// Does the name of an image begin with a registry? (github.com/distribution/reference.)
+/// Whether the name of an image begins with a registry (github.com/distribution/reference).
 fn is_full(name: &str) -> bool {
     let host = name.split_once('/').map(|(host, _)| host);
     host.is_some_and(|host| host == "localhost" || host.contains(['.', ':']))

@@ -90,7 +90,7 @@ fn index_beside(path: &Path, upper: &OwnedFd) -> Option<OwnedFd> {
 /// The directory itself.
 const THIS: &CStr = c".";
 
-/// Does an index say that it is that of the upper directory with this handle?
+/// Whether an index says that it is that of the upper directory with this handle.
 fn is_index_of(index: &OwnedFd, upper: &FileHandle) -> bool {
     let named = marks(index, name::UPPER);
     named.iter().filter_map(|mark| Origin::parse(mark)).any(|origin| origin.handle == *upper)

@@ -239,7 +239,7 @@ impl Compare {
     }
 }
 
-/// Is it part of an archive? The root is not, if it is as the layers below have it.
+/// Whether it is part of an archive. The root is not, if it is as the layers below have it.
 fn is_entry(change: &Change) -> bool {
     !(change.path.is_empty() && change.what == ChangeKind::Kept)
 }

@@ -31,7 +31,7 @@ impl Blob {
         self.size
     }
 
-    /// Has it no bytes?
+    /// Whether it has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.size == 0
@@ -43,7 +43,7 @@ impl Blob {
         (&self.file, self.offset)
     }
 
-    /// Is it the very same storage as `other`?
+    /// Whether it is the very same storage as `other`.
     pub(crate) fn is_same_file(&self, other: &Self) -> bool {
         let id = |blob: &Self| blob.file.metadata().ok().map(|m| (m.dev(), m.ino(), blob.offset));
         id(self).is_some_and(|this| Some(this) == id(other))

@@ -101,7 +101,7 @@ impl OciLayout {
         Self { durable: false, ..self }
     }
 
-    /// Does what is stored here stay?
+    /// Whether what is stored here stays.
     pub(crate) fn is_durable(&self) -> bool {
         self.durable
     }

@@ -1,7 +1,7 @@
 //! The content store: blobs by digest, and how new ones come in.
 //!
 //! A [`Blob`] is a range of an open file, so a blob in a directory and a blob inside a tar archive are the same
-//! thing to whoever reads it. New content is written through an [`Ingest`] and appears under its digest whole, synced
+//! thing to its readers. New content is written through an [`Ingest`] and appears under its digest whole, synced
 //! and verified, or not at all.
 
 mod blob;
@@ -67,7 +67,7 @@ pub trait ContentStore {
 pub enum Mode<'a> {
     /// No: it begins empty.
     Fresh,
-    /// Yes, under this name: [`Staging::file`] holds the bytes that need not be fetched again. Nobody else can do the
+    /// Yes, under this name: [`Staging::file`] holds the bytes that need not be fetched again. No other process can do the
     /// work of that name at the same time.
     Resume(&'a str),
 }

@@ -101,7 +101,7 @@ fn an_ingest_that_is_not_committed_leaves_nothing() {
     assert_eq!(names(temp.path()), ["index.json", "oci-layout"]);
 }
 
-/// The directory for new content comes and goes: whoever finds it empty removes it.
+/// The directory for new content comes and goes: a process that finds it empty removes it.
 #[test]
 fn many_write_and_sweep_at_the_same_time() {
     let temp = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ const ABOUT_BYTES: &[&str] = &[
     "org.erofs.",
 ];
 
-/// Does the annotation `key` of a layer hold for the layer that was made of it?
+/// Whether the annotation `key` of a layer holds for the layer that was made of it.
 fn is_kept(key: &str, layer: &ImageLayer, has_same_bytes: bool) -> bool {
     match layer.layer_type {
         // What was found to be so is said anew.

@@ -29,7 +29,7 @@ pub(super) struct ConvertedLayer {
     pub(super) reused: bool,
     /// Which extended attributes were dropped; none where the image was there.
     pub(super) dropped_xattrs: DroppedXattrs,
-    /// Does it depend on the layers below?
+    /// Whether it depends on the layers below.
     inherits: bool,
 }
 

@@ -148,7 +148,7 @@ pub struct LayerReport {
     pub verity: Option<DmVerityTree>,
     /// The fs-verity digest of its image, where that was wanted or promised.
     pub fsverity: Option<fsverity::Digest>,
-    /// Was it there from an earlier conversion?
+    /// Whether it was there from an earlier conversion.
     pub reused: bool,
     /// Which extended attributes were dropped, when the image was made in this run.
     pub dropped_xattrs: DroppedXattrs,

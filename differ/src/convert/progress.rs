@@ -41,7 +41,7 @@ pub enum Event<'a> {
         layer: usize,
         /// Bytes of the new blob.
         bytes: u64,
-        /// Was it there from an earlier conversion?
+        /// Whether it was there from an earlier conversion.
         reused: bool,
     },
 }

@@ -49,7 +49,7 @@ pub(super) struct ReadStage {
     /// Digest and size by the descriptor.
     pub(super) expected: Option<(Digest, u64)>,
     pub(super) limits: DecodeLimits,
-    /// Is the blob what the consumer gets? Then its size counts as output.
+    /// Whether the blob is what the consumer gets. Then its size counts as output.
     pub(super) plain: bool,
     /// Set when the stream is dropped: its digest is then of no interest any more.
     pub(super) dropped: Arc<AtomicBool>,
@@ -128,7 +128,7 @@ impl ReadStage {
         }
     }
 
-    /// Is there a digest that the bytes can be compared with, and interest in the answer?
+    /// Whether there is a digest to compare the bytes with, and interest in the answer.
     fn is_judged(&self) -> bool {
         self.expected.is_some() && self.blob.is_some() && !self.dropped.load(Ordering::Relaxed)
     }
@@ -155,7 +155,7 @@ impl ReadStage {
     }
 }
 
-/// Does the error say that the bytes are not those that were meant? It then explains every other one.
+/// Whether the error says that the bytes are not those that were meant. It then explains every other one.
 pub(super) fn is_mismatch(error: &Error) -> bool {
     matches!(
         error,

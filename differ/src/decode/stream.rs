@@ -81,7 +81,7 @@ pub struct LayerStream {
     threads: Option<Threads>,
     outcome: Option<Result<DecodedBlob>>,
     expected_diff_id: Option<Digest>,
-    /// Is the digest of the blob computed and compared?
+    /// Whether the digest of the blob is computed and compared.
     is_blob_judged: bool,
     compression: Compression,
     /// Tells the first stage that its output is not read any more.
@@ -98,7 +98,7 @@ struct Threads {
 struct Hashers {
     blob: Option<Hasher>,
     diff_id: Option<Hasher>,
-    /// Do both use one algorithm? Then one of them will do for a plain blob.
+    /// Whether both use one algorithm. Then one of them will do for a plain blob.
     alike: bool,
 }
 

@@ -405,7 +405,7 @@ fn z13_size_and_digest_of_the_blob_are_verified() {
     }
 }
 
-/// A blob that the caller vouches for is not hashed, but its size counts, and so does a digest that is known anyway.
+/// A blob that the caller trusts is not hashed, but its size counts, and so does a digest that is known anyway.
 #[test]
 fn a_blob_that_is_vouched_for_is_not_hashed_again() {
     let content = archive(600_000);

@@ -240,7 +240,7 @@ error_family! {
             transport: &'static str,
             /// What was asked for.
             reference: Option<String>,
-            /// Was there anything?
+            /// Whether there was anything.
             found: bool,
             /// What there is.
             names: Vec<String>,

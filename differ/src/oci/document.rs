@@ -123,7 +123,7 @@ impl Descriptor {
         text(&self.json, "artifactType").filter(|kind| !kind.is_empty())
     }
 
-    /// Is it called a manifest or an index? Also of the first schema, which is refused by name.
+    /// Whether it is called a manifest or an index. Also of the first schema, which is refused by name.
     pub(crate) fn is_document(&self) -> bool {
         let media_type = self.media_type.as_str();
         [INDEX, DOCKER_INDEX, MANIFEST, DOCKER_MANIFEST].contains(&media_type)
@@ -312,7 +312,7 @@ impl Manifest {
         Self { config: config.clone(), layers: Vec::new(), json }.rewritten(config, layers)
     }
 
-    /// Is it an image that runs, and not a signature, an attestation or some other artifact?
+    /// Whether it is an image that runs, and not a signature, an attestation or some other artifact.
     #[must_use]
     pub fn is_image(&self) -> bool {
         is_config_type(&self.config.media_type)

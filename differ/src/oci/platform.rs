@@ -98,13 +98,13 @@ impl Platform {
         self
     }
 
-    /// Is `feature` among the OS features?
+    /// Whether `feature` is among the OS features.
     #[must_use]
     pub fn has_feature(&self, feature: &str) -> bool {
         self.os_features.iter().any(|f| f == feature)
     }
 
-    /// Is it the platform that BuildKit invents for attestations?
+    /// Whether it is the platform that BuildKit invents for attestations.
     pub(crate) fn is_unknown(&self) -> bool {
         let normal = self.normalized();
         normal.os == "unknown" || normal.architecture == "unknown"
@@ -182,7 +182,7 @@ impl Platform {
         is_same.then_some(rank)
     }
 
-    /// Does an image for `self` run on `wanted`?
+    /// Whether an image for `self` runs on `wanted`.
     #[must_use]
     pub fn answers(&self, wanted: &Self) -> bool {
         self.rank(wanted).is_some()
@@ -223,7 +223,7 @@ fn arm_variant(machine: &str) -> &'static str {
     }
 }
 
-/// Are these the same version of Windows, as far as both say? Behind the build comes the patch level.
+/// Whether these are the same version of Windows, as far as both say. Behind the build comes the patch level.
 fn is_same_build(one: &str, other: &str) -> bool {
     let build = |version: &str| version.split('.').take(3).map(str::to_owned).collect::<Vec<_>>();
     one.is_empty() || other.is_empty() || build(one) == build(other)

@@ -22,7 +22,7 @@ pub(crate) const MAX_DEPTH: usize = 4;
 pub enum Select {
     /// The best one for this machine. A location with one image only gives that one, whatever it runs on.
     Host {
-        /// Is an image of EROFS layers better than one of tar layers?
+        /// Whether an image of EROFS layers is better than one of tar layers.
         erofs: bool,
     },
     /// The best one for each of these platforms, which must be there. One that has the feature `erofs` prefers images of
@@ -80,7 +80,7 @@ pub struct SourceIndex {
     pub index: Index,
     /// Its digest, when it is a blob and not just the list in a layout.
     pub digest: Option<Digest>,
-    /// Were all of its images wanted?
+    /// Whether all of its images were wanted.
     pub all: bool,
     /// What it lists besides the wanted images: other platforms, signatures, attestations.
     pub others: Vec<Descriptor>,
@@ -374,7 +374,7 @@ impl ImageSearch<'_> {
     }
 }
 
-/// Is an entry that gave this error perhaps no image at all? Damage and failures of the storage are no answer to that.
+/// Whether an entry that gave this error may be no image at all. Damage and failures of the storage are no answer to that.
 fn is_no_image(error: &Error) -> bool {
     matches!(
         error,
@@ -389,7 +389,7 @@ fn is_no_image(error: &Error) -> bool {
 /// The annotation by which BuildKit says that a manifest is about another one of the same index.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
-/// May an entry of an index lead to an image that runs? Attestations are listed as images for a platform that does not
+/// Whether an entry of an index may lead to an image that runs. Attestations are listed as images for a platform that does not
 /// exist, or with an annotation; artifacts without a platform have a type of their own (image-spec, descriptor.md,
 /// `artifactType`).
 pub(crate) fn is_runnable(entry: &Descriptor) -> bool {

@@ -133,7 +133,7 @@ fn the_failure_of_a_processor_is_named_with_what_it_said() {
     assert!(error.to_string().contains("/no/such/program"), "{error}");
 }
 
-/// Are there processes with this in their arguments?
+/// Whether there are processes with this in their arguments.
 fn is_running(what: &str) -> bool {
     std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();

@@ -85,7 +85,7 @@ fn leave_mounts() -> io::Result<bool> {
     Ok(true)
 }
 
-/// Drops groups, user and all capabilities. Returns whether the bounding set is empty, and whether the user is nobody.
+/// Drops groups, user and all capabilities. Returns whether the bounding set is empty, and whether the user is `nobody`.
 fn drop_privileges() -> io::Result<(bool, bool)> {
     let bounding = (0..=LAST_CAPABILITY).all(|number| {
         let capability = CapabilitySet::from_bits_retain(1 << number);

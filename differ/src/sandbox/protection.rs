@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Protection {
     /// Whether the user is `nobody`. Not where the daemon is no root itself, or `nobody` is not mapped.
     pub nobody: bool,
-    /// Are all capabilities gone from the bounding set too? That takes `CAP_SETPCAP`.
+    /// Whether all capabilities are gone from the bounding set too. That takes `CAP_SETPCAP`.
     pub bounding: bool,
     /// Network, IPC and UTS namespaces of its own. These take `CAP_SYS_ADMIN`, as the next does.
     pub namespaces: bool,
@@ -32,7 +32,7 @@ impl Protection {
         ]
     }
 
-    /// Is everything in force?
+    /// Whether everything is in force.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.parts().iter().all(|(_, in_force)| *in_force)

@@ -37,7 +37,7 @@ impl PumpEnd {
         }
     }
 
-    /// Was the stream read to its end?
+    /// Whether the stream was read to its end.
     pub(super) fn is_complete(&self) -> bool {
         matches!(*self.lock(), Some(Ok(())))
     }

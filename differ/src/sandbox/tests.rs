@@ -57,7 +57,7 @@ fn is_inside() {
     std::process::exit(if done { DONE } else { REFUSED });
 }
 
-/// Was it possible?
+/// Whether it was possible.
 fn attempt_of(name: &str) -> bool {
     let zero = [0; 6];
     let with = |a: usize, b: usize, c: usize| [a, b, c, 0, 0, 0];

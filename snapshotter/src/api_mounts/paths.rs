@@ -27,7 +27,7 @@ impl Paths {
         self.snapshots.join(id.to_string())
     }
 
-    /// Is this the directory of a snapshot?
+    /// Whether this is the directory of a snapshot.
     #[must_use]
     pub fn is_dir(&self, dir: &Path) -> bool {
         let name = dir.strip_prefix(&self.snapshots).ok().and_then(Path::to_str);

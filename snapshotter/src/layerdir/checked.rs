@@ -1,7 +1,7 @@
 //! Images that need no further check before a kernel sees them.
 //!
-//! Ours are correct by construction, or were checked when they came in. A differ of somebody else writes what it
-//! likes: that is checked before it is first mounted or committed. What was found good carries a mark, with the size
+//! Ours are correct by construction, or were checked when they came in. A foreign differ may write
+//! anything: that is checked before it is first mounted or committed. What was found good carries a mark, with the size
 //! and time it had, so that a file that was written again is not taken for the one that was looked at.
 
 use std::fs::File;
@@ -55,7 +55,7 @@ pub(crate) fn is_marked(file: &File) -> bool {
 }
 
 /// Checks the structure of the image at `path`, open as `file`, when it carries no mark, and marks it. A link leads
-/// into a cache that the configuration vouches for.
+/// into a cache that the configuration declares trusted.
 ///
 /// # Errors
 /// [`IntegrityError::Check`] with the first thing that is wrong, [`IntegrityError::Read`].

@@ -34,8 +34,8 @@ impl Images {
         Ok(Self { dir, is_kept })
     }
 
-    /// The image of the layer with this diffID. Who wants it makes a hard link of it, which fails if it went
-    /// meanwhile.
+    /// The image of the layer with this diffID. A caller makes a hard link of it, which fails if it was
+    /// removed since.
     #[must_use]
     pub fn find(&self, diff_id: &str) -> Option<PathBuf> {
         let path = self.dir.join(layer_path(diff_id).filter(|_| self.is_kept)?);
@@ -99,8 +99,8 @@ impl Images {
         })
     }
 
-    /// Forgets the images that no layer directory has any more. Returns how many. One that is being linked
-    /// meanwhile keeps its other name.
+    /// Forgets the images that no layer directory has any more. Returns how many. One that is linked at
+    /// the same time keeps its other name.
     ///
     /// # Errors
     /// [`Error::Storage`].

@@ -126,7 +126,7 @@ pub(crate) fn is_applied(dir: &Path) -> Result<bool> {
 }
 
 /// Takes back what a commit or a differ made that did not come to its end. Returns whether there was something. The lock
-/// of the directory keeps a differ of ours from replacing its image meanwhile.
+/// of the directory keeps a differ of ours from replacing its image at the same time.
 pub(crate) fn undo_converted(dir: &Path) -> Result<bool> {
     let (image, converted) = (dir.join(IMAGE), dir.join(CONVERTED));
     let is_left = record::withdraw(dir)? | unlink(&dir.join(second_name(IMAGE.as_ref())))?;

@@ -249,7 +249,7 @@ pub(crate) fn adopt(dir: &Path) -> Result<()> {
     let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
     let path = dir.join(COMMITTING);
     match rustix::fs::rename(&path, dir.join(RECORD)) {
-        // Somebody has written a later one.
+        // A later one was written.
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(failed("naming", &path)(errno)),
     }
@@ -278,7 +278,7 @@ pub(crate) fn refresh_if_possible(store: &Store, dir: &Path, id: u64) {
     }
 }
 
-/// The snapshot is removed: nobody shall bring it back. Its directory may be there for a while.
+/// The snapshot is removed: its record must not bring it back. Its directory may be there for a while.
 pub(crate) fn forget(dir: &Path) {
     for name in [COMMITTING, RECORD] {
         if let Err(error) = unlink(&dir.join(name)) {

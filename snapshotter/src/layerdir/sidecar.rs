@@ -70,7 +70,7 @@ pub(crate) fn read_sidecar(image: &Path) -> Result<Option<Sidecar>> {
     bytes.map(|bytes| Sidecar::parse(&bytes)).transpose().map_err(bad(image))
 }
 
-/// Who vouches for the root hash of an image, as its sidecar says.
+/// The signature of the root hash of an image, when its sidecar has one.
 ///
 /// # Errors
 /// [`IntegrityError::DmVerity`], [`Error::Storage`].

@@ -31,7 +31,7 @@ impl IdMaps {
     ///
     /// # Errors
     /// [`ServiceError::IdMap`]: one label without the other, another form, ranges that overlap or are too many, or
-    /// nobody who is root.
+    /// no mapping of root.
     pub(crate) fn from_labels(labels: &Labels) -> Result<Option<Self>> {
         let missing = |label| {
             Error::Service(ServiceError::IdMap {

@@ -1,4 +1,4 @@
-//! Layers mounted once, for everybody who stands on them: the `plain` profile's lowers.
+//! Layers mounted once, for all snapshots above them: the `plain` profile's lowers.
 //!
 //! ```text
 //! <state>/owner        whose mounts these are; locked by the daemon
@@ -133,7 +133,7 @@ impl LowerMounts {
         self.users.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Self::hold`] when there is nobody to wait for.
+    /// As [`Self::hold`] when that needs no wait.
     pub(crate) fn try_hold(&self) -> Option<RwLockReadGuard<'_, ()>> {
         match self.users.try_read() {
             Ok(held) => Some(held),
@@ -142,7 +142,7 @@ impl LowerMounts {
         }
     }
 
-    /// While this is held nobody holds.
+    /// Exclusive: excludes every [`Self::hold`].
     pub(crate) fn alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.users.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,7 +168,7 @@ impl LowerMounts {
     /// Mounts what is not mounted yet. For those who hold.
     ///
     /// # Errors
-    /// Everything a mount can give; what was mounted before stays, and goes when nobody uses it.
+    /// Everything a mount can give; what was mounted before stays until it is unused.
     pub(crate) fn ensure(
         &self,
         space: &Space,
@@ -252,8 +252,8 @@ impl LowerMounts {
         point("lower.after_mount")
     }
 
-    /// Undoes every mount of the layer `id`, because its image was or will be written again. Whoever has it bound keeps
-    /// what it has.
+    /// Undoes every mount of the layer `id`, because its image was or will be written again. A bind mount of it keeps
+    /// the old image.
     ///
     /// # Errors
     /// [`crate::KernelError::Call`] and [`Error::Storage`].

@@ -36,7 +36,7 @@ pub(super) fn take(state: &Path, identity: &str) -> Result<File> {
     }
     let mut file = File::from(fd);
     let mut known = String::new();
-    // Bytes that are no text are nobody's identity.
+    // Bytes that are no text are no identity.
     let is_read = file.read_to_string(&mut known).is_ok();
     if !is_read || known != identity {
         disown(state)?;
@@ -46,7 +46,7 @@ pub(super) fn take(state: &Path, identity: &str) -> Result<File> {
     Ok(file)
 }
 
-/// Undoes every mount in every space. Detached, for nobody may keep us from forgetting what is not ours.
+/// Undoes every mount in every space. Detached, so that no user of a mount keeps it.
 fn disown(state: &Path) -> Result<()> {
     let spaces = space::all(state)?;
     let uppers = state.join(crate::uppers::PLACE);

@@ -24,7 +24,7 @@ const NOTE: &str = "trusted.erolith.verity";
 const BTRFS_SUPER_MAGIC: u64 = 0x9123_683e;
 
 /// How often, and how long between, it is tried to enable fs-verity on a file that is open for writing. A process that
-/// was forked meanwhile has our descriptors until it starts its program.
+/// is forked in between has our descriptors until it starts its program.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -36,17 +36,17 @@ pub struct Protector {
 }
 
 impl Protector {
-    /// Are new images sealed, so that it is good to know their digest?
+    /// Whether new images are sealed, so that it is good to know their digest.
     #[must_use]
     pub fn seals(self) -> bool {
         self.verity != FsVerityPolicy::Off
     }
 
-    /// Seals an image that is complete, open in `file`, and written to by nobody else. The descriptor that is given back
+    /// Seals an image that is complete, open in `file`, and open for writing in no other process. The descriptor that is given back
     /// is read-only; the one that was given is closed, since a writer stands in the way.
     ///
     /// With `is_durable` the bytes are synced before fs-verity is enabled, where there is any. `digest` is their digest, if
-    /// that is known; else it is computed meanwhile. The file, with what fs-verity and the note add, has to be synced by the
+    /// that is known; else it is computed beside the sync. The file, with what fs-verity and the note add, has to be synced by the
     /// caller, on the descriptor that is given back, before it gets its name; see also [`Self::is_beyond_fsync`]. A sync that
     /// fails means that the image has to be made again: nothing is known of what reached the disk.
     ///
@@ -123,7 +123,7 @@ impl Protector {
         super::judge(self.verity, pin, measured).map_err(|fault| unsealed(name, fault))
     }
 
-    /// Does it take a sync of the whole filesystem for what fs-verity added, if it did, to reach the disk? And only once the
+    /// Whether what fs-verity added, if it did, reaches the disk by a sync of the whole filesystem only. And only once the
     /// file has a name, though not the one by which others find it.
     ///
     /// In the log that btrfs writes for fsync(2) is the flag of the file, and not the tree. And a file that had no name

@@ -1,4 +1,4 @@
-//! What is done to the image of a layer before it gets its name, so that nobody can change it unnoticed; and what is
+//! What is done to the image of a layer before it gets its name, so that every change of it is detected; and what is
 //! compared before it is used.
 //!
 //! - [`Digest`]: the fs-verity digest of a file, computed from its bytes.

@@ -153,7 +153,7 @@ pub(crate) fn at_commit(
         (None, _) if verity == FsVerityPolicy::Required => Step::Seal,
         // It was tried when the image was written.
         (None, Some(digest)) => Step::Remember(Some(Pin { digest, is_enforced: false })),
-        // To whom else it belongs decides that; reading all of it would hold up everybody.
+        // The owner of the other names decides that; reading all of it would delay every request.
         (None, None) if is_shared => Step::Remember(None),
         (None, None) => Step::Seal,
     }

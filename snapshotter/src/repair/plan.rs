@@ -7,8 +7,8 @@ use std::fmt;
 use crate::layerdir::record::Unreadable;
 use crate::store::{Entry, Kind};
 
-/// Ids that may have been given out beyond the largest one that is found: their directories are gone, and somebody may
-/// remember them.
+/// Ids that may have been given out beyond the largest one that is found: their directories are gone, and other
+/// programs may still refer to them.
 const MARGIN: u64 = 64;
 
 /// Numbers beyond this one were never given out by us.
@@ -23,7 +23,7 @@ pub(super) struct LayerDirState {
     pub(super) record: Option<Result<Entry, Unreadable>>,
     /// What its record was to be after a commit that was under way.
     pub(super) announced: Option<Result<Entry, Unreadable>>,
-    /// Is there an image, whatever it is?
+    /// Whether there is an image, whatever it is.
     pub(super) has_image: bool,
 }
 
@@ -47,7 +47,7 @@ pub enum Inconsistency {
 }
 
 impl Inconsistency {
-    /// Does the snapshot have a row all the same?
+    /// Whether the snapshot has a row all the same.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         matches!(self, Self::NoImage)

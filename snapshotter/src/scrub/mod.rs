@@ -80,7 +80,7 @@ impl Scrub {
         let filters = Filters::parse(&["kind==committed".to_owned()])?;
         let mut layers = Vec::new();
         for info in store.list(&filters)? {
-            // One that was removed meanwhile is none.
+            // One that was removed since is none.
             if let Ok(snapshot) = store.snapshot(&info.name) {
                 layers.push((snapshot.id, info.name));
             }

@@ -45,7 +45,7 @@ fn every_damage_is_found_and_named_and_nothing_else() {
     let site = Site::new();
     let service = site.open();
     type Damage = (&'static str, &'static str, fn(&Path));
-    // Where the kernel had vouched for it, it is the missing seal of the copy that is said.
+    // Where fs-verity was enforced, the verdict names the missing fs-verity of the copy.
     let damages: [Damage; 5] = [
         ("bit", "", |image| {
             replace(image, |file| {

@@ -16,7 +16,7 @@ use crate::mounts::table::{self, MountEntry};
 use crate::protect;
 use crate::store::{Filters, Kind};
 
-/// What directories are called from the moment nobody owns them.
+/// How the names of directories begin that have no row any more and are to be deleted.
 const GONE: &str = "gone-";
 
 impl Snapshotter {
@@ -43,7 +43,7 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// Deletes a directory that nobody owns and nobody writes to, and what limits it.
+    /// Deletes a directory that has no row and that no overlay writes to, and what limits it.
     pub(super) fn discard(&self, dir: &Path) -> Result<()> {
         // First, for with the directory goes the knowledge of it.
         self.uppers.release(dir)?;
@@ -72,13 +72,13 @@ impl Snapshotter {
         let filters = Filters::parse(&["kind==active".to_owned()])?;
         let mut ids = BTreeSet::new();
         for info in self.store.list(&filters)? {
-            // One that was removed meanwhile is not active.
+            // One that was removed since is not active.
             ids.extend(self.store.snapshot(&info.name).ok().map(|snapshot| snapshot.id));
         }
         Ok(ids)
     }
 
-    /// Gives directories that nobody owns a name that says so. Meanwhile none is being made.
+    /// Renames directories without a row, for deletion. No directory is made at the same time.
     fn set_orphans_aside(&self) -> Result<()> {
         let _alone = self.creating.write().unwrap_or_else(PoisonError::into_inner);
         let ids = self.store.ids()?;

@@ -181,7 +181,7 @@ impl Snapshotter {
         entry.origin = self.origin_noted(id);
         entry.pin = if is_link { None } else { self.protector().commit(&file, &image)? };
         entry.tree = match layerdir::read_sidecar(&image) {
-            // Nobody looks at it.
+            // It is not read.
             Err(_) if !self.config.dm_verity.looks() => None,
             other => other?,
         };
@@ -190,7 +190,7 @@ impl Snapshotter {
             layerdir::mark(&file);
         }
         if !is_converted {
-            // What was written beside it is no part of the layer, and nobody can write there any more.
+            // What was written beside it is no part of the layer, and nothing can be written there any more.
             self.uppers.release(&dir)?;
             unlink(&dir.join(RWLAYER))?;
         }
@@ -222,8 +222,8 @@ impl Snapshotter {
         Ok(())
     }
 
-    /// Makes the image of a layer immutable, if that is wanted. Where it cannot be, nothing is lost; whoever was killed
-    /// before it is followed by a start that does it.
+    /// Makes the image of a layer immutable, if that is wanted. Where it cannot be, nothing is lost; when the process is
+    /// killed before, the next start does it.
     pub(super) fn protect_from_hands(&self, id: u64) {
         if !self.config.immutable {
             return;

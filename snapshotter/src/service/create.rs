@@ -144,7 +144,7 @@ impl Snapshotter {
             if !matches!(errno, Errno::NOTEMPTY | Errno::EXIST) {
                 return Err(failed("naming", &dir)(errno));
             }
-            // A database put back from a copy gives numbers again: it knows of nobody who owns what lies there.
+            // A database put back from a copy gives numbers again: what lies there has no row in it.
             self.set_aside(&dir)?;
             rustix::fs::rename(&fresh.path, &dir).map_err(failed("naming", &dir))?;
         }
@@ -202,11 +202,11 @@ impl Snapshotter {
             && self.may_have(key, diff_id, &kept, staging)?
             && is_whole(&kept)
         {
-            // First, so that whoever finds the image finds what protects it.
+            // First, so that an image is never there without what protects it.
             layerdir::link_sidecar(&kept, &image)?;
             match rustix::fs::linkat(CWD, &kept, CWD, &image, AtFlags::empty()) {
                 Ok(()) => return Ok(true),
-                // It was swept meanwhile, or has as many names as a file may have.
+                // It was swept since it was found, or has as many names as a file may have.
                 Err(Errno::NOENT | Errno::MLINK) => {}
                 Err(errno) => return Err(failed("linking", &image)(errno)),
             }

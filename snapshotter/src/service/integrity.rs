@@ -110,8 +110,8 @@ fn require_tree(image: &Path, pinned: Option<Sidecar>) -> Result<()> {
     }
 }
 
-/// What is known of an image that has just come in. A digest that the kernel does not vouch for is computed once more:
-/// this is rare, and a layer that was damaged shall not be so again.
+/// What is known of an image that has just come in. A digest that the kernel does not enforce is computed once more:
+/// this is rare, and prevents that a damaged layer is replaced by a damaged image.
 pub(super) fn known(image: &Path) -> Result<Option<Pin>> {
     if layerdir::is_link(image)? {
         return Ok(None);

@@ -234,7 +234,7 @@ impl Snapshotter {
     /// `NotFound`, and `InvalidArgument` for a mask that names anything else.
     pub fn update(&self, name: &str, labels: &Labels, mask: &UpdateMask) -> Result<Info> {
         let info = self.store.update(name, labels, mask)?;
-        // Somebody else may have removed it since.
+        // Another request may have removed it since.
         if let Ok(snapshot) = self.store.snapshot(name) {
             record::refresh_if_possible(&self.store, &self.dir(snapshot.id), snapshot.id);
         }
@@ -256,7 +256,7 @@ impl Snapshotter {
     /// take, also after one of them is removed.
     ///
     /// # Errors
-    /// `NotFound`. Files that vanish meanwhile do not count.
+    /// `NotFound`. Files that vanish while it counts are left out.
     pub fn usage(&self, key: &str) -> Result<Usage> {
         let (snapshot, stored) = self.store.usage(key)?;
         match snapshot.kind {
@@ -325,7 +325,7 @@ impl Snapshotter {
         let upper = match stat(&filesystem)? {
             None => usage::of_tree(&dir.join(layerdir::UPPER))?,
             Some(_) if self.uppers.is_mounted(id)? => usage::of_tree(&self.uppers.upper(id))?,
-            // Somebody else mounts it, or nobody since the last reboot: what it takes is all that is known.
+            // The caller mounts it itself, or it was not mounted since the last reboot: only its size is known.
             Some(_) => usage::of_file(&filesystem)?,
         };
         Ok(usage::sum(upper, usage::of_file(&dir.join(layerdir::IMAGE))?))

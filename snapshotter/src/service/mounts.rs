@@ -91,7 +91,7 @@ impl Snapshotter {
         let applied = kind == Kind::Active && layerdir::is_applied(&dir)?;
         let upper = match kind {
             Kind::Active => {
-                // With its layer there, nobody writes any more.
+                // With its layer there, it is read-only.
                 if !applied {
                     self.uppers.require_limit(&dir)?;
                 }

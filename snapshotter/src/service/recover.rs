@@ -125,8 +125,8 @@ impl Snapshotter {
     }
 
     /// Makes the directory of a snapshot anew, empty. A power cut may take one in which nothing was ever synced. A
-    /// layer was synced, so somebody's hand took it; it stays without its image, and whoever wants to stand on it is
-    /// told.
+    /// layer was synced, so it was removed by hand; it stays without its image, and preparing on it
+    /// fails.
     pub(super) fn rebuild(&self, key: &str, snapshot: &Snapshot) -> Result<()> {
         let Snapshot { id, kind, parents, labels, .. } = snapshot;
         match kind {

@@ -27,7 +27,7 @@ pub(crate) fn take(root: &Path) -> Result<File> {
             let mut make = DirBuilder::new();
             make.recursive(true).mode(0o700).create(root).map_err(failed("making", root))?;
         }
-        // Container files with their setuid bits lie below: nobody else may reach them (CVE-2021-41103).
+        // Container files with their setuid bits lie below: other users must not reach them (CVE-2021-41103).
         Some(found) if found.st_mode & 0o077 != 0 => {
             let is_ours = |name: &String| [LOCK, DATABASE, SNAPSHOTS].contains(&name.as_str());
             let names = names(root)?;

@@ -22,7 +22,7 @@ pub(super) fn of_tree(upper: &Path) -> Result<Usage> {
     let mut count = Count { usage: Usage::default(), seen: BTreeSet::new() };
     match open_dir(upper) {
         Ok(root) => count.tree(&root).map_err(failed("counting", upper))?,
-        // Removed meanwhile.
+        // Removed since it was listed.
         Err(Error::Storage { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -57,7 +57,7 @@ struct Count {
 }
 
 impl Count {
-    /// A container may change the tree meanwhile, so no symbolic link is followed and what vanishes is passed over.
+    /// A container may change the tree at the same time, so no symbolic link is followed and what vanishes is passed over.
     fn tree(&mut self, root: &OwnedFd) -> Result<(), Errno> {
         self.add(&rustix::fs::fstat(root)?);
         let mut todo = vec![b".".to_vec()];

@@ -11,13 +11,13 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::{DatabaseError, Error, Result};
 use super::{schema, sql};
 
-/// How long a connection waits for a lock of another process, such as somebody's `sqlite3`.
+/// How long a connection waits for a lock of another process, such as `sqlite3` run by hand.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Statements kept prepared in each connection; more than there are.
 const STATEMENTS: usize = 48;
 
-/// Readers that stay open when nobody reads.
+/// Readers that stay open while there is no call.
 const IDLE_READERS: usize = 8;
 
 /// Bytes to which the write-ahead log is cut after a checkpoint.
@@ -52,7 +52,7 @@ impl Ids {
 pub(super) struct Writer {
     conn: Connection,
     ids: Ids,
-    /// Do commits sync the log now?
+    /// Whether commits sync the log now.
     is_syncing: bool,
 }
 

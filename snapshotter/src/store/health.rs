@@ -17,7 +17,7 @@ pub enum Health {
     Sound,
     /// Another version of erolith wrote it.
     OtherVersion,
-    /// A damaged one, or a file of somebody else.
+    /// A damaged one, or a file of another program.
     Damaged(String),
 }
 
@@ -84,7 +84,7 @@ mod tests {
 
         let store = Store::open(&at("ours")).unwrap();
         store.create(Kind::Active, "a", "", &Labels::new(), &mut |_| Ok(())).unwrap();
-        // Also while somebody works with it.
+        // Also while another process has it open.
         assert_eq!(Store::health(&at("ours")).unwrap(), Health::Sound);
         drop(store);
         assert_eq!(Store::health(&at("ours")).unwrap(), Health::Sound);

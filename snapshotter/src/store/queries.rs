@@ -100,7 +100,7 @@ impl Store {
     /// The ids of all snapshots.
     ///
     /// For cleanup: this waits until no change is under way. A directory that was listed before the call, and whose
-    /// id is not in the answer, belongs to nobody and never will.
+    /// id is not in the answer, has no row and never will.
     ///
     /// # Errors
     /// Those of the database.

@@ -53,8 +53,8 @@ pub(crate) enum Measured {
     Other,
 }
 
-/// Enables fs-verity with SHA-256 over 4 KiB blocks. `file` is open for reading, and nobody has it open for
-/// writing.
+/// Enables fs-verity with SHA-256 over 4 KiB blocks. `file` is open for reading, and open for writing
+/// in no process.
 ///
 /// # Errors
 /// What the kernel answers: EOPNOTSUPP or ENOTTY when the kernel or the filesystem has no fs-verity, ETXTBSY when

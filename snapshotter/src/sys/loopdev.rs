@@ -1,8 +1,8 @@
 //! Loop devices, for kernels and filesystems where EROFS cannot be mounted from a file, and for writable layers that
 //! are filesystems of their own.
 //!
-//! Devices are autoclear: the kernel frees one when its last user, the mounted filesystem, is gone. Nobody has to
-//! remember them, and a killed process leaks none. Numbers and layouts are those of `include/uapi/linux/loop.h`.
+//! Devices are autoclear: the kernel frees one when its last user, the mounted filesystem, is gone. They are recorded
+//! nowhere, and a killed process leaks none. Numbers and layouts are those of `include/uapi/linux/loop.h`.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -62,7 +62,7 @@ fn child(report: i32, hold: i32) -> ! {
     let code =
         if ret == 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(1) };
     let byte = u8::try_from(code).unwrap_or(u8::MAX);
-    // A child forked meanwhile by another thread may hold our pipe open, so its end is not the only signal.
+    // A child that another thread forks at the same time may hold our pipe open, so its end is not the only signal.
     // SAFETY: a system call without pointers; it comes after unshare, which may reset it.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     // SAFETY: writes one byte from a live local.

@@ -108,7 +108,7 @@ impl Uppers {
         }
     }
 
-    /// Leaves the image of a snapshot to somebody who mounts it himself, and does not look for a device of ours: one is
+    /// Leaves the image of a snapshot to a caller that mounts it itself, and does not look for a device of ours: one is
     /// there only when the profile was another one before.
     ///
     /// # Errors
@@ -174,7 +174,7 @@ fn mount(id: u64, image: &Path, access: Access) -> Result<OwnedFd> {
         }
         other => other,
     };
-    // Between looking for a device and making one, against whoever else mounts it. Not the file that the device gets:
+    // Between looking for a device and making one, against other processes that mount it. Not the file that the device gets:
     // that stays open as long as it is mounted, and so would the lock.
     let lock = open(image, OFlags::RDONLY).map_err(gone)?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).map_err(failed("locking", image))?;

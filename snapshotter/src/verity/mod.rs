@@ -51,7 +51,7 @@ enum DmVerityMode {
 }
 
 impl DmVerity {
-    /// Is the sidecar of a layer of interest?
+    /// Whether the sidecar of a layer is of interest.
     pub(crate) fn looks(self) -> bool {
         self != Self::Off
     }
@@ -71,7 +71,7 @@ impl DmVerity {
         }
     }
 
-    /// Is a layer that this process makes itself to have a tree?
+    /// Whether a layer that this process makes itself gets a tree.
     pub(crate) fn hashes(self) -> bool {
         matches!(self, Self::On | Self::Signed)
     }
@@ -301,7 +301,7 @@ fn keep(name: &str, signature: &Signature) -> Result<Key> {
         .map_err(|errno| Error::kernel("keep a signature as a key", errno))
 }
 
-/// Does the kernel answer so when it does not accept a signature (`verify_pkcs7_signature` and what it calls)?
+/// Whether the kernel answers so when it does not accept a signature (`verify_pkcs7_signature` and what it calls).
 fn is_distrust(errno: Errno) -> bool {
     matches!(
         errno,

@@ -110,7 +110,7 @@ fn a_sealed_file_is_measured_and_cannot_be_written() {
     assert_eq!((found.noted, found.digest()), (Some(digest), Some(digest)));
     let denied = File::options().write(true).open(&path).unwrap_err();
     assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
-    // A copy says the same and is vouched for by nobody; another file is measured as what it is.
+    // A copy has the same bytes and no measurement of the kernel; another file is measured as what it is.
     let pin = Pin { digest, is_enforced: true };
     let copy = dir.path().join("copy");
     std::fs::copy(&path, &copy).unwrap();

@@ -1,4 +1,4 @@
-//! The life of a chain: what is written is seen by everybody above, as overlayfs shows it, and by nobody else.
+//! The life of a chain: what is written is seen in all snapshots above, as overlayfs shows it, and in no others.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 

@@ -1,4 +1,4 @@
-//! Layers that a differ wrote, caches, and the mounts that everybody shares.
+//! Layers that a differ wrote, caches, and the mounts that all snapshots share.
 
 use super::*;
 use crate::Status;
@@ -26,7 +26,7 @@ fn an_applied_layer_is_shown_read_only_and_committed_as_it_is() {
         assert_eq!(mounts[0].options, ["ro", "rbind"]);
         assert_eq!(MountedTree::of(&mounts, site.target("a")).names(""), ["one"]);
         assert_eq!(service.usage("a").unwrap().inodes, 2);
-        // Its mount stays while it is active, though nobody stands on it.
+        // Its mount stays while it is active, though it has no children.
         service.cleanup().unwrap();
         assert_eq!(site.lowers(), ["l/1", "l/1v"]);
         service.commit("A", "a", "", &none()).unwrap();
@@ -64,7 +64,7 @@ fn a_layer_can_be_written_again_until_it_is_committed() {
             MountedTree::of(&service.mounts("a").unwrap(), site.target("b")).names(""),
             ["two"]
         );
-        // A differ of somebody else tells nobody.
+        // A foreign differ does not report what it does.
         apply(&first, &tree_with(site, "three"));
         service.commit("A", "a", "", &none()).unwrap();
         let view = service.view("v", "A", &none()).unwrap();
@@ -91,7 +91,7 @@ fn an_unfinished_image_is_never_committed() {
     });
 }
 
-/// A differ of somebody else may write anything. A kernel never sees what the checker refuses.
+/// A foreign differ may write anything. A kernel never sees what the checker refuses.
 #[test]
 fn a_hostile_image_is_neither_mounted_nor_committed() {
     use std::os::unix::fs::FileExt;

@@ -97,7 +97,7 @@ fn it_is_found_again_with_what_was_written_and_mounted_only_once() {
         let tree = MountedTree::of(&mounts, site.target("k"));
         write(&tree.join("written"), "before");
         drop(service);
-        // Another process; then one whose mounts somebody undid while the container runs.
+        // Another process; then one whose mounts were undone while the container runs.
         for _ in 0..2 {
             let service = site.open();
             assert_eq!(service.mounts("k").unwrap(), mounts);

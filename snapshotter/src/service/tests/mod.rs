@@ -114,7 +114,7 @@ fn unmount_below(dir: &Path) {
     }
 }
 
-/// Runs `work` with mounts that nobody else sees; says so where that is not possible.
+/// Runs `work` with mounts that no other process sees; says so where that is not possible.
 fn with_mounts(work: impl FnOnce(&Site) + Send) {
     let outcome = in_private_mount_namespace(|| work(&Site::new()));
     if let Err(errno) = outcome {
@@ -123,7 +123,7 @@ fn with_mounts(work: impl FnOnce(&Site) + Send) {
     }
 }
 
-/// Opens a service on a root that nobody else has for long.
+/// Opens a service on a root that another process has for a moment at most.
 fn opened(config: Config) -> Snapshotter {
     patiently(is_in_use, || Snapshotter::open(config.clone())).unwrap()
 }

@@ -170,7 +170,7 @@ fn numbers_of_others_are_passed_over() {
         let service = site.open();
         service.prepare("first", "", &limited()).unwrap();
         let number = projects(site)[0].0;
-        // That of the next snapshot is somebody else's.
+        // That of the next snapshot belongs to another program.
         let dir = File::open(site.dir.path()).unwrap();
         let theirs = Amount { bytes: 4096, inodes: 0 };
         Quotas::of(dir.as_fd(), block_device).set_limit(number + 1, theirs).unwrap();

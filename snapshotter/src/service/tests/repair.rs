@@ -109,7 +109,7 @@ fn every_snapshot_is_what_it_was() {
             service.cleanup().unwrap();
             let before = see(site, &service);
             assert!(before.damaged.len() == 1 && before.trees.len() == 3, "{before:?}");
-            // While it runs nobody repairs.
+            // While it runs, repair refuses.
             assert_eq!(Repair::open(&root(site), true).unwrap_err().code(), "in-use");
             let last = service
                 .store

@@ -1,4 +1,4 @@
-//! Layers that are not what they were, and images that nobody shall change.
+//! Layers that are not what they were, and images that must not change.
 
 use std::os::unix::fs::FileExt;
 
@@ -18,7 +18,7 @@ fn tree_with(site: &Site, name: &str) -> PathBuf {
     tree
 }
 
-/// The layer `name` as somebody else's differ wrote it.
+/// The layer `name` as a foreign differ wrote it.
 fn unpacked(site: &Site, service: &Snapshotter, name: &str, parent: &str) -> PathBuf {
     let key = format!("unpacking {name}");
     let image = apply(&service.prepare(&key, parent, &none()).unwrap(), &tree_with(site, name));
@@ -53,7 +53,7 @@ fn check_damaged(service: &Snapshotter, image: &Path, said: &str) {
         assert!(error.advice().is_some());
         assert_eq!(status(service.stat(key)), Status::NotFound);
     }
-    // Whoever pulls unpacks them again; whoever lists or collects garbage sees them, and containers go on.
+    // A pull unpacks them again; lists and garbage collection show them, and containers go on.
     for name in ["A", "B"] {
         assert_eq!(status(service.stat(name)), Status::NotFound, "{said}: {name}");
     }
@@ -205,7 +205,7 @@ fn fs_verity_that_is_required_is_tried_at_the_start() {
     });
 }
 
-/// Every layer is pinned, whoever wrote it; a file that says the same and is another one is refused.
+/// Every layer is pinned, also that of a foreign differ; a file that says the same and is another one is refused.
 #[test]
 fn a_sealed_layer_that_was_replaced_is_refused() {
     with_mounts(|site| {
@@ -214,7 +214,7 @@ fn a_sealed_layer_that_was_replaced_is_refused() {
         let id = layer(&service, "B", "");
         let enforced = protect::try_out(site.dir.path()).is_ok();
         for id in [1, id] {
-            // Sealing changes the time of a file, and nobody has to check it once more for that.
+            // Sealing changes the time of a file, which alone causes no second check.
             let file = File::open(service.dir(id).join(IMAGE)).unwrap();
             assert!(layerdir::is_marked(&file));
             assert_eq!(service.store.pin_of(id).unwrap().unwrap().is_enforced, enforced);
@@ -325,7 +325,7 @@ fn images_are_immutable_while_they_are_layers() {
             MountedTree::of(&service.view("v", "B", &none()).unwrap(), site.target("v")).names(""),
             ["A", "B"]
         );
-        // Somebody else's file is not ours to change, nor is it refused.
+        // A file with other hard links is not changed, nor is it refused.
         let blob = site.dir.path().join("blob");
         let mounts = service.prepare("native", "", &none()).unwrap();
         let image = apply(&mounts, &tree_with(site, "native"));

@@ -136,7 +136,7 @@ fn damaged_pages_are_typed_errors() {
     }
 }
 
-/// Damage done while the store is open is met by whoever reads it.
+/// Damage done while the store is open is an error of the call that reads it.
 #[test]
 fn chains_in_circles_end() {
     let store = empty();

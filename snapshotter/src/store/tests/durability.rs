@@ -1,4 +1,4 @@
-//! What survives: reopening, panics, kill -9, a full disk; and who may read meanwhile.
+//! What survives: reopening, panics, kill -9, a full disk; and reads at the same time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
