@@ -79,8 +79,12 @@ crate::error_codes! {
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     for cause in std::iter::successors(error.source(), |error| error.source()) {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let cause = cause.to_string();
+        // Errors of some crates end with their cause, as those of SQLite.
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
     }
     text
 }

@@ -25,7 +25,7 @@ pub use kernel::KernelError;
 pub use limit::LimitError;
 pub use mount::MountError;
 pub use service::ServiceError;
-pub(crate) use table::{error_table, line};
+pub(crate) use table::error_table;
 
 /// What this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

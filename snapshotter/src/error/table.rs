@@ -93,7 +93,7 @@ macro_rules! error_table {
             /// The message with its causes, on one line: for logs, and for what is kept as text.
             #[must_use]
             pub fn line(&self) -> String {
-                $crate::error::line(self)
+                erolith_mkfs::error_chain(self)
             }
 
             /// Whether it tells that the image of a layer is not what it was: gone, cut off, written over or replaced. Then
@@ -142,15 +142,3 @@ macro_rules! error_table {
 }
 
 pub(crate) use error_table;
-
-/// The messages of an error and its causes, without a cause that an error of another crate has quoted at its end.
-pub(crate) fn line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    for cause in std::iter::successors(error.source(), |error| error.source()) {
-        let cause = cause.to_string();
-        if !line.ends_with(&cause) {
-            line = format!("{line}: {cause}");
-        }
-    }
-    line
-}
