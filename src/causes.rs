@@ -9,5 +9,5 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
 
 /// As [`message`], of an error of any type: for logs.
 pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
-    erolith_differ::error::chain(error).replace('\n', " ")
+    erolith_errors::error_chain(error).replace('\n', " ")
 }

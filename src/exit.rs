@@ -7,8 +7,7 @@ use std::error::Error as StdError;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use erolith_differ::error::{ErrorClass, ErrorFacts};
-use erolith_snapshotter::Class;
+use erolith_errors::{ErrorClass, ErrorFacts};
 use tonic::Code;
 
 use crate::causes::message;
@@ -181,59 +180,41 @@ impl Classified for containerd::Error {
     }
 }
 
-impl Classified for erolith_snapshotter::Error {
-    fn verdict(&self) -> Verdict {
-        let code = match self.class() {
-            Class::Usage => USAGE,
-            Class::Input => INPUT,
-            Class::Environment => ENVIRONMENT,
-            Class::Io => IO,
-        };
-        Verdict { code: Some(code), advice: self.advice() }
-    }
+/// Errors of the libraries, which know all of it.
+macro_rules! classified_by_facts {
+    ($($error:ty,)*) => {$(
+        impl Classified for $error {
+            fn verdict(&self) -> Verdict {
+                self.facts().into()
+            }
+        }
+    )*};
 }
 
-impl Classified for erolith_differ::Error {
-    fn verdict(&self) -> Verdict {
-        self.facts().into()
-    }
-}
-
-impl Classified for erolith_mkfs::Error {
-    fn verdict(&self) -> Verdict {
-        ErrorFacts::from(self).into()
-    }
-}
-
-impl Classified for erolith_overlay::Error {
-    fn verdict(&self) -> Verdict {
-        ErrorFacts::from(self).into()
-    }
-}
-
-impl Classified for erolith_verity::dmverity::Error {
-    fn verdict(&self) -> Verdict {
-        ErrorFacts::from(self).into()
-    }
-}
-
-impl Classified for erolith_mkfs::image::Error {
-    fn verdict(&self) -> Verdict {
-        ErrorFacts::from(self).into()
-    }
+classified_by_facts! {
+    erolith_mkfs::Error,
+    erolith_mkfs::image::Error,
+    erolith_overlay::Error,
+    erolith_verity::dmverity::Error,
+    erolith_snapshotter::Error,
+    erolith_differ::Error,
 }
 
 impl From<ErrorFacts<'_>> for Verdict {
     fn from(facts: ErrorFacts<'_>) -> Self {
-        let code = match facts.class {
-            ErrorClass::Usage => Some(USAGE),
-            ErrorClass::Input => Some(INPUT),
-            ErrorClass::Environment => Some(ENVIRONMENT),
-            ErrorClass::Io => Some(IO),
-            ErrorClass::Interrupted => Some(INTERRUPTED),
-            ErrorClass::OfSource => None,
-        };
-        Self { code, advice: facts.advice }
+        Self { code: of_class(facts.class), advice: facts.advice }
+    }
+}
+
+/// The exit code of a class; without one the source of the error decides.
+pub(crate) fn of_class(class: ErrorClass) -> Option<u8> {
+    match class {
+        ErrorClass::Usage => Some(USAGE),
+        ErrorClass::Input => Some(INPUT),
+        ErrorClass::Environment => Some(ENVIRONMENT),
+        ErrorClass::Io => Some(IO),
+        ErrorClass::Interrupted => Some(INTERRUPTED),
+        ErrorClass::OfSource => None,
     }
 }
 

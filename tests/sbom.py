@@ -23,7 +23,7 @@ def main():
     if top:
         there.add((top["name"], top.get("version", "")))
     names = {name for name, _ in there}
-    ours = {"erolith", "erolith-durable", "erolith-verity", "erolith-mkfs", "erolith-overlay", "erolith-differ", "erolith-snapshotter"}
+    ours = {"erolith", "erolith-errors", "erolith-durable", "erolith-verity", "erolith-mkfs", "erolith-overlay", "erolith-differ", "erolith-snapshotter"}
     missing = sorted(ours - names) + sorted(" ".join(each) for each in used() - there if each[0] not in ours)
     if missing:
         sys.exit(f"not in the bill of materials: {', '.join(missing)}")

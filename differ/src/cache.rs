@@ -198,7 +198,7 @@ impl CacheFill<'_> {
             Ok((size, verity)) => {
                 Ok(Filled { diff_id, path, size, verity, outcome: CacheOutcome::Made })
             }
-            Err(Error::Layer(LayerError::Inherits {})) => {
+            Err(Error::Layer(LayerError::Inherits)) => {
                 Ok(Filled { diff_id, path, size: 0, verity: None, outcome: CacheOutcome::LeftOut })
             }
             Err(error) => Err(error),
@@ -319,6 +319,6 @@ struct NoLowers;
 
 impl ParentImages for NoLowers {
     fn images(&self) -> Result<Vec<Blob>> {
-        Err(Error::Layer(LayerError::Inherits {}))
+        Err(Error::Layer(LayerError::Inherits))
     }
 }

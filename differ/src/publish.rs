@@ -238,7 +238,7 @@ mod tests {
         };
         let error = publish(None, false).unwrap_err();
         assert_eq!(error.code(), "seal");
-        assert!(crate::error::chain(&error).contains("no word"), "{error}");
+        assert!(erolith_errors::error_chain(&error).contains("no word"), "{error}");
         assert!(names(dir.path()).is_empty());
         for needs_syncfs in [false, true] {
             publish(Some(", sealed"), needs_syncfs).unwrap();

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use erolith_errors::{ErrorClass, ErrorFacts, ErrorStatus};
+
 use crate::{tar, tree};
 
 /// Why no image was built. Nothing of it is to be used then.
@@ -48,6 +50,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// What callers decide by.
+    #[must_use]
+    pub fn facts(&self) -> ErrorFacts<'_> {
+        use ErrorClass::{Input, Io, Usage};
+        use ErrorStatus::InvalidArgument;
+        let (class, status) = match self {
+            Self::Input { source, .. } | Self::Output(source) => (Io, ErrorStatus::of_io(source)),
+            Self::Options(_) => (Usage, InvalidArgument),
+            _ => (Input, InvalidArgument),
+        };
+        ErrorFacts::new(self.code(), class, status)
+    }
+
     /// Whether the content of the input caused the error, and not reading it or writing the image.
     #[must_use]
     pub fn is_about_content(&self) -> bool {
@@ -59,7 +74,7 @@ impl Error {
     }
 }
 
-crate::error_codes! {
+erolith_errors::error_codes! {
     Error {
         Self::Input { .. } => "input-io", "the input cannot be read";
         Self::Output(_) => "output-io", "the image cannot be written";
@@ -72,19 +87,4 @@ crate::error_codes! {
         Self::Tree { source, .. } => source.code();
         Self::Image(error) => error.code();
     }
-}
-
-/// An error and its causes on one line, the outermost first. No message of ours names its source itself.
-#[must_use]
-pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    for cause in std::iter::successors(error.source(), |error| error.source()) {
-        let cause = cause.to_string();
-        // Errors of some crates end with their cause, as those of SQLite.
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }

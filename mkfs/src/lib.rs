@@ -7,7 +7,6 @@ mod codec;
 pub mod data;
 mod emit;
 mod error;
-mod error_codes;
 mod exact;
 pub mod format;
 pub mod image;
@@ -22,5 +21,4 @@ mod source;
 pub mod tar;
 pub mod tree;
 
-pub use error::{Error, error_chain};
-pub use error_codes::ErrorCode;
+pub use error::Error;

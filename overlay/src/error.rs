@@ -2,6 +2,7 @@
 
 use std::io;
 
+use erolith_errors::{ErrorClass, ErrorFacts, ErrorStatus};
 use erolith_mkfs::image;
 
 /// Why layers are not understood, or not written.
@@ -67,7 +68,25 @@ impl From<image::Error> for Error {
     }
 }
 
-erolith_mkfs::error_codes! {
+impl Error {
+    /// What callers decide by.
+    #[must_use]
+    pub fn facts(&self) -> ErrorFacts<'_> {
+        use ErrorClass::{Input, Io};
+        use ErrorStatus::{FailedPrecondition, InvalidArgument, Unavailable};
+        let (class, status) = match self {
+            Self::Image(error) => return error.facts(),
+            Self::Input { source, .. } => (Io, ErrorStatus::of_io(source)),
+            // The process that writes to the snapshot may have stopped by the next time.
+            Self::Changed { .. } => (Io, Unavailable),
+            Self::Index { .. } | Self::Marks { .. } => (Input, FailedPrecondition),
+            _ => (Input, InvalidArgument),
+        };
+        ErrorFacts::new(self.code(), class, status)
+    }
+}
+
+erolith_errors::error_codes! {
     Error {
         Self::Input { .. } => "input-io", "a file of a layer cannot be read";
         Self::Changed { .. } => "input-changed", "a file changed while it was read";

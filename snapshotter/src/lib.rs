@@ -32,6 +32,4 @@ mod sys;
 mod uppers;
 mod verity;
 
-pub use error::{
-    Class, Error, IntegrityError, KernelError, LimitError, MountError, Result, ServiceError, Status,
-};
+pub use error::{Error, IntegrityError, KernelError, LimitError, MountError, Result, ServiceError};

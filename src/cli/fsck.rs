@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use erolith_differ::apply::verify_blob;
 use erolith_differ::decode::Cancel;
-use erolith_differ::error::ErrorClass;
+use erolith_errors::ErrorClass;
 use erolith_mkfs::check::{self, Finding, Limits, Report, Severity, Stats};
 use erolith_mkfs::format::Layout;
 use erolith_mkfs::image::{

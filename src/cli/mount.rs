@@ -10,9 +10,9 @@ use erolith_differ::decode::Cancel;
 use erolith_differ::error::MismatchError;
 use erolith_differ::oci::{ImageLayer as BlobLayer, ImageSource, Location, Platform, Transport};
 use erolith_differ::{Compression, Digest, LayerType};
+use erolith_errors::ErrorClass;
 use erolith_mkfs::check::{self, Limits};
 use erolith_mkfs::io::ReadAt;
-use erolith_snapshotter::Class;
 use erolith_snapshotter::mounts::{
     Backing, MountLayer, MountOptions, Mounted, OverlayRoute, Request, mount,
 };
@@ -128,7 +128,7 @@ fn open_blob(source: &ImageSource, layer: &BlobLayer, location: &Location) -> an
 
 /// That a blob is damaged, where an image was not mounted for what is in it and that is the reason; else `error`.
 fn damage(blobs: &[(Digest, Blob)], error: erolith_snapshotter::Error) -> anyhow::Error {
-    if error.class() != Class::Input {
+    if error.class() != ErrorClass::Input {
         return error.into();
     }
     let is_damaged = |(digest, blob): &(Digest, Blob)| {

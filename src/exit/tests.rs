@@ -84,7 +84,8 @@ fn of_integrity() -> Vec<Error> {
     let (expected, actual) = ([1; 32], [2; 32]);
     let fsverity = erolith_verity::fsverity::Digest::from_bytes;
     let sealed = |source| Error::Seal { path: text(), source };
-    let storage = |source| erolith_snapshotter::Error::Storage { action: text(), source };
+    let storage =
+        |source| erolith_snapshotter::Error::Storage { action: "ACTION".to_owned(), source };
     vec![
         Error::Layer(LayerError::BadImage {
             code: "dir-order".into(),
@@ -104,7 +105,7 @@ fn of_integrity() -> Vec<Error> {
             erolith_snapshotter::MountError::NoLayers,
         ))),
         sealed(Box::new(full())),
-        sealed(Box::from("TEXT")),
+        sealed(Box::from("CAUSE")),
     ]
 }
 
@@ -123,7 +124,7 @@ fn of_work() -> Vec<Error> {
         Error::Process(ProcessError::WorkerDied { ended: text() }),
         io(full()),
         io(io::ErrorKind::PermissionDenied.into()),
-        io(io::Error::other("TEXT")),
+        io(io::Error::other("CAUSE")),
         Error::InLayer {
             index: 3,
             name: digest(),
@@ -146,7 +147,7 @@ fn of_building() -> Vec<erolith_mkfs::Error> {
         Error::Tar(tar::Error { offset: 512, path: None, problem: tar::Problem::Io(full()) }),
         Error::Tar(tar::Error { offset: 512, path: None, problem: tar::Problem::BadChecksum }),
         Error::Input { what: text(), source: full() },
-        Error::Input { what: text(), source: io::Error::other("TEXT") },
+        Error::Input { what: text(), source: io::Error::other("CAUSE") },
         Error::Output(full()),
         Error::TooLarge { limit: 9 },
         Error::Options("OPTIONS"),

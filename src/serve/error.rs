@@ -4,8 +4,7 @@ use std::io;
 use std::iter::successors;
 use std::path::PathBuf;
 
-use erolith_differ::error::ErrorStatus;
-use erolith_snapshotter::Status as Kind;
+use erolith_errors::ErrorStatus;
 use tonic::Code;
 
 use super::diff::Missing;
@@ -69,26 +68,11 @@ impl Error {
             // From us, this code would send containerd to its next differ.
             Self::Containerd(error) if error.code() == Code::Unimplemented => Code::Internal,
             Self::Containerd(error) => error.code(),
-            Self::Storage { source, .. } => code_of_status(ErrorStatus::of_io(source)),
+            Self::Storage { source, .. } => code_of(ErrorStatus::of_io(source)),
             Self::Below { source: Missing::Silent(_) | Missing::Removed, .. } => Code::Unavailable,
             Self::Below { .. } => Code::FailedPrecondition,
             Self::WorkerDied => Code::Internal,
         }
-    }
-}
-
-/// containerd's errdefs as gRPC codes (errgrpc of github.com/containerd/errdefs).
-fn code_of(kind: Kind) -> Code {
-    match kind {
-        Kind::InvalidArgument => Code::InvalidArgument,
-        Kind::NotFound => Code::NotFound,
-        Kind::AlreadyExists => Code::AlreadyExists,
-        Kind::FailedPrecondition => Code::FailedPrecondition,
-        Kind::Unimplemented => Code::Unimplemented,
-        Kind::Unavailable => Code::Unavailable,
-        Kind::ResourceExhausted => Code::ResourceExhausted,
-        Kind::DataLoss => Code::DataLoss,
-        Kind::Internal => Code::Internal,
     }
 }
 
@@ -101,15 +85,16 @@ fn code_of_differ(error: &erolith_differ::Error) -> Code {
                 sources.find_map(|source| source.downcast_ref::<erolith_snapshotter::Error>());
             found.map_or(Code::Internal, |error| code_of(error.status()))
         }
-        status => code_of_status(status),
+        status => code_of(status),
     }
 }
 
-/// The code of gRPC for a status.
-pub(crate) fn code_of_status(status: ErrorStatus) -> Code {
+/// The code of gRPC for a status, as errgrpc of github.com/containerd/errdefs has it.
+pub(crate) fn code_of(status: ErrorStatus) -> Code {
     match status {
         ErrorStatus::InvalidArgument => Code::InvalidArgument,
         ErrorStatus::NotFound => Code::NotFound,
+        ErrorStatus::AlreadyExists => Code::AlreadyExists,
         ErrorStatus::FailedPrecondition => Code::FailedPrecondition,
         ErrorStatus::Unimplemented => Code::Unimplemented,
         ErrorStatus::Unavailable => Code::Unavailable,
@@ -186,15 +171,15 @@ mod tests {
     #[test]
     fn every_kind_has_a_code_of_its_own() {
         let kinds = [
-            (Kind::InvalidArgument, Code::InvalidArgument),
-            (Kind::NotFound, Code::NotFound),
-            (Kind::AlreadyExists, Code::AlreadyExists),
-            (Kind::FailedPrecondition, Code::FailedPrecondition),
-            (Kind::Unimplemented, Code::Unimplemented),
-            (Kind::Unavailable, Code::Unavailable),
-            (Kind::ResourceExhausted, Code::ResourceExhausted),
-            (Kind::DataLoss, Code::DataLoss),
-            (Kind::Internal, Code::Internal),
+            (ErrorStatus::InvalidArgument, Code::InvalidArgument),
+            (ErrorStatus::NotFound, Code::NotFound),
+            (ErrorStatus::AlreadyExists, Code::AlreadyExists),
+            (ErrorStatus::FailedPrecondition, Code::FailedPrecondition),
+            (ErrorStatus::Unimplemented, Code::Unimplemented),
+            (ErrorStatus::Unavailable, Code::Unavailable),
+            (ErrorStatus::ResourceExhausted, Code::ResourceExhausted),
+            (ErrorStatus::DataLoss, Code::DataLoss),
+            (ErrorStatus::Internal, Code::Internal),
         ];
         for (kind, code) in kinds {
             assert_eq!(code_of(kind), code);

@@ -14,6 +14,7 @@ pub mod node;
 pub mod oracle;
 pub mod program;
 pub mod scratch;
+pub mod sources;
 pub mod spec;
 mod sys;
 pub mod tarball;

@@ -1,36 +1,24 @@
-//! The dependencies between the rooms, `src -> {snapshotter, differ} -> overlay -> mkfs -> verity`, and what each room must
-//! not know.
+//! The dependencies between the rooms, `src -> {snapshotter, differ} -> overlay -> mkfs -> {verity, durable}`, and what
+//! each room must not know.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use erolith_tests::sources::{PRODUCT, is_of_tests, root, rust_files};
+
 /// Each crate, and those of ours that it may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
+    ("errors", &[]),
     ("durable", &[]),
-    ("verity", &[]),
-    ("mkfs", &["durable", "verity"]),
-    ("overlay", &["mkfs", "verity"]),
-    ("differ", &["durable", "overlay", "mkfs", "verity"]),
-    ("snapshotter", &["durable", "overlay", "mkfs", "verity"]),
-    (".", &["verity", "mkfs", "overlay", "differ", "snapshotter"]),
+    ("verity", &["errors"]),
+    ("mkfs", &["errors", "durable", "verity"]),
+    ("overlay", &["errors", "mkfs"]),
+    ("differ", &["errors", "durable", "overlay", "mkfs", "verity"]),
+    ("snapshotter", &["errors", "durable", "overlay", "mkfs", "verity"]),
+    (".", &["errors", "verity", "mkfs", "overlay", "differ", "snapshotter"]),
 ];
-
-/// Where the sources of the product are.
-const PRODUCT: [&str; 7] = [
-    "src",
-    "durable/src",
-    "verity/src",
-    "mkfs/src",
-    "overlay/src",
-    "differ/src",
-    "snapshotter/src",
-];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
 
 /// Names of the dependencies of a manifest by section: `dependencies`, `dev-dependencies`, `build-dependencies`.
 fn dependencies(manifest: &Path) -> BTreeMap<String, BTreeSet<String>> {
@@ -51,30 +39,15 @@ fn dependencies(manifest: &Path) -> BTreeMap<String, BTreeSet<String>> {
     out
 }
 
-/// Every Rust source below a directory; or the one file.
-fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
-    if dir.is_file() {
-        return vec![(dir.to_owned(), fs::read_to_string(dir).unwrap())];
-    }
-    let mut out = Vec::new();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(dir) = todo.pop() {
-        for entry in fs::read_dir(&dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                todo.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                out.push((path.clone(), fs::read_to_string(&path).unwrap()));
-            }
-        }
-    }
-    assert!(!out.is_empty(), "no sources in {}", dir.display());
-    out
+/// Every Rust source below a directory, with its text; or the one file.
+fn sources(path: &Path) -> Vec<(PathBuf, String)> {
+    let with_text = |path: PathBuf| (path.clone(), fs::read_to_string(path).unwrap());
+    rust_files(path).into_iter().map(with_text).collect()
 }
 
 /// A source without its comments, its tests at the end, and test-only modules.
 fn product(path: &Path, text: &str) -> String {
-    if path.components().any(|c| c.as_os_str() == "tests") || path.ends_with("tests.rs") {
+    if is_of_tests(path) {
         return String::new();
     }
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
@@ -118,11 +91,14 @@ fn siblings_do_not_use_each_other_even_in_tests() {
 
 #[test]
 fn bytes_know_no_runtime_no_host_path_and_no_clock() {
-    let rooms = ["verity", "mkfs", "overlay"];
+    let rooms = ["errors", "verity", "mkfs", "overlay"];
     for room in rooms {
         let manifest = dependencies(&root().join(room).join("Cargo.toml"));
         for banned in ["tokio", "nix", "libc", "tempfile", "anyhow", "oci-spec"] {
-            assert!(!manifest["dependencies"].contains(banned), "{room} depends on {banned}");
+            assert!(
+                !manifest.get("dependencies").is_some_and(|all| all.contains(banned)),
+                "{room} depends on {banned}"
+            );
         }
     }
     let banned = [
@@ -289,15 +265,19 @@ fn one_file_knows_how_a_format_begins() {
 /// A message leaves its source to the chain of causes, and families of errors are small.
 #[test]
 fn errors_are_small_families_that_do_not_print_their_sources() {
-    for dir in ["src", "mkfs/src", "differ/src"] {
+    for dir in PRODUCT {
         let mut lines = found(&root().join(dir), &["{source}", "{source:"]);
         lines.retain(|line| line.contains("error("));
         assert_eq!(lines, [""; 0]);
     }
-    let families = fs::read_to_string(root().join("differ/src/error/families.rs")).unwrap();
-    for family in families.split("error_family! {").skip(1) {
-        let rows = family.matches("\n            = (").count();
-        assert!((1..=12).contains(&rows), "{rows} rows: {family}");
+    for dir in PRODUCT {
+        for (path, text) in sources(&root().join(dir)) {
+            for table in text.split("error_table! {\n").skip(1) {
+                let table = table.split("\n}\n").next().unwrap_or_default();
+                let rows = table.matches("\n            code: ").count();
+                assert!(rows <= 12, "{}: {rows} rows: {table}", path.display());
+            }
+        }
     }
     assert_eq!(found(&root().join("src/exit.rs"), &[".contains("]), [""; 0]);
 }
@@ -335,7 +315,7 @@ fn types() -> Vec<(String, PathBuf)> {
     let mut out = Vec::new();
     for dir in PRODUCT {
         for (path, text) in sources(&root().join(dir)) {
-            if path.components().any(|c| c.as_os_str() == "tests") || path.ends_with("tests.rs") {
+            if is_of_tests(&path) {
                 continue;
             }
             let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();

@@ -6,18 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The crates.
-const CRATES: [&str; 7] = [
-    "src",
-    "durable/src",
-    "verity/src",
-    "mkfs/src",
-    "overlay/src",
-    "differ/src",
-    "snapshotter/src",
-];
+use erolith_tests::sources::{PRODUCT, is_of_tests, root, rust_files};
 
 /// A module by its names; empty for the root of the crate.
 type Module = Vec<String>;
@@ -45,24 +36,6 @@ fn code(path: &Path) -> String {
             all
         },
     )
-}
-
-/// The files below `dir`, but those of tests.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        if stem == "tests" || stem.ends_with("_tests") {
-            continue;
-        }
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false if path.extension().is_some_and(|e| e == "rs") => found.push(path),
-            false => {}
-        }
-    }
-    found
 }
 
 fn module(root: &Path, file: &Path) -> Module {
@@ -109,7 +82,8 @@ fn expand(tree: &str) -> Vec<(String, String)> {
 
 impl Crate {
     fn read(root: &Path) -> Self {
-        let files = files(root);
+        let mut files = rust_files(root);
+        files.retain(|file| !is_of_tests(file));
         let mut found = Self::default();
         for file in &files {
             found.uses.entry(module(root, file)).or_default();
@@ -223,9 +197,9 @@ fn reachable(from: &Module, edges: &BTreeMap<Module, BTreeSet<Module>>) -> BTree
 
 #[test]
 fn no_file_imports_itself_through_others() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = root();
     let mut circles = Vec::new();
-    for name in CRATES {
+    for name in PRODUCT {
         let edges = Crate::read(&root.join(name)).edges();
         assert!(edges.values().map(BTreeSet::len).sum::<usize>() > 0, "{name}: nothing found");
         for module in edges.keys() {
@@ -241,8 +215,8 @@ fn no_file_imports_itself_through_others() {
 
 #[test]
 fn system_calls_import_nothing_above_them() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    for name in CRATES {
+    let root = root();
+    for name in PRODUCT {
         for (module, imports) in Crate::read(&root.join(name)).edges() {
             let is_sys = |module: &Module| module.first().is_some_and(|name| name == "sys");
             // Errors are everywhere.

@@ -422,7 +422,7 @@ fn a_damaged_blob_is_called_damaged_whatever_it_looks_like() {
         let error = bench.run(&Options::default()).unwrap_err();
         assert_eq!(error.code(), "blob-digest-mismatch", "{media_type} at {at}: {error}");
         for digest in [&expected, &Digest::of(&damaged)] {
-            assert!(crate::error::chain(&error).contains(&digest.to_string()), "{error}");
+            assert!(erolith_errors::error_chain(&error).contains(&digest.to_string()), "{error}");
         }
     }
     // Bytes that are those that were meant are wrong in themselves.

@@ -56,20 +56,16 @@ pub enum Defect {
     },
 }
 
-impl Defect {
-    /// A stable name.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::BadMagic => "decode-bad-magic",
-            Self::TrailingGarbage => "decode-trailing-garbage",
-            Self::BadHeader => "decode-bad-header",
-            Self::BadData => "decode-bad-data",
-            Self::BadChecksum => "decode-bad-checksum",
-            Self::BadLength => "decode-bad-length",
-            Self::Truncated => "decode-truncated",
-            Self::NeedsDictionary => "decode-needs-dictionary",
-            Self::WindowTooLarge { .. } => "decode-window-too-large",
-        }
+erolith_errors::error_codes! {
+    Defect {
+        Self::BadMagic => "decode-bad-magic", "it does not begin as such data do";
+        Self::TrailingGarbage => "decode-trailing-garbage", "bytes behind the last member or frame";
+        Self::BadHeader => "decode-bad-header", "a member header breaks the format";
+        Self::BadData => "decode-bad-data", "data that cannot be decoded";
+        Self::BadChecksum => "decode-bad-checksum", "the checksum is not that of the decoded bytes";
+        Self::BadLength => "decode-bad-length", "the length is not that of the decoded bytes";
+        Self::Truncated => "decode-truncated", "the blob ends in the middle";
+        Self::NeedsDictionary => "decode-needs-dictionary", "a frame needs a dictionary";
+        Self::WindowTooLarge { .. } => "decode-window-too-large", "a frame needs more memory than allowed";
     }
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use erolith_errors::error_chain;
 use erolith_mkfs::io::Input;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ use super::pipeline::{self, BLOCK, DecodeLimits, ReadOutcome, ReadStage};
 use super::zstd::Zstd;
 use super::{Budget, Cancel, Decoder, inflate};
 use crate::blob_kind::{self, BlobKind};
-use crate::error::{LayerError, MismatchError, ProcessError, chain};
+use crate::error::{LayerError, MismatchError, ProcessError};
 use crate::{Compression, Digest, Error, Hasher, LayerType, Result};
 
 /// Compressed blocks on their way, and decoded ones: what a pipeline holds in memory.
@@ -312,7 +313,7 @@ impl Drop for LayerStream {
 impl Input for LayerStream {
     fn fill(&mut self) -> io::Result<&[u8]> {
         if let Err(error) = self.advance() {
-            let told = io::Error::other(chain(&error));
+            let told = io::Error::other(error_chain(&error));
             self.outcome = Some(Err(error));
             return Err(told);
         }

@@ -1,15 +1,13 @@
 //! What can go wrong, where, and a stable code for each.
 //!
 //! Errors come in families. A message names its source only by [`source`](std::error::Error::source): what is shown to
-//! users is the whole chain ([`chain`]).
+//! users is the whole chain ([`erolith_errors::error_chain`]).
 
-mod facts;
 mod families;
 
 use std::io;
 
-pub use erolith_mkfs::error_chain as chain;
-pub use facts::{ErrorClass, ErrorFacts, ErrorStatus, FamilyRow};
+use erolith_errors::{ErrorClass, ErrorFacts, ErrorStatus};
 pub use families::{
     BudgetError, ContentError, LayerError, MismatchError, OciImageError, ProcessError,
 };
@@ -101,9 +99,9 @@ impl Error {
             Self::Content(error) => error.facts(),
             Self::Image(error) => error.facts(),
             Self::Process(error) => error.facts(),
-            Self::Build(error) => error.into(),
-            Self::Overlay(error) => error.into(),
-            Self::Verity(error) => error.into(),
+            Self::Build(error) => error.facts(),
+            Self::Overlay(error) => error.facts(),
+            Self::Verity(error) => error.facts(),
             Self::InLayer { source, .. } => source.facts(),
             Self::Seal { .. } => {
                 ErrorFacts::new("seal", ErrorClass::OfSource, ErrorStatus::OfSource)

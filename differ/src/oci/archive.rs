@@ -7,13 +7,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use erolith_errors::error_chain;
 use erolith_mkfs::io::{FileInput, copy_range};
 use erolith_mkfs::meta::Segment;
 use erolith_mkfs::tar::{Entry, Kind, Limits, Reader};
 
 use crate::content::{Blob, Dir, Provider, ScratchFile, spool};
 use crate::decode::{LayerStream, Request};
-use crate::error::{ContentError, chain};
+use crate::error::ContentError;
 use crate::{Compression, Digest, Error, Result};
 
 /// Most members of an archive; each costs memory. An image has a few for every layer.
@@ -83,7 +84,7 @@ impl Archive {
         let (mut members, mut runs) = (BTreeMap::new(), 0usize);
         let mut entry = Entry::default();
         let bad = |reason: String| Error::Content(ContentError::BadArchive { reason });
-        while reader.next(&mut entry).map_err(|e| bad(chain(&e)))? {
+        while reader.next(&mut entry).map_err(|e| bad(error_chain(&e)))? {
             let Some(name) = clean("", &String::from_utf8_lossy(&entry.path)) else { continue };
             let link = |base: &str| clean(base, &String::from_utf8_lossy(&entry.link));
             let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::io;
 
+use erolith_errors::{ErrorClass, ErrorFacts, ErrorStatus};
+
 /// Declares [`CorruptionKind`], its codes and its texts in one table.
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
@@ -243,6 +245,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// What callers decide by.
+    #[must_use]
+    pub fn facts(&self) -> ErrorFacts<'_> {
+        let class = match self {
+            Self::Io { .. } => ErrorClass::Io,
+            _ => ErrorClass::Input,
+        };
+        ErrorFacts::new(self.code(), class, ErrorStatus::InvalidArgument)
+    }
+
     /// The fault, when the image is to blame and not its storage.
     #[must_use]
     pub fn corruption(&self) -> Option<&Corruption> {
@@ -262,7 +274,7 @@ impl Error {
     }
 }
 
-crate::error_codes! {
+erolith_errors::error_codes! {
     Error {
         Self::Io { .. } => "image-io", "the storage of the image cannot be read";
         Self::NotADirectory { .. } => "not-a-directory", "a directory is asked for, and the inode is none";

@@ -157,7 +157,7 @@ impl Error {
     }
 }
 
-crate::error_codes! {
+erolith_errors::error_codes! {
     Problem {
         Self::Io(_) => "tar-io", "the stream under the archive failed";
         Self::TruncatedHeader => "tar-truncated-header", "the archive ends inside a header";

@@ -235,7 +235,7 @@ pub enum Error {
     },
 }
 
-crate::error_codes! {
+erolith_errors::error_codes! {
     Error {
         Self::NameTooLong { .. } => "name-too-long", "a name of more than 255 bytes";
         Self::PathTooLong { .. } => "path-too-long", "a path of more than 4095 bytes";

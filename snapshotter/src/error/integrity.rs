@@ -3,13 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
+use erolith_errors::{ErrorClass, ErrorStatus, error_chain, error_table};
 use erolith_verity::dmverity;
 use erolith_verity::dmverity::sidecar::Sidecar;
 use rustix::io::Errno;
 
 use super::status::of_io;
-use super::table::error_table;
-use super::{Class, Status};
 use crate::protect::FsVerityMismatch;
 
 error_table! {
@@ -23,12 +22,11 @@ error_table! {
             reason: String,
         } => {
             code: "not-erofs",
-            class: Class::Input,
-            status: Status::DataLoss,
+            class: Input,
+            status: DataLoss,
             text: ("{image}: no EROFS image: {reason}"),
-            is_damage: true,
         }
-        /// The kernel mounts a truncated image and gives EIO later, so the size is compared before.
+        /// A file that is shorter than its image. The kernel mounts it and answers EIO later, so sizes are compared before.
         Truncated {
             /// The layer's name, and the device's number when it is not the primary.
             image: String,
@@ -38,13 +36,12 @@ error_table! {
             need: u64,
         } => {
             code: "image-truncated",
-            class: Class::Input,
-            status: Status::DataLoss,
+            class: Input,
+            status: DataLoss,
             text: ("{image}: truncated: the file has {size} bytes, the image needs {need}"),
             advice: "fetch or build the image again; the kernel would mount it and fail later",
-            is_damage: true,
         }
-        /// The structural check, run on the very descriptor that would have been mounted, said no.
+        /// The structural check refused the image. It reads the descriptor that would have been mounted.
         Check {
             /// The layer's name.
             image: String,
@@ -52,12 +49,11 @@ error_table! {
             source: Box<dyn std::error::Error + Send + Sync>,
         } => {
             code: "image-check",
-            class: Class::Input,
-            status: Status::DataLoss,
+            class: Input,
+            status: DataLoss,
             text: ("{image}: the image is damaged or hostile and was not mounted"),
             cause: source.as_ref(),
             advice: "`erolith fsck` shows every finding; --no-check mounts at your own risk",
-            is_damage: true,
         }
         /// Reading the image failed.
         Read {
@@ -67,12 +63,10 @@ error_table! {
             source: io::Error,
         } => {
             code: "image-read",
-            class: Class::Io,
-            status: of_io(source),
+            class: Io,
+            status: { of_io(source) },
             text: ("{image}"),
             cause: source,
-            // What fs-verity says to a page that was changed, and a disk to one that it lost.
-            is_damage: source.raw_os_error() == Some(Errno::IO.raw_os_error()),
         }
         /// An image is not what its dm-verity hash tree says, or the tree not what the sidecar says.
         DmVerity {
@@ -81,16 +75,20 @@ error_table! {
             /// What is wrong. It is part of the message, and no cause.
             fault: dmverity::Error,
         } => {
-            code: fault.code(),
-            class: match fault {
-                dmverity::Error::Io { .. } => Class::Io,
-                _ => Class::Input,
+            code: { fault.code() },
+            class: {
+                match fault {
+                    dmverity::Error::Io { .. } => ErrorClass::Io,
+                    _ => ErrorClass::Input,
+                }
             },
-            status: match fault {
-                dmverity::Error::Io { source, .. } => of_io(source),
-                _ => Status::DataLoss,
+            status: {
+                match fault {
+                    dmverity::Error::Io { source, .. } => of_io(source),
+                    _ => ErrorStatus::DataLoss,
+                }
             },
-            text: ("{image}: dm-verity: {}; it was not mounted", erolith_mkfs::error_chain(fault)),
+            text: ("{image}: dm-verity: {}; it was not mounted", error_chain(fault)),
             advice: "remove the image and pull it again",
         }
         /// The sidecar of a layer is not the one that the layer was committed with.
@@ -103,17 +101,16 @@ error_table! {
             found: Option<Sidecar>,
         } => {
             code: "verity-sidecar",
-            class: Class::Input,
-            status: Status::DataLoss,
+            class: Input,
+            status: DataLoss,
             text: (
                 "{image}: not used: its dm-verity sidecar says {}, and said {} when it came in",
                 found.as_ref().map_or("nothing".to_owned(), tree_text),
                 tree_text(pinned)
             ),
             advice: "remove the image and pull it again",
-            is_damage: true,
         }
-        /// A layer that shall be mounted with dm-verity cannot be.
+        /// A layer without dm-verity where it is required.
         Unprotected {
             /// The layer's name.
             image: String,
@@ -121,8 +118,8 @@ error_table! {
             why: &'static str,
         } => {
             code: "unprotected",
-            class: Class::Environment,
-            status: Status::FailedPrecondition,
+            class: Environment,
+            status: FailedPrecondition,
             text: ("{image}: dm-verity is required, but {why}"),
             advice: "load dm_verity and let the differ write hash trees, or set dm_verity to \"auto\"",
         }
@@ -135,8 +132,8 @@ error_table! {
             errno: Errno,
         } => {
             code: "untrusted",
-            class: Class::Environment,
-            status: Status::FailedPrecondition,
+            class: Environment,
+            status: FailedPrecondition,
             text: ("{image}: the kernel does not trust who signed the root hash: {errno}"),
             advice: "let the kernel know the certificate (keyrings .dm-verity, .secondary_trusted_keys, .platform), or set dm_verity to \"required\"",
         }
@@ -147,19 +144,16 @@ error_table! {
             /// What is wrong. It is part of the message, and no cause.
             fault: FsVerityMismatch,
         } => {
-            code: match fault {
-                FsVerityMismatch::Changed { .. } => "verity-mismatch",
-                FsVerityMismatch::Lost { .. } => "verity-lost",
-                FsVerityMismatch::Missing => "verity-missing",
-            },
-            class: if fault.is_damage() { Class::Input } else { Class::Environment },
-            status: if fault.is_damage() { Status::DataLoss } else { Status::FailedPrecondition },
+            code: { fault.code() },
+            class: { if fault.is_damage() { ErrorClass::Input } else { ErrorClass::Environment } },
+            status: { if fault.is_damage() { ErrorStatus::DataLoss } else { ErrorStatus::FailedPrecondition } },
             text: ("{image}: not used: {fault}"),
-            advice: match fault.is_damage() {
-                true => "somebody changed or replaced the file: pull the image again",
-                false => "pull the image again, or let `fs_verity` be \"auto\"",
+            advice: {
+                Some(match fault.is_damage() {
+                    true => "the file was changed or replaced: pull the image again",
+                    false => "pull the image again, or let `fs_verity` be \"auto\"",
+                })
             },
-            is_damage: fault.is_damage(),
         }
         /// fs-verity is required where there is none.
         NoFsVerity {
@@ -169,8 +163,8 @@ error_table! {
             reason: String,
         } => {
             code: "verity-unavailable",
-            class: Class::Environment,
-            status: Status::FailedPrecondition,
+            class: Environment,
+            status: FailedPrecondition,
             text: ("{}: fs-verity is required, and does not work here: {reason}", dir.display()),
             advice: "`erolith doctor` says what is missing (for ext4: tune2fs -O verity); or let `fs_verity` be \"auto\"",
         }
@@ -184,8 +178,8 @@ error_table! {
             reason: String,
         } => {
             code: "layer-damaged",
-            class: Class::Input,
-            status: Status::DataLoss,
+            class: Input,
+            status: DataLoss,
             text: ("layer {name} (snapshot {id}) is damaged and quarantined: {reason}"),
             advice: "the log of the daemon says why it could not be rebuilt, and which command brings the layer",
         }
@@ -197,11 +191,31 @@ error_table! {
             path: PathBuf,
         } => {
             code: "gone",
-            class: Class::Io,
-            status: Status::DataLoss,
+            class: Io,
+            status: DataLoss,
             text: ("snapshot {id}: {} is gone", path.display()),
             advice: "remove the image and pull it again",
-            is_damage: true,
+        }
+    }
+}
+
+impl IntegrityError {
+    /// Whether it tells that an image is not what it was.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::NotErofs { .. }
+            | Self::Truncated { .. }
+            | Self::Check { .. }
+            | Self::Sidecar { .. }
+            | Self::Gone { .. } => true,
+            // What fs-verity says to a page that was changed, and a disk to one that it lost.
+            Self::Read { source, .. } => source.raw_os_error() == Some(Errno::IO.raw_os_error()),
+            Self::FsVerity { fault, .. } => fault.is_damage(),
+            Self::DmVerity { .. }
+            | Self::Unprotected { .. }
+            | Self::Untrusted { .. }
+            | Self::NoFsVerity { .. }
+            | Self::Damaged { .. } => false,
         }
     }
 }

@@ -1,10 +1,9 @@
 //! What the kernel answered.
 
+use erolith_errors::{ErrorClass, ErrorStatus, error_table};
 use rustix::io::Errno;
 
 use super::status::of_errno;
-use super::table::error_table;
-use super::{Class, Status};
 use crate::errno::describe;
 
 error_table! {
@@ -20,27 +19,23 @@ error_table! {
             log: Vec<String>,
         } => {
             code: "kernel",
-            class: class_of(*errno),
-            status: match *errno {
-                Errno::BADMSG | Errno::UCLEAN => Status::DataLoss,
-                errno => of_errno(errno),
-            },
+            class: { class_of(*errno) },
+            status: { if is_damage(*errno) { ErrorStatus::DataLoss } else { of_errno(*errno) } },
             text: ("{action}: {}{}", describe(*errno), log_text(log)),
-            advice: advice_for(*errno),
-            is_damage: matches!(*errno, Errno::BADMSG | Errno::UCLEAN),
+            advice: { advice_for(*errno) },
         }
-        /// Every device that LOOP_CTL_GET_FREE named was taken by another process first.
+        /// Every free loop device was taken by another process first.
         LoopRace {
             /// Devices tried.
             tries: u32,
         } => {
             code: "loop-race",
-            class: Class::Environment,
-            status: Status::Unavailable,
+            class: Environment,
+            status: Unavailable,
             text: ("no free loop device: {tries} were taken by others before we could"),
             advice: "try again, or mount file-backed (kernel 6.12)",
         }
-        /// There is a free loop device, but no node to open it by.
+        /// A free loop device without a node in /dev.
         LoopNode {
             /// The device's number.
             number: u32,
@@ -48,25 +43,30 @@ error_table! {
             errno: Errno,
         } => {
             code: "loop-node",
-            class: Class::Environment,
-            status: of_errno(*errno),
+            class: Environment,
+            status: { of_errno(*errno) },
             text: ("/dev/loop{number}: {}", describe(*errno)),
             advice: "mount devtmpfs on /dev, or make the node: mknod /dev/loopN b 7 N",
         }
-        /// The mount table has a line we cannot read.
+        /// A line of the mount table that cannot be read.
         MountTable {
             /// Counted from 1.
             line: usize,
         } => {
             code: "mount-table",
-            class: Class::Environment,
-            status: Status::Internal,
+            class: Environment,
+            status: Internal,
             text: ("/proc/thread-self/mountinfo line {line}: not in the form that proc(5) gives"),
         }
     }
 }
 
 impl KernelError {
+    /// Whether it tells that an image is not what it was.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Call { errno, .. } if is_damage(*errno))
+    }
+
     /// The kernel's answer, when there is one.
     pub(super) fn errno(&self) -> Option<Errno> {
         match self {
@@ -76,13 +76,18 @@ impl KernelError {
     }
 }
 
-fn class_of(errno: Errno) -> Class {
+/// Whether a filesystem answers this to an image that is not what it was.
+fn is_damage(errno: Errno) -> bool {
+    matches!(errno, Errno::BADMSG | Errno::UCLEAN)
+}
+
+fn class_of(errno: Errno) -> ErrorClass {
     match errno {
         // The caller named a directory that is not there.
-        Errno::NOENT | Errno::NOTDIR => Class::Usage,
-        Errno::IO => Class::Io,
-        Errno::BADMSG | Errno::UCLEAN => Class::Input,
-        _ => Class::Environment,
+        Errno::NOENT | Errno::NOTDIR => ErrorClass::Usage,
+        Errno::IO => ErrorClass::Io,
+        errno if is_damage(errno) => ErrorClass::Input,
+        _ => ErrorClass::Environment,
     }
 }
 

@@ -4,13 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use super::table::error_table;
-use super::{Class, Status};
+use erolith_errors::error_table;
 
 error_table! {
     /// Why a writable layer cannot be kept to a size.
     pub enum LimitError {
-        /// A label or a setting that gives the size of writable layers is not one.
+        /// A label or a setting that is no size of a writable layer.
         BadSize {
             /// The label or the setting.
             what: &'static str,
@@ -20,11 +19,11 @@ error_table! {
             reason: &'static str,
         } => {
             code: "limit",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("{what} {value}: {reason}"),
         }
-        /// A snapshot was made with a limit that would not be enforced.
+        /// A limit of a writable layer that would not be enforced.
         Unlimited {
             /// Its directory.
             dir: PathBuf,
@@ -32,8 +31,8 @@ error_table! {
             reason: String,
         } => {
             code: "unlimited",
-            class: Class::Environment,
-            status: Status::FailedPrecondition,
+            class: Environment,
+            status: FailedPrecondition,
             text: ("{}: the limit of the writable layer would not be kept: {reason}", dir.display()),
             advice: "mount the filesystem with project quota (prjquota or pquota), or let limits be kept by images",
         }
@@ -47,13 +46,13 @@ error_table! {
             source: io::Error,
         } => {
             code: "program",
-            class: Class::Environment,
-            status: Status::FailedPrecondition,
+            class: Environment,
+            status: FailedPrecondition,
             text: ("starting {program}, of the package {package}"),
             cause: source,
             advice: "install the package, or use a filesystem with project quota",
         }
-        /// The program that makes filesystems did not.
+        /// mkfs.ext4 failed.
         Mkfs {
             /// Where the filesystem should be.
             image: String,
@@ -63,9 +62,10 @@ error_table! {
             said: String,
         } => {
             code: "mkfs",
-            class: Class::Environment,
-            status: Status::Internal,
+            class: Environment,
+            status: Internal,
             text: ("{image}: mkfs.ext4 ended with {status}: {said}"),
+            advice: "look at the disk: the message has what mkfs.ext4 printed",
         }
     }
 }

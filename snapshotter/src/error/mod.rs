@@ -1,31 +1,28 @@
 //! The error of this crate: what failed, on what, what the kernel said, and what to do next.
 //!
 //! Errors come in families, one for each kind of work. Each family is one table of its variants, with everything that
-//! is known of each (`table`). A message does not repeat its cause: [`Error::line`] is the message with all of them.
+//! is known of each. A message does not repeat its cause: [`Error::line`] is the message with all of them.
 
-mod class;
 mod integrity;
 mod kernel;
 mod limit;
 mod mount;
 mod service;
 mod status;
-mod table;
 
 use std::io;
 use std::path::Path;
 
+use erolith_errors::{error_chain, error_table};
 use rustix::io::Errno;
 
 use crate::store;
 
-pub use class::{Class, Status};
 pub use integrity::IntegrityError;
 pub use kernel::KernelError;
 pub use limit::LimitError;
 pub use mount::MountError;
 pub use service::ServiceError;
-pub(crate) use table::error_table;
 
 /// What this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -49,8 +46,8 @@ error_table! {
             source: std::io::Error,
         } => {
             code: "storage",
-            class: Class::Io,
-            status: status::of_io(source),
+            class: Io,
+            status: { status::of_io(source) },
             text: ("{action}"),
             cause: source,
         }
@@ -72,6 +69,23 @@ error_table! {
 }
 
 impl Error {
+    /// The message with its causes, on one line: for logs, and for what is kept as text.
+    #[must_use]
+    pub fn line(&self) -> String {
+        error_chain(self)
+    }
+
+    /// Whether it tells that the image of a layer is not what it was: gone, cut off, written over or replaced. Then
+    /// only another image helps.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Integrity(error) => error.is_damage(),
+            Self::Kernel(error) => error.is_damage(),
+            _ => false,
+        }
+    }
+
     /// A system call failed: what was tried, on what, and what the kernel answered.
     pub(crate) fn kernel(action: impl Into<String>, errno: Errno) -> Self {
         Self::Kernel(KernelError::Call { action: action.into(), errno, log: Vec::new() })

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::table::error_table;
-use super::{Class, Status};
+use erolith_errors::error_table;
 
 error_table! {
     /// Why something is not mounted or unmounted as it was asked for.
@@ -11,11 +10,11 @@ error_table! {
         /// An empty list of layers.
         NoLayers => {
             code: "no-layers",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("there is no layer to mount"),
         }
-        /// overlayfs has a fixed limit (`OVL_MAX_STACK` in fs/overlayfs/params.h).
+        /// More layers than overlayfs stacks. Its limit is fixed (`OVL_MAX_STACK` in fs/overlayfs/params.h).
         TooManyLayers {
             /// Layers asked for.
             count: usize,
@@ -23,13 +22,13 @@ error_table! {
             limit: usize,
         } => {
             code: "too-many-layers",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("{count} layers; overlayfs stacks at most {limit}"),
             advice: "merge layers, for example by converting the image into fewer",
         }
-        /// mount(2) silently cuts its option string at one page, and the mount then succeeds without the lost layers;
-        /// containerd takes less than that.
+        /// Lower directories that need more option bytes than the kernel reads. mount(2) silently cuts its option string at
+        /// one page, and the mount then succeeds without the lost layers; containerd takes less than that.
         OptionsTooLong {
             /// Lower directories.
             layers: usize,
@@ -39,13 +38,13 @@ error_table! {
             limit: usize,
         } => {
             code: "mount-options-too-long",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: (
                 "{layers} lower directories need {bytes} bytes of mount options; at most {limit} reach the kernel whole"
             ),
         }
-        /// fsconfig(2) takes strings of at most 255 bytes.
+        /// A mount option of more than 255 bytes, the limit of fsconfig(2).
         ValueTooLong {
             /// The option.
             key: String,
@@ -55,11 +54,11 @@ error_table! {
             limit: usize,
         } => {
             code: "mount-value-too-long",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("the mount option `{key}` has {bytes} bytes; the kernel takes {limit}"),
         }
-        /// A mount option we do not pass on.
+        /// A mount option that is not passed on.
         BadOption {
             /// As it was given.
             option: String,
@@ -67,8 +66,8 @@ error_table! {
             reason: &'static str,
         } => {
             code: "mount-option",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("mount option `{option}`: {reason}"),
         }
         /// The device table and the devices given disagree.
@@ -81,8 +80,8 @@ error_table! {
             given: usize,
         } => {
             code: "image-devices",
-            class: Class::Usage,
-            status: Status::DataLoss,
+            class: Usage,
+            status: DataLoss,
             text: ("{image}: the image has {slots} extra devices, {given} were given"),
             advice: "give the device files with --device, in the order of the device table",
         }
@@ -92,11 +91,11 @@ error_table! {
             dir: PathBuf,
         } => {
             code: "not-mounted",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("{}: not a mount point", dir.display()),
         }
-        /// Something is mounted there, but not by us.
+        /// A mount that erolith did not make.
         NotOurs {
             /// The mount point.
             dir: PathBuf,
@@ -106,8 +105,8 @@ error_table! {
             from: String,
         } => {
             code: "not-ours",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("{}: {fs_type} from `{from}` was not mounted by erolith", dir.display()),
             advice: "use umount(8), or --force",
         }

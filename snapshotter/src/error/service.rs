@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
+use erolith_errors::error_table;
+
 use super::status::of_conversion;
-use super::table::error_table;
-use super::{Class, Status};
 
 error_table! {
     /// Why the service does not do what it was asked for, or does not start.
     pub enum ServiceError {
-        /// A label of containerd that maps owners has another form than `container:host:length[,...]`.
+        /// A label of owners that is no map, which has the form `container:host:length[,...]`.
         IdMap {
             /// The label.
             label: &'static str,
@@ -19,11 +19,11 @@ error_table! {
             reason: &'static str,
         } => {
             code: "id-map",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("label {label}={value}: {reason}"),
         }
-        /// A setting that cannot be.
+        /// A setting with a value that it does not take.
         Config {
             /// Which one.
             setting: &'static str,
@@ -33,8 +33,8 @@ error_table! {
             reason: &'static str,
         } => {
             code: "config",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("{setting} {value}: {reason}"),
         }
         /// Committed snapshots have no mounts of their own.
@@ -43,18 +43,18 @@ error_table! {
             key: String,
         } => {
             code: "committed",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("snapshot {key} is committed: only active snapshots and views have mounts"),
         }
-        /// A layer cannot be written where one is in use.
+        /// A layer that is in use is not written again.
         Finished {
             /// The directory of the layer.
             dir: PathBuf,
         } => {
             code: "finished",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("{}: the snapshot is not active, its layer is not written again", dir.display()),
         }
         /// Another daemon works on the same directory.
@@ -65,8 +65,8 @@ error_table! {
             pid: Option<u32>,
         } => {
             code: "in-use",
-            class: Class::Environment,
-            status: Status::FailedPrecondition,
+            class: Environment,
+            status: FailedPrecondition,
             text: (
                 "{}: in use by {}",
                 dir.display(),
@@ -74,18 +74,18 @@ error_table! {
             ),
             advice: "stop the other daemon, or give this one directories of its own",
         }
-        /// Snapshots lie there, but the database that knows them does not.
+        /// Snapshots without their database.
         DatabaseMissing {
             /// The root of the service.
             root: PathBuf,
         } => {
             code: "database-missing",
-            class: Class::Io,
-            status: Status::FailedPrecondition,
+            class: Io,
+            status: FailedPrecondition,
             text: ("{}: there are snapshots but no database", root.display()),
             advice: "run `erolith repair`, which makes it anew; or put metadata.db back, with metadata.db-wal if there is one",
         }
-        /// There is a database that needs no repair.
+        /// A database that needs no repair.
         DatabaseSound {
             /// The database.
             path: PathBuf,
@@ -93,20 +93,21 @@ error_table! {
             state: &'static str,
         } => {
             code: "database-sound",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("{}: {state}", path.display()),
             advice: "start the daemon; --force makes the database from the records all the same",
         }
-        /// Another request changed the snapshot in the middle of this one.
+        /// Another request changed the snapshot at the same time.
         Raced {
             /// Its name.
             key: String,
         } => {
             code: "raced",
-            class: Class::Usage,
-            status: Status::Unavailable,
-            text: ("snapshot {key} was changed by another request meanwhile"),
+            class: Usage,
+            status: Unavailable,
+            text: ("snapshot {key} was changed by another request at the same time"),
+            advice: "send the request again",
         }
         /// The content of a snapshot could not be made an image.
         Convert {
@@ -115,9 +116,9 @@ error_table! {
             /// Why.
             source: erolith_overlay::Error,
         } => {
-            code: source.code(),
-            class: Class::Input,
-            status: of_conversion(source),
+            code: { source.code() },
+            class: Input,
+            status: { of_conversion(source) },
             text: ("snapshot {id}: making its image"),
             cause: source,
         }

@@ -194,8 +194,9 @@ mod tests {
         file
     }
 
-    fn code(image: &File, devices: &[File]) -> &'static str {
-        inspect("x", image, devices).map_or_else(|e| e.code(), |_| "fine")
+    fn code(image: &File, devices: &[File]) -> String {
+        let inspected = inspect("x", image, devices);
+        inspected.as_ref().map_or_else(Error::code, |_| "fine").to_owned()
     }
 
     #[test]

@@ -67,6 +67,14 @@ impl FsVerityMismatch {
     }
 }
 
+erolith_errors::error_codes! {
+    FsVerityMismatch {
+        Self::Changed { .. } => "verity-mismatch", "the fs-verity digest of an image is another one";
+        Self::Lost { .. } => "verity-lost", "an image lost its fs-verity";
+        Self::Missing => "verity-missing", "an image without fs-verity where it is required";
+    }
+}
+
 impl fmt::Display for FsVerityMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

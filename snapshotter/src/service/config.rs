@@ -153,7 +153,7 @@ mod tests {
         let config = |root: &str, option: &str| {
             let mut config = Config::new(PathBuf::from(root));
             config.overlay_options = vec![option.to_owned()];
-            config.validate().map_err(|e| e.code())
+            config.validate().map_err(|e| e.code().to_owned())
         };
         for option in ["volatile", "index=on", "xino=auto", "redirect_dir=off", "nfs_export=off"] {
             assert_eq!(config("/r", option), Ok(()), "{option}");
@@ -171,10 +171,10 @@ mod tests {
             "a,b",
         ];
         for option in bad {
-            assert_eq!(config("/r", option), Err("config"), "{option}");
+            assert_eq!(config("/r", option), Err("config".to_owned()), "{option}");
         }
         for root in ["r", "/a:b", "/a,b", "/a\\b", "/{{x", ""] {
-            assert_eq!(config(root, "volatile"), Err("config"), "{root}");
+            assert_eq!(config(root, "volatile"), Err("config".to_owned()), "{root}");
         }
         let mut config = Config::new(PathBuf::from("/r"));
         config.caches = vec![PathBuf::from("relative")];

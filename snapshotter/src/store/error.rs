@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use erolith_errors::error_table;
 use rusqlite::ErrorCode;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 
 use super::Kind;
-use crate::error::error_table;
-use crate::{Class, Status};
 
 /// What the inner functions of the store return.
 pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -22,8 +21,8 @@ error_table! {
             key: String,
         } => {
             code: "snapshot-not-found",
-            class: Class::Usage,
-            status: Status::NotFound,
+            class: Usage,
+            status: NotFound,
             text: ("snapshot {} does not exist", quoted(key)),
         }
         /// The key or name is taken, by a snapshot of any kind.
@@ -32,8 +31,8 @@ error_table! {
             key: String,
         } => {
             code: "snapshot-exists",
-            class: Class::Usage,
-            status: Status::AlreadyExists,
+            class: Usage,
+            status: AlreadyExists,
             text: ("snapshot {} exists already", quoted(key)),
         }
         /// Only active snapshots become layers.
@@ -44,8 +43,8 @@ error_table! {
             kind: Kind,
         } => {
             code: "snapshot-not-active",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("snapshot {} is {kind}, not active", quoted(key)),
         }
         /// Layers come from commits only.
@@ -56,8 +55,8 @@ error_table! {
             kind: Kind,
         } => {
             code: "snapshot-kind",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("snapshot {} cannot be made {kind}: only active snapshots and views are made", quoted(key)),
         }
         /// The parent of a new snapshot, or the one given at commit, is not there.
@@ -68,8 +67,8 @@ error_table! {
             parent: String,
         } => {
             code: "parent-not-found",
-            class: Class::Usage,
-            status: Status::NotFound,
+            class: Usage,
+            status: NotFound,
             text: ("parent {} of snapshot {} does not exist", quoted(parent), quoted(key)),
         }
         /// A new snapshot names a parent that is no layer.
@@ -82,8 +81,8 @@ error_table! {
             kind: Kind,
         } => {
             code: "parent-not-committed",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("parent {} of snapshot {} is {kind}, not committed", quoted(parent), quoted(key)),
         }
         /// A commit names a parent that is no layer.
@@ -96,11 +95,11 @@ error_table! {
             kind: Kind,
         } => {
             code: "parent-not-committed",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("snapshot {} cannot be put on {}, which is {kind}, not committed", quoted(key), quoted(parent)),
         }
-        /// A snapshot that has a parent keeps it.
+        /// The parent of a snapshot never changes.
         ParentDiffers {
             /// The snapshot to be committed.
             key: String,
@@ -110,11 +109,11 @@ error_table! {
             given: String,
         } => {
             code: "parent-differs",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("snapshot {} has parent {} and cannot be put on {}", quoted(key), quoted(parent), quoted(given)),
         }
-        /// Others stand on it. The first words are those clients look for.
+        /// Other snapshots have the snapshot as parent. Clients look for the first words of the message.
         HasChildren {
             /// The snapshot to be removed.
             key: String,
@@ -122,8 +121,8 @@ error_table! {
             child: String,
         } => {
             code: "snapshot-has-children",
-            class: Class::Usage,
-            status: Status::FailedPrecondition,
+            class: Usage,
+            status: FailedPrecondition,
             text: ("cannot remove snapshot with child: {} is the parent of {}", quoted(key), quoted(child)),
         }
         /// A filter that does not follow the grammar.
@@ -136,8 +135,8 @@ error_table! {
             reason: String,
         } => {
             code: "filter",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("filter {}, byte {at}: {reason}", quoted(filter)),
         }
         /// An update of a field that never changes, or that does not exist.
@@ -146,15 +145,15 @@ error_table! {
             path: String,
         } => {
             code: "field-path",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("field {} cannot be updated; `labels` and `labels.<name>` can", quoted(path)),
         }
         /// A new snapshot without a key, or a commit without a name.
         EmptyKey => {
             code: "empty-key",
-            class: Class::Usage,
-            status: Status::InvalidArgument,
+            class: Usage,
+            status: InvalidArgument,
             text: ("a snapshot needs a key that is not empty"),
         }
     }
@@ -163,7 +162,7 @@ error_table! {
 error_table! {
     /// Why the database of snapshots cannot be read or written.
     pub enum DatabaseError {
-        /// Written by a later version of erolith.
+        /// A database of a later version of erolith.
         TooNew {
             /// The database.
             path: PathBuf,
@@ -173,23 +172,23 @@ error_table! {
             known: i64,
         } => {
             code: "metadata-too-new",
-            class: Class::Environment,
-            status: Status::FailedPrecondition,
+            class: Environment,
+            status: FailedPrecondition,
             text: ("{}: schema version {version}; this erolith knows versions up to {known}", path.display()),
             advice: "run the erolith that wrote it, or a later one; there is no way back to an older schema",
         }
-        /// Written by an earlier version of erolith, and to be brought up to date by the daemon.
+        /// A database of an earlier version of erolith, which the daemon migrates.
         TooOld {
             /// The database.
             path: PathBuf,
         } => {
             code: "metadata-too-old",
-            class: Class::Environment,
-            status: Status::FailedPrecondition,
+            class: Environment,
+            status: FailedPrecondition,
             text: ("{}: of an earlier version of erolith, or empty", path.display()),
             advice: "start the daemon once: it makes the database one of its version",
         }
-        /// Not a database, not ours, or damaged.
+        /// A database that is damaged, or a file that is none.
         Corrupt {
             /// The database.
             path: PathBuf,
@@ -197,30 +196,30 @@ error_table! {
             reason: String,
         } => {
             code: "metadata-damaged",
-            class: Class::Input,
-            status: Status::DataLoss,
+            class: Input,
+            status: DataLoss,
             text: ("{}: {reason}", path.display()),
             advice: "run `erolith repair`: it makes the database anew of what is in the directories, and keeps this one beside",
         }
-        /// No room for the change. Nothing of it was kept.
+        /// No room for a change of the database. The transaction is rolled back.
         DiskFull {
             /// The database.
             path: PathBuf,
         } => {
             code: "metadata-disk-full",
-            class: Class::Io,
-            status: Status::ResourceExhausted,
+            class: Io,
+            status: ResourceExhausted,
             text: ("{}: no space left to write", path.display()),
             advice: "free space on the filesystem of the root directory",
         }
-        /// Another process held the database for longer than we wait.
+        /// Another process kept the database locked for longer than a request waits.
         Busy {
             /// The database.
             path: PathBuf,
         } => {
             code: "metadata-locked",
-            class: Class::Environment,
-            status: Status::Unavailable,
+            class: Environment,
+            status: Unavailable,
             text: ("{}: locked by another process", path.display()),
             advice: "close other programs that have the database open",
         }
@@ -232,12 +231,12 @@ error_table! {
             source: std::io::Error,
         } => {
             code: "metadata-sync",
-            class: Class::Io,
-            status: Status::Internal,
+            class: Io,
+            status: Internal,
             text: ("{}: cannot sync the directory", path.display()),
             cause: source,
         }
-        /// Anything else that SQLite reports.
+        /// SQLite failed in another way.
         Sqlite {
             /// The database.
             path: PathBuf,
@@ -245,8 +244,8 @@ error_table! {
             source: rusqlite::Error,
         } => {
             code: "metadata",
-            class: Class::Io,
-            status: Status::Internal,
+            class: Io,
+            status: Internal,
             text: ("{}", path.display()),
             cause: source,
         }

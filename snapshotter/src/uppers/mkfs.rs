@@ -107,7 +107,7 @@ mod tests {
         assert!(error.to_string().contains("small"), "{error}");
         for bytes in [MAX + 4096, u64::MAX >> 1] {
             let error = make(&open("huge"), "huge", bytes, None).unwrap_err();
-            assert_eq!(error.status(), crate::Status::ResourceExhausted, "{error}");
+            assert_eq!(error.status(), erolith_errors::ErrorStatus::ResourceExhausted, "{error}");
         }
     }
 }

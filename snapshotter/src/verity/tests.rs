@@ -104,15 +104,15 @@ fn sidecars_that_do_not_fit_are_refused() {
     let open = |bytes: &[u8]| {
         let to = File::create(sidecar_path(&path)).unwrap();
         to.write_all_at(bytes, 0).unwrap();
-        devices.open(1, &path, &file).map(drop).map_err(|e| e.code())
+        devices.open(1, &path, &file).map(drop).map_err(|e| e.code().to_owned())
     };
-    assert_eq!(open(b"{}"), Err("dmverity-sidecar"));
-    assert_eq!(open(&vec![b' '; 5000]), Err("dmverity-sidecar"));
+    assert_eq!(open(b"{}"), Err("dmverity-sidecar".to_owned()));
+    assert_eq!(open(&vec![b' '; 5000]), Err("dmverity-sidecar".to_owned()));
     std::fs::remove_file(sidecar_path(&path)).unwrap();
     let missing = devices.open(1, &path, &file).unwrap_err();
     assert_eq!(
         (missing.code(), missing.status()),
-        ("unprotected", crate::Status::FailedPrecondition)
+        ("unprotected", erolith_errors::ErrorStatus::FailedPrecondition)
     );
     let off = Devices::new(DmVerity::Off, "none").unwrap();
     assert!(off.open(1, &path, &file).unwrap().is_none());
@@ -120,9 +120,9 @@ fn sidecars_that_do_not_fit_are_refused() {
         return;
     }
     let wrong = Sidecar { root: RootHash([1; 32]), ..sidecar };
-    assert_eq!(open(&wrong.to_bytes(None)), Err("dmverity-root"));
+    assert_eq!(open(&wrong.to_bytes(None)), Err("dmverity-root".to_owned()));
     let elsewhere = Sidecar { hash_offset: 4096, ..sidecar };
-    assert_eq!(open(&elsewhere.to_bytes(None)), Err("dmverity-no-tree"));
+    assert_eq!(open(&elsewhere.to_bytes(None)), Err("dmverity-no-tree".to_owned()));
     assert_eq!(devices.names().unwrap(), [""; 0]);
 }
 
@@ -184,21 +184,24 @@ fn the_kernel_judges_who_signed_a_layer() {
         let signature = signature.and_then(|bytes| Signature::from_der(bytes.to_vec()));
         let to = File::create(sidecar_path(&path)).unwrap();
         to.write_all_at(&sidecar.to_bytes(signature.as_ref()), 0).unwrap();
-        devices.open(1, &path, &file).map(|device| drop(device.unwrap())).map_err(|e| e.code())
+        devices
+            .open(1, &path, &file)
+            .map(|device| drop(device.unwrap()))
+            .map_err(|e| e.code().to_owned())
     };
     if device_mapper().is_none() {
-        return assert_eq!(open(Some(SIGNATURE)), Err("unprotected"));
+        return assert_eq!(open(Some(SIGNATURE)), Err("unprotected".to_owned()));
     }
-    assert_eq!(open(None), Err("unprotected"));
-    assert_eq!(open(Some(SIGNATURE)), Err("untrusted"), "nobody knows the certificate");
-    assert_eq!(open(Some(b"0 no signature")), Err("untrusted"));
+    assert_eq!(open(None), Err("unprotected".to_owned()));
+    assert_eq!(open(Some(SIGNATURE)), Err("untrusted".to_owned()), "nobody knows the certificate");
+    assert_eq!(open(Some(b"0 no signature")), Err("untrusted".to_owned()));
     if std::env::var_os(TAKES_CERTIFICATES).is_some() {
         trust();
         assert_eq!(open(Some(SIGNATURE)), Ok(()));
         // The last bytes are what was computed with the key.
         let mut forged = SIGNATURE.to_vec();
         *forged.last_mut().unwrap() ^= 1;
-        assert_eq!(open(Some(&forged)), Err("untrusted"));
+        assert_eq!(open(Some(&forged)), Err("untrusted".to_owned()));
     }
     // Who does not ask does not care.
     let others = Devices::new(DmVerity::On, "test-signed").unwrap();

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use erolith_errors::{ErrorClass, ErrorFacts, ErrorStatus};
+
 use super::RootHash;
 
 /// What a block of a tree holds.
@@ -107,21 +109,31 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable name for machines.
+    /// What callers decide by.
     #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NoTree { .. } => "dmverity-no-tree",
-            Self::Super { .. } => "dmverity-super",
-            Self::Short { .. } => "dmverity-short",
-            Self::Root { .. } => "dmverity-root",
-            Self::Block { .. } => "dmverity-block",
-            Self::BadRoot { .. } => "dmverity-bad-root",
-            Self::Sidecar { .. } => "dmverity-sidecar",
-            Self::Unfit(_) => "dmverity-unfit",
-            Self::Stopped => "cancelled",
-            Self::Io { .. } => "dmverity-io",
-        }
+    pub fn facts(&self) -> ErrorFacts<'_> {
+        let class = match self {
+            Self::Io { .. } => ErrorClass::Io,
+            Self::BadRoot { .. } => ErrorClass::Usage,
+            Self::Stopped => ErrorClass::Interrupted,
+            _ => ErrorClass::Input,
+        };
+        ErrorFacts::new(self.code(), class, ErrorStatus::InvalidArgument)
+    }
+}
+
+erolith_errors::error_codes! {
+    Error {
+        Self::NoTree { .. } => "dmverity-no-tree", "there is no superblock of a hash tree";
+        Self::Super { .. } => "dmverity-super", "the superblock of the hash tree asks for something that is not supported";
+        Self::Short { .. } => "dmverity-short", "the file ends before its hash tree does";
+        Self::Root { .. } => "dmverity-root", "the root hash is not the expected one";
+        Self::Block { .. } => "dmverity-block", "a block is not what its digest says";
+        Self::BadRoot { .. } => "dmverity-bad-root", "a root hash is not 64 hexadecimal digits";
+        Self::Sidecar { .. } => "dmverity-sidecar", "a sidecar does not say how to open the device";
+        Self::Unfit(_) => "dmverity-unfit", "no hash tree can be made for the image";
+        Self::Stopped => "cancelled", "the work was cancelled";
+        Self::Io { .. } => "dmverity-io", "reading or writing failed";
     }
 }
 

@@ -366,7 +366,7 @@ fn nothing_is_left_of_workers_that_worked_or_failed() {
         let options = Options { room, ..Options::default() };
         let error = apply(source, &layer, &target, &Vec::<PathBuf>::new(), &options).unwrap_err();
         assert_eq!(error.code(), "output-io", "{error}");
-        assert!(crate::error::chain(&error).contains("No space left"), "{error}");
+        assert!(erolith_errors::error_chain(&error).contains("No space left"), "{error}");
         assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
     }
     // The thread that fed it ends when it finds the pipe closed.

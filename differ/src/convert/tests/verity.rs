@@ -140,7 +140,7 @@ fn root_hashes_are_signed_and_stay_so() {
         signature.and_then(Signature::parse) == Signer(true).sign(root).ok()
     };
     let refused = sign("oci:source", "oci:refused:new", &with(false));
-    assert!(refused.is_err_and(|e: Error| crate::error::chain(&e).contains("no key")));
+    assert!(refused.is_err_and(|e: Error| erolith_errors::error_chain(&e).contains("no key")));
     // A second conversion needs no new signature: the trees are the same.
     for (from, to, options) in [
         ("oci:source", "oci:signed:new", with(true)),

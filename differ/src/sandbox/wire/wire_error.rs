@@ -4,10 +4,11 @@
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 
+use erolith_errors::error_chain;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Error;
-use crate::error::{BudgetError, LayerError, MismatchError, ProcessError, chain};
+use crate::error::{BudgetError, LayerError, MismatchError, ProcessError};
 
 /// Most bytes of a text.
 const MAX_TEXT: usize = 4 << 10;
@@ -47,7 +48,7 @@ impl Serialize for WireIo {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self(error) = self;
         let kind = KINDS.iter().position(|kind| *kind == error.kind()).unwrap_or(KINDS.len() - 1);
-        (error.raw_os_error(), kind, cut(chain(error))).serialize(serializer)
+        (error.raw_os_error(), kind, cut(error_chain(error))).serialize(serializer)
     }
 }
 
@@ -87,7 +88,7 @@ impl From<Error> for WireError {
             Error::Cancelled => Self::Cancelled,
             other => {
                 let code = other.code().to_owned().into();
-                Self::Other { code, text: cut(chain(&other)) }
+                Self::Other { code, text: cut(error_chain(&other)) }
             }
         }
     }
@@ -193,7 +194,7 @@ mod tests {
         pairs.push((of().into(), of().into()));
         for (sent, kept) in pairs {
             let got = arrived(sent);
-            assert_eq!((got.code(), chain(&got)), (kept.code(), chain(&kept)));
+            assert_eq!((got.code(), error_chain(&got)), (kept.code(), error_chain(&kept)));
             let kind = |error: &Error| match error {
                 Error::Io { source, .. }
                 | Error::Build(

@@ -242,7 +242,7 @@ fn errors_of_the_output_are_passed_on() {
     let error = Writer::new(Full).write_entry(&file("f", 0)).unwrap_err();
     assert_eq!(error.code(), "tar-io");
     assert_eq!(
-        crate::error_chain(&error),
+        erolith_errors::error_chain(&error),
         "tar offset 0, member \"f\": the archive cannot be read or written: no storage space"
     );
     assert_eq!(Writer::new(Full).finish().unwrap_err().code(), "tar-io");

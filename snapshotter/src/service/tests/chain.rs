@@ -6,7 +6,7 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use super::*;
 use crate::MountError;
-use crate::Status;
+use erolith_errors::ErrorStatus;
 
 fn fill_base(tree: &MountedTree) {
     assert_eq!(mode(&tree.0), 0o755);
@@ -65,7 +65,7 @@ fn what_is_written_is_seen_above_and_whiteouts_hide() {
         let mounts = service.prepare("a", "", &none()).unwrap();
         fill_base(&MountedTree::of(&mounts, site.target("a")));
         service.commit("A", "a", "", &labels(&[("containerd.io/snapshot.ref", "r")])).unwrap();
-        assert_eq!(status(service.stat("a")), Status::NotFound);
+        assert_eq!(status(service.stat("a")), ErrorStatus::NotFound);
         let info = service.stat("A").unwrap();
         assert_eq!((info.kind, info.parent.as_str()), (Kind::Committed, ""));
         assert_eq!(info.labels, labels(&[("containerd.io/snapshot.ref", "r")]));
@@ -131,23 +131,23 @@ fn errors_are_those_of_containerd() {
             status(service.prepare("x", "no", &none())),
             status(service.update("x", &none(), &UpdateMask::All)),
         ] {
-            assert_eq!(error, Status::NotFound);
+            assert_eq!(error, ErrorStatus::NotFound);
         }
         assert_eq!(service.list(&Filters::parse(&[]).unwrap()).unwrap(), []);
         layer(&service, "A", "");
-        assert_eq!(status(service.mounts("A")), Status::FailedPrecondition);
+        assert_eq!(status(service.mounts("A")), ErrorStatus::FailedPrecondition);
         service.prepare("a", "A", &none()).unwrap();
         service.view("v", "A", &none()).unwrap();
         for key in ["a", "v", "A"] {
-            assert_eq!(status(service.prepare(key, "", &none())), Status::AlreadyExists);
-            assert_eq!(status(service.view(key, "A", &none())), Status::AlreadyExists);
+            assert_eq!(status(service.prepare(key, "", &none())), ErrorStatus::AlreadyExists);
+            assert_eq!(status(service.view(key, "A", &none())), ErrorStatus::AlreadyExists);
         }
-        assert_eq!(status(service.prepare("b", "a", &none())), Status::InvalidArgument);
-        assert_eq!(status(service.commit("A", "a", "", &none())), Status::AlreadyExists);
-        assert_eq!(status(service.commit("V", "v", "", &none())), Status::FailedPrecondition);
-        assert_eq!(status(service.commit("V", "A", "", &none())), Status::FailedPrecondition);
+        assert_eq!(status(service.prepare("b", "a", &none())), ErrorStatus::InvalidArgument);
+        assert_eq!(status(service.commit("A", "a", "", &none())), ErrorStatus::AlreadyExists);
+        assert_eq!(status(service.commit("V", "v", "", &none())), ErrorStatus::FailedPrecondition);
+        assert_eq!(status(service.commit("V", "A", "", &none())), ErrorStatus::FailedPrecondition);
         let error = service.remove("A").unwrap_err();
-        assert_eq!(error.status(), Status::FailedPrecondition);
+        assert_eq!(error.status(), ErrorStatus::FailedPrecondition);
         assert!(error.to_string().contains("cannot remove snapshot with child"), "{error}");
         assert_eq!(service.usage("v").unwrap(), Usage::default());
         // The directories of requests that failed are gone at once.
@@ -171,7 +171,7 @@ fn a_commit_may_put_a_layer_on_a_parent() {
             mknodat(CWD, tree.join("base"), FileType::CharacterDevice, Mode::empty(), 0).unwrap();
             write(&tree.join("own"), "own");
         }
-        assert_eq!(status(service.commit("top", "k", "no", &none())), Status::NotFound);
+        assert_eq!(status(service.commit("top", "k", "no", &none())), ErrorStatus::NotFound);
         // The container writes on after a commit that failed, and nothing of that is lost.
         write(&Path::new(&mounts[0].source).join("later"), "later");
         assert_eq!(service.mounts("k").unwrap(), mounts);
@@ -181,7 +181,7 @@ fn a_commit_may_put_a_layer_on_a_parent() {
         assert_eq!(tree.names(""), ["later", "own"]);
         drop(tree);
         let child = service.prepare("c", "top", &none()).unwrap();
-        assert_eq!(status(service.commit("x", "c", "base", &none())), Status::InvalidArgument);
+        assert_eq!(status(service.commit("x", "c", "base", &none())), ErrorStatus::InvalidArgument);
         assert_eq!(service.mounts("c").unwrap(), child);
         service.commit("x", "c", "top", &none()).unwrap();
     });
@@ -261,7 +261,7 @@ fn an_upper_that_is_no_layer_by_itself_is_refused() {
         let (name, flags) = ("trusted.overlay.metacopy", rustix::fs::XattrFlags::empty());
         rustix::fs::setxattr(&file, name, b"", flags).unwrap();
         let error = service.commit("A", "a", "", &none()).unwrap_err();
-        let expected = ("overlay-unsupported", Status::FailedPrecondition);
+        let expected = ("overlay-unsupported", ErrorStatus::FailedPrecondition);
         assert_eq!((error.code(), error.status()), expected, "{error}");
         assert_eq!(service.mounts("a").unwrap(), mounts);
         rustix::fs::removexattr(&file, name).unwrap();
@@ -314,8 +314,8 @@ fn more_layers_than_fit_are_refused_and_leave_nothing() {
             }
             other => panic!("{other}"),
         }
-        assert_eq!(error.status(), Status::FailedPrecondition);
-        assert_eq!(status(service.stat("k")), Status::NotFound);
+        assert_eq!(error.status(), ErrorStatus::FailedPrecondition);
+        assert_eq!(status(service.stat("k")), ErrorStatus::NotFound);
         service.view("v", "L9", &none()).unwrap();
         service.remove("v").unwrap();
         service.cleanup().unwrap();

@@ -7,10 +7,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use erolith_durable::fault::SNAPSHOT_POINTS as POINTS;
+use erolith_errors::ErrorStatus;
 use erolith_mkfs::check::{Limits, check};
 
 use super::*;
-use crate::{Status, store};
+use crate::store;
 
 const DIFF_ID: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -20,7 +21,7 @@ const ROLE: &str = "EROLITH_TEST_ROLE";
 fn missing(service: &Snapshotter, key: &str) -> bool {
     match service.stat(key) {
         Ok(_) => false,
-        Err(error) if error.status() == Status::NotFound => true,
+        Err(error) if error.status() == ErrorStatus::NotFound => true,
         Err(error) => panic!("{error}"),
     }
 }
@@ -104,12 +105,12 @@ fn child() {
     let service = match Snapshotter::open(child_config()) {
         Ok(service) => service,
         Err(error) => {
-            assert_eq!(error.status(), Status::ResourceExhausted, "{error}");
+            assert_eq!(error.status(), ErrorStatus::ResourceExhausted, "{error}");
             Snapshotter::open(child_config()).unwrap()
         }
     };
     if let Err(error) = story(&service, &mut done) {
-        assert_eq!(error.status(), Status::ResourceExhausted, "{error}");
+        assert_eq!(error.status(), ErrorStatus::ResourceExhausted, "{error}");
         story(&service, &mut done).unwrap();
     }
 }

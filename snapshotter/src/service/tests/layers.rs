@@ -1,7 +1,7 @@
 //! Layers that a differ wrote, caches, and the mounts that all snapshots share.
 
 use super::*;
-use crate::Status;
+use erolith_errors::ErrorStatus;
 
 const DIFF_ID: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -71,7 +71,7 @@ fn a_layer_can_be_written_again_until_it_is_committed() {
         assert_eq!(MountedTree::of(&view, site.target("v")).names(""), ["three"]);
         for mounts in [&first, &shown, &view] {
             let refused = service.layer_dir(mounts);
-            assert_eq!(status(refused.map(|_| ())), Status::FailedPrecondition, "{mounts:?}");
+            assert_eq!(status(refused.map(|_| ())), ErrorStatus::FailedPrecondition, "{mounts:?}");
         }
     });
 }
@@ -84,9 +84,13 @@ fn an_unfinished_image_is_never_committed() {
         let file = File::options().write(true).open(&image).unwrap();
         for size in [4095, 100, 0] {
             file.set_len(size).unwrap();
-            assert_eq!(status(service.commit("A", "a", "", &none())), Status::DataLoss, "{size}");
+            assert_eq!(
+                status(service.commit("A", "a", "", &none())),
+                ErrorStatus::DataLoss,
+                "{size}"
+            );
             assert_eq!(service.stat("a").unwrap().kind, Kind::Active);
-            assert_eq!(status(service.mounts("a")), Status::DataLoss);
+            assert_eq!(status(service.mounts("a")), ErrorStatus::DataLoss);
         }
     });
 }
@@ -104,9 +108,9 @@ fn a_hostile_image_is_neither_mounted_nor_committed() {
             // The number of the root directory.
             file.write_all_at(&[0xFF, 0x7F], 1024 + 14).unwrap();
             for _ in 0..2 {
-                assert_eq!(service.mounts("a").unwrap_err().status(), Status::DataLoss);
+                assert_eq!(service.mounts("a").unwrap_err().status(), ErrorStatus::DataLoss);
                 let error = service.commit("A", "a", "", &none()).unwrap_err();
-                assert_eq!((error.code(), error.status()), ("image-check", Status::DataLoss));
+                assert_eq!((error.code(), error.status()), ("image-check", ErrorStatus::DataLoss));
             }
             file.write_all_at(&good, 0).unwrap();
             service.mounts("a").unwrap();
@@ -122,9 +126,9 @@ fn a_damaged_or_missing_layer_is_told_before_anything_is_made() {
         let id = layer(&service, "A", "");
         let image = service.dir(id).join(layerdir::IMAGE);
         fs::remove_file(&image).unwrap();
-        assert_eq!(status(service.prepare("a", "A", &none())), Status::DataLoss);
-        assert_eq!(status(service.view("a", "A", &none())), Status::DataLoss);
-        assert_eq!(status(service.stat("a")), Status::NotFound);
+        assert_eq!(status(service.prepare("a", "A", &none())), ErrorStatus::DataLoss);
+        assert_eq!(status(service.view("a", "A", &none())), ErrorStatus::DataLoss);
+        assert_eq!(status(service.stat("a")), ErrorStatus::NotFound);
         // Removing it works with whatever is missing, so that it can be pulled again.
         fs::remove_dir_all(service.dir(id)).unwrap();
         service.remove("A").unwrap();
@@ -327,7 +331,7 @@ fn the_managed_profile_mounts_nothing_itself() {
         assert_eq!(layerdir::of_mounts(&mounts), Some(service.dir(2)));
         assert_eq!(site.lowers(), Vec::<String>::new());
         fs::remove_file(&image).unwrap();
-        assert_eq!(status(service.mounts("k")), Status::DataLoss);
+        assert_eq!(status(service.mounts("k")), ErrorStatus::DataLoss);
     });
 }
 
@@ -350,7 +354,7 @@ fn what_stands_is_answered_at_once_and_nothing_else_is() {
             assert_eq!(service.standing_mounts(key).unwrap(), None, "{key}");
         }
         assert_eq!(service.standing_mounts("A").unwrap_err().code(), "committed");
-        assert_eq!(status(service.standing_mounts("none")), Status::NotFound);
+        assert_eq!(status(service.standing_mounts("none")), ErrorStatus::NotFound);
         let alone = service.lowers.alone();
         assert_eq!(service.standing_mounts("k").unwrap(), None);
         drop(alone);

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use rustix::io::Errno;
 
 use super::*;
-use crate::Status;
+use erolith_errors::ErrorStatus;
 
 const LABEL: &str = "containerd.io/snapshot/max-size";
 
@@ -246,8 +246,8 @@ fn a_limited_snapshot_is_never_without_its_limit() {
         assert_eq!(service.mounts("k").unwrap_err().code(), "kernel");
         fs::remove_file(&image).unwrap();
         let error = service.mounts("k").unwrap_err();
-        assert_eq!((error.code(), error.status()), ("gone", Status::DataLoss));
-        assert_eq!(status(service.commit("B", "k", "", &none())), Status::DataLoss);
+        assert_eq!((error.code(), error.status()), ("gone", ErrorStatus::DataLoss));
+        assert_eq!(status(service.commit("B", "k", "", &none())), ErrorStatus::DataLoss);
         service.remove("k").unwrap();
         service.cleanup().unwrap();
         assert_eq!(site.directories(), ["1"]);

@@ -277,6 +277,6 @@ fn build_image(tree: &Path, image: &Path) {
     builder.finish(&Finish::default()).unwrap();
 }
 
-fn status(result: Result<impl std::fmt::Debug>) -> crate::Status {
+fn status(result: Result<impl std::fmt::Debug>) -> erolith_errors::ErrorStatus {
     result.unwrap_err().status()
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use super::*;
-use crate::Status;
+use erolith_errors::ErrorStatus;
 
 /// As an image may have them, and as Kubernetes gives them: a range of its own to each pod.
 const LAYERS: usize = 121;
@@ -73,8 +73,8 @@ fn maps_that_make_no_sense_make_no_snapshot() {
     with_mounts(|site| {
         let service = site.open();
         let one = labels(&[("containerd.io/snapshot/uidmapping", "0:1:1")]);
-        assert_eq!(status(service.prepare("k", "", &one)), Status::InvalidArgument);
-        assert_eq!(status(service.view("k", "", &one)), Status::InvalidArgument);
+        assert_eq!(status(service.prepare("k", "", &one)), ErrorStatus::InvalidArgument);
+        assert_eq!(status(service.view("k", "", &one)), ErrorStatus::InvalidArgument);
         assert_eq!(site.directories(), Vec::<String>::new());
     });
 }
@@ -90,7 +90,10 @@ fn what_a_mapped_container_wrote_is_committed_with_owners_of_its_own() {
         let file = tree.join("new");
         write(&file, "new");
         let error = service.commit("B", "k", "", &none()).unwrap_err();
-        assert_eq!((error.code(), error.status()), ("owner-unmapped", Status::FailedPrecondition));
+        assert_eq!(
+            (error.code(), error.status()),
+            ("owner-unmapped", ErrorStatus::FailedPrecondition)
+        );
         std::os::unix::fs::chown(&file, Some(100_007), Some(100_008)).unwrap();
         drop(tree);
         service.commit("B", "k", "", &none()).unwrap();
@@ -127,7 +130,7 @@ fn a_copy_whose_owners_containerd_changed_is_not_mapped_again() {
         assert_eq!(owner(tree.join("file")), (100_000, 100_000));
         drop(tree);
         let error = service.prepare("ns/5/k", COPY, &mapped(200_000)).unwrap_err();
-        assert_eq!((error.code(), error.status()), ("id-map", Status::InvalidArgument));
+        assert_eq!((error.code(), error.status()), ("id-map", ErrorStatus::InvalidArgument));
         assert!(error.to_string().contains("owners containerd mapped otherwise"), "{error}");
     });
 }

@@ -5,11 +5,11 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 
 use super::*;
-use crate::Status;
 use crate::kernel::{Feature, KernelCaps};
 use crate::mounts::table::block_device;
 use crate::sys::quota::{Amount, Quotas};
 use crate::uppers;
+use erolith_errors::ErrorStatus;
 
 const FULL: [Errno; 2] = [Errno::NOSPC, Errno::DQUOT];
 
@@ -216,7 +216,7 @@ fn a_directory_of_somebodys_project_is_left_to_him() {
         let open = |limit_by| opened(Config { limit_by, ..site.config() });
         let service = open(LimitBy::Quota);
         let error = service.prepare("k", "", &limited()).unwrap_err();
-        assert_eq!((error.code(), error.status()), ("unlimited", Status::FailedPrecondition));
+        assert_eq!((error.code(), error.status()), ("unlimited", ErrorStatus::FailedPrecondition));
         drop(service);
         let service = open(LimitBy::Auto);
         service.prepare("k", "", &limited()).unwrap();
@@ -242,7 +242,10 @@ fn a_limit_that_is_no_longer_kept_is_an_error() {
         for limit_by in [LimitBy::Auto, LimitBy::Image, LimitBy::Quota] {
             let service = opened(Config { limit_by, ..config(site) });
             let error = service.mounts("k").unwrap_err();
-            assert_eq!((error.code(), error.status()), ("unlimited", Status::FailedPrecondition));
+            assert_eq!(
+                (error.code(), error.status()),
+                ("unlimited", ErrorStatus::FailedPrecondition)
+            );
             service.mounts("free").unwrap();
         }
         let service = Snapshotter::open(Config { limit_by: LimitBy::Image, ..config(site) });

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::ServiceError;
-use crate::Status;
+use erolith_errors::ErrorStatus;
 
 #[test]
 fn everything_is_found_again_and_nothing_is_mounted_twice() {
@@ -112,7 +112,7 @@ fn a_lost_layer_is_reported_and_not_invented() {
         fs::remove_dir_all(service.dir(id)).unwrap();
         drop(service);
         let service = site.open();
-        assert_eq!(status(service.prepare("k", "A", &none())), Status::DataLoss);
+        assert_eq!(status(service.prepare("k", "A", &none())), ErrorStatus::DataLoss);
         service.remove("A").unwrap();
         service.cleanup().unwrap();
         assert_eq!(site.directories(), Vec::<String>::new());
@@ -161,7 +161,7 @@ fn a_lost_database_is_refused_and_not_taken_for_an_empty_one() {
         let error = Snapshotter::open(site.config()).unwrap_err();
         assert_eq!(
             (error.code(), error.status()),
-            ("database-missing", Status::FailedPrecondition)
+            ("database-missing", ErrorStatus::FailedPrecondition)
         );
         assert!(site.directories().contains(&"1".to_owned()));
     });

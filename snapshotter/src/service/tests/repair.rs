@@ -85,7 +85,7 @@ fn fill(site: &Site, service: &Snapshotter) {
     let image = service.dir(id).join(layerdir::IMAGE);
     fs::remove_file(&image).unwrap();
     File::create(&image).unwrap();
-    assert_eq!(status(service.view("on D", "D", &none())), crate::Status::DataLoss);
+    assert_eq!(status(service.view("on D", "D", &none())), erolith_errors::ErrorStatus::DataLoss);
     assert!(image.with_file_name(DAMAGED).exists());
     // Rebased: the parent is newer.
     let mounts = service.prepare("low", "", &none()).unwrap();
@@ -314,7 +314,10 @@ fn a_commit_that_failed_leaves_the_record_of_an_active_snapshot() {
         service.prepare("k", "", &none()).unwrap();
         let id = service.store.snapshot("k").unwrap().id;
         write(&service.dir(id).join("fs/file"), "x");
-        assert_eq!(status(service.commit("B", "k", "none", &none())), crate::Status::NotFound);
+        assert_eq!(
+            status(service.commit("B", "k", "none", &none())),
+            erolith_errors::ErrorStatus::NotFound
+        );
         assert!(!service.dir(id).join(COMMITTING).exists());
         let before = see(site, &service);
         drop(service);

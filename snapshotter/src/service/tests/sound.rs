@@ -3,9 +3,9 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
-use crate::Status;
 use crate::layerdir::{DAMAGED, IMAGE};
 use crate::protect::{self, FsVerityPolicy, is_immutable};
+use erolith_errors::ErrorStatus;
 
 const DIFF_ID: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
@@ -48,18 +48,22 @@ fn pulled_again(site: &Site, service: &Snapshotter, name: &str) -> u64 {
 fn check_damaged(service: &Snapshotter, image: &Path, said: &str) {
     for key in ["k", "k2"] {
         let error = service.prepare(key, "B", &none()).unwrap_err();
-        assert_eq!((error.code(), error.status()), ("layer-damaged", Status::DataLoss), "{said}");
+        assert_eq!(
+            (error.code(), error.status()),
+            ("layer-damaged", ErrorStatus::DataLoss),
+            "{said}"
+        );
         assert!(error.to_string().contains("layer A "), "{error}");
         assert!(error.advice().is_some());
-        assert_eq!(status(service.stat(key)), Status::NotFound);
+        assert_eq!(status(service.stat(key)), ErrorStatus::NotFound);
     }
     // A pull unpacks them again; lists and garbage collection show them, and containers go on.
     for name in ["A", "B"] {
-        assert_eq!(status(service.stat(name)), Status::NotFound, "{said}: {name}");
+        assert_eq!(status(service.stat(name)), ErrorStatus::NotFound, "{said}: {name}");
     }
     service.stat("C").unwrap();
     assert_eq!(service.list(&Filters::parse(&[]).unwrap()).unwrap().len(), 3);
-    assert_eq!(status(service.remove("A")), Status::FailedPrecondition);
+    assert_eq!(status(service.remove("A")), ErrorStatus::FailedPrecondition);
     assert!(!image.exists(), "{said}");
 }
 
@@ -128,7 +132,7 @@ fn a_layer_that_is_gone_heals_too_and_can_always_be_removed() {
         drop(service);
         unmount_below(site.state.path());
         let service = site.open();
-        assert_eq!(status(service.stat("B")), Status::NotFound);
+        assert_eq!(status(service.stat("B")), ErrorStatus::NotFound);
         assert_eq!(pulled_again(site, &service, "A"), 1);
         service.stat("B").unwrap();
         fs::remove_file(&image).unwrap();
@@ -199,7 +203,7 @@ fn fs_verity_that_is_required_is_tried_at_the_start() {
             Err(error) => {
                 assert!(!has_verity);
                 assert_eq!(error.code(), "verity-unavailable");
-                assert_eq!(error.status(), Status::FailedPrecondition);
+                assert_eq!(error.status(), ErrorStatus::FailedPrecondition);
             }
         }
     });
@@ -393,7 +397,7 @@ fn a_rebuilt_image_is_taken_only_if_it_is_the_one_that_was_lost() {
         assert_eq!(service.healed(id).unwrap_err().code(), "gone");
         fs::copy(&above, &image).unwrap();
         assert_eq!(service.healed(id).unwrap_err().code(), "verity-mismatch");
-        assert_eq!(status(service.stat("B")), Status::NotFound);
+        assert_eq!(status(service.stat("B")), ErrorStatus::NotFound);
         fs::copy(&good, &image).unwrap();
         service.healed(id).unwrap();
         assert!(!image.with_file_name(DAMAGED).exists());

@@ -199,13 +199,19 @@ fn what_does_not_fit_is_not_mounted_and_nothing_is_left() {
         let wrong = Sidecar { root: RootHash([3; 32]), hash_offset: verity.hash_offset };
         write_sidecar(&image, wrong);
         let error = service.view("v", "A", &none()).unwrap_err();
-        assert_eq!((error.code(), error.status()), ("layer-damaged", crate::Status::DataLoss));
+        assert_eq!(
+            (error.code(), error.status()),
+            ("layer-damaged", erolith_errors::ErrorStatus::DataLoss)
+        );
         assert!(error.to_string().contains(&verity.root.to_string()), "{error}");
         heal(site, &service, &verity);
         // In the superblock of the filesystem: the mount itself fails.
         flip(&image, 1024 + 40);
         let error = service.view("w", "A", &none()).unwrap_err();
-        assert_eq!((error.code(), error.status()), ("dmverity-block", crate::Status::DataLoss));
+        assert_eq!(
+            (error.code(), error.status()),
+            ("dmverity-block", erolith_errors::ErrorStatus::DataLoss)
+        );
         assert!(error.to_string().contains("block 0 of the data"), "{error}");
         nothing_left(site, &image);
         // Put right, it can be mounted.
@@ -227,7 +233,7 @@ fn layers_without_a_tree_are_refused_where_one_is_required() {
         layer(&open(site, DmVerity::Auto), "A", "");
         let service = open(site, DmVerity::On);
         let error = service.view("v", "A", &none()).unwrap_err();
-        let want = ("unprotected", crate::Status::FailedPrecondition);
+        let want = ("unprotected", erolith_errors::ErrorStatus::FailedPrecondition);
         assert_eq!((error.code(), error.status()), want);
         assert_eq!(site.lowers(), Vec::<String>::new());
         drop(service);

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::super::types::{Info, Kind, Labels, Timestamp};
 use super::regexp::translate;
 use super::*;
-use crate::Status;
 use crate::store::SnapshotError;
+use erolith_errors::ErrorStatus;
 
 fn info(name: &str, parent: &str, kind: Kind, labels: &[(&str, &str)]) -> Info {
     let moment = Timestamp { seconds: 0, nanos: 0 };
@@ -212,7 +212,7 @@ fn what_is_no_filter_is_refused_with_its_place() {
             Err(crate::Error::Store(error)) => error,
             other => panic!("{filter:?}: {other:?}"),
         };
-        assert_eq!((error.code(), error.status()), ("filter", Status::InvalidArgument));
+        assert_eq!((error.code(), error.status()), ("filter", ErrorStatus::InvalidArgument));
         let Error::Snapshot(SnapshotError::BadFilter { filter: named, at: place, reason: why }) =
             &error
         else {

@@ -45,7 +45,7 @@ fn a_newer_schema_is_refused_before_anything_is_changed() {
         matches!(error, Error::Database(DatabaseError::TooNew { version: 4, known: 3, .. })),
         "{error:?}"
     );
-    assert_eq!(error.status(), Status::FailedPrecondition);
+    assert_eq!(error.status(), ErrorStatus::FailedPrecondition);
     assert!(error.advice().is_some());
 }
 
@@ -69,7 +69,7 @@ fn files_of_others_are_refused() {
     for content in [&b"no database\n"[..], &[0xff; 8192], &[0; 8192]] {
         File::create(database(&dir)).unwrap().write_all_at(content, 0).unwrap();
         let error = refused(&dir);
-        assert_eq!((error.code(), error.status()), ("metadata-damaged", Status::DataLoss));
+        assert_eq!((error.code(), error.status()), ("metadata-damaged", ErrorStatus::DataLoss));
     }
 }
 
@@ -85,7 +85,7 @@ fn an_empty_file_is_a_new_database() {
 fn a_path_that_cannot_be_opened_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = error(Store::open(&dir.path().join("none/metadata.db")));
-    assert_eq!((error.code(), error.status()), ("metadata", Status::Internal));
+    assert_eq!((error.code(), error.status()), ("metadata", ErrorStatus::Internal));
     assert!(error.to_string().contains("none/metadata.db"), "{error}");
 }
 
@@ -155,9 +155,9 @@ fn chains_in_circles_end() {
         create(&store, Kind::Active, "new", "high").map(|_| ()),
     ] {
         let error = error(outcome);
-        assert_eq!(error.status(), Status::DataLoss);
+        assert_eq!(error.status(), ErrorStatus::DataLoss);
         assert!(error.to_string().contains("metadata.db"), "{error}");
     }
     assert_eq!(store.lowers_in_use().unwrap(), [low, high].into());
-    assert_eq!(status(store.info("new")), Status::NotFound);
+    assert_eq!(status(store.info("new")), ErrorStatus::NotFound);
 }

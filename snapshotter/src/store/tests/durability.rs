@@ -66,7 +66,7 @@ fn readers_go_on_while_a_list_is_held_and_a_layer_is_placed() {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let placing = &mut |_: &Snapshot| {
-                    assert_eq!(status(store.info("key")), Status::NotFound, "not there yet");
+                    assert_eq!(status(store.info("key")), ErrorStatus::NotFound, "not there yet");
                     assert_eq!(store.info("base").unwrap(), before);
                     Ok(())
                 };
@@ -153,7 +153,7 @@ fn a_panic_while_placing_leaves_nothing() {
         store.create(Kind::Active, "key", "", &Labels::new(), &mut |_| panic!("on purpose"))
     }));
     assert!(outcome.is_err());
-    assert_eq!(status(store.info("key")), Status::NotFound);
+    assert_eq!(status(store.info("key")), ErrorStatus::NotFound);
     create(&store, Kind::Active, "key", "").unwrap();
 }
 
@@ -200,7 +200,10 @@ fn a_full_database_is_a_typed_error() {
     limit("1");
     let big = labels(&[("a", &"v".repeat(100_000))]);
     let error = error(store.create(Kind::Active, "key", "base", &big, &mut nowhere));
-    assert_eq!((error.code(), error.status()), ("metadata-disk-full", Status::ResourceExhausted));
+    assert_eq!(
+        (error.code(), error.status()),
+        ("metadata-disk-full", ErrorStatus::ResourceExhausted)
+    );
     assert!(error.to_string().contains("metadata.db"), "{error}");
     assert_eq!(names(&store), ["base"]);
     store.remove("base").unwrap();
@@ -242,7 +245,10 @@ fn a_full_disk_is_a_typed_error() {
             Err(other) => panic!("{other}"),
         }
     };
-    assert_eq!((error.code(), error.status()), ("metadata-disk-full", Status::ResourceExhausted));
+    assert_eq!(
+        (error.code(), error.status()),
+        ("metadata-disk-full", ErrorStatus::ResourceExhausted)
+    );
     assert_eq!(names(&store).len(), made, "what was answered is there, and nothing else");
     std::fs::File::create(&filler).unwrap();
     create(&store, Kind::Active, "again", "").unwrap();

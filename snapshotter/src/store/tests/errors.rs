@@ -11,15 +11,15 @@ fn an_empty_key_names_nothing() {
     assert_eq!(error(made).code(), "empty-key");
     create(&store, Kind::Active, "key", "").unwrap();
     let committed = error(commit(&store, "key", ""));
-    assert_eq!((committed.code(), committed.status()), ("empty-key", Status::InvalidArgument));
-    assert_eq!(status(store.info("")), Status::NotFound);
-    assert_eq!(status(store.remove("")), Status::NotFound);
+    assert_eq!((committed.code(), committed.status()), ("empty-key", ErrorStatus::InvalidArgument));
+    assert_eq!(status(store.info("")), ErrorStatus::NotFound);
+    assert_eq!(status(store.remove("")), ErrorStatus::NotFound);
 }
 
 #[test]
 fn layers_are_not_made_directly() {
     let error = error(create(&empty(), Kind::Committed, "key", ""));
-    assert_eq!((error.code(), error.status()), ("snapshot-kind", Status::InvalidArgument));
+    assert_eq!((error.code(), error.status()), ("snapshot-kind", ErrorStatus::InvalidArgument));
 }
 
 /// As in the reference: it decides what a caller sees that has both wrong.
@@ -27,8 +27,8 @@ fn layers_are_not_made_directly() {
 fn the_parent_is_looked_at_before_the_key() {
     let store = empty();
     create(&store, Kind::Active, "key", "").unwrap();
-    assert_eq!(status(create(&store, Kind::Active, "key", "none")), Status::NotFound);
-    assert_eq!(status(create(&store, Kind::Active, "key", "key")), Status::InvalidArgument);
+    assert_eq!(status(create(&store, Kind::Active, "key", "none")), ErrorStatus::NotFound);
+    assert_eq!(status(create(&store, Kind::Active, "key", "key")), ErrorStatus::InvalidArgument);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn unknown_keys_are_not_found_by_anything() {
         status(store.update("k", &Labels::new(), &UpdateMask::Paths(vec!["parent".into()]))),
         status(commit(&store, "k", "n")),
     ] {
-        assert_eq!(outcome, Status::NotFound);
+        assert_eq!(outcome, ErrorStatus::NotFound);
     }
 }
 
@@ -58,7 +58,7 @@ fn keys_are_any_text() {
         let made = create(&store, Kind::Active, key, "").unwrap();
         assert_eq!(store.snapshot(key).unwrap(), made);
         assert_eq!(store.info(key).unwrap().name, key);
-        assert_eq!(status(create(&store, Kind::View, key, "")), Status::AlreadyExists);
+        assert_eq!(status(create(&store, Kind::View, key, "")), ErrorStatus::AlreadyExists);
     }
     assert_eq!(names(&store), keys);
     let message = error(create(&store, Kind::View, &long, "")).to_string();
@@ -74,7 +74,7 @@ fn case_matters() {
     let store = empty();
     create(&store, Kind::Active, "a", "").unwrap();
     create(&store, Kind::Active, "A", "").unwrap();
-    assert_eq!(status(store.info("á")), Status::NotFound);
+    assert_eq!(status(store.info("á")), ErrorStatus::NotFound);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn what_place_refuses_never_was() {
         matches!(outcome, Err(crate::Error::Mount(crate::MountError::NoLayers))),
         "the error comes through"
     );
-    assert_eq!(status(store.info("key")), Status::NotFound);
+    assert_eq!(status(store.info("key")), ErrorStatus::NotFound);
     assert_eq!(store.remove("base").unwrap().id, seen[0].parents[0]);
 
     create(&store, Kind::Active, "key", "").unwrap();

@@ -75,7 +75,10 @@ fn masks_decide_what_an_update_sets() {
     ] {
         for mask in [paths(&[path]), paths(&["labels", path])] {
             let error = updated(current.clone(), &given, &mask).unwrap_err();
-            assert_eq!((error.code(), error.status()), ("field-path", Status::InvalidArgument));
+            assert_eq!(
+                (error.code(), error.status()),
+                ("field-path", ErrorStatus::InvalidArgument)
+            );
         }
     }
 }
@@ -93,7 +96,7 @@ fn an_update_changes_labels_and_time_only() {
         assert_eq!(set, Info { updated: set.updated, labels: labels(&[("k", "v")]), ..before });
         assert_eq!(store.info(name).unwrap(), set);
         let refused = store.update(name, &Labels::new(), &paths(&["labels.k", "parent"]));
-        assert_eq!(status(refused), Status::InvalidArgument);
+        assert_eq!(status(refused), ErrorStatus::InvalidArgument);
         assert_eq!(store.info(name).unwrap(), set, "a refused update changes nothing");
         let cleared = store.update(name, &Labels::new(), &paths(&["labels.k"])).unwrap();
         assert_eq!(cleared.labels, Labels::new());

@@ -11,7 +11,7 @@ mod suite;
 use tempfile::TempDir;
 
 use super::*;
-use crate::Status;
+use erolith_errors::ErrorStatus;
 
 /// A store and the directory it lives in.
 struct Fixture {
@@ -82,7 +82,7 @@ fn error<T: std::fmt::Debug>(outcome: crate::Result<T>) -> Error {
     }
 }
 
-fn status<T: std::fmt::Debug>(outcome: crate::Result<T>) -> Status {
+fn status<T: std::fmt::Debug>(outcome: crate::Result<T>) -> ErrorStatus {
     error(outcome).status()
 }
 

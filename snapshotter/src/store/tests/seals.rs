@@ -35,7 +35,7 @@ fn a_digest_comes_with_the_commit_and_goes_with_the_layer() {
     let bad = "INSERT INTO seals (snapshot, digest, enforced) VALUES (?1, 'md5:0', 1)";
     writer.connection().execute(bad, [rows::integer(id)]).unwrap();
     drop(writer);
-    assert_eq!(status(store.pin_of(id)), Status::DataLoss);
+    assert_eq!(status(store.pin_of(id)), ErrorStatus::DataLoss);
 }
 
 #[test]
@@ -110,7 +110,8 @@ fn a_migration_that_fails_changes_nothing() {
     conn.execute_batch("CREATE TABLE quarantine (theirs)").unwrap();
     drop(conn);
     let refused = error(Store::open(&database(&dir)));
-    assert!(refused.line().contains("quarantine"), "{}", refused.line());
+    let said = erolith_errors::error_chain(&refused);
+    assert!(said.contains("quarantine"), "{said}");
     let conn = Connection::open(database(&dir)).unwrap();
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     let seals: i64 = conn

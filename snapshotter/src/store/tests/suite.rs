@@ -44,12 +44,12 @@ fn get_info() {
 
 #[test]
 fn get_info_not_exist() {
-    assert_eq!(status(populated().info("active-not-exist")), Status::NotFound);
+    assert_eq!(status(populated().info("active-not-exist")), ErrorStatus::NotFound);
 }
 
 #[test]
 fn get_info_empty_db() {
-    assert_eq!(status(empty().info("active-not-exist")), Status::NotFound);
+    assert_eq!(status(empty().info("active-not-exist")), ErrorStatus::NotFound);
 }
 
 #[test]
@@ -86,8 +86,8 @@ fn get_snapshot() {
 
 #[test]
 fn get_snapshot_not_exist() {
-    assert_eq!(status(populated().snapshot("active-not-exist")), Status::NotFound);
-    assert_eq!(status(empty().snapshot("active-not-exist")), Status::NotFound);
+    assert_eq!(status(populated().snapshot("active-not-exist")), ErrorStatus::NotFound);
+    assert_eq!(status(empty().snapshot("active-not-exist")), ErrorStatus::NotFound);
 }
 
 /// The reference refuses committed ones here; our caller does, and sees by the kind that it must.
@@ -119,7 +119,7 @@ fn create_active() {
 fn create_active_not_exist() {
     let store = empty();
     let outcome = create(&store, Kind::Active, "active-1", "does-not-exist");
-    assert_eq!(status(outcome), Status::NotFound);
+    assert_eq!(status(outcome), ErrorStatus::NotFound);
     assert_eq!(names(&store), [""; 0]);
 }
 
@@ -128,7 +128,11 @@ fn create_active_exist() {
     let store = populated();
     for kind in [Kind::Active, Kind::View] {
         for (taken, ..) in BASE {
-            assert_eq!(status(create(&store, kind, taken, "")), Status::AlreadyExists, "{taken}");
+            assert_eq!(
+                status(create(&store, kind, taken, "")),
+                ErrorStatus::AlreadyExists,
+                "{taken}"
+            );
         }
     }
 }
@@ -138,7 +142,7 @@ fn create_active_from_active() {
     let store = populated();
     for parent in ["active-1", "view-1"] {
         let outcome = create(&store, Kind::Active, "active-new", parent);
-        assert_eq!(status(outcome), Status::InvalidArgument);
+        assert_eq!(status(outcome), ErrorStatus::InvalidArgument);
     }
 }
 
@@ -148,35 +152,38 @@ fn commit_active() {
     let active = create(&store, Kind::Active, "active-1", "").unwrap();
     let committed = commit(&store, "active-1", "committed-1").unwrap();
     assert_eq!((committed.id, committed.kind), (active.id, Kind::Committed));
-    assert_eq!(status(store.snapshot("active-1")), Status::NotFound);
+    assert_eq!(status(store.snapshot("active-1")), ErrorStatus::NotFound);
     assert_eq!(store.snapshot("committed-1").unwrap(), committed);
 }
 
 #[test]
 fn commit_not_exist() {
-    assert_eq!(status(commit(&populated(), "active-not-exist", "new")), Status::NotFound);
-    assert_eq!(status(commit(&empty(), "active-not-exist", "new")), Status::NotFound);
+    assert_eq!(status(commit(&populated(), "active-not-exist", "new")), ErrorStatus::NotFound);
+    assert_eq!(status(commit(&empty(), "active-not-exist", "new")), ErrorStatus::NotFound);
 }
 
 #[test]
 fn commit_exist() {
     let store = populated();
-    assert_eq!(status(commit(&store, "active-1", "committed-1")), Status::AlreadyExists);
+    assert_eq!(status(commit(&store, "active-1", "committed-1")), ErrorStatus::AlreadyExists);
     // The name is looked at before the key.
-    assert_eq!(status(commit(&store, "active-not-exist", "committed-1")), Status::AlreadyExists);
-    assert_eq!(status(commit(&store, "active-1", "active-1")), Status::AlreadyExists);
+    assert_eq!(
+        status(commit(&store, "active-not-exist", "committed-1")),
+        ErrorStatus::AlreadyExists
+    );
+    assert_eq!(status(commit(&store, "active-1", "active-1")), ErrorStatus::AlreadyExists);
 }
 
 #[test]
 fn commit_committed() {
     let outcome = commit(&populated(), "committed-1", "committed-3");
-    assert_eq!(status(outcome), Status::FailedPrecondition);
+    assert_eq!(status(outcome), ErrorStatus::FailedPrecondition);
 }
 
 #[test]
 fn commit_view_fails() {
     let outcome = commit(&populated(), "view-1", "committed-3");
-    assert_eq!(status(outcome), Status::FailedPrecondition);
+    assert_eq!(status(outcome), ErrorStatus::FailedPrecondition);
 }
 
 #[test]
@@ -186,7 +193,7 @@ fn remove() {
     let committed = commit(&store, "active-1", "committed-1").unwrap();
     let first = create(&store, Kind::View, "view-1", "committed-1").unwrap();
     let second = create(&store, Kind::View, "view-2", "committed-1").unwrap();
-    assert_eq!(status(store.remove("active-1")), Status::NotFound);
+    assert_eq!(status(store.remove("active-1")), ErrorStatus::NotFound);
     assert_eq!(store.remove("view-2").unwrap(), second);
     assert_eq!(store.remove("view-1").unwrap(), first);
     assert_eq!(store.remove("committed-1").unwrap(), committed);
@@ -195,8 +202,8 @@ fn remove() {
 
 #[test]
 fn remove_not_exist() {
-    assert_eq!(status(populated().remove("does-not-exist")), Status::NotFound);
-    assert_eq!(status(empty().remove("does-not-exist")), Status::NotFound);
+    assert_eq!(status(populated().remove("does-not-exist")), ErrorStatus::NotFound);
+    assert_eq!(status(empty().remove("does-not-exist")), ErrorStatus::NotFound);
 }
 
 #[test]
@@ -204,7 +211,7 @@ fn remove_with_children() {
     let store = populated();
     for name in ["committed-1", "committed-2", "committed-1"] {
         let error = error(store.remove(name));
-        assert_eq!(error.status(), Status::FailedPrecondition);
+        assert_eq!(error.status(), ErrorStatus::FailedPrecondition);
         assert!(error.to_string().contains("cannot remove snapshot with child"), "{error}");
     }
     assert_eq!(names(&store).len(), BASE.len());
@@ -237,7 +244,7 @@ fn rebase() {
         assert_eq!(store.info(&name).unwrap().parent, "committed-1");
         let view = create(&store, Kind::View, &format!("{name}-view"), &name).unwrap();
         assert_eq!(view.parents, [committed.id, parent]);
-        assert_eq!(status(store.remove(&name)), Status::FailedPrecondition);
+        assert_eq!(status(store.remove(&name)), ErrorStatus::FailedPrecondition);
     }
 }
 
@@ -245,15 +252,15 @@ fn rebase() {
 fn rebase_refused() {
     let store = populated();
     for (old, given, expected) in [
-        ("", "nonexist", Status::NotFound),
-        ("", "active-1", Status::FailedPrecondition),
-        ("", "view-1", Status::FailedPrecondition),
+        ("", "nonexist", ErrorStatus::NotFound),
+        ("", "active-1", ErrorStatus::FailedPrecondition),
+        ("", "view-1", ErrorStatus::FailedPrecondition),
         // Itself, by either name: no circle.
-        ("", "key", Status::FailedPrecondition),
-        ("", "name", Status::NotFound),
-        ("committed-1", "committed-2", Status::InvalidArgument),
-        ("committed-1", "nonexist", Status::InvalidArgument),
-        ("committed-1", "active-1", Status::InvalidArgument),
+        ("", "key", ErrorStatus::FailedPrecondition),
+        ("", "name", ErrorStatus::NotFound),
+        ("committed-1", "committed-2", ErrorStatus::InvalidArgument),
+        ("committed-1", "nonexist", ErrorStatus::InvalidArgument),
+        ("committed-1", "active-1", ErrorStatus::InvalidArgument),
     ] {
         let before = create(&store, Kind::Active, "key", old).unwrap();
         let outcome = commit_on(&store, "key", "name", given);
