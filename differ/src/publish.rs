@@ -99,7 +99,7 @@ impl PublishTarget {
 
     fn name(&self, file: Synced) -> io::Result<()> {
         let name = self.path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        file.name(&self.dir, name)?.settle(&[self.dir.as_fd()]).map(drop)
+        file.name(&self.dir, name)?.settle(&[]).map(drop)
     }
 }
 
@@ -156,7 +156,8 @@ impl OutputFile {
         let failed = |source| Error::Seal { path: path.display().to_string(), source };
         let protect = |file| protector.protect(file, path, durability, digest);
         let file = file.protected(protect).map_err(failed)?;
-        let needs_syncfs = protector.needs_syncfs(file.file(), path).map_err(failed)?;
+        let needs_syncfs = durability == Durability::Synced
+            && protector.needs_syncfs(file.file(), path).map_err(failed)?;
         target.publish(file, durability, needs_syncfs)
     }
 }

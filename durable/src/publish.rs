@@ -129,12 +129,6 @@ impl Tmpfile {
         &self.file
     }
 
-    /// The file, which stays without a name.
-    #[must_use]
-    pub fn into_file(self) -> File {
-        self.file
-    }
-
     /// The same file after `protect`, which may give back another descriptor of it, such as a read-only one.
     ///
     /// # Errors
@@ -175,7 +169,7 @@ impl Synced {
     /// fs-verity only then: its log for fsync(2) holds the flag of the file and not the tree, and replay of the log takes
     /// the tree from a file that had no name.
     pub fn needs_syncfs(self, needs_syncfs: bool) -> Self {
-        Self { needs_syncfs: needs_syncfs && self.durability == Durability::Synced, ..self }
+        Self { needs_syncfs, ..self }
     }
 
     /// Gives the file this name in `dir`, in the place of another that has it.
@@ -197,6 +191,7 @@ impl Synced {
     fn name_under(mut self, dir: impl AsFd, name: &OsStr, lock: Lock) -> io::Result<Named> {
         let dir = dir.as_fd();
         fault::step(self.points, "before_name")?;
+        let own_dir = dir.try_clone_to_owned()?;
         let linked = match &mut self.draft {
             Some(draft) => {
                 rustix::fs::renameat(&draft.dir, &draft.name, dir, name)?;
@@ -205,11 +200,11 @@ impl Synced {
             }
             None => {
                 self.link(dir, name, lock)?;
-                Some((dir.try_clone_to_owned()?, name.to_owned()))
+                Some(name.to_owned())
             }
         };
         let Self { file, points, durability, .. } = self;
-        Ok(Named { file, linked, points, durability })
+        Ok(Named { file, dir: own_dir, linked, points, durability })
     }
 
     /// Links the file to its name. Linking cannot replace a name, so that takes a short-lived second one, as does a sync of the
@@ -268,30 +263,34 @@ impl Lock {
 #[must_use = "the name is not durable"]
 pub struct Named {
     file: File,
-    /// Directory and name, where the file was linked.
-    linked: Option<(OwnedFd, OsString)>,
+    /// The directory of the name.
+    dir: OwnedFd,
+    /// The name, where the file was linked.
+    linked: Option<OsString>,
     points: Option<&'static str>,
     durability: Durability,
 }
 
 impl Named {
-    /// Makes the name durable by a sync of the directory and of `more` of its parents, in that order. Returns the file.
+    /// Makes the name durable by a sync of its directory, then of `parents` in that order, for names of directories that
+    /// may be new too. Returns the file.
     ///
     /// # Errors
     /// What the storage reports. A file that was linked has lost its name then.
-    pub fn settle(self, dirs: &[BorrowedFd<'_>]) -> io::Result<File> {
-        let settled = self.sync_dirs(dirs);
-        if let (Err(_), Some((dir, name))) = (&settled, &self.linked) {
+    pub fn settle(self, parents: &[BorrowedFd<'_>]) -> io::Result<File> {
+        let settled = self.sync_dirs(parents);
+        if let (Err(_), Some(name)) = (&settled, &self.linked) {
             // After a failure there must be no file.
-            let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.dir, name, AtFlags::empty());
         }
         settled.map(|()| self.file)
     }
 
-    fn sync_dirs(&self, dirs: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn sync_dirs(&self, parents: &[BorrowedFd<'_>]) -> io::Result<()> {
         fault::step(self.points, "after_name")?;
         if self.durability == Durability::Synced {
-            for dir in dirs {
+            rustix::fs::fsync(&self.dir)?;
+            for dir in parents {
                 rustix::fs::fsync(dir)?;
             }
         }
@@ -330,7 +329,7 @@ mod tests {
     fn publish(tmpfile: Tmpfile, dir: &File, needs_syncfs: bool) {
         let synced = tmpfile.sync(Durability::Synced).unwrap().needs_syncfs(needs_syncfs);
         let named = synced.name(dir, "out".as_ref()).unwrap();
-        named.settle(&[dir.as_fd()]).unwrap();
+        named.settle(&[]).unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The few ways in which this crate makes files and directories, with errors that name them.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use erolith_durable::{Durability, Named, Tmpfile};
@@ -148,5 +148,5 @@ pub(crate) fn replace(
 ) -> Result<()> {
     let dir = open_dir(path.parent().unwrap_or(Path::new(".")))?;
     let named = publish(&dir, path, bytes, permissions, durability)?;
-    named.settle(&[dir.as_fd()]).map_err(failed("syncing the directory of", path)).map(drop)
+    named.settle(&[]).map_err(failed("syncing the directory of", path)).map(drop)
 }

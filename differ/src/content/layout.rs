@@ -257,7 +257,7 @@ impl OciLayout {
             .sync(Durability::of(self.durable))
             .map_err(Error::io(format!("syncing {name}")))?;
         let named = to.publish(synced, name)?;
-        named.settle(&[to.as_fd()]).map_err(Error::io("syncing a directory"))?;
+        named.settle(&[]).map_err(Error::io("syncing a directory"))?;
         self.root.remove_empty_dir(INGEST_DIR);
         Ok(())
     }
@@ -322,6 +322,6 @@ impl Ingest for LayoutIngest {
             draft.sync(Durability::of(layout.durable)).map_err(Error::io("syncing a blob"))?;
         let named = dir.publish(synced, digest.hex())?;
         // The parents too: the process that made these directories may have died before it synced them.
-        named.settle(&[dir.as_fd(), blobs.as_fd(), root.as_fd()]).map_err(failed()).map(drop)
+        named.settle(&[blobs.as_fd(), root.as_fd()]).map_err(failed()).map(drop)
     }
 }

@@ -158,7 +158,7 @@ impl Packed {
         let target = Dir::open(parent(&self.target))?;
         let name = self.target.file_name().ok_or(ErrorKind::InvalidInput.into());
         let named = name.and_then(|name| synced.name(&target, name));
-        named.and_then(|named| named.settle(&[target.as_fd()])).map_err(failed()).map(drop)
+        named.and_then(|named| named.settle(&[])).map_err(failed()).map(drop)
     }
 }
 
