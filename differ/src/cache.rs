@@ -20,7 +20,7 @@ use crate::apply::{
     CompleteImage, ImageName, Isolation, LayerInput, LayerJob, ParentImages, Protect, StagedImage,
     Task, dm_verity, sidecar,
 };
-use crate::content::Blob;
+use crate::content::LocalBlob;
 use crate::convert::{Event, Progress, promised, request};
 use crate::decode::{Budget, Cancel, OnBytes};
 use crate::error::{ContentError, LayerError, ProcessError};
@@ -214,7 +214,7 @@ impl CacheFill<'_> {
         };
         let failed = Error::io(format!("examining {}", path.display()));
         let size = file.metadata().map_err(failed)?.len();
-        let blob = Blob::new(Arc::new(file), 0, size);
+        let blob = LocalBlob::new(Arc::new(file), 0, size);
         match self.options.room.check(&blob, &self.cancel) {
             Ok(()) => {}
             Err(error @ (Error::Cancelled | Error::Process(ProcessError::WorkerDied { .. }))) => {
@@ -318,7 +318,7 @@ fn make_dirs(path: &Path) -> Result<()> {
 struct NoLowers;
 
 impl ParentImages for NoLowers {
-    fn images(&self) -> Result<Vec<Blob>> {
+    fn images(&self) -> Result<Vec<LocalBlob>> {
         Err(Error::Layer(LayerError::Inherits))
     }
 }

@@ -95,8 +95,9 @@ fn open_layers(
         );
         return Err(BadInput(text).into());
     }
-    // Only archives need room for a copy.
-    let (source, image) = open_image(location, args.platform.as_ref(), Path::new("."))?;
+    // Only what is in no file needs room for a copy.
+    let scratch = Path::new(".");
+    let (source, image) = open_image(location, args.platform.as_ref(), scratch)?;
     let wanted = layer.map(|layer| layer.find(&image)).transpose()?;
     let (mut layers, mut blobs) = (Vec::new(), Vec::new());
     for (index, layer) in image.layers.iter().enumerate() {
@@ -104,9 +105,9 @@ fn open_layers(
             continue;
         }
         let blob = open_blob(&source, layer, location)?;
-        let (file, _) = blob.file();
+        let image = blob.to_local(scratch)?.file().try_clone()?;
         let name = layer.diff_id.to_string();
-        layers.push(MountLayer { name, image: file.try_clone()?, devices: Vec::new() });
+        layers.push(MountLayer { name, image, devices: Vec::new() });
         blobs.extend(layer.descriptor().map(|d| (d.digest.clone(), blob.clone())));
     }
     Ok((layers, blobs))
@@ -144,7 +145,7 @@ fn damage(blobs: &[(Digest, Blob)], error: erolith_snapshotter::Error) -> anyhow
 
 /// An image file and the files of its extra devices.
 fn open_file_image(image: &Path, devices: &[PathBuf]) -> anyhow::Result<MountLayer> {
-    let open = |path: &Path| anyhow::Ok(open_file(path)?.file().0.try_clone()?);
+    let open = |path: &Path| anyhow::Ok(open_file(path)?.file().try_clone()?);
     let devices = devices.iter().map(|device| open(device)).collect::<Result<_, _>>()?;
     Ok(MountLayer { name: image.display().to_string(), image: open(image)?, devices })
 }

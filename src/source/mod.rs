@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use erolith_differ::content::Blob;
+use erolith_differ::content::{Blob, LocalBlob};
 use erolith_differ::decode::Cancel;
 use erolith_differ::oci::{ImageSource, Location, OciImage, Platform};
 use erolith_differ::{Compression, Digest, LayerType};
@@ -28,7 +28,7 @@ use crate::progress::Line;
 const LINKS_MAX: usize = 40;
 
 /// Opens a plain file or a block device, to be read at any offset.
-pub(crate) fn open_file(path: &Path) -> anyhow::Result<Blob> {
+pub(crate) fn open_file(path: &Path) -> anyhow::Result<LocalBlob> {
     let what = || match named::advice(path) {
         Some(advice) => format!("opening {}: {advice}", path.display()),
         None => format!("opening {}", path.display()),
@@ -45,7 +45,7 @@ pub(crate) fn open_file(path: &Path) -> anyhow::Result<Blob> {
     }
     // The metadata of a block device does not say how large it is.
     let size = file.seek(SeekFrom::End(0)).with_context(what)?;
-    Ok(Blob::new(Arc::new(file), 0, size))
+    Ok(LocalBlob::new(Arc::new(file), 0, size))
 }
 
 /// What a command reads.
@@ -104,8 +104,9 @@ impl ImageArgs {
 
     /// Opens the image file and its devices, without looking at what is in them.
     fn file(&self, path: &Path) -> anyhow::Result<Part> {
-        let devices = self.device.iter().map(|path| open_file(path));
-        let (image, devices) = (open_file(path)?, devices.collect::<anyhow::Result<_>>()?);
+        let open = |path: &Path| open_file(path).map(Blob::from);
+        let devices = self.device.iter().map(|path| open(path));
+        let (image, devices) = (open(path)?, devices.collect::<anyhow::Result<_>>()?);
         Ok(Part { name: self.name(), layer: None, blob: None, image, devices })
     }
 

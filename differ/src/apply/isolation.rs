@@ -9,7 +9,7 @@ use erolith_mkfs::protect::Protected;
 use super::Times;
 use super::job::{LayerJob, LayerJobResult, check_image, convert};
 use super::parents::ParentImages;
-use crate::content::{Blob, Staging};
+use crate::content::{LocalBlob, Staging};
 use crate::decode::{Cancel, DecodedBlob, WatchedReader};
 use crate::sandbox::Worker;
 use crate::{Error, Result};
@@ -73,7 +73,7 @@ impl Isolation {
     ///
     /// # Errors
     /// [`crate::error::LayerError::BadImage`], what the storage reports, and [`crate::error::ProcessError::WorkerDied`].
-    pub(crate) fn check(&self, image: &Blob, cancel: &Cancel) -> Result<()> {
+    pub(crate) fn check(&self, image: &LocalBlob, cancel: &Cancel) -> Result<()> {
         match self {
             Self::Here => check_image(image),
             Self::Worker(worker) => worker.check(image, cancel),

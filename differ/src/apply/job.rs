@@ -26,7 +26,7 @@ use crate::{Error, Result};
 
 /// Where the bytes of a layer come from.
 pub enum LayerInput {
-    /// A file that is open: an image in it may be shared instead of copied.
+    /// A blob of a store: an image in a local file may be shared instead of copied.
     Stored(Blob),
     /// A stream.
     Stream(Box<dyn Read + Send>),
@@ -42,7 +42,7 @@ impl fmt::Debug for LayerInput {
 }
 
 impl LayerInput {
-    pub(super) fn into_reader(self) -> Box<dyn Read + Send> {
+    pub(crate) fn into_reader(self) -> Box<dyn Read + Send> {
         match self {
             Self::Stored(blob) => Box::new(blob.reader()),
             Self::Stream(stream) => stream,

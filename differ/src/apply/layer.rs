@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use erolith_mkfs::build::{self, Summary};
+use erolith_mkfs::io::ReadAt as _;
 use erolith_mkfs::protect::Protected;
 use erolith_verity::dmverity::{DmVerityTree, Signature};
 use erolith_verity::fsverity;
@@ -21,7 +22,7 @@ use super::parents::ParentImages;
 use super::protect::Protect;
 use super::verify::{explain, hash_all};
 use super::{Times, share};
-use crate::content::{Blob, Staging as _};
+use crate::content::{Blob, LocalBlob, Staging as _, require_digest};
 use crate::decode::{Budget, Cancel, Digests, OnBytes, Request, WatchedReader};
 use crate::error::{LayerError, MismatchError, ProcessError};
 use crate::processors::{self, Payloads, Processed, Processor, ProcessorInput, ProcessorStep};
@@ -211,11 +212,11 @@ impl Application<'_> {
         // Nothing can be appended to an inode that is the store's.
         if self.options.share == Share::Link
             && !self.protect(ApplyMethod::Linked).may_grow()
-            && let Some(file) = share::whole_file(blob)?
-            && let Some(place) = share::place_beside(file, self.target)?
+            && let Some(local) = share::whole_file(blob)?
+            && let Some(place) = share::place_beside(local.file(), self.target)?
         {
-            self.verify(blob)?;
-            let image = CompleteImage::Shared(file, place);
+            self.verify(local)?;
+            let image = CompleteImage::Shared(local.file(), place);
             match self.publish(self.stored(image, ApplyMethod::Linked, start)) {
                 Err(error) if share::cannot_link(&error) => {}
                 published => return published,
@@ -226,7 +227,7 @@ impl Application<'_> {
         let file = staging.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
         let size = file.metadata().map_err(Error::io("examining an image"))?.len();
         // What is verified is what is published: no other process can change it any more.
-        self.verify(&Blob::new(Arc::new(file), 0, size))?;
+        self.verify(&LocalBlob::new(Arc::new(file), 0, size))?;
         self.publish(self.stored(CompleteImage::Staged(staging), how, start))
     }
 
@@ -314,14 +315,7 @@ impl Application<'_> {
     /// Refuses a blob whose size or digest are not those that the layer must have.
     fn require_expected(&self, blob: &Blob) -> Result<()> {
         let LayerSpec { digest, size, diff_id, .. } = self.layer;
-        if blob.len() != *size {
-            let digest = digest.clone();
-            return Err(Error::Mismatch(MismatchError::BlobSize {
-                digest,
-                expected: *size,
-                actual: blob.len(),
-            }));
-        }
+        blob.require_size(digest, *size)?;
         match diff_id.clone().filter(|expected| expected != digest) {
             Some(expected) => {
                 Err(Error::Mismatch(MismatchError::DiffId { expected, actual: digest.clone() }))
@@ -333,8 +327,8 @@ impl Application<'_> {
     /// Gives the empty file `to` the bytes of `blob`.
     fn fill(&self, blob: &Blob, to: &File) -> Result<ApplyMethod> {
         if self.options.share != Share::Never
-            && let Some(file) = share::whole_file(blob)?
-            && share::reflink(file, to)?
+            && let Some(local) = share::whole_file(blob)?
+            && share::reflink(local.file(), to)?
         {
             return Ok(ApplyMethod::Reflinked);
         }
@@ -343,22 +337,17 @@ impl Application<'_> {
     }
 
     /// Verifies the digest of a stored image, unless the store verified it, and its structure.
-    fn verify(&self, blob: &Blob) -> Result<()> {
+    fn verify(&self, blob: &LocalBlob) -> Result<()> {
         let Options { trust, progress, room, cancel, .. } = self.options;
         match trust {
-            Trust::Store => progress.tell(blob.len()),
+            Trust::Store => progress.tell(blob.size()),
             Trust::Nothing => {
                 let expected = &self.layer.digest;
                 let actual = hash_all(blob, expected.algorithm(), cancel, &mut |part| {
                     progress.tell(part.len() as u64);
                     Ok(())
                 })?;
-                if actual != *expected {
-                    return Err(Error::Mismatch(MismatchError::BlobDigest {
-                        expected: expected.clone(),
-                        actual,
-                    }));
-                }
+                require_digest(expected, actual)?;
             }
         }
         room.check(blob, cancel)

@@ -1,6 +1,6 @@
 //! Opens a layer as an image for reading, whatever it is stored as. The image has no name and ends with its last descriptor.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use erolith_mkfs::build::Options;
@@ -10,9 +10,8 @@ use super::isolation::Isolation;
 use super::job::{LayerInput, LayerJob, Task, check_image};
 use super::parents::ParentImages;
 use super::verify::explain;
-use crate::content::{Blob, ScratchFile};
+use crate::content::{Blob, LocalBlob, ScratchFile};
 use crate::decode::{Cancel, OnBytes, Request};
-use crate::error::MismatchError;
 use crate::{BlobKind, Compression, Error, LayerType, Result};
 
 /// Opens layers as images.
@@ -26,9 +25,15 @@ pub struct LayerOpener {
     pub progress: OnBytes,
 }
 
-impl ParentImages for &[Blob] {
-    fn images(&self) -> Result<Vec<Blob>> {
-        Ok(self.to_vec())
+/// Images that are open, the nearest first. Those that are not local are copied when they are asked for.
+struct OpenParents<'a> {
+    images: &'a [Blob],
+    scratch: &'a Path,
+}
+
+impl ParentImages for OpenParents<'_> {
+    fn images(&self) -> Result<Vec<LocalBlob>> {
+        self.images.iter().map(|blob| blob.to_local(self.scratch)).collect()
     }
 }
 
@@ -57,7 +62,8 @@ impl LayerOpener {
         let (source, told) = (LayerInput::Stored(blob), self.progress.clone());
         let wanted = ProtectOptions::default();
         let job = LayerJob { task, source, told, request, wanted };
-        let built = Isolation::Here.convert(ScratchFile::new(&self.scratch)?, job, &below)?;
+        let parents = OpenParents { images: below, scratch: &self.scratch };
+        let built = Isolation::Here.convert(ScratchFile::new(&self.scratch)?, job, &parents)?;
         let file = built.staging.into_file();
         let size = file.metadata().map_err(Error::io("examining an image"))?.len();
         Ok(Blob::new(Arc::new(file), 0, size))
@@ -66,13 +72,8 @@ impl LayerOpener {
     /// An image where it is. What is wrong with it is damage if its digest is not the one it is known by.
     fn checked(&self, blob: Blob, request: &Request) -> Result<Blob> {
         let expected = request.blob.as_ref();
-        if let Some((digest, size)) = expected.filter(|(_, size)| *size != blob.len()) {
-            let (digest, expected) = (digest.clone(), *size);
-            return Err(Error::Mismatch(MismatchError::BlobSize {
-                digest,
-                expected,
-                actual: blob.len(),
-            }));
+        if let Some((digest, size)) = expected {
+            blob.require_size(digest, *size)?;
         }
         match (check_image(&blob), expected) {
             (Ok(()), _) => Ok(blob),

@@ -9,7 +9,7 @@ use erolith_mkfs::image::{Image, Inode};
 use erolith_mkfs::marks::{self, Marks};
 use erolith_mkfs::tree::{LowerDir, LowerTree};
 
-use crate::content::Blob;
+use crate::content::LocalBlob;
 use crate::error::LayerError;
 use crate::{Error, Result};
 
@@ -19,17 +19,17 @@ pub trait ParentImages {
     ///
     /// # Errors
     /// When one of them could not be made.
-    fn images(&self) -> Result<Vec<Blob>>;
+    fn images(&self) -> Result<Vec<LocalBlob>>;
 }
 
 /// Layers below that are raw images in files, the nearest first. They are opened when they are asked for.
 impl ParentImages for Vec<PathBuf> {
-    fn images(&self) -> Result<Vec<Blob>> {
+    fn images(&self) -> Result<Vec<LocalBlob>> {
         let open = |path: &PathBuf| {
             let failed = || Error::io(format!("opening the layer below, {}", path.display()));
             let file = File::open(path).map_err(failed())?;
             let size = file.metadata().map_err(failed())?.len();
-            Ok(Blob::new(Arc::new(file), 0, size))
+            Ok(LocalBlob::new(Arc::new(file), 0, size))
         };
         self.iter().map(open).collect()
     }
@@ -37,12 +37,12 @@ impl ParentImages for Vec<PathBuf> {
 
 /// The image of a layer below. What is wrong with it is remembered: the question has no room for it.
 pub(super) struct LowerImage {
-    image: Image<Blob>,
+    image: Image<LocalBlob>,
     failed: RefCell<Option<Error>>,
 }
 
 impl LowerImage {
-    pub(super) fn open(blob: Blob) -> Result<Self> {
+    pub(super) fn open(blob: LocalBlob) -> Result<Self> {
         let image = Image::open(blob, Vec::new()).map_err(lower_failed)?;
         Ok(Self { image, failed: RefCell::new(None) })
     }

@@ -2,14 +2,12 @@
 //! inode over the same blocks.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use erolith_mkfs::io::copy_range;
 use rustix::io::Errno;
 
-use crate::content::Blob;
+use crate::content::{Blob, LocalBlob};
 use crate::decode::Cancel;
 use crate::publish::PublishTarget;
 use crate::{Error, Result};
@@ -17,11 +15,12 @@ use crate::{Error, Result};
 /// Bytes copied between two checks for cancellation.
 const PIECE: u64 = 64 << 20;
 
-/// The file, if the blob is all of it.
-pub(super) fn whole_file(blob: &Blob) -> Result<Option<&File>> {
-    let (file, offset) = blob.file();
-    let meta = file.metadata().map_err(Error::io("examining a blob"))?;
-    Ok((offset == 0 && meta.is_file() && meta.len() == blob.len()).then_some(&**file))
+/// The local file with a blob, if the blob is all of it.
+pub(super) fn whole_file(blob: &Blob) -> Result<Option<&LocalBlob>> {
+    let Some(local) = blob.local() else { return Ok(None) };
+    let meta = local.file().metadata().map_err(Error::io("examining a blob"))?;
+    let is_whole = local.offset() == 0 && meta.is_file() && meta.len() == blob.len();
+    Ok(is_whole.then_some(local))
 }
 
 /// The place called `path`, if the inode of `file` may have a name there: on one filesystem, and not without a name.
@@ -58,13 +57,11 @@ pub(super) fn reflink(from: &File, to: &File) -> Result<bool> {
 
 /// Copies the blob to the empty file `to`.
 pub(super) fn copy(blob: &Blob, to: &File, cancel: &Cancel) -> Result<()> {
-    let (from, start) = blob.file();
-    let from: BorrowedFd<'_> = from.as_fd();
     let mut done = 0;
     while done < blob.len() {
         cancel.check()?;
         let len = PIECE.min(blob.len() - done);
-        copy_range(from, start + done, to, done, len).map_err(Error::io("copying a blob"))?;
+        blob.copy_to(done, len, to, done).map_err(Error::io("copying a blob"))?;
         done += len;
     }
     Ok(())

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use erolith_mkfs::io::FileSink;
 use erolith_mkfs::protect::Protected;
 use erolith_verity::dmverity::DmVerityTree;
 use erolith_verity::fsverity;
@@ -12,9 +11,8 @@ use erolith_verity::fsverity;
 use super::isolation::StagedImage;
 use super::protect::Protect;
 use super::verify::hash_all;
-use crate::content::{Blob, Ingest, Mode, OciLayout, Provider as _, Staging};
+use crate::content::{Blob, Ingest, Mode, OciLayout, Provider as _, Staging, require_digest};
 use crate::decode::{Cancel, LayerStream, Request};
-use crate::error::MismatchError;
 use crate::{Algorithm, Compression, Digest, EROFS_LAYER, EROFS_LAYER_ZSTD, Error, Hasher, Result};
 
 /// How an image layer is stored.
@@ -175,13 +173,8 @@ pub(crate) fn copy_blob(
     size: u64,
     cancel: &Cancel,
 ) -> Result<()> {
-    let mismatch = |actual| {
-        Error::Mismatch(MismatchError::BlobSize { digest: digest.clone(), expected: size, actual })
-    };
     let hash_blob = |blob: &Blob| hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()));
-    if blob.len() != size {
-        return Err(mismatch(blob.len()));
-    }
+    blob.require_size(digest, size)?;
     if let Ok(there) = store.open(digest)
         && there.len() == size
         && (there.is_same_file(blob) || hash_blob(&there)? == *digest)
@@ -190,23 +183,7 @@ pub(crate) fn copy_blob(
     }
     let ingest = store.ingest(Mode::Fresh)?;
     let file = ingest.file().try_clone().map_err(Error::io("duplicating a descriptor"))?;
-    let sink = FileSink::new(file, ingest.scratch_dir()?);
-    let (from, offset) = blob.file();
-    let copied = erolith_mkfs::io::Sink::copy_from(
-        &sink,
-        std::os::fd::AsFd::as_fd(&**from),
-        offset,
-        0,
-        size,
-    );
-    copied.map_err(Error::io(format!("copying blob {digest}")))?;
-    let copy = Blob::new(Arc::new(sink.into_file()), 0, size);
-    let actual = hash_blob(&copy)?;
-    if actual != *digest {
-        return Err(Error::Mismatch(MismatchError::BlobDigest {
-            expected: digest.clone(),
-            actual,
-        }));
-    }
+    blob.copy_to(0, size, &file, 0).map_err(Error::io(format!("copying blob {digest}")))?;
+    require_digest(digest, hash_blob(&Blob::new(Arc::new(file), 0, size))?)?;
     ingest.commit(digest, size)
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use erolith_mkfs::io::ReadAt;
 
-use crate::content::Blob;
+use crate::content::{Blob, require_digest};
 use crate::decode::Cancel;
 use crate::error::MismatchError;
 use crate::{Algorithm, Digest, Error, Hasher, Result};
@@ -39,20 +39,8 @@ pub(super) fn hash_all(
 /// # Errors
 /// [`crate::error::MismatchError::BlobSize`], [`crate::error::MismatchError::BlobDigest`], [`Error::Cancelled`], and what the storage reports.
 pub fn verify_blob(blob: &Blob, digest: &Digest, size: u64, cancel: &Cancel) -> Result<()> {
-    if blob.len() != size {
-        let digest = digest.clone();
-        return Err(Error::Mismatch(MismatchError::BlobSize {
-            digest,
-            expected: size,
-            actual: blob.len(),
-        }));
-    }
-    let actual = hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()))?;
-    if actual == *digest {
-        Ok(())
-    } else {
-        Err(Error::Mismatch(MismatchError::BlobDigest { expected: digest.clone(), actual }))
-    }
+    blob.require_size(digest, size)?;
+    require_digest(digest, hash_all(blob, digest.algorithm(), cancel, &mut |_| Ok(()))?)
 }
 
 /// Why work on `blob` failed, which ended with `error`: that its bytes do not have the digest that names them, or else

@@ -23,7 +23,7 @@ use erolith_durable::fault::point;
 use erolith_durable::{Durability, Tmpfile};
 use serde_json::Value;
 
-use super::{Blob, ContentStore, Dir, Ingest, Mode, Provider, Reference, Staging};
+use super::{Blob, ContentStore, Dir, Ingest, LocalBlob, Mode, Provider, Reference, Staging};
 use crate::error::{ContentError, MismatchError};
 use crate::oci::Descriptor;
 use crate::{Digest, Error, Result};
@@ -148,7 +148,7 @@ impl OciLayout {
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
         let size = bytes.len() as u64;
-        if let Ok(there) = self.open_blob(&digest)
+        if let Ok(there) = self.open(&digest)
             && there.document(&digest, size, size).is_ok()
         {
             return Ok(digest);
@@ -196,12 +196,13 @@ impl OciLayout {
         &self.root
     }
 
-    fn open_blob(&self, digest: &Digest) -> Result<Blob> {
+    /// The file of a blob.
+    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<LocalBlob> {
         let path = format!("blobs/{}/{}", digest.algorithm().name(), digest.hex());
         let missing = || Error::Content(ContentError::BlobMissing { digest: digest.clone() });
         let file = self.root.file(&path)?.ok_or_else(missing)?;
         let meta = file.metadata().map_err(Error::io(format!("examining {path}")))?;
-        Ok(Blob::new(Arc::new(file), 0, meta.len()))
+        Ok(LocalBlob::new(Arc::new(file), 0, meta.len()))
     }
 
     /// Opens and locks a file in `ingest/`, which a sweep may remove at any time before. Its fault points are those of `points`.
@@ -265,7 +266,7 @@ impl OciLayout {
 
 impl Provider for OciLayout {
     fn open(&self, digest: &Digest) -> Result<Blob> {
-        self.open_blob(digest)
+        Ok(self.open_blob(digest)?.into())
     }
 }
 
@@ -273,7 +274,7 @@ impl ContentStore for OciLayout {
     type Error = Error;
 
     fn document(&self, described: &Descriptor, limit: u64) -> Result<Option<Vec<u8>>> {
-        match self.open_blob(&described.digest) {
+        match self.open(&described.digest) {
             Ok(blob) => blob.bytes(limit).map(Some),
             Err(Error::Content(ContentError::BlobMissing { .. })) => Ok(None),
             Err(error) => Err(error),

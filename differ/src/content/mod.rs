@@ -1,7 +1,7 @@
 //! The content store: blobs by digest, and how new ones come in.
 //!
 //! A [`Blob`] is a range of an open file, so a blob in a directory and a blob inside a tar archive are the same
-//! thing to its readers. New content is written through an [`Ingest`] and appears under its digest whole, synced
+//! thing to its readers; or a [`BlobSource`] elsewhere. New content is written through an [`Ingest`] and appears under its digest whole, synced
 //! and verified, or not at all.
 
 mod blob;
@@ -15,7 +15,8 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-pub use blob::{Blob, BlobReader};
+pub(crate) use blob::require_digest;
+pub use blob::{Blob, BlobReader, BlobSource, LocalBlob};
 pub(crate) use dir::{Dir, spool};
 pub use layout::OciLayout;
 pub(crate) use scratch::ScratchFile;

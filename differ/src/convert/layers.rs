@@ -13,7 +13,7 @@ use erolith_verity::fsverity;
 use super::record::{self, Keys};
 use super::{Event, NonDistributable, Options, Progress};
 use crate::apply::{self, LayerJob, Output, ParentImages, Protect, StoredImage, Task, dm_verity};
-use crate::content::{Blob, Ingest, Mode, OciLayout, Provider, spool};
+use crate::content::{Blob, Ingest, LocalBlob, Mode, OciLayout, spool};
 use crate::decode::{Budget, Cancel, Digests, LayerStream, OnBytes, Request};
 use crate::error::LayerError;
 use crate::oci::{ImageLayer, ImageSource};
@@ -342,13 +342,13 @@ struct JobParents<'a, 'b> {
 }
 
 impl ParentImages for JobParents<'_, '_> {
-    fn images(&self) -> Result<Vec<Blob>> {
+    fn images(&self) -> Result<Vec<LocalBlob>> {
         let image = |number: &usize| {
             let made = self.work.board.wait(*number)?;
-            let blob = self.work.layout.open(&made.sealed.digest)?;
+            let blob = self.work.layout.open_blob(&made.sealed.digest)?;
             match self.work.options.output {
                 Output::Raw => Ok(blob),
-                Output::Zstd { .. } => self.unpack(&blob),
+                Output::Zstd { .. } => self.unpack(blob.into()),
             }
         };
         self.job.below.iter().map(image).collect()
@@ -357,10 +357,10 @@ impl ParentImages for JobParents<'_, '_> {
 
 impl JobParents<'_, '_> {
     /// A compressed image in a scratch file.
-    fn unpack(&self, blob: &Blob) -> Result<Blob> {
+    fn unpack(&self, blob: Blob) -> Result<LocalBlob> {
         let mut stream = LayerStream::open(blob.reader(), Request::default())?;
         let file: File = spool(self.work.layout.root(), &mut stream)?;
         let size = stream.finish()?.size;
-        Ok(Blob::new(Arc::new(file), 0, size))
+        Ok(LocalBlob::new(Arc::new(file), 0, size))
     }
 }

@@ -18,7 +18,6 @@ use std::path::Path;
 
 use erolith_mkfs::format::FileType;
 use erolith_mkfs::image::{self, Corruption, CorruptionKind, ExtentLocation, Image, Inode};
-use erolith_mkfs::io::copy_range;
 use erolith_mkfs::meta::Xattr;
 use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -369,10 +368,10 @@ fn copy_stored(
     let from = from.ok_or_else(|| bad(CorruptionKind::DataDeviceMissing))?;
     // The image may be a part of a file, behind which other things are.
     let is_inside = offset.checked_add(len).is_some_and(|end| end <= from.len());
-    let (source, start) = from.file();
-    let at = start.checked_add(offset).filter(|_| is_inside);
-    let at = at.ok_or_else(|| bad(CorruptionKind::DataOutside))?;
-    copy_range(source.as_fd(), at, file, pos, len).map_err(|e| match e.kind() {
+    if !is_inside {
+        return Err(bad(CorruptionKind::DataOutside).into());
+    }
+    from.copy_to(offset, len, file, pos).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => bad(CorruptionKind::DataOutside).into(),
         _ => e.into(),
     })

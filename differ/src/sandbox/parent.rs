@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use erolith_durable::scratch;
+use erolith_mkfs::io::ReadAt as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -13,7 +14,7 @@ use super::pump::{self, PumpEnd};
 use super::wire::{self, FileRange, JobInput, LowersReply, WorkerJob, WorkerMessage, WorkerOrder};
 use super::{Worker, socket};
 use crate::apply::{LayerInput, LayerJob, LayerJobResult, ParentImages};
-use crate::content::{Blob, Staging};
+use crate::content::{LocalBlob, Staging};
 use crate::decode::{Cancel, OnBytes, WatchedReader};
 use crate::error::{BudgetError, ProcessError};
 use crate::{Error, Result};
@@ -52,13 +53,15 @@ impl Worker {
         let (task, request) = (Box::new(task), Box::new(request));
         let order = |source| WorkerJob::Convert { task, source, request, wanted };
         let rest = [staging.file().as_fd(), scratch.as_fd()];
-        match source {
-            LayerInput::Stored(blob) => {
-                let work = order(JobInput::Stored(range(&blob)));
-                let fds = [blob.file().0.as_fd(), rest[0], rest[1]];
+        match &source {
+            LayerInput::Stored(blob) if let Some(blob) = blob.local() => {
+                let work = order(JobInput::Stored(range(blob)));
+                let fds = [blob.file().as_fd(), rest[0], rest[1]];
                 Talk::begin(self, &cancel, limit, work, &fds)?.converted(&told, lowers)
             }
-            LayerInput::Stream(inner) => {
+            // What is no local file is read here.
+            _ => {
+                let inner = source.into_reader();
                 let (pipe, ended) = pump::start(Box::new(WatchedReader { inner, told }))?;
                 let fds = [pipe.as_fd(), rest[0], rest[1]];
                 let talk = Talk::begin(self, &cancel, limit, order(JobInput::Stream), &fds)?;
@@ -73,9 +76,9 @@ impl Worker {
     ///
     /// # Errors
     /// As the check itself, and [`crate::error::ProcessError::WorkerDied`].
-    pub(crate) fn check(&self, image: &Blob, cancel: &Cancel) -> Result<()> {
+    pub(crate) fn check(&self, image: &LocalBlob, cancel: &Cancel) -> Result<()> {
         cancel.check()?;
-        let fds = [image.file().0.as_fd()];
+        let fds = [image.file().as_fd()];
         let mut talk = Talk::begin(self, cancel, None, WorkerJob::Check(range(image)), &fds)?;
         talk.until_ready()?;
         match talk.next()? {
@@ -85,8 +88,8 @@ impl Worker {
     }
 }
 
-fn range(blob: &Blob) -> FileRange {
-    FileRange { offset: blob.file().1, size: blob.len() }
+fn range(blob: &LocalBlob) -> FileRange {
+    FileRange { offset: blob.offset(), size: blob.size() }
 }
 
 /// The result of a layer whose bytes came from a thread: that thread knows best why they ended.
@@ -176,7 +179,7 @@ impl<'a> Talk<'a> {
     }
 
     /// Sends the images of the layers below, as many at a time as a message can have.
-    fn answer(&mut self, images: &[Blob]) -> Result<()> {
+    fn answer(&mut self, images: &[LocalBlob]) -> Result<()> {
         let mut rest = images;
         loop {
             let (now, later) = rest.split_at(rest.len().min(socket::MAX_FDS));
@@ -184,7 +187,7 @@ impl<'a> Talk<'a> {
             let (images, is_last) = (now.iter().map(range).collect(), rest.is_empty());
             let answer = wire::to_bytes(&LowersReply { images, is_last });
             let answer = answer.map_err(Error::io("writing an answer"))?;
-            let fds: Vec<_> = now.iter().map(|blob| blob.file().0.as_fd()).collect();
+            let fds: Vec<_> = now.iter().map(|blob| blob.file().as_fd()).collect();
             match socket::send(self.process.socket(), &answer, &fds) {
                 Ok(()) if is_last => return Ok(()),
                 Ok(()) => {}

@@ -16,7 +16,7 @@ use super::protection::Protection;
 use super::socket;
 use super::wire::{self, FileRange, JobInput, WireError, WorkerJob, WorkerMessage};
 use crate::apply::{ParentImages, Task, check_image, convert};
-use crate::content::Blob;
+use crate::content::{Blob, LocalBlob};
 use crate::decode::{OnBytes, Request, WatchedReader};
 use crate::sys::process::{Forked, fork_sibling};
 use crate::sys::sandbox as sys;
@@ -124,7 +124,7 @@ fn converted(
     let (inner, told): (Box<dyn Read + Send>, OnBytes) = match source {
         JobInput::Stream => (Box::new(from), OnBytes::default()),
         JobInput::Stored(range) => {
-            (Box::new(blob(from, range).reader()), progress(Arc::clone(&read)))
+            (Box::new(Blob::from(blob(from, range)).reader()), progress(Arc::clone(&read)))
         }
     };
     let blob = WatchedReader { inner, told };
@@ -136,8 +136,8 @@ fn converted(
     Ok(WorkerMessage::Converted(Box::new(outcome?)))
 }
 
-fn blob(file: File, range: FileRange) -> Blob {
-    Blob::new(Arc::new(file), range.offset, range.size)
+fn blob(file: File, range: FileRange) -> LocalBlob {
+    LocalBlob::new(Arc::new(file), range.offset, range.size)
 }
 
 /// Tells the daemon now and then how much was read; `read` is what it was not told yet.
@@ -155,7 +155,7 @@ fn progress(read: Arc<AtomicU64>) -> OnBytes {
 struct RequestedParents<'a>(BorrowedFd<'a>);
 
 impl ParentImages for RequestedParents<'_> {
-    fn images(&self) -> Result<Vec<Blob>> {
+    fn images(&self) -> Result<Vec<LocalBlob>> {
         say(self.0, &WorkerMessage::Lowers)?;
         let mut images = Vec::new();
         loop {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use erolith_differ::apply::ParentImages;
 use erolith_differ::apply::layer::{self, Applied, LayerInput, LayerSpec, Options};
-use erolith_differ::content::Blob;
+use erolith_differ::content::LocalBlob;
 use erolith_differ::decode::Cancel;
 use erolith_differ::keyed_semaphore::Permit;
 use erolith_snapshotter::service::{ParentChain, namespace_of};
@@ -239,7 +239,7 @@ impl<'a> Beside<'a> {
 }
 
 impl ParentImages for Beside<'_> {
-    fn images(&self) -> erolith_differ::Result<Vec<Blob>> {
+    fn images(&self) -> erolith_differ::Result<Vec<LocalBlob>> {
         match self.wait() {
             Ok(images) => images.images(),
             Err(error) => {

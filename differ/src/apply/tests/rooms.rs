@@ -5,11 +5,13 @@ use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use erolith_mkfs::io::ReadAt;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-use crate::apply::{Isolation, ParentImages, Times};
-use crate::decode::{Budget, Cancel};
+use crate::apply::{Isolation, LayerOpener, ParentImages, Times};
+use crate::content::{BlobSource, LocalBlob};
+use crate::decode::{Budget, Cancel, Request};
 use crate::error::ContentError;
 use crate::sandbox;
 
@@ -20,13 +22,43 @@ fn worker(mark: &str) -> Isolation {
 /// What came of a layer: the answer without its times, the image, and how many bytes it was told were read.
 type ApplyResult = Result<(Applied, Vec<u8>, u64), (&'static str, String)>;
 
-/// Applies a layer, from a stream or from a file.
+/// Where a layer is read from.
+#[derive(Debug, Clone, Copy)]
+enum From {
+    Stream,
+    File,
+    /// A store that has no files.
+    Memory,
+}
+
+/// A blob that is in no file.
+#[derive(Debug)]
+struct MemoryBlob(Vec<u8>);
+
+impl ReadAt for MemoryBlob {
+    /// Less than is asked for, as a network gives it.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..));
+        let rest = rest.unwrap_or_default();
+        let n = rest.len().min(buf.len()).min(5000);
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+impl BlobSource for MemoryBlob {}
+
+/// Applies a layer, from wherever it is.
 fn run(
     room: &Isolation,
     layer: &LayerSpec,
     blob: &[u8],
     options: &Options,
-    is_stored: bool,
+    from: From,
 ) -> ApplyResult {
     let (store, dir) = (Dir::new(), Dir::new());
     let read = Arc::new(AtomicU64::new(0));
@@ -38,9 +70,10 @@ fn run(
     let options = Options { room, progress, ..options.clone() };
     let path = store.0.path().join("blob");
     write(&path, &[b"before", blob].concat());
-    let source = match is_stored {
-        true => LayerInput::Stored(stored(&path, 6, blob.len() as u64)),
-        false => LayerInput::Stream(Box::new(io::Cursor::new(blob.to_vec()))),
+    let source = match from {
+        From::Stream => LayerInput::Stream(Box::new(io::Cursor::new(blob.to_vec()))),
+        From::File => LayerInput::Stored(stored(&path, 6, blob.len() as u64)),
+        From::Memory => LayerInput::Stored(Blob::from_source(Arc::new(MemoryBlob(blob.to_vec())))),
     };
     let applied = apply(source, layer, &dir.image(), &Vec::<PathBuf>::new(), &options);
     match applied {
@@ -88,10 +121,16 @@ fn a_worker_makes_the_same_image_and_says_the_same() {
         (EROFS_LAYER_ZSTD, zstd(&image)),
     ] {
         let layer = layer(media_type, &blob);
-        for (is_stored, dm_verity) in [(true, false), (false, false), (true, true)] {
+        for (from, dm_verity) in [
+            (From::File, false),
+            (From::Stream, false),
+            (From::Memory, false),
+            (From::File, true),
+            (From::Memory, true),
+        ] {
             let options = Options { dm_verity, ..Options::default() };
-            let here = run(&Isolation::Here, &layer, &blob, &options, is_stored).unwrap();
-            let there = run(&there, &layer, &blob, &options, is_stored).unwrap();
+            let here = run(&Isolation::Here, &layer, &blob, &options, from).unwrap();
+            let there = run(&there, &layer, &blob, &options, from).unwrap();
             assert_eq!(here.0, there.0, "{media_type}");
             assert!(here.1 == there.1, "{media_type}: other bytes");
             assert_eq!((here.2, there.2), (blob.len() as u64, blob.len() as u64), "{media_type}");
@@ -114,7 +153,7 @@ fn a_worker_says_which_attributes_were_dropped() {
     let layer = layer(OCI_LAYER, &blob);
     let there = worker("dropped");
     for room in [&Isolation::Here, &there] {
-        let applied = run(room, &layer, &blob, &Options::default(), true).unwrap().0;
+        let applied = run(room, &layer, &blob, &Options::default(), From::File).unwrap().0;
         let dropped = applied.summary.unwrap().dropped_xattrs;
         assert_eq!((dropped.count, dropped.has_more_names()), (40, true));
         let expected: Vec<String> = (0..8).map(|n| format!("com.example.{n:02}")).collect();
@@ -157,9 +196,9 @@ fn a_worker_gives_the_same_errors() {
         (of(EROFS_LAYER, &damaged), &damaged, &good),
         (of(EROFS_LAYER_ZSTD, &zstd(&damaged)), &zstd(&damaged), &good),
     ] {
-        for is_stored in [true, false] {
-            let here = run(&Isolation::Here, &layer, blob, options, is_stored).unwrap_err();
-            let there = run(&there, &layer, blob, options, is_stored).unwrap_err();
+        for from in [From::File, From::Stream, From::Memory] {
+            let here = run(&Isolation::Here, &layer, blob, options, from).unwrap_err();
+            let there = run(&there, &layer, blob, options, from).unwrap_err();
             assert_eq!(here, there);
         }
     }
@@ -192,7 +231,7 @@ fn a_stored_image_is_checked_in_the_worker_however_it_is_taken() {
 struct TestParents(Vec<PathBuf>, bool);
 
 impl ParentImages for TestParents {
-    fn images(&self) -> crate::Result<Vec<Blob>> {
+    fn images(&self) -> crate::Result<Vec<LocalBlob>> {
         if self.1 {
             Err(Error::Content(ContentError::Busy { reference: "below".into() }))
         } else {
@@ -222,6 +261,25 @@ fn a_worker_asks_for_the_layers_below() {
     let (here, there) = (applied(Isolation::Here, false), applied(worker("below"), false));
     assert!(here.unwrap() == there.unwrap());
     assert_eq!(applied(worker("below"), true).unwrap_err().code(), "ingest-busy");
+}
+
+#[test]
+fn a_layer_below_may_be_in_no_file() {
+    let (below, dir) = (Dir::new(), Dir::new());
+    below.apply(OCI_LAYER, &archive(&[("opt/", 0o711)]), &Options::default()).unwrap();
+    let bytes = fs::read(below.image()).unwrap();
+    let opened = |parent: Blob| {
+        let (scratch, cancel) = (dir.0.path().to_owned(), Cancel::default());
+        let opener = LayerOpener { scratch, cancel, progress: OnBytes::default() };
+        let layer = Blob::from_source(Arc::new(MemoryBlob(archive(&[("opt/file", 0o644)]))));
+        let image = opener.image(layer, Request::default(), &[parent]).unwrap();
+        let image = Image::open(image, Vec::new()).unwrap();
+        let opt = image.lookup(b"opt").unwrap().unwrap();
+        opt.meta().mode & 0o7777
+    };
+    assert_eq!(opened(stored(&below.image(), 0, bytes.len() as u64)), 0o711);
+    assert_eq!(opened(Blob::from_source(Arc::new(MemoryBlob(bytes)))), 0o711);
+    assert_eq!(dir.names(), Vec::<String>::new());
 }
 
 /// Gives some bytes, then does something, then waits for the end of the test.
@@ -360,7 +418,7 @@ fn nothing_is_left_of_workers_that_worked_or_failed() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = open();
     for room in [Isolation::Here, room] {
-        run(&room, &layer, &tar, &Options::default(), false).unwrap();
+        run(&room, &layer, &tar, &Options::default(), From::Stream).unwrap();
         let source = LayerInput::Stream(Box::new(io::Cursor::new(tar.clone())));
         let target = Path::new(&small).join("layer.erofs");
         let options = Options { room, ..Options::default() };
